@@ -1,0 +1,275 @@
+"""Speech and text in, speech and text out: `generate_long`, and the command line around it."""
+
+from __future__ import annotations
+
+import argparse
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from threading import Event
+
+import numpy as np
+import torch
+from loguru import logger
+from torch import Tensor
+from tqdm import tqdm
+
+from models.audio import AudioClip, load_audio
+from models.checkpoint import Checkpoint
+from models.conversation import Conversation, UserTurn
+from models.dual_ar import SamplingConfig, generate_tokens
+
+FIRST_CHUNK_FRAMES = 4
+CHUNK_FRAMES = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReplyChunk:
+    """A piece of a reply: the text and sound that are new since the last piece.
+
+    Fields:
+        text: whole characters only.
+        audio: [n] float32 in -1..1, at `sample_rate`; the pieces joined are the reply's speech.
+        sample_rate: in Hz.
+        num_frames: frames made so far.
+        max_frames: frames at which the reply ends at the latest.
+        emotion: the user's emotion as the model perceives it; None where it does not say.
+        style: the reply's style; None likewise.
+        ended: True on the last chunk, if the model ended the reply itself.
+    """
+
+    text: str
+    audio: np.ndarray
+    sample_rate: int
+    num_frames: int
+    max_frames: int
+    emotion: str | None
+    style: str | None
+    ended: bool
+
+
+class TextDecoder:
+    """Tokens one by one -> text in whole characters; a character's first bytes wait for its last."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.tokenizer = checkpoint.tokenizer
+        self.silent = {checkpoint.semantic_id, checkpoint.end_id}
+        self._ids: list[int] = []
+        self._length = 0
+
+    def push(self, token: int) -> str:
+        """Returns the characters that are complete now and were not before."""
+        if token in self.silent:
+            return ""
+        self._ids.append(token)
+        text = self.tokenizer.decode(self._ids, skip_special_tokens=True).rstrip("\ufffd")
+        new = text[self._length :]
+        self._length = max(self._length, len(text))
+        return new.replace("\ufffd", "")
+
+
+def generate_long(
+    checkpoint: Checkpoint,
+    *,
+    audio: str | Path | tuple[int, np.ndarray] | AudioClip | UserTurn | None = None,
+    text: str | None = None,
+    conversation: Conversation | None = None,
+    sampling: SamplingConfig | None = None,
+    style: str | None = None,
+    max_new_tokens: int | None = None,
+    max_seconds: float = 60.0,
+    first_chunk_frames: int = FIRST_CHUNK_FRAMES,
+    chunk_frames: int = CHUNK_FRAMES,
+    stop: Event | None = None,
+) -> Iterator[ReplyChunk]:
+    """Answer a user's speech, text, or both.
+
+    The text stands on the first frames of the speech, as the model was trained; text of more
+    tokens than the speech has frames stands in front of the speech instead, so nothing is cut.
+
+    Args:
+        checkpoint: from `load_checkpoint`.
+        audio: the user's speech: a file, (sample rate, samples), a clip, or a turn that was
+            listened to while it was spoken (its text was given to it, and its conversation is
+            the one that goes on).
+        text: what the user wrote.
+        conversation: the conversation to go on with; None for a single turn. What is said of the
+            reply is kept in it, also when the caller stops early.
+        sampling: how tokens are drawn; None for the checkpoint's own settings.
+        style: the style the reply shall have, one of `checkpoint.style_ids`; None leaves it to
+            the model.
+        max_new_tokens: frames at most; None for as many as the model's context has room for.
+        max_seconds: the longest speech allowed.
+        first_chunk_frames: frames in the first chunk; few give an early first sound.
+        chunk_frames: frames in the others.
+        stop: when set, the reply ends within one frame.
+
+    Yields:
+        ReplyChunk; at least one, which is empty if the reply is.
+
+    Raises:
+        ValueError: neither speech nor text, bad speech, an unknown style, a value out of range.
+    """
+    for name, value in (
+        ("max_new_tokens", max_new_tokens),
+        ("first_chunk_frames", first_chunk_frames),
+        ("chunk_frames", chunk_frames),
+    ):
+        if value is not None and value < 1:
+            raise ValueError(f"{name} is {value}, but must be at least 1")
+    forced = _forced_tokens(checkpoint, style)
+    if isinstance(audio, UserTurn):
+        turn = audio
+        conversation = turn.conversation
+        turn.finish()
+    else:
+        conversation = conversation or Conversation(checkpoint)
+        _hear(conversation, audio, text, max_seconds)
+    return _reply(
+        conversation,
+        sampling or checkpoint.sampling,
+        forced,
+        max_new_tokens,
+        (first_chunk_frames, chunk_frames),
+        stop or Event(),
+    )
+
+
+def _forced_tokens(checkpoint: Checkpoint, style: str | None) -> Sequence[int | None]:
+    if style is None:
+        return ()
+    if style not in checkpoint.style_ids:
+        allowed = ", ".join(checkpoint.style_ids) or "none, this checkpoint has no styles"
+        raise ValueError(f"unknown style {style!r}: allowed are {allowed}")
+    return (None, checkpoint.style_ids[style])
+
+
+def _hear(conversation: Conversation, audio, text: str | None, max_seconds: float) -> None:
+    """Put a complete user turn into the conversation."""
+    text = (text or "").strip()
+    if audio is None and not text:
+        raise ValueError("there is neither speech nor text: record or upload speech, or write text")
+    clip = audio
+    if audio is not None and not isinstance(audio, AudioClip):
+        clip = load_audio(audio, max_seconds)
+    kind = "+".join(name for name, given in (("audio", clip), ("text", text)) if given)
+    source = audio if isinstance(audio, (str, Path)) else "recording" if clip else ""
+    logger.info(" ".join(part for part in (">> Input:", str(source), text, kind) if part))
+    turn = UserTurn(conversation, text, clip.sample_rate if clip else None)
+    try:
+        if clip:
+            turn.push(clip.samples)
+        turn.finish()
+    except ValueError:
+        conversation.abandon_turn()
+        raise
+
+
+def _reply(
+    conversation: Conversation,
+    sampling: SamplingConfig,
+    forced: Sequence[int | None],
+    max_new_tokens: int | None,
+    chunk_sizes: tuple[int, int],
+    stop: Event,
+) -> Iterator[ReplyChunk]:
+    checkpoint = conversation.checkpoint
+    codec, cache = checkpoint.codec, conversation.cache
+    prompt = conversation.unread
+    max_frames = cache.max_len - cache.length - prompt.shape[1] - 1
+    max_frames = min(max_frames, max_new_tokens or max_frames)
+    frames = generate_tokens(
+        checkpoint.model,
+        prompt,
+        max_frames,
+        sampling,
+        checkpoint.end_id,
+        cache=cache,
+        forced=forced,
+    )
+    marks = {id: name for ids in (checkpoint.emotion_ids, checkpoint.style_ids) for name, id in ids.items()}
+    decoder, codec_state = TextDecoder(checkpoint), codec.new_state()
+    said: list[Tensor] = []  # frames whose sound was handed out
+    waiting: list[Tensor] = []
+    text = all_text = ""
+    emotion = style = None
+    started = time.perf_counter()
+    bar = tqdm(total=max_frames)
+
+    def chunk(ended: bool) -> ReplyChunk:
+        nonlocal text
+        audio = np.zeros(0, np.float32)
+        if waiting:
+            codes = torch.stack(waiting, dim=1)[None, 1:] - 1  # [1, K, l]
+            with torch.no_grad():
+                audio = codec.decode_chunk(codes, codec_state)[0, 0].float().cpu().numpy()
+            said.extend(waiting)
+            waiting.clear()
+        piece, text = text, ""
+        return ReplyChunk(
+            text=piece,
+            audio=audio,
+            sample_rate=codec.config.sample_rate,
+            num_frames=len(said),
+            max_frames=max_frames,
+            emotion=emotion,
+            style=style,
+            ended=ended,
+        )
+
+    try:
+        for frame in frames:
+            if not bar.n:
+                logger.info(f"First Token: {time.perf_counter() - started:.4f}")
+            bar.update()
+            token = int(frame[0])
+            if token in checkpoint.emotion_ids.values():
+                emotion = marks[token]
+            elif token in checkpoint.style_ids.values():
+                style = marks[token]
+            new = decoder.push(token)
+            text += new
+            all_text += new
+            waiting.append(frame)
+            if len(waiting) == chunk_sizes[bool(said)]:
+                yield chunk(ended=False)
+            if stop.is_set():
+                break
+        ended = not stop.is_set() and bar.n < max_frames
+        yield chunk(ended)
+    finally:
+        bar.close()
+        columns = torch.stack(said, dim=1).cpu() if said else prompt[:, :0]
+        conversation.end_turn(columns)
+        logger.info(f"generated: {len(said)} tokens")
+        logger.info(f"Gen text: {all_text}")
+
+
+def add_model_arguments(parser: argparse.ArgumentParser) -> None:
+    """The options that the command line and the page share."""
+    parser.add_argument(
+        "--checkpoint",
+        default="tiny",
+        help="tiny (embedded), a folder, or a hub id such as xinchen-ai/Westlake-Omni",
+    )
+    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
+    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+
+
+def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Answer speech and text with speech and text.")
+    parser.add_argument("--user-audio", action="append", default=[], help="repeat for more turns")
+    parser.add_argument("--user-text", action="append", default=[], help="repeat for more turns")
+    parser.add_argument("--output", default="reply.wav", help="a wav file, or - for PCM on stdout")
+    parser.add_argument("--stream", action="store_true", help="write the wav while it grows")
+    add_model_arguments(parser)
+    parser.add_argument("--style", help="the reply's style; the model chooses if not given")
+    parser.add_argument("--seed", type=int, help="the same seed gives the same reply")
+    parser.add_argument("--top-p", type=float)
+    parser.add_argument("--temperature", type=float)
+    parser.add_argument("--repetition-penalty", type=float)
+    parser.add_argument("--max-new-tokens", type=int, help="frames of the reply at most")
+    parser.add_argument("--max-seconds", type=float, default=60.0, help="longest speech allowed")
+    return parser.parse_args(arguments)

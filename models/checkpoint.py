@@ -1,0 +1,338 @@
+"""Checkpoints: found, fetched, checked, loaded and saved; the one table of published key names."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import json
+import os
+import re
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import torch
+from torch import Tensor
+
+from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
+from .firefly import FireflyArchitecture, FireflyConfig
+from .tokenizer import load_tokenizer, save_tokenizer, special_words
+from .weights import assign_weights, read_weights, refuse_keys, write_weights
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedTokenizerFast
+
+Config = TypeVar("Config")
+
+TINY = Path(__file__).parents[1] / "checkpoints" / "tiny"
+PUBLISHED_CODEC = "firefly-gan-vq-fsq-8x1024-21hz-generator.pth"
+MODEL_FILES = ("model.safetensors", "model.pth")
+CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
+SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
+HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DOWNLOADED = ("*.json", "merges.txt", *MODEL_FILES, *CODEC_FILES)
+
+# Published layer name -> ours, and its place where several become one along the first dimension.
+_DUAL_AR_LAYERS = {
+    "q_proj": ("wqkv", 0),
+    "k_proj": ("wqkv", 1),
+    "v_proj": ("wqkv", 2),
+    "wq": ("wqkv", 0),
+    "wk": ("wqkv", 1),
+    "wv": ("wqkv", 2),
+    "o_proj": ("wo", 0),
+    "gate_proj": ("w_gate_up", 0),
+    "up_proj": ("w_gate_up", 1),
+    "down_proj": ("w_down", 0),
+}
+_JOINED_LAYERS = (("q_proj", "k_proj", "v_proj"), ("wq", "wk", "wv"), ("gate_proj", "up_proj"))
+
+
+def rename_dual_ar(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Bring a published DualARTransformer state dict to our key names.
+
+    Drops a "model." prefix and joins q, k, v and gate, up. Our own names pass unchanged.
+
+    Args:
+        state_dict: published, older published (fast wq, wk, wv) or our own keys.
+
+    Returns:
+        A new dict; tensors that were not joined are the same objects.
+
+    Raises:
+        ValueError: two keys mean the same weights.
+    """
+    parts: dict[str, dict[int, Tensor]] = defaultdict(dict)
+    for key, tensor in state_dict.items():
+        path = key.removeprefix("model.").split(".")
+        place = 0
+        if len(path) > 1:
+            path[-2], place = _DUAL_AR_LAYERS.get(path[-2], (path[-2], 0))
+        name = ".".join(path)
+        if place in parts[name]:
+            raise ValueError(f"{key} and another key both hold {name}: keep only one of them")
+        parts[name][place] = tensor
+    return {
+        name: torch.cat([tensors[place] for place in sorted(tensors)])
+        if len(tensors) > 1
+        else next(iter(tensors.values()))
+        for name, tensors in parts.items()
+    }
+
+
+@dataclass(frozen=True, kw_only=True)
+class Checkpoint:
+    """A language model, its codec and its tokenizer, ready to generate.
+
+    The modules are in eval mode and ask for no gradients; the codec is float32, its weight norm
+    folded. `emotion_ids` and `style_ids` give the token of each word in the tokenizer's
+    `<|user:word|>` and `<|style:word|>`; they are empty where it has none.
+    """
+
+    name: str
+    model: DualARTransformer
+    codec: FireflyArchitecture
+    tokenizer: PreTrainedTokenizerFast
+    semantic_id: int
+    end_id: int
+    device: torch.device
+    dtype: torch.dtype
+    sampling: SamplingConfig
+    emotion_ids: dict[str, int]
+    style_ids: dict[str, int]
+
+
+def load_checkpoint(
+    name_or_path: str | os.PathLike = "tiny",
+    device: str = "cpu",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> Checkpoint:
+    """Find, fetch, check and load a checkpoint.
+
+    Args:
+        name_or_path: a folder, in the published layout or as `save_checkpoint` writes it; else
+            "tiny", which comes with this repository; else a Hugging Face id as "owner/name".
+        device: "cpu", "cuda" or "auto", which is CUDA where there is one.
+        dtype: of the language model; "float32", "bfloat16" or "auto", which is bfloat16 on CUDA
+            and float32 on the CPU.
+        revision: branch, tag or commit of a Hugging Face id.
+
+    Raises:
+        ValueError: an unknown name, device or dtype; a file that is missing, damaged, or does not
+            fit the others.
+        RuntimeError: the download failed.
+    """
+    torch_device = _find_device(device)
+    torch_dtype = _find_dtype(dtype, torch_device)
+    folder = _find_folder(name_or_path, revision)
+    config = _read_config(folder / "config.json", DualARConfig)
+    tokenizer = load_tokenizer(folder, config.vocab_size)
+    semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
+    model = _load_model(folder, config, semantic_id, torch_dtype)
+    codec = _load_codec(folder)
+    _check_codes(folder, config, codec.config)
+    return Checkpoint(
+        name=str(name_or_path),
+        model=model.to(torch_device).eval().requires_grad_(False),
+        codec=codec.to(torch_device).eval().requires_grad_(False),
+        tokenizer=tokenizer,
+        semantic_id=semantic_id,
+        end_id=end_id,
+        device=torch_device,
+        dtype=torch_dtype,
+        sampling=_read_sampling(folder),
+        emotion_ids=special_words(tokenizer, "user"),
+        style_ids=special_words(tokenizer, "style"),
+    )
+
+
+def save_checkpoint(
+    folder: str | os.PathLike,
+    model: DualARTransformer,
+    codec: FireflyArchitecture,
+    tokenizer: PreTrainedTokenizerFast,
+    *,
+    sampling: SamplingConfig | None = None,
+    dtype: torch.dtype = torch.float16,
+) -> None:
+    """Write a folder that `load_checkpoint` reads; the arguments stay as they are.
+
+    Args:
+        folder: made where it does not exist.
+        model, codec, tokenizer: the codec is stored with its weight norm folded.
+        sampling: the checkpoint's default settings; its seed is not stored.
+        dtype: of the stored matrices; vectors are stored in float32.
+
+    Raises:
+        ValueError: weights that are not finite.
+    """
+    folder = Path(folder)
+    folder.mkdir(parents=True, exist_ok=True)
+    sampling = sampling or SamplingConfig()
+    folded = copy.deepcopy(codec).fold_weight_norm()
+    write_weights(folder / "model.safetensors", model.state_dict(), dtype)
+    write_weights(folder / "codec.safetensors", folded.state_dict(), dtype)
+    _write_json(folder / "config.json", dataclasses.asdict(model.config))
+    _write_json(folder / "codec_config.json", dataclasses.asdict(codec.config))
+    _write_json(
+        folder / "generation_config.json",
+        {name: getattr(sampling, name) for name in SAMPLING_KEYS},
+    )
+    save_tokenizer(folder, tokenizer.backend_tokenizer)
+
+
+def _find_device(name: str) -> torch.device:
+    if name not in ("cpu", "cuda", "auto"):
+        raise ValueError(f"device is {name!r}, allowed are 'cpu', 'cuda' and 'auto'")
+    if name == "cuda" and not torch.cuda.is_available():
+        raise ValueError(
+            "device is 'cuda', but this machine shows no CUDA GPU: use 'cpu' or 'auto'"
+        )
+    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+
+
+def _find_dtype(name: str, device: torch.device) -> torch.dtype:
+    if name == "auto":
+        return torch.bfloat16 if device.type == "cuda" else torch.float32
+    if name not in DTYPES:
+        raise ValueError(f"dtype is {name!r}, allowed are 'auto', {', '.join(map(repr, DTYPES))}")
+    return DTYPES[name]
+
+
+def _find_folder(name_or_path: str | os.PathLike, revision: str | None) -> Path:
+    name = os.fspath(name_or_path)
+    path = Path(name).expanduser()
+    if not path.is_dir():
+        if HUB_ID.fullmatch(name):
+            return _download(name, revision)
+        if name != "tiny":
+            raise ValueError(
+                f"there is no checkpoint {name!r}: give a folder, 'tiny', or a Hugging Face id "
+                "such as 'xinchen-ai/Westlake-Omni'"
+            )
+        path = TINY
+    if revision is not None:
+        raise ValueError(f"revision {revision!r} needs a Hugging Face id, {path} is a folder")
+    return path
+
+
+def _download(repo_id: str, revision: str | None) -> Path:
+    """Fetch what is not yet in the Hugging Face cache, with a progress bar."""
+    from huggingface_hub import snapshot_download  # here, as only a hub id needs it
+
+    try:
+        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=DOWNLOADED))
+    except Exception as error:  # the hub's errors and its HTTP library's have no common type
+        raise RuntimeError(
+            f"there is no folder {repo_id!r} here, and fetching it from Hugging Face failed "
+            f"({error}). Check the name, the revision and the network (behind a mirror, set "
+            "HF_ENDPOINT), or download it by hand and give its folder"
+        ) from error
+
+
+def _find_file(folder: Path, names: tuple[str, ...]) -> Path:
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"{folder} has no {' or '.join(names)}: fetch or copy the checkpoint again")
+
+
+def _load_model(
+    folder: Path, config: DualARConfig, semantic_id: int, dtype: torch.dtype
+) -> DualARTransformer:
+    path = _find_file(folder, MODEL_FILES)
+    weights = read_weights(path)
+    refuse_keys(path, "lacks keys", _missing_parts(weights))
+    with _naming(path):
+        weights = rename_dual_ar(weights)
+    with _naming(folder / "config.json"), torch.device("meta"):
+        model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
+    assign_weights(model, weights, path, dtype)
+    return model
+
+
+def _missing_parts(keys: Iterable[str]) -> list[str]:
+    """Keys of which `rename_dual_ar` would join what is there without them."""
+    missing = set()
+    for key in keys:
+        start, _, end = key.rpartition(".")
+        start, _, layer = start.rpartition(".")
+        for group in _JOINED_LAYERS:
+            if layer in group:
+                missing.update(f"{start}.{part}.{end}" for part in group)
+    return sorted(missing.difference(keys))
+
+
+def _load_codec(folder: Path) -> FireflyArchitecture:
+    """Float32, from weights with weight norm (published) or folded (ours); folded in any case."""
+    path, config_path = _find_file(folder, CODEC_FILES), folder / "codec_config.json"
+    if path.name == PUBLISHED_CODEC and not config_path.is_file():
+        config = FireflyConfig()
+    else:
+        config = _read_config(config_path, FireflyConfig)
+    weights = read_weights(path)
+    with _naming(config_path):
+        codec = FireflyArchitecture(config)
+    if not any(".parametrizations." in key for key in weights):
+        codec.fold_weight_norm()
+    assign_weights(codec, weights, path, torch.float32)
+    return codec.fold_weight_norm()
+
+
+def _check_codes(folder: Path, config: DualARConfig, codec: FireflyConfig) -> None:
+    if config.num_codebooks != codec.num_codebooks or config.codebook_size <= codec.codebook_size:
+        raise ValueError(
+            f"{folder}: the model speaks {config.num_codebooks} codebooks of "
+            f"{config.codebook_size}, the codec {codec.num_codebooks} of {codec.codebook_size}: "
+            "they need the same number, and the model at least one code more, for the pad"
+        )
+
+
+def _read_json(path: Path) -> dict[str, object]:
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}: fetch or copy the checkpoint again")
+    with _naming(path):
+        values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold one JSON object, got a {type(values).__name__}")
+    return values
+
+
+def _read_config(path: Path, config_class: type[Config]) -> Config:
+    values = _read_json(path)
+    allowed = [field.name for field in dataclasses.fields(config_class)]
+    unknown = [key for key in values if key not in allowed]
+    if unknown:
+        raise ValueError(
+            f"{path} has unknown keys {', '.join(unknown)}: allowed are {', '.join(allowed)}"
+        )
+    with _naming(path):
+        return config_class(**values)
+
+
+def _read_sampling(folder: Path) -> SamplingConfig:
+    """The folder's own defaults, if any; other programs' keys stand in that file too."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return SamplingConfig()
+    values = _read_json(path)
+    with _naming(path):
+        return SamplingConfig(**{key: values[key] for key in SAMPLING_KEYS if key in values})
+
+
+def _write_json(path: Path, values: Mapping[str, object]) -> None:
+    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Put the file's name in front of the error that its contents lead to."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,21 @@
+"""The language model over frames: text and speech in, text and speech out."""
+
+from .cache import KVCache
+from .config import DualARConfig
+from .generation import Reply, generate_tokens, next_frames
+from .model import DualARTransformer
+from .prompt import PromptTokens, TurnStream, turn_grid
+from .sampling import SamplingConfig
+
+__all__ = [
+    "DualARConfig",
+    "DualARTransformer",
+    "KVCache",
+    "PromptTokens",
+    "Reply",
+    "SamplingConfig",
+    "TurnStream",
+    "generate_tokens",
+    "next_frames",
+    "turn_grid",
+]

@@ -1,0 +1,87 @@
+"""The keys and values of past positions."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from .config import DualARConfig, StackConfig
+
+
+class KVCache:
+    """Keys and values of a stack's past positions, allocated once and filled in place.
+
+    It is an argument of the model and never part of it: a conversation owns one with a single
+    row. Rows of one cache share their position; rows with positions of their own take one cache
+    each.
+
+    Args:
+        config: the stack's config; of a DualARConfig, its slow stack is meant.
+        max_len: positions it has room for.
+        dtype: of the keys and values.
+        device: of the keys and values.
+        num_rows: rows that are at the same position.
+
+    Raises:
+        ValueError: more positions than the stack has, or fewer than one.
+    """
+
+    def __init__(
+        self,
+        config: DualARConfig | StackConfig,
+        max_len: int,
+        dtype: torch.dtype = torch.float32,
+        device: torch.device | str = "cpu",
+        num_rows: int = 1,
+    ):
+        if not 1 <= max_len <= config.max_seq_len:
+            raise ValueError(
+                f"a cache of {max_len} positions: the model allows 1 to {config.max_seq_len}"
+            )
+        self.num_rows = num_rows
+        self.max_len = max_len
+        self.length = 0
+        shape = (config.n_layer, num_rows, config.n_local_heads, max_len, config.head_dim)
+        self._keys = torch.zeros(shape, dtype=dtype, device=device)
+        self._values = torch.zeros(shape, dtype=dtype, device=device)
+
+    @property
+    def free(self) -> int:
+        """Positions that are still free."""
+        return self.max_len - self.length
+
+    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+        """Write one layer's new positions; `advance` follows when all layers have written.
+
+        Args:
+            layer: index of the layer.
+            keys: [num_rows, n_local_heads, T, head_dim].
+            values: like keys.
+
+        Returns:
+            Views of all used keys and values, [num_rows, n_local_heads, length + T, head_dim].
+        """
+        end = self.length + keys.shape[2]
+        all_keys = self._keys[layer, :, :, :end]
+        all_values = self._values[layer, :, :, :end]
+        all_keys[:, :, self.length :] = keys
+        all_values[:, :, self.length :] = values
+        return all_keys, all_values
+
+    def advance(self, num_positions: int) -> None:
+        """Count the positions that every layer has written."""
+        self.length += num_positions
+
+    def truncate(self, length: int) -> None:
+        """Forget every position from `length` on.
+
+        Raises:
+            ValueError: the cache holds fewer positions than that.
+        """
+        if not 0 <= length <= self.length:
+            raise ValueError(f"cannot cut a cache of {self.length} positions to {length}")
+        self.length = length
+
+    def reset(self) -> None:
+        """Forget all positions."""
+        self.length = 0

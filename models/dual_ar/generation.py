@@ -1,0 +1,238 @@
+"""Generation: replies frame by frame, any number of them stepped together."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import torch
+from torch import Tensor
+
+from .cache import KVCache
+from .model import DualARTransformer
+from .sampling import WINDOW_SIZE, SamplingConfig, candidates, draw, penalise
+
+
+class Reply:
+    """A reply in the making: all that one row of `next_frames` keeps between its frames.
+
+    Nothing in it is shared, so replies can join and leave the stepping between any two frames.
+
+    Args:
+        model: the model that will make the reply.
+        prompt: [1+K, T] long, T >= 1; columns not yet in the cache.
+        max_new_tokens: the reply ends after that many frames.
+        sampling: how tokens are drawn.
+        end_id: the text token that ends the reply; None goes on to max_new_tokens.
+        cache: the conversation so far; None for a conversation of this prompt and reply alone.
+        forced: text tokens of the first frames, None where the sampled one stays.
+
+    Raises:
+        ValueError: a prompt of the wrong shape, ids out of range, or not enough room.
+    """
+
+    def __init__(
+        self,
+        model: DualARTransformer,
+        prompt: Tensor,
+        max_new_tokens: int,
+        sampling: SamplingConfig,
+        end_id: int | None = None,
+        *,
+        cache: KVCache | None = None,
+        forced: Sequence[int | None] = (),
+    ):
+        _check_prompt(model, prompt, max_new_tokens, cache, forced)
+        if cache is None:
+            cache = model.new_cache(prompt.shape[1] + max_new_tokens)
+        self.cache = cache
+        self.max_new_tokens = max_new_tokens
+        self.sampling = sampling
+        self.end_id = end_id
+        self.forced = tuple(forced)
+        self.num_frames = 0
+        self.ended = False
+        self.generator = torch.Generator(model.device)
+        if sampling.seed is None:
+            self.generator.seed()
+        else:
+            self.generator.manual_seed(sampling.seed)
+        self.unread = prompt.to(model.device, torch.long)
+        self.window = self.unread.new_zeros(prompt.shape[0], WINDOW_SIZE)
+        self._last_codes = self.unread.new_ones(prompt.shape[0] - 1)
+
+    @property
+    def penalty(self) -> float:
+        """Repetition penalty of the next frame; the first frame has none."""
+        return self.sampling.repetition_penalty if self.num_frames else 1.0
+
+    def choose_text(self, sampled: int) -> int:
+        """The next frame's text token: the forced one, if there is one, else the sampled one."""
+        forced = self.forced[self.num_frames] if self.num_frames < len(self.forced) else None
+        return sampled if forced is None else forced
+
+    def add(self, frame: Tensor) -> Tensor:
+        """Take a frame [1+K] as the reply's next, and return it with its pad codes replaced."""
+        if self.num_frames:
+            # The first frame never enters the window, whose unfilled places hold id 0.
+            self.window[:, (self.num_frames - 1) % WINDOW_SIZE] = frame
+        self.unread = frame[:, None]
+        self._last_codes = torch.where(frame[1:] == 0, self._last_codes, frame[1:])
+        self.num_frames += 1
+        self.ended = self.num_frames == self.max_new_tokens
+        return torch.cat([frame[:1], self._last_codes])
+
+
+def _check_prompt(
+    model: DualARTransformer,
+    prompt: Tensor,
+    max_new_tokens: int,
+    cache: KVCache | None,
+    forced: Sequence[int | None],
+) -> None:
+    config = model.config
+    num_rows = 1 + config.num_codebooks
+    if prompt.dim() != 2 or prompt.shape[0] != num_rows or prompt.shape[1] < 1:
+        raise ValueError(
+            f"the prompt has shape {list(prompt.shape)}, but must be [{num_rows}, T] with T >= 1: "
+            f"one row of text tokens and {config.num_codebooks} of codes"
+        )
+    if prompt.is_floating_point() or prompt.is_complex() or prompt.dtype == torch.bool:
+        raise ValueError(f"the prompt is {prompt.dtype}, but must hold integers, as torch.long")
+    _check_ids("text tokens in the prompt", prompt[0].tolist(), config.vocab_size)
+    _check_ids("codes in the prompt", prompt[1:].flatten().tolist(), config.codebook_size)
+    _check_ids("forced tokens", [id for id in forced if id is not None], config.vocab_size)
+    if max_new_tokens < 1:
+        raise ValueError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
+    used = cache.length if cache else 0
+    room = cache.max_len if cache else config.max_seq_len
+    if used + prompt.shape[1] + max_new_tokens > room:
+        raise ValueError(
+            f"{used} past positions, a prompt of {prompt.shape[1]} and max_new_tokens "
+            f"{max_new_tokens} are more than the {room} there is room for: ask for fewer tokens, "
+            "shorten the prompt, or begin a new conversation"
+        )
+
+
+def _check_ids(what: str, ids: list[int], size: int) -> None:
+    if ids and not 0 <= min(ids) <= max(ids) < size:
+        raise ValueError(
+            f"{what} reach from {min(ids)} to {max(ids)}, but the model has 0 to {size - 1}: "
+            "use the tokenizer and codec published with the model"
+        )
+
+
+@torch.no_grad()
+def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | None]:
+    """Make the next frame of each reply, reading each model weight once for all of them.
+
+    Prompts are read one by one, before their first frame.
+
+    Code 0, the pad, is never returned, though the model may draw it and goes on from it as
+    the published one does: in its place stands the codebook's last code that was not 0 (1 if the
+    reply has none yet).
+
+    Args:
+        model: the model that the replies were made for.
+        replies: none of which has ended.
+
+    Returns:
+        For each reply its frame [1+K] long, or None where the end token came, which ends the
+        reply. A reply's cache then holds its prompt and all its frames; else all but the last.
+    """
+    assert not any(reply.ended for reply in replies), "an ended reply cannot be stepped"
+    hidden = _read(model, replies)
+    sampler = _Sampler(replies)
+    sampled = sampler(model.text_logits(hidden), 0).tolist()
+    texts = [reply.choose_text(token) for reply, token in zip(replies, sampled, strict=True)]
+    for reply, text in zip(replies, texts, strict=True):
+        reply.ended = text == reply.end_id
+
+    live = [row for row, reply in enumerate(replies) if not reply.ended]
+    frames: list[Tensor | None] = [None] * len(replies)
+    if not live:
+        return frames
+    if len(live) < len(replies):
+        hidden = hidden[live]
+        sampler = _Sampler([replies[row] for row in live])
+    codes = _make_codes(model, hidden, sampler)
+    for row, frame_codes in zip(live, codes, strict=True):
+        frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))
+    return frames
+
+
+def _read(model: DualARTransformer, replies: Sequence[Reply]) -> Tensor:
+    """Let the slow stack read what each reply has not yet; returns the last hidden [B, dim]."""
+    hidden: list[Tensor | None] = [None] * len(replies)
+    single = []
+    for row, reply in enumerate(replies):
+        if reply.unread.shape[1] == 1:
+            single.append(row)
+        else:
+            hidden[row] = model.forward_hidden(reply.unread[None], [reply.cache])[0, -1]
+    if single:
+        columns = torch.stack([replies[row].unread for row in single])
+        stepped = model.forward_hidden(columns, [replies[row].cache for row in single])[:, -1]
+        for row, row_hidden in zip(single, stepped, strict=True):
+            hidden[row] = row_hidden
+    return torch.stack(hidden)
+
+
+def _make_codes(model: DualARTransformer, hidden: Tensor, sampler: _Sampler) -> Tensor:
+    """Draw K codes one after another; returns [B, K]."""
+    cache = model.new_fast_cache(hidden.shape[0])
+    codes = []
+    x = hidden
+    for codebook in range(model.config.num_codebooks):
+        codes.append(sampler(model.step_fast(x, cache), 1 + codebook))
+        x = model.fast_embeddings(codes[-1])
+    return torch.stack(codes, dim=1)
+
+
+class _Sampler:
+    """The settings and windows of several replies, side by side for one frame."""
+
+    def __init__(self, replies: Sequence[Reply]):
+        settings = [(r.sampling.temperature, r.sampling.top_p, r.penalty) for r in replies]
+        window = torch.stack([reply.window for reply in replies])
+        settings = torch.tensor(settings, device=window.device)
+        self.temperature, self.top_p, self.penalty = settings.split(1, dim=1)
+        self.window = window
+        self.generators = [reply.generator for reply in replies]
+
+    def __call__(self, logits: Tensor, grid_row: int) -> Tensor:
+        """Draw from logits [B, vocab] a token [B] for one row of the grid."""
+        logits = penalise(logits.float(), self.window[:, grid_row], self.penalty)
+        return draw(*candidates(logits, self.temperature, self.top_p), self.generators)
+
+
+def generate_tokens(
+    model: DualARTransformer,
+    prompt: Tensor,
+    max_new_tokens: int,
+    sampling: SamplingConfig,
+    end_id: int | None = None,
+    *,
+    cache: KVCache | None = None,
+    forced: Sequence[int | None] = (),
+) -> Iterator[Tensor]:
+    """Reply to a prompt, frame by frame; see `Reply` for the arguments and errors.
+
+    Errors are raised by the call itself. When the reply is over, the cache holds the prompt and
+    every yielded frame: only the end token is left for the next prompt to begin with. If the
+    caller stops early, the last yielded frame is not in it.
+
+    Yields:
+        frames [1+K] long: a text token and K codes + 1, none of them 0.
+    """
+    reply = Reply(model, prompt, max_new_tokens, sampling, end_id, cache=cache, forced=forced)
+    return _frames(model, reply, cache is not None)
+
+
+def _frames(model: DualARTransformer, reply: Reply, to_be_continued: bool) -> Iterator[Tensor]:
+    while not reply.ended:
+        (frame,) = next_frames(model, [reply])
+        if frame is not None:
+            yield frame
+    if to_be_continued and frame is not None:
+        with torch.no_grad():
+            _read(model, [reply])

@@ -1,0 +1,123 @@
+"""Sampling: from logits to the few tokens that may be drawn, and the draw itself."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+WINDOW_SIZE = 16
+
+# A vocabulary up to this size is sorted whole, a larger one only at its top.
+_SORT_LIMIT = 4096
+_NUM_CANDIDATES = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig:
+    """How tokens are drawn.
+
+    Args:
+        temperature: 0 < temperature < 2; below 1 sharpens, above 1 flattens.
+        top_p: 0 < top_p <= 1; only the likeliest tokens that together stay within it are drawn.
+        repetition_penalty: 0 < penalty < 2; above 1 makes the last 16 tokens less likely.
+        seed: the same seed gives the same reply; None draws a fresh one.
+
+    Raises:
+        ValueError: a value outside of its range.
+    """
+
+    temperature: float = 0.7
+    top_p: float = 0.7
+    repetition_penalty: float = 1.2
+    seed: int | None = None
+
+    def __post_init__(self):
+        allowed = {
+            "temperature": (0 < self.temperature < 2, "above 0 and below 2"),
+            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
+            "repetition_penalty": (0 < self.repetition_penalty < 2, "above 0 and below 2"),
+        }
+        for name, (fits, limits) in allowed.items():
+            if not fits:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be {limits}")
+
+
+def penalise(logits: Tensor, window: Tensor, penalty: Tensor | float) -> Tensor:
+    """Divide the positive and multiply the negative logits of the window's tokens.
+
+    Args:
+        logits: [B, vocab].
+        window: [B, W] long, the tokens generated last.
+        penalty: one for all rows, or [B, 1].
+    """
+    seen = logits.gather(1, window)
+    seen = torch.where(seen < 0, seen * penalty, seen / penalty)
+    return logits.scatter(1, window, seen)
+
+
+def candidates(
+    logits: Tensor, temperature: Tensor | float, top_p: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """The tokens that may be drawn, after top-p and then temperature.
+
+    Top-p is measured at temperature 1: tokens are kept from the likeliest on as long as their
+    probabilities add up to no more than `top_p`, and the likeliest one always.
+
+    Args:
+        logits: [B, vocab], any float dtype, after the penalty.
+        temperature: one for all rows, or [B, 1].
+        top_p: one for all rows, or [B, 1].
+
+    Returns:
+        ids [B, n] long, and their probabilities [B, n] float32, 0 where a token is not kept.
+    """
+    scores = logits.float().log_softmax(-1)
+    vocab_size = scores.shape[-1]
+    num_candidates = vocab_size if vocab_size <= _SORT_LIMIT else _NUM_CANDIDATES
+    top_scores, ids = scores.topk(num_candidates)
+    mass = top_scores.exp().cumsum(-1)
+    if num_candidates == vocab_size or bool((mass[:, -1:] >= top_p).all()):
+        kept = mass <= top_p
+        kept[:, 0] = True
+    else:
+        top_scores, ids = scores, torch.arange(vocab_size, device=scores.device).expand_as(scores)
+        kept = scores >= _lowest_kept(scores, top_p)
+    return ids, (top_scores / temperature).masked_fill(~kept, -torch.inf).softmax(-1)
+
+
+def _lowest_kept(scores: Tensor, top_p: Tensor | float) -> Tensor:
+    """The least log probability [B, 1] that top-p keeps: halving is far cheaper than a sort."""
+    probs = scores.exp()
+    fits = scores.amax(-1, keepdim=True)
+    # Less likely than the likeliest by a factor of e^40: beyond what float32 can add to it.
+    too_low = fits - 40
+    for _ in range(26):
+        middle = (fits + too_low) / 2
+        mass = probs.where(scores >= middle, 0).sum(-1, keepdim=True)
+        fits, too_low = (
+            torch.where(mass <= top_p, middle, fits),
+            torch.where(mass <= top_p, too_low, middle),
+        )
+    return fits
+
+
+def draw(ids: Tensor, probs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
+    """Draw one token a row, each with its row's own generator.
+
+    Args:
+        ids: [B, n] long, from `candidates`.
+        probs: [B, n].
+        generators: one per row, on the same device.
+
+    Returns:
+        [B] long.
+    """
+    # The least of exponential waiting times: the same odds as multinomial, without its checks.
+    waits = torch.empty_like(probs)
+    for row, generator in zip(waits, generators, strict=True):
+        row.exponential_(generator=generator)
+    waits.clamp_(min=torch.finfo(waits.dtype).tiny)
+    return ids.gather(1, (probs / waits).argmax(-1, keepdim=True))[:, 0]

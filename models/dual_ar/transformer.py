@@ -1,0 +1,188 @@
+"""The transformer block, and the stack of blocks that both the slow and the fast part are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .cache import KVCache
+from .config import StackConfig
+
+
+class RMSNorm(nn.Module):
+    """Root mean square norm over the last dimension, computed in float32."""
+
+    def __init__(self, dim: int, eps: float):
+        super().__init__()
+        self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
+
+    def forward(self, x: Tensor) -> Tensor:
+        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).type_as(x) * self.weight
+
+
+def rope_table(num_positions: int, head_dim: int, base: float) -> Tensor:
+    """Cosines and sines of the rotary embedding, float32 [num_positions, head_dim / 2, 2].
+
+    They are rounded to bfloat16 whatever the model's dtype: the published weights were trained
+    with rounded ones.
+    """
+    # On the CPU by name, so that a model built on the meta device still has its table.
+    exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
+    angles = torch.outer(torch.arange(num_positions, device="cpu").float(), 1 / base**exponents)
+    return torch.stack([angles.cos(), angles.sin()], -1).bfloat16().float()
+
+
+def rotate(x: Tensor, rope: Tensor) -> Tensor:
+    """Turn adjacent pairs (2i, 2i + 1) of the last dimension by their position's angles.
+
+    Args:
+        x: [B, T, heads, head_dim].
+        rope: complex64 [B or 1, T, 1, head_dim / 2].
+    """
+    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
+
+
+def attend(q: Tensor, k: Tensor, v: Tensor, num_past: int, dropout: float = 0.0) -> Tensor:
+    """Causal attention in which query heads share key/value heads in equal groups.
+
+    Args:
+        q: [B, n_head, T, head_dim], the newest positions.
+        k: [B, n_local_heads, num_past + T, head_dim].
+        v: like k.
+        num_past: positions before the first query.
+        dropout: probability of dropping an attention weight.
+
+    Returns:
+        [B, n_head, T, head_dim].
+    """
+    num_new = q.shape[2]
+    if num_new == 1:
+        # A lone query sees everything, so a group of heads can pose as a group of queries.
+        grouped = q.view(q.shape[0], k.shape[1], -1, q.shape[3])
+        return F.scaled_dot_product_attention(grouped, k, v, dropout_p=dropout).reshape_as(q)
+    mask = None
+    if num_past:
+        mask = torch.ones(num_new, num_past + num_new, dtype=torch.bool, device=q.device)
+        mask = mask.tril(num_past)
+    return F.scaled_dot_product_attention(
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=True
+    )
+
+
+class Attention(nn.Module):
+    """Grouped-query self-attention with rotary positions."""
+
+    def __init__(self, config: StackConfig):
+        super().__init__()
+        self.config = config
+        num_heads = config.n_head + 2 * config.n_local_heads
+        self.wqkv = nn.Linear(config.dim, num_heads * config.head_dim, bias=config.qkv_bias)
+        self.wo = nn.Linear(config.dim, config.dim, bias=False)
+
+    def forward(
+        self, x: Tensor, rope: Tensor, layer: int, caches: Sequence[KVCache] | None
+    ) -> Tensor:
+        n_head, n_kv = self.config.n_head, self.config.n_local_heads
+        heads = self.wqkv(x).unflatten(-1, (-1, self.config.head_dim))
+        qk, v = heads.split((n_head + n_kv, n_kv), dim=2)
+        # [B, T, heads, head_dim] -> [B, heads, T, head_dim]
+        q, k = rotate(qk, rope).transpose(1, 2).split((n_head, n_kv), dim=1)
+        v = v.transpose(1, 2)
+        dropout = self.config.dropout if self.training else 0.0
+        if caches is None:
+            y = attend(q, k, v, 0, dropout)
+        else:
+            rows = [cache.num_rows for cache in caches]
+            parts = zip(caches, q.split(rows), k.split(rows), v.split(rows), strict=True)
+            y = torch.cat(
+                [
+                    attend(q_row, *cache.append(layer, k_row, v_row), cache.length, dropout)
+                    for cache, q_row, k_row, v_row in parts
+                ]
+            )
+        # [B, heads, T, head_dim] -> [B, T, C]
+        return self.wo(y.transpose(1, 2).flatten(2))
+
+
+class FeedForward(nn.Module):
+    """SwiGLU."""
+
+    def __init__(self, config: StackConfig):
+        super().__init__()
+        self.w_gate_up = nn.Linear(config.dim, 2 * config.intermediate_size, bias=False)
+        self.w_down = nn.Linear(config.intermediate_size, config.dim, bias=False)
+
+    def forward(self, x: Tensor) -> Tensor:
+        gate, up = self.w_gate_up(x).chunk(2, dim=-1)
+        return self.w_down(F.silu(gate) * up)
+
+
+class Block(nn.Module):
+    """Attention and feed-forward, each normed before and added to its input."""
+
+    def __init__(self, config: StackConfig):
+        super().__init__()
+        self.input_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.self_attn = Attention(config)
+        self.post_attention_layernorm = RMSNorm(config.dim, config.norm_eps)
+        self.feed_forward = FeedForward(config)
+
+    def forward(
+        self, x: Tensor, rope: Tensor, layer: int, caches: Sequence[KVCache] | None
+    ) -> Tensor:
+        x = x + self.self_attn(self.input_layernorm(x), rope, layer, caches)
+        return x + self.feed_forward(self.post_attention_layernorm(x))
+
+
+class Stack(nn.ModuleList):
+    """Blocks one after another, without a final norm."""
+
+    def __init__(self, config: StackConfig):
+        super().__init__(Block(config) for _ in range(config.n_layer))
+        self.config = config
+        table = rope_table(config.max_seq_len, config.head_dim, config.rope_base)
+        self.register_buffer("rope", table, persistent=False)
+
+    def forward(self, x: Tensor, caches: Sequence[KVCache] | None = None) -> Tensor:
+        """Run the blocks over new positions.
+
+        Args:
+            x: [B, T, dim].
+            caches: None for positions from 0 on; else caches of B rows in all, each with its own
+                position, to which the T new positions are appended.
+
+        Returns:
+            [B, T, dim].
+
+        Raises:
+            ValueError: more positions than the stack, or a cache, has room for.
+        """
+        num_new = x.shape[1]
+        if caches is None:
+            room, rope = self.config.max_seq_len, self.rope[None, :num_new]
+        else:
+            room = min(cache.free for cache in caches)
+            rope = torch.stack(
+                [
+                    self.rope[cache.length : cache.length + num_new]
+                    for cache in caches
+                    for _ in range(cache.num_rows)
+                ]
+            )
+        if num_new > room:
+            raise ValueError(
+                f"{num_new} new positions, but there is room for {room}: shorten the input, "
+                "begin a new conversation, or make the cache larger"
+            )
+        # [B, T, head_dim / 2, 2] -> complex [B, T, 1, head_dim / 2], the same for all heads
+        rope = torch.view_as_complex(rope.float()).unsqueeze(2)
+        for layer, block in enumerate(self):
+            x = block(x, rope, layer, caches)
+        for cache in caches or ():
+            cache.advance(num_new)
+        return x

@@ -1,0 +1,74 @@
+"""Latents -> wave: a causal HiFi-GAN generator (Kong et al., 2020, arXiv:2010.05646)."""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from .config import FireflyConfig
+from .conv import FishConvNet, FishTransConvNet, StreamState
+
+
+class ResidualStack(nn.Module):
+    """Pairs of dilated causal convolutions, each pair with a residual; [B, C, T] -> same."""
+
+    def __init__(self, channels: int, kernel_size: int, dilations: tuple[int, ...]) -> None:
+        super().__init__()
+
+        def convs() -> nn.ModuleList:
+            return nn.ModuleList(
+                FishConvNet(channels, channels, kernel_size, dilation=dilation).weight_norm()
+                for dilation in dilations
+            )
+
+        self.convs1 = convs()
+        self.convs2 = convs()
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        for conv1, conv2 in zip(self.convs1, self.convs2):
+            x = x + conv2(F.silu(conv1(F.silu(x), state)), state)
+        return x
+
+
+class ParallelBlock(nn.Module):
+    """The mean of one residual stack per kernel size."""
+
+    def __init__(
+        self, channels: int, kernel_sizes: tuple[int, ...], dilations: tuple[int, ...]
+    ) -> None:
+        super().__init__()
+        self.blocks = nn.ModuleList(ResidualStack(channels, k, dilations) for k in kernel_sizes)
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        return torch.stack([block(x, state) for block in self.blocks]).mean(dim=0)
+
+
+class HiFiGANGenerator(nn.Module):
+    """Hidden [B, C, T] -> wave [B, 1, T * hop_length] in -1..1 (published part ``head``)."""
+
+    def __init__(self, config: FireflyConfig) -> None:
+        super().__init__()
+        channels = config.decoder_dim
+        self.gradient_checkpointing = config.gradient_checkpointing
+        kernel_size = config.decoder_kernel_size
+        self.conv_pre = FishConvNet(config.latent_dim, channels, kernel_size).weight_norm()
+        self.ups = nn.ModuleList()
+        self.resblocks = nn.ModuleList()
+        for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
+            up = FishTransConvNet(channels, channels // 2, kernel, stride=rate).weight_norm()
+            channels //= 2
+            self.ups.append(up)
+            self.resblocks.append(
+                ParallelBlock(channels, config.resblock_kernel_sizes, config.resblock_dilations)
+            )
+        self.conv_post = FishConvNet(channels, 1, kernel_size).weight_norm()
+
+    def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        x = self.conv_pre(x, state)
+        for up, block in zip(self.ups, self.resblocks):
+            x = up(F.silu(x), state)
+            if self.training and self.gradient_checkpointing and state is None:
+                x = checkpoint(block, x, use_reentrant=False)
+            else:
+                x = block(x, state)
+        return torch.tanh(self.conv_post(F.silu(x), state))

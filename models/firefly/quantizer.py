@@ -1,0 +1,68 @@
+"""Latents <-> codes: finite scalar quantisation (Mentzer et al., 2023, arXiv:2309.15505)."""
+
+from einops import rearrange
+from torch import Tensor, nn
+from vector_quantize_pytorch import GroupedResidualFSQ
+
+from .config import FireflyConfig
+from .conv import FishConvNet, FishTransConvNet, StreamState
+from .convnext import ConvNeXtBlock
+
+
+class DownsampleFiniteScalarQuantize(nn.Module):
+    """Lowers the rate, quantises each frame, and mirrors that (published part ``quantizer``)."""
+
+    def __init__(self, config: FireflyConfig) -> None:
+        super().__init__()
+        dim = config.latent_dim
+
+        def block() -> ConvNeXtBlock:
+            return ConvNeXtBlock(dim, config.encoder_kernel_size, config.layer_scale_init)
+
+        self.downsample = nn.ModuleList(
+            nn.ModuleList([FishConvNet(dim, dim, factor, stride=factor), block()])
+            for factor in config.downsample_factors
+        )
+        self.residual_fsq = GroupedResidualFSQ(
+            dim=dim, levels=list(config.fsq_levels), num_quantizers=1, groups=config.num_codebooks
+        )
+        self.upsample = nn.ModuleList(
+            nn.ModuleList([FishTransConvNet(dim, dim, factor, stride=factor), block()])
+            for factor in reversed(config.downsample_factors)
+        )
+
+    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Quantise and reconstruct a whole signal, for training: straight-through gradients.
+
+        Args:
+            x: hidden [B, C, T].
+
+        Returns:
+            reconstructed hidden [B, C, T'] with T' = T rounded up to whole frames, and
+            codes [B, K, T' / mels_per_frame].
+        """
+        quantised, indices = self.residual_fsq(self._down(x, None).mT)
+        return self._up(quantised.mT, None), rearrange(indices, "g b t 1 -> b g t").long()
+
+    def encode(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        """Hidden [B, C, T] -> codes [B, K, ceil(T / mels_per_frame)], long, 0..codebook_size-1."""
+        x = self._down(x, state)
+        if x.shape[-1] == 0:
+            return x.new_zeros(x.shape[0], len(self.residual_fsq.rvqs), 0).long()
+        _, indices = self.residual_fsq(x.mT)
+        return rearrange(indices, "g b t 1 -> b g t").long()
+
+    def decode(self, codes: Tensor, state: StreamState | None = None) -> Tensor:
+        """Codes [B, K, L] -> hidden [B, C, L * mels_per_frame]."""
+        x = self.residual_fsq.get_output_from_indices(rearrange(codes, "b g t -> g b t 1"))
+        return self._up(x.mT, state)
+
+    def _down(self, x: Tensor, state: StreamState | None) -> Tensor:
+        for conv, block in self.downsample:
+            x = block(conv(x, state), state)
+        return x
+
+    def _up(self, x: Tensor, state: StreamState | None) -> Tensor:
+        for conv, block in self.upsample:
+            x = block(conv(x, state), state)
+        return x

@@ -1,0 +1,71 @@
+"""The text tokenizer of a checkpoint folder."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+REQUIRED_TOKENS = ("<|semantic|>", "<|im_start|>", "<|im_end|>")
+
+
+def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+    """Load a folder's tokenizer, without the network and without running code from the folder.
+
+    Args:
+        folder: with tokenizer.json, or an older vocab.json and merges.txt.
+        vocab_size: number of text tokens the model has.
+
+    Raises:
+        ValueError: files that are missing or damaged, a special token that is missing, or an id
+            that the model does not have.
+    """
+    if not any((folder / name).is_file() for name in TOKENIZER_FILES):
+        raise ValueError(f"{folder} has no tokenizer: put {' or '.join(TOKENIZER_FILES)} there")
+    from transformers import AutoTokenizer  # here, as this import takes seconds
+
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            str(folder), local_files_only=True, trust_remote_code=False
+        )
+    except Exception as error:  # what the tokenizers library raises has no narrower type
+        raise ValueError(f"the tokenizer in {folder} can't be read: {error}") from error
+    special_ids = tokenizer.get_added_vocab()
+    missing = [token for token in REQUIRED_TOKENS if token not in special_ids]
+    if missing:
+        raise ValueError(
+            f"the tokenizer in {folder} has no special token {', '.join(missing)}: "
+            "use the one that belongs to the model"
+        )
+    token, highest = max(tokenizer.get_vocab().items(), key=lambda item: item[1])
+    if highest >= vocab_size:
+        raise ValueError(
+            f"the tokenizer in {folder} gives {token} the id {highest}, but config.json says "
+            f"vocab_size {vocab_size}: use the tokenizer that belongs to the model"
+        )
+    return tokenizer
+
+
+def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
+    """Write tokenizer.json and tokenizer_config.json, from which `load_tokenizer` loads."""
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "clean_up_tokenization_spaces": False,
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def special_words(tokenizer: PreTrainedTokenizerFast, kind: str) -> dict[str, int]:
+    """The ids of the special tokens `<|kind:word|>`, under their words and in order of the ids."""
+    added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
+    matches = ((re.fullmatch(rf"<\|{kind}:(\w+)\|>", token), id) for token, id in added)
+    return {match[1]: id for match, id in matches if match}

@@ -1,0 +1,100 @@
+"""Weight files: read without running code from them, checked key by key, written whole."""
+
+import os
+import pickle
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+NUM_LISTED = 4
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """Read a .safetensors file, or a .pth file whose weights may lie under "state_dict".
+
+    Tensors come on the CPU and mapped from the file where its format allows.
+
+    Raises:
+        ValueError: the file is damaged, or holds anything but floating point tensors.
+    """
+    try:
+        if path.suffix == ".safetensors":
+            weights = load_file(path)
+        else:
+            mappable = zipfile.is_zipfile(path)
+            weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
+    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+        raise ValueError(
+            f"{path} can't be read as weights: it is damaged, cut off, or holds more than plain "
+            "tensors, which is never run. Fetch or copy it again"
+        ) from error
+    if isinstance(weights, Mapping) and isinstance(weights.get("state_dict"), Mapping):
+        weights = weights["state_dict"]
+    if not isinstance(weights, Mapping):
+        raise ValueError(f"{path} holds a {type(weights).__name__}, but must hold a state dict")
+    for key, tensor in weights.items():
+        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+            found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
+            raise ValueError(f"{path}: {key} is {found}, but must be a floating point tensor")
+    return dict(weights)
+
+
+def assign_weights(
+    module: nn.Module, weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype
+) -> None:
+    """Make a file's tensors the module's own, which may be on the meta device until then.
+
+    Args:
+        module: what they belong to.
+        weights: under the module's key names, in any floating point dtype.
+        path: the file they came from, for the errors.
+        dtype: what they are converted to.
+
+    Raises:
+        ValueError: keys that are missing, unexpected, or of another shape.
+    """
+    expected = module.state_dict()
+    refuse_keys(path, "lacks keys", [key for key in expected if key not in weights])
+    refuse_keys(path, "has unexpected keys", [key for key in weights if key not in expected])
+    wrong = [
+        f"{key} {list(weights[key].shape)} where {list(tensor.shape)} is expected"
+        for key, tensor in expected.items()
+        if weights[key].shape != tensor.shape
+    ]
+    refuse_keys(path, "has other shapes than the config asks for", wrong)
+    converted = {key: tensor.to(dtype) for key, tensor in weights.items()}
+    module.load_state_dict(converted, strict=True, assign=True)
+
+
+def refuse_keys(path: Path, fault: str, items: list[str]) -> None:
+    """Raise a ValueError that lists the first of the items, if there are any."""
+    if items:
+        listed = ", ".join(items[:NUM_LISTED]) + (", ..." if len(items) > NUM_LISTED else "")
+        raise ValueError(
+            f"{path} {fault} ({len(items)}): {listed}. Give the weights that belong to the config"
+        )
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+    """Write a .safetensors file, under another name first: readers see the old file or the new.
+
+    Vectors (biases, norms, scales) are few and stay float32; the rest is stored as `dtype`.
+
+    Raises:
+        ValueError: a value that is not finite, before or after the conversion.
+    """
+    stored = {
+        key: tensor.detach().to("cpu", dtype if tensor.dim() > 1 else torch.float32).contiguous()
+        for key, tensor in weights.items()
+    }
+    for key, tensor in stored.items():
+        if not tensor.isfinite().all():
+            raise ValueError(f"{key} has values that are not finite as {tensor.dtype}: not saved")
+    unfinished = path.with_name(path.name + ".part")
+    save_file(stored, unfinished, metadata={"format": "pt"})
+    os.replace(unfinished, path)

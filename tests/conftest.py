@@ -1,0 +1,47 @@
+"""What several test modules share: the codec at full size and at a small one."""
+
+from collections.abc import Iterator
+
+import pytest
+import torch
+from parity import load_json, seeded_state_dict
+
+from models.firefly import FireflyArchitecture, FireflyConfig
+
+
+@pytest.fixture
+def no_grad() -> Iterator[None]:
+    """Gradients off while a test runs; a module asks for it with ``usefixtures``."""
+    with torch.no_grad():
+        yield
+
+
+@pytest.fixture(scope="session")
+def full_codec() -> FireflyArchitecture:
+    """The published size with the weights behind the golden numbers; read only."""
+    codec = FireflyArchitecture(FireflyConfig())
+    codec.load_state_dict(seeded_state_dict(load_json("firefly_state_dict.json")), strict=True)
+    return codec.eval()
+
+
+@pytest.fixture(scope="session")
+def small_codec() -> FireflyArchitecture:
+    """A small codec at another rate, with seeded weights; read only."""
+    codec = FireflyArchitecture(
+        FireflyConfig(
+            sample_rate=22050,
+            n_fft=1024,
+            win_length=1024,
+            hop_length=256,
+            n_mels=100,
+            encoder_depths=(1, 1, 1, 1),
+            encoder_dims=(32, 48, 64, 64),
+            decoder_dim=64,
+            upsample_rates=(8, 8, 2, 2),
+            upsample_kernel_sizes=(16, 16, 4, 4),
+            resblock_kernel_sizes=(3, 7),
+        )
+    )
+    shapes = {key: tuple(tensor.shape) for key, tensor in codec.state_dict().items()}
+    codec.load_state_dict(seeded_state_dict(shapes), strict=True)
+    return codec.eval()

@@ -1,0 +1,129 @@
+"""The arrows between the parts point one way; read from the imports, nothing is run."""
+
+import ast
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parent.parent
+
+# From the bottom up: a part imports parts of lower layers only, so never one of its own layer.
+# Parts that are not written yet are simply not there; a new file in models/ needs its place here.
+LAYERS = [
+    {"models", "models.firefly", "models.dual_ar", "models.audio", "models.weights"},
+    {"models.checkpoint"},
+    {"models.conversation"},
+    {"generate"},
+    {"app", "benchmarks", "training"},
+]
+HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
+TORCH = {"torch", "torchaudio", "torchvision"}
+
+
+def part_of(module: str) -> str | None:
+    """The part a dotted module name lies in; None: not ours."""
+    names = module.split(".")
+    prefixes = [".".join(names[:length]) for length in range(len(names), 0, -1)]
+    return next((prefix for prefix in prefixes if prefix in HEIGHT), None)
+
+
+def project_files(root: Path) -> Iterator[tuple[Path, str]]:
+    """Every source file outside tests/ and its dotted module name."""
+    paths = list(root.glob("*.py"))
+    for package in ("models", "training", "benchmarks"):
+        paths += (root / package).rglob("*.py")
+    for path in sorted(paths):
+        yield path, ".".join(path.relative_to(root).with_suffix("").parts)
+
+
+def imported_modules(path: Path, module: str) -> set[str]:
+    """Dotted names of all that a file imports, inside functions too; `module` is its own name."""
+    found = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = module.split(".")[: -node.level] if node.level else []
+            source = ".".join(base + ([node.module] if node.module else []))
+            found |= {f"{source}.{alias.name}" for alias in node.names}
+    return found
+
+
+def violations(root: Path) -> list[str]:
+    found = []
+    for path, module in project_files(root):
+        here = part_of(module)
+        for target in sorted(imported_modules(path, module)):
+            library, there = target.split(".")[0], part_of(target)
+            wrong = (
+                there not in {here, None}
+                and HEIGHT[there] >= HEIGHT.get(here, 0)
+                or (library == "gradio" and here != "app")
+                or (library in TORCH and here == "app")
+            )
+            if wrong:
+                found.append(f"{path.relative_to(root)} imports {target}")
+    return found
+
+
+def test_the_arrows_point_down():
+    assert violations(ROOT) == []
+
+
+def test_the_project_is_read():
+    modules = {module for _, module in project_files(ROOT)}
+    assert "models.firefly.codec" in modules
+    path = ROOT / "models" / "firefly" / "codec.py"
+    assert "models.firefly.config.FireflyConfig" in imported_modules(path, "models.firefly.codec")
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("models/firefly/codec.py", "from models.dual_ar import KVCache"),
+        ("models/firefly/codec.py", "from ..dual_ar.cache import KVCache"),
+        ("models/firefly/codec.py", "from .. import dual_ar"),
+        ("models/firefly/codec.py", "from ..checkpoint import load_checkpoint"),
+        ("models/firefly/codec.py", "from models import checkpoint"),
+        ("models/dual_ar/model.py", "import models.firefly.conv"),
+        ("models/dual_ar/__init__.py", "from ..firefly import FireflyConfig"),
+        ("models/dual_ar/model.py", "def f():\n    import models.firefly"),
+        ("models/checkpoint.py", "from generate import generate_long"),
+        ("models/checkpoint.py", "from .conversation import Conversation"),
+        ("models/audio.py", "import app"),
+        ("models/unknown.py", "from .firefly import FireflyConfig"),
+        ("models/audio.py", "import gradio as gr"),
+        ("generate.py", "import training.data"),
+        ("generate.py", "from app import build_demo"),
+        ("generate.py", "from gradio import Error"),
+        ("benchmarks/codec.py", "import gradio"),
+        ("app.py", "import torch"),
+        ("app.py", "from torch import nn"),
+        ("app.py", "import torchaudio.functional as AF"),
+    ],
+)
+def test_a_wrong_import_is_found(tmp_path: Path, file: str, line: str):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{line}\n")
+    assert len(violations(tmp_path)) == 1
+
+
+@pytest.mark.parametrize(
+    ("file", "line"),
+    [
+        ("app.py", "import gradio as gr\nfrom generate import generate_long"),
+        ("generate.py", "import torch\nfrom models.checkpoint import load_checkpoint"),
+        ("generate.py", "from models import audio, checkpoint"),
+        ("models/checkpoint.py", "from .firefly import FireflyConfig\nfrom . import dual_ar"),
+        ("models/firefly/__init__.py", "from .codec import FireflyArchitecture"),
+        ("training/train.py", "from training.data import read\nimport generate"),
+        ("benchmarks/lm.py", "import models.dual_ar as dual_ar\nimport torch"),
+    ],
+)
+def test_a_right_import_is_not(tmp_path: Path, file: str, line: str):
+    path = tmp_path / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(f"{line}\n")
+    assert violations(tmp_path) == []

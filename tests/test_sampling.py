@@ -1,0 +1,83 @@
+"""Sampling equals the published distribution, however large the vocabulary."""
+
+import pytest
+import torch
+from parity import ASSETS
+from safetensors.torch import load_file
+
+from models.dual_ar import SamplingConfig
+from models.dual_ar.sampling import candidates, draw, penalise
+
+
+def spread(ids, probs, vocab_size):
+    """Probabilities over the whole vocabulary."""
+    return probs.new_zeros(len(probs), vocab_size).scatter(1, ids, probs)
+
+
+def by_sorting(logits, temperature, top_p):
+    """Top-p then temperature, written down as plainly as possible."""
+    logits, ids = logits.double().sort(descending=True)
+    removed = logits.softmax(-1).cumsum(-1) > top_p
+    removed[:, 0] = False
+    probs = (logits.masked_fill(removed, -torch.inf) / temperature).softmax(-1)
+    return torch.zeros_like(probs).scatter(1, ids, probs).float()
+
+
+@pytest.mark.parametrize("with_window", [True, False])
+def test_probabilities_equal_published(with_window):
+    golden = load_file(ASSETS / "dual_ar_a.safetensors")
+    logits, window = golden["sampler_logits"], golden["sampler_window"].long()
+    temperature, top_p, penalty = golden["sampler_settings"].split(1, dim=1)
+    if with_window:
+        logits = penalise(logits, window, penalty)
+    probs = spread(*candidates(logits, temperature, top_p), logits.shape[1])
+    expected = golden["sampler_probs" if with_window else "sampler_probs_no_window"]
+    torch.testing.assert_close(probs, expected, atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 4.0, 20.0])
+@pytest.mark.parametrize("top_p", [1e-6, 0.7, 0.99, 1.0])
+def test_large_vocabulary_is_not_cut_short(scale, top_p):
+    logits = scale * torch.randn(2, 20_000, generator=torch.Generator().manual_seed(0))
+    logits += torch.linspace(0, 1e-2, 20_000)
+    probs = spread(*candidates(logits, 0.8, top_p), 20_000)
+    expected = by_sorting(logits, 0.8, top_p)
+    assert (probs - expected).abs().sum(-1).max() < 2e-3
+
+
+def test_rows_have_their_own_settings():
+    logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
+    logits[0, 7] = 30
+    temperature = torch.tensor([[0.3], [1.0], [1.9]])
+    top_p = torch.tensor([[0.5], [0.9], [1.0]])
+    together = spread(*candidates(logits, temperature, top_p), 5000)
+    for row in range(3):
+        settings = float(temperature[row]), float(top_p[row])
+        alone = spread(*candidates(logits[row : row + 1], *settings), 5000)
+        torch.testing.assert_close(together[row : row + 1], alone, atol=1e-5, rtol=0)
+
+
+def test_draws_follow_the_probabilities():
+    ids = torch.tensor([[4, 2, 9, 7]])
+    probs = torch.tensor([[0.5, 0.3, 0.2, 0.0]])
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([draw(ids, probs, [generator]) for _ in range(4000)])
+    shares = torch.bincount(drawn, minlength=10)[ids[0]] / 4000
+    assert (shares - probs[0]).abs().max() < 0.03
+    assert shares[3] == 0
+
+
+def test_each_row_draws_from_its_own_generator():
+    ids = torch.arange(100).expand(2, -1)
+    probs = torch.full((2, 100), 0.01)
+    seeds = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
+    together = draw(ids, probs, seeds)
+    alone = draw(ids[1:], probs[1:], [torch.Generator().manual_seed(2)])
+    assert together[1] == alone[0]
+
+
+@pytest.mark.parametrize("name", ["temperature", "top_p", "repetition_penalty"])
+@pytest.mark.parametrize("value", [0, -1, 2, float("nan")])
+def test_settings_outside_of_their_range_are_refused(name, value):
+    with pytest.raises(ValueError, match=f"{name} is {value}.*must be above 0"):
+        SamplingConfig(**{name: value})

@@ -1,0 +1,146 @@
+"""Conversations for the language model, drawn from the dialogues and their spoken renditions."""
+
+from collections import defaultdict
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.dual_ar.prompt import PromptTokens, turn_grid
+
+from .corpus import Spoken
+from .dialogues import STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
+
+INPUT_SHARES = {"speech": 0.55, "speech_text": 0.25, "text": 0.20}
+FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
+FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One conversation as the model reads it, and what it learns from it; T columns.
+
+    Fields:
+        grid: [1+K, T] long, as in a prompt, replies included.
+        learn_text: [T] bool, the column's text token is to be predicted.
+        learn_codes: [T] bool, the column's codes are to be predicted.
+        heard: (first column, end column, text) of each turn that is speech alone.
+    """
+
+    grid: Tensor
+    learn_text: Tensor
+    learn_codes: Tensor
+    heard: list[tuple[int, int, str]]
+
+
+class Conversations:
+    """Draws conversations; everything random comes from the generator handed in."""
+
+    def __init__(
+        self,
+        dialogues: Dialogues,
+        users: Iterable[Spoken],
+        replies: Iterable[Spoken],
+        tokenizer,
+        num_codebooks: int,
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.tokens = PromptTokens.from_encode(tokenizer.encode)
+        self.num_codebooks = num_codebooks
+        self.intents = {intent.name: intent for intent in dialogues.intents}
+        self.replies = {(reply.text, reply.manner): reply.codes for reply in replies}
+        self.users: dict[str, list[Spoken]] = defaultdict(list)
+        for user in users:
+            self.users[user.intent].append(user)
+
+    def draw(self, rng: np.random.Generator) -> Example:
+        """One conversation of one or two turns."""
+        intent = self.intents[str(rng.choice(list(self.intents)))]
+        turns = [self._turn(intent.name, intent, None, rng)]
+        if rng.random() < FOLLOWUP_SHARE:
+            kind = str(rng.choice(list(intent.then)))
+            turns.append(self._turn(f"follow.{kind}", intent, kind, rng))
+        return join(turns)
+
+    def prompt(self, user: Spoken, inputs: str, after_reply: bool = False) -> Tensor:
+        """The prompt [1+K, T] of one user turn, given as speech, speech_text or text."""
+        text = self.tokenizer.encode(user.text) if inputs != "speech" else []
+        codes = user.codes.long() if inputs != "text" else None
+        return turn_grid(self.tokens, text, codes, self.num_codebooks, after_reply=after_reply)
+
+    def reply_columns(self, text: str, emotion: str, style: str, codes: Tensor) -> Tensor:
+        """A reply's columns [1+K, n]: emotion, style, words, then `<|semantic|>`; without an end."""
+        words = self.tokenizer.encode(f"<|user:{emotion}|><|style:{style}|>{text}")
+        assert len(words) <= codes.shape[1], (text, len(words), codes.shape)
+        row = torch.full((1, codes.shape[1]), self.tokens.semantic)
+        row[0, : len(words)] = torch.tensor(words)
+        return torch.cat([row, codes.long() + 1])
+
+    def _turn(
+        self, source: str, intent: Intent, kind: str | None, rng: np.random.Generator
+    ) -> Example:
+        user = self.users[source][rng.integers(len(self.users[source]))]
+        inputs = str(rng.choice(list(INPUT_SHARES), p=list(INPUT_SHARES.values())))
+        emotion = user.manner
+        if inputs == "text":  # the words alone suggest the emotion
+            emotion = intent.emotions[0] if kind is None else "neutral"
+        free_style = rng.random() < FREE_STYLE_SHARE
+        style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
+        text = choose_reply(intent, style, rng) if kind is None else intent.then[kind]
+
+        prompt = self.prompt(user, inputs, after_reply=kind is not None)
+        reply = self.reply_columns(text, emotion, style, self.replies[text, style])
+        end = torch.zeros(1 + self.num_codebooks, 1, dtype=torch.long)
+        end[0] = self.tokens.end
+        grid = torch.cat([prompt, reply, end], dim=1)
+        learn_text = torch.zeros(grid.shape[1], dtype=torch.bool)
+        learn_text[prompt.shape[1] :] = True
+        learn_codes = learn_text.clone()
+        learn_codes[-1] = False
+        if free_style:
+            learn_text[prompt.shape[1] + 1] = False  # drawn, so not to be expected
+        columns = (prompt[0] == self.tokens.semantic).nonzero()
+        heard = []
+        if inputs == "speech":
+            heard = [(int(columns[0]), int(columns[-1]) + 1, user.text)]
+        return Example(grid=grid, learn_text=learn_text, learn_codes=learn_codes, heard=heard)
+
+
+def choose_reply(intent: Intent, style: str, rng: np.random.Generator) -> str:
+    """A reply written for the style, or, where the intent has none, any of its replies."""
+    texts = intent.replies.get(style) or [t for ts in intent.replies.values() for t in ts]
+    return str(rng.choice(texts))
+
+
+def join(turns: Sequence[Example]) -> Example:
+    """Turns one after another; the end token of a reply is where the next turn begins."""
+    grids, texts, codes, heard, start = [], [], [], [], 0
+    for index, turn in enumerate(turns):
+        skip = 1 if index else 0  # a further prompt opens with the end token that stands already
+        grids.append(turn.grid[:, skip:])
+        texts.append(turn.learn_text[skip:])
+        codes.append(turn.learn_codes[skip:])
+        heard += [(a - skip + start, b - skip + start, text) for a, b, text in turn.heard]
+        start += turn.grid.shape[1] - skip
+    return Example(
+        grid=torch.cat(grids, dim=1),
+        learn_text=torch.cat(texts),
+        learn_codes=torch.cat(codes),
+        heard=heard,
+    )
+
+
+def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad on the right: grid [B, 1+K, T], learn_text [B, T], learn_codes [B, T]."""
+    length = max(example.grid.shape[1] for example in examples)
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, length - x.shape[-1]))
+
+    return (
+        torch.stack([pad(e.grid) for e in examples]),
+        torch.stack([pad(e.learn_text) for e in examples]),
+        torch.stack([pad(e.learn_codes) for e in examples]),
+    )

@@ -1,0 +1,175 @@
+"""Dialogues -> speech for the codec, and codes for the language model.
+
+Speech is made afresh wherever it is needed and stays in the recipe's work folder. Codes lie there
+in shards, so that more renditions can be added at any time: what was made is never overwritten.
+"""
+
+from collections.abc import Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.firefly import FireflyArchitecture
+
+from .dialogues import EMOTIONS, STYLES, Dialogues, Intent
+from .synthesise import speak_assistant, speak_user
+
+PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
+ASSISTANT_SHARE = 0.45  # of the codec's training speech
+SHARD_SIZE = 512
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """One spoken utterance: who says what how, and its codes [K, L] int16.
+
+    `intent` is the intent's name or, for a follow-up question, `follow.<kind>`; `manner` is the
+    user's emotion or the assistant's style.
+    """
+
+    intent: str
+    text: str
+    manner: str
+    codes: Tensor
+
+
+def draw_emotion(intent: Intent | None, rng: np.random.Generator) -> str:
+    """A user emotion, mostly one that the intent's words suggest; any for a follow-up."""
+    if intent is not None and rng.random() < PLAUSIBLE_EMOTION:
+        return str(rng.choice(intent.emotions))
+    return str(rng.choice(EMOTIONS))
+
+
+def user_lines(dialogues: Dialogues, heldout: bool) -> list[tuple[str, str, Intent | None]]:
+    """Everything a user may say, as (intent name, text, intent)."""
+    lines = [
+        (intent.name, text, intent)
+        for intent in dialogues.intents
+        for text in (intent.held if heldout else intent.users)
+    ]
+    for kind, (users, held) in dialogues.followups.items():
+        lines += [(f"follow.{kind}", text, None) for text in (held if heldout else users)]
+    return lines
+
+
+def reply_lines(dialogues: Dialogues) -> list[tuple[str, str]]:
+    """Everything the assistant may say, as (intent name, text)."""
+    return [
+        (intent.name, text)
+        for intent in dialogues.intents
+        for text in (*(t for texts in intent.replies.values() for t in texts), *intent.then.values())
+    ]
+
+
+def write_speech(
+    dialogues: Dialogues, path: Path, minutes: float, seed: int, heldout: bool = False
+) -> Path:
+    """A long recording of users and assistant in turn, int16 at 22,050 Hz, for the codec.
+
+    Held out: held-out utterances in held-out voices, in which the assistant speaks them too.
+    """
+    rng = np.random.default_rng(seed)
+    users = user_lines(dialogues, heldout)
+    replies = [line[:2] for line in users] if heldout else reply_lines(dialogues)
+    pieces: list[np.ndarray] = []
+    wanted = round(minutes * 60 * 22050)
+    bar = tqdm(total=round(minutes * 60), unit="s", desc=path.stem)
+    while (have := sum(map(len, pieces))) < wanted:
+        for _ in range(50):
+            if rng.random() < ASSISTANT_SHARE:
+                text = replies[rng.integers(len(replies))][1]
+                wave = speak_assistant(text, str(rng.choice(STYLES)))
+            else:
+                _, text, intent = users[rng.integers(len(users))]
+                wave = speak_user(text, draw_emotion(intent, rng), rng, heldout=heldout)
+            pieces.append((np.clip(wave, -1, 1) * 32767).astype(np.int16))
+        bar.update(round(sum(map(len, pieces)) / 22050) - bar.n)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.save(path, np.concatenate(pieces)[: max(have, wanted)])
+    return path
+
+
+def write_users(
+    codec: FireflyArchitecture,
+    dialogues: Dialogues,
+    folder: Path,
+    rounds: int,
+    seed: int,
+    heldout: bool = False,
+    workers: int = 1,
+) -> None:
+    """Every user line, `rounds` times in fresh voices and emotions, as shards of codes."""
+    rng = np.random.default_rng(seed)
+    jobs = []
+    for _ in range(rounds):
+        for name, text, intent in user_lines(dialogues, heldout):
+            jobs.append((name, text, draw_emotion(intent, rng), int(rng.integers(2**31)), heldout))
+    rng.shuffle(jobs)
+    jobs = [(str(n), str(t), str(e), int(s), heldout) for n, t, e, s, _ in jobs]
+    _write_shards(codec, _speak_user_job, jobs, folder, f"{seed}", workers)
+
+
+def write_replies(
+    codec: FireflyArchitecture, dialogues: Dialogues, folder: Path, workers: int = 1
+) -> None:
+    """Every reply in every style, as shards of codes."""
+    jobs = [(*line, style) for line in reply_lines(dialogues) for style in STYLES]
+    _write_shards(codec, _speak_reply_job, jobs, folder, "all", workers)
+
+
+def read_shards(folder: Path) -> Iterator[Spoken]:
+    """What `write_users` or `write_replies` have put there so far."""
+    for path in sorted(folder.glob("*.pt")):
+        shard = torch.load(path, weights_only=True)
+        parts = shard["codes"].split(shard["lengths"], dim=1)
+        for intent, text, manner, codes in zip(
+            shard["intents"], shard["texts"], shard["manners"], parts
+        ):
+            yield Spoken(intent=intent, text=text, manner=manner, codes=codes)
+
+
+@torch.no_grad()
+def encode(codec: FireflyArchitecture, wave: np.ndarray) -> Tensor:
+    """Wave float32 [T] -> codes [K, L] int16, all of L, as the voice loop does."""
+    audio = torch.from_numpy(wave)[None, None]
+    codes, _ = codec.encode(audio, torch.tensor([len(wave)]))
+    return codes[0].short()
+
+
+def _speak_user_job(job) -> tuple[str, str, str, np.ndarray]:
+    name, text, emotion, seed, heldout = job
+    wave = speak_user(text, emotion, np.random.default_rng(seed), heldout=heldout)
+    return name, text, emotion, wave
+
+
+def _speak_reply_job(job) -> tuple[str, str, str, np.ndarray]:
+    name, text, style = job
+    return name, text, style, speak_assistant(text, style)
+
+
+def _write_shards(codec, speak, jobs, folder: Path, prefix: str, workers: int) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [jobs[i : i + SHARD_SIZE] for i in range(0, len(jobs), SHARD_SIZE)]
+    with ProcessPoolExecutor(workers) as pool:
+        for index, shard in enumerate(tqdm(shards, desc=folder.name, unit="shard")):
+            path = folder / f"{prefix}-{index:04d}.pt"
+            if path.exists():
+                continue
+            spoken = list(pool.map(speak, shard, chunksize=16))
+            codes = [encode(codec, wave) for *_, wave in spoken]
+            names, texts, manners, _ = zip(*spoken)
+            torch.save(
+                {
+                    "intents": list(names),
+                    "texts": list(texts),
+                    "manners": list(manners),
+                    "lengths": [c.shape[1] for c in codes],
+                    "codes": torch.cat(codes, dim=1),
+                },
+                path,
+            )

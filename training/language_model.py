@@ -1,0 +1,207 @@
+"""Train the small language model on conversations of codes.
+
+Beside the reply's text and codes it learns to spell what it hears: a CTC head (Graves et al., 2006)
+on an inner layer predicts the syllables of the user's speech. The head is not part of the
+checkpoint; it makes the layers below listen to the words, which replies alone teach slowly.
+"""
+
+from collections.abc import Sequence
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.dual_ar import DualARConfig, DualARTransformer
+
+from .conversations import Conversations, Example, collate
+from .corpus import Spoken, read_shards
+from .dialogues import EMOTIONS, Dialogues
+from .loop import Stage
+from .synthesise import phonemes
+
+BATCH_SIZE = 20
+POOL_SIZE = 320  # examples drawn at once and sorted by length, so that batches need little padding
+MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
+LISTENING_LAYER = 3  # its output is what the CTC head reads
+LISTENING_WEIGHT = 0.3
+
+
+def tiny_config(vocab_size: int, codebook_size: int) -> DualARConfig:
+    """Sizes of the embedded checkpoint: 10 M parameters."""
+    return DualARConfig(
+        vocab_size=vocab_size,
+        n_layer=6,
+        n_head=4,
+        dim=256,
+        intermediate_size=704,
+        intermediate_size_fast=704,
+        n_local_heads=4,
+        n_local_heads_fast=4,
+        max_seq_len=2048,
+        n_fast_layer=2,
+        codebook_size=codebook_size + 1,  # 0 is the pad
+        num_codebooks=8,
+    )
+
+
+class Listener(nn.Module):
+    """The CTC head, which reads the hidden states of one inner layer."""
+
+    def __init__(self, model: DualARTransformer, units: Sequence[str]) -> None:
+        super().__init__()
+        self.index = {unit: i + 1 for i, unit in enumerate(units)}  # 0 is the blank
+        self.head = nn.Linear(model.config.dim, len(units) + 1)
+        self.hidden: Tensor | None = None
+        model.layers[LISTENING_LAYER].register_forward_hook(self._keep)
+
+    def _keep(self, module, args, output: Tensor) -> None:
+        self.hidden = output
+
+    def loss(self, examples: Sequence[Example]) -> Tensor:
+        """Mean CTC loss per unit over what the last forward pass heard."""
+        spans = [(row, *heard) for row, e in enumerate(examples) for heard in e.heard]
+        if not spans:
+            return self.head.weight.new_zeros(())
+        heard = [self.hidden[row, a:b] for row, a, b, _ in spans]
+        logits = self.head(nn.utils.rnn.pad_sequence(heard)).float()  # [T, N, units]
+        targets = [torch.tensor([self.index[u] for u in spell(text)]) for *_, text in spans]
+        return F.ctc_loss(
+            logits.log_softmax(-1),
+            torch.cat(targets).to(logits.device),
+            torch.tensor([len(h) for h in heard]),
+            torch.tensor([len(t) for t in targets]),
+            zero_infinity=True,
+        )
+
+
+@lru_cache(maxsize=None)
+def spell(text: str) -> tuple[str, ...]:
+    """The text as the synthesiser pronounces it, unit by unit."""
+    return tuple(unit for syllable in phonemes(text) for unit in syllable)
+
+
+def train_language_model(
+    dialogues: Dialogues,
+    tokenizer,
+    users: Path,
+    heldout_users: Path,
+    replies: Path,
+    folder: Path,
+    minutes: float,
+    device: str,
+    codebook_size: int,
+) -> DualARTransformer:
+    """Train on the shards in `users` and `replies`; shards added meanwhile are taken up."""
+    torch.manual_seed(0)
+    semantic_id = tokenizer.convert_tokens_to_ids("<|semantic|>")
+    config = tiny_config(len(tokenizer), codebook_size)
+    model = DualARTransformer(config, semantic_id).to(device)
+    spoken_replies = list(read_shards(replies))
+    heldout = [user for user in read_shards(heldout_users) if not user.intent.startswith("follow")]
+    texts = {user.text for user in read_shards(users)}
+    units = sorted({unit for text in texts for unit in spell(text)})
+    listener = Listener(model, units).to(device)
+    rng = np.random.default_rng(5)
+    conversations: Conversations | None = None
+    num_shards = 0
+    pool: list[list[Example]] = []
+
+    def refresh() -> None:
+        nonlocal conversations, num_shards
+        if (found := len(list(users.glob("*.pt")))) != num_shards:
+            spoken = read_shards(users)
+            conversations = Conversations(
+                dialogues, spoken, spoken_replies, tokenizer, config.num_codebooks
+            )
+            num_shards = found
+
+    def step(index: int) -> Tensor:
+        if not pool:
+            drawn = sorted(
+                (conversations.draw(rng) for _ in range(POOL_SIZE)), key=lambda e: e.grid.shape[1]
+            )
+            batches = [drawn[i : i + BATCH_SIZE] for i in range(0, POOL_SIZE, BATCH_SIZE)]
+            pool.extend(batches[i] for i in rng.permutation(len(batches)))
+        examples = pool.pop()
+        with torch.autocast(device, torch.bfloat16):
+            text_loss, code_loss = losses(model, examples, device, rng)
+            return text_loss + code_loss + LISTENING_WEIGHT * listener.loss(examples)
+
+    def validate(index: int) -> dict[str, float]:
+        refresh()
+        with torch.autocast(device, torch.bfloat16):
+            figures = understanding(model, conversations, heldout[:: max(1, len(heldout) // 132)])
+            fixed = np.random.default_rng(6)
+            examples = [conversations.draw(fixed) for _ in range(BATCH_SIZE)]
+            text_loss, code_loss = losses(model, examples, device, fixed)
+        return figures | {"text_loss": text_loss.item(), "code_loss": code_loss.item()}
+
+    refresh()
+    Stage(
+        name="language_model",
+        folder=folder,
+        minutes=minutes,
+        learning_rate=1e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        validate_seconds=180,
+    ).run({"model": model, "listener": listener}, step, validate)
+    return model.eval()
+
+
+def losses(
+    model: DualARTransformer,
+    examples: Sequence[Example],
+    device: str,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the replies' text tokens, and of their codes."""
+    grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
+    hidden = model.forward_hidden(grid[:, :, :-1])
+    learn_text, learn_codes = learn_text[:, 1:], learn_codes[:, 1:]
+    targets = grid[:, :, 1:].transpose(1, 2)  # [B, T, 1+K]
+
+    text_targets = targets[..., 0][learn_text]
+    text_loss = F.cross_entropy(
+        model.text_logits(hidden[learn_text]).float(), text_targets, reduction="sum"
+    ) / (text_targets != model.semantic_id).sum()
+
+    rows, columns = learn_codes.nonzero(as_tuple=True)
+    if len(rows) > MAX_CODE_FRAMES:
+        kept = torch.from_numpy(rng.choice(len(rows), MAX_CODE_FRAMES, replace=False)).to(device)
+        rows, columns = rows[kept], columns[kept]
+    codes = targets[rows, columns, 1:]
+    logits = model.forward_fast(hidden[rows, columns], codes[:, :-1])
+    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+
+
+@torch.no_grad()
+def understanding(
+    model: DualARTransformer, conversations: Conversations, users: Sequence[Spoken]
+) -> dict[str, float]:
+    """How well held-out speech is understood: emotion, and replies of the right intent.
+
+    Words do not depend on codes (the model reads none beneath text), so the text is decoded alone.
+    """
+    emotions = conversations.tokenizer.convert_tokens_to_ids([f"<|user:{e}|>" for e in EMOTIONS])
+    emotion_hits = intent_hits = 0
+    for user in users:
+        grid = conversations.prompt(user, "speech")[None]
+        cache = model.new_cache(grid.shape[-1] + 64)
+        words: list[int] = []
+        while len(words) < 60:
+            hidden = model.forward_hidden(grid.to(model.device), [cache])
+            token = int(model.text_logits(hidden[0, -1]).argmax())
+            if token in (conversations.tokens.semantic, conversations.tokens.end):
+                break
+            words.append(token)
+            grid = torch.zeros(1, 1 + conversations.num_codebooks, 1, dtype=torch.long)
+            grid[0, 0] = token
+        emotion_hits += bool(words) and words[0] == emotions[EMOTIONS.index(user.manner)]
+        text = conversations.tokenizer.decode(words, skip_special_tokens=True)
+        replies = conversations.intents[user.intent].replies.values()
+        intent_hits += any(text in texts for texts in replies)
+    return {"emotion": emotion_hits / len(users), "intent": intent_hits / len(users)}

@@ -1,0 +1,114 @@
+"""Train the tokenizer of checkpoints/tiny: python -m training.tokenizer --output checkpoints/tiny"""
+
+import argparse
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+EMOTIONS = ("neutral", "happy", "sad", "angry", "anxious", "tired")
+STYLES = ("warm", "cheerful", "comforting", "calm", "encouraging")
+DATA = Path(__file__).parent / "data"
+CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|semantic|>")
+# How Qwen2 cuts text into words, before the merges: published with its tokenizer.
+QWEN2_WORDS = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+
+
+def special_tokens() -> list[str]:
+    """Every special token, in the order of their ids, from 0.
+
+    `<|endoftext|>`, which no reply holds, is 0: the repetition window is filled with zeros at first.
+    """
+    emotions = [f"<|user:{emotion}|>" for emotion in EMOTIONS]
+    return [*CONTROL_TOKENS, *emotions, *(f"<|style:{style}|>" for style in STYLES)]
+
+
+def training_lines(folder: Path) -> Iterator[str]:
+    """Read the dialogue files' utterances and replies, each under its role as in a prompt.
+
+    Lines that begin with `held` are kept out: evaluation alone may see them.
+
+    Raises:
+        ValueError: the folder has no dialogue files.
+    """
+    paths = sorted(folder.glob("*.txt"))
+    if not paths:
+        raise ValueError(f"no .txt files in {folder}: give the folder of the dialogue files")
+    for path in paths:
+        for line in path.read_text(encoding="utf-8").splitlines():
+            match line.split():
+                case ["user", *words]:
+                    yield "user\n" + " ".join(words)
+                case ["reply" | "then", _, *words]:
+                    yield "assistant\n" + " ".join(words)
+
+
+def train_tokenizer(lines: Iterable[str], vocab_size: int = 3000) -> Tokenizer:
+    """Train a byte-level BPE of the Qwen2 kind; the same lines give the same tokenizer.
+
+    Args:
+        lines: the text to learn merges from.
+        vocab_size: special tokens, the 256 bytes and the merges together; a pair seen only once is
+            not merged, so little text may give fewer.
+
+    Raises:
+        ValueError: vocab_size leaves no room for merges.
+    """
+    smallest = len(special_tokens()) + len(pre_tokenizers.ByteLevel.alphabet())
+    if vocab_size <= smallest:
+        raise ValueError(f"vocab_size must be above {smallest} (specials and bytes): {vocab_size}")
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.normalizer = normalizers.NFC()
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(QWEN2_WORDS), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=vocab_size,
+        min_frequency=2,
+        special_tokens=special_tokens(),
+        initial_alphabet=sorted(pre_tokenizers.ByteLevel.alphabet()),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator(lines, trainer)
+    return tokenizer
+
+
+def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
+    """Write tokenizer.json and tokenizer_config.json, from which AutoTokenizer loads offline."""
+    folder.mkdir(parents=True, exist_ok=True)
+    tokenizer.save(str(folder / "tokenizer.json"))
+    config = {
+        "tokenizer_class": "PreTrainedTokenizerFast",
+        "eos_token": "<|im_end|>",
+        "pad_token": "<|endoftext|>",
+        "clean_up_tokenization_spaces": False,
+    }
+    text = json.dumps(config, indent=2) + "\n"
+    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the dialogue files")
+    parser.add_argument("--vocab-size", type=int, default=3000)
+    args = parser.parse_args()
+    lines = list(training_lines(args.data))
+    tokenizer = train_tokenizer(lines, args.vocab_size)
+    save_tokenizer(tokenizer, args.output)
+    texts = [line.partition("\n")[2] for line in lines]
+    num_tokens = sum(len(encoding) for encoding in tokenizer.encode_batch(texts))
+    rate = num_tokens / sum(map(len, texts))
+    print(f"{tokenizer.get_vocab_size()} tokens, {rate:.2f} a character over {len(texts)} lines")
+
+
+if __name__ == "__main__":
+    main()
