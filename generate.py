@@ -3,21 +3,25 @@
 from __future__ import annotations
 
 import argparse
+import dataclasses
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from itertools import zip_longest
 from pathlib import Path
 from threading import Event
 
 import numpy as np
+import soundfile
 import torch
 from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from models.audio import AudioClip, load_audio
-from models.checkpoint import Checkpoint
+from models.audio import AudioClip, load_audio, to_pcm16
+from models.checkpoint import Checkpoint, load_checkpoint
 from models.conversation import Conversation, UserTurn
 from models.dual_ar import SamplingConfig, generate_tokens
 
@@ -51,7 +55,7 @@ class ReplyChunk:
 
 
 class TextDecoder:
-    """Tokens one by one -> text in whole characters; a character's first bytes wait for its last."""
+    """Tokens one by one -> text; the first bytes of a character wait for its last."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.tokenizer = checkpoint.tokenizer
@@ -167,6 +171,59 @@ def _hear(conversation: Conversation, audio, text: str | None, max_seconds: floa
         raise
 
 
+class _Speech:
+    """Frames -> chunks: what one reply has said so far."""
+
+    def __init__(self, checkpoint: Checkpoint, max_frames: int) -> None:
+        self.checkpoint = checkpoint
+        self.max_frames = max_frames
+        self.said: list[Tensor] = []  # frames [1+K] that were handed out
+        self.waiting: list[Tensor] = []
+        self.text = ""
+        self._new_text = ""
+        self._decoder = TextDecoder(checkpoint)
+        self._codec_state = checkpoint.codec.new_state()
+        self._marks: dict[str, str] = {}
+        self._names = {
+            id: (kind, name)
+            for kind, ids in (("emotion", checkpoint.emotion_ids), ("style", checkpoint.style_ids))
+            for name, id in ids.items()
+        }
+
+    def add(self, frame: Tensor) -> None:
+        """Take the next frame; it is said with the next chunk."""
+        token = int(frame[0])
+        if token in self._names:
+            self._marks.setdefault(*self._names[token])
+        self._new_text += self._decoder.push(token)
+        self.waiting.append(frame)
+
+    @torch.no_grad()
+    def chunk(self, ended: bool = False) -> ReplyChunk:
+        """Say what is waiting."""
+        codec = self.checkpoint.codec
+        audio = np.zeros(0, np.float32)
+        if self.waiting:
+            codes = torch.stack(self.waiting, dim=1)[None, 1:] - 1  # [1, K, l]
+            # The model has a few more codes than the codec; untrained, they are hardly ever drawn.
+            codes = codes.clamp(max=codec.config.codebook_size - 1)
+            audio = codec.decode_chunk(codes, self._codec_state)[0, 0].float().cpu().numpy()
+        self.said += self.waiting
+        self.waiting = []
+        text, self._new_text = self._new_text, ""
+        self.text += text
+        return ReplyChunk(
+            text=text,
+            audio=audio,
+            sample_rate=codec.config.sample_rate,
+            num_frames=len(self.said),
+            max_frames=self.max_frames,
+            emotion=self._marks.get("emotion"),
+            style=self._marks.get("style"),
+            ended=ended,
+        )
+
+
 def _reply(
     conversation: Conversation,
     sampling: SamplingConfig,
@@ -175,76 +232,38 @@ def _reply(
     chunk_sizes: tuple[int, int],
     stop: Event,
 ) -> Iterator[ReplyChunk]:
-    checkpoint = conversation.checkpoint
-    codec, cache = checkpoint.codec, conversation.cache
-    prompt = conversation.unread
-    max_frames = cache.max_len - cache.length - prompt.shape[1] - 1
-    max_frames = min(max_frames, max_new_tokens or max_frames)
-    frames = generate_tokens(
-        checkpoint.model,
-        prompt,
-        max_frames,
-        sampling,
-        checkpoint.end_id,
-        cache=cache,
-        forced=forced,
-    )
-    marks = {id: name for ids in (checkpoint.emotion_ids, checkpoint.style_ids) for name, id in ids.items()}
-    decoder, codec_state = TextDecoder(checkpoint), codec.new_state()
-    said: list[Tensor] = []  # frames whose sound was handed out
-    waiting: list[Tensor] = []
-    text = all_text = ""
-    emotion = style = None
+    checkpoint, cache, prompt = conversation.checkpoint, conversation.cache, conversation.unread
+    room = cache.max_len - cache.length - prompt.shape[1] - 1
+    max_frames = min(room, max_new_tokens or room)
+    speech = _Speech(checkpoint, max_frames)
+    bar = tqdm(total=max_frames, unit="frame")
     started = time.perf_counter()
-    bar = tqdm(total=max_frames)
-
-    def chunk(ended: bool) -> ReplyChunk:
-        nonlocal text
-        audio = np.zeros(0, np.float32)
-        if waiting:
-            codes = torch.stack(waiting, dim=1)[None, 1:] - 1  # [1, K, l]
-            with torch.no_grad():
-                audio = codec.decode_chunk(codes, codec_state)[0, 0].float().cpu().numpy()
-            said.extend(waiting)
-            waiting.clear()
-        piece, text = text, ""
-        return ReplyChunk(
-            text=piece,
-            audio=audio,
-            sample_rate=codec.config.sample_rate,
-            num_frames=len(said),
-            max_frames=max_frames,
-            emotion=emotion,
-            style=style,
-            ended=ended,
-        )
-
     try:
+        frames = generate_tokens(
+            checkpoint.model,
+            prompt,
+            max_frames,
+            sampling,
+            checkpoint.end_id,
+            cache=cache,
+            forced=forced,
+        )
         for frame in frames:
-            if not bar.n:
+            if bar.n == 0:
                 logger.info(f"First Token: {time.perf_counter() - started:.4f}")
             bar.update()
-            token = int(frame[0])
-            if token in checkpoint.emotion_ids.values():
-                emotion = marks[token]
-            elif token in checkpoint.style_ids.values():
-                style = marks[token]
-            new = decoder.push(token)
-            text += new
-            all_text += new
-            waiting.append(frame)
-            if len(waiting) == chunk_sizes[bool(said)]:
-                yield chunk(ended=False)
+            speech.add(frame)
+            if len(speech.waiting) == chunk_sizes[bool(speech.said)]:
+                yield speech.chunk()
             if stop.is_set():
                 break
-        ended = not stop.is_set() and bar.n < max_frames
-        yield chunk(ended)
+        yield speech.chunk(ended=not stop.is_set() and bar.n < max_frames)
     finally:
         bar.close()
-        columns = torch.stack(said, dim=1).cpu() if said else prompt[:, :0]
-        conversation.end_turn(columns)
-        logger.info(f"generated: {len(said)} tokens")
-        logger.info(f"Gen text: {all_text}")
+        said = torch.stack(speech.said, dim=1).cpu() if speech.said else prompt[:, :0]
+        conversation.end_turn(said)
+        logger.info(f"generated: {len(speech.said)} tokens")
+        logger.info(f"Gen text: {speech.text}")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -273,3 +292,72 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--max-new-tokens", type=int, help="frames of the reply at most")
     parser.add_argument("--max-seconds", type=float, default=60.0, help="longest speech allowed")
     return parser.parse_args(arguments)
+
+
+def run(options: argparse.Namespace) -> None:
+    """Answer every turn that was given, and write the replies one after another."""
+    checkpoint = load_checkpoint(options.checkpoint, options.device, options.dtype)
+    given = {
+        name: value
+        for name in ("temperature", "top_p", "repetition_penalty", "seed")
+        if (value := getattr(options, name)) is not None
+    }
+    sampling = dataclasses.replace(checkpoint.sampling, **given)
+    conversation = Conversation(checkpoint)
+    turns = list(zip_longest(options.user_audio, options.user_text)) or [(None, None)]
+    with open_output(options.output, checkpoint.codec.config.sample_rate, options.stream) as write:
+        for audio, text in turns:
+            for chunk in generate_long(
+                checkpoint,
+                audio=audio,
+                text=text,
+                conversation=conversation,
+                sampling=sampling,
+                style=options.style,
+                max_new_tokens=options.max_new_tokens,
+                max_seconds=options.max_seconds,
+            ):
+                write(chunk.audio)
+
+
+@contextmanager
+def open_output(path: str, sample_rate: int, stream: bool) -> Iterator[Callable]:
+    """Where speech goes: int16 PCM on stdout for -, else a wav file, at once or at the end.
+
+    Raises:
+        ValueError: the file can't be written.
+    """
+    if path == "-":
+        yield lambda audio: sys.stdout.buffer.write(to_pcm16(audio).tobytes())
+        sys.stdout.buffer.flush()
+        return
+    pieces: list[np.ndarray] = []
+    try:
+        with soundfile.SoundFile(path, "w", sample_rate, 1, "PCM_16", format="WAV") as file:
+
+            def write(audio: np.ndarray) -> None:
+                pieces.append(audio)
+                if stream:
+                    file.write(to_pcm16(pieces.pop()))
+                    file.flush()
+
+            yield write
+            file.write(to_pcm16(np.concatenate([np.zeros(0, np.float32), *pieces])))
+    except soundfile.SoundFileError as error:
+        raise ValueError(
+            f"can't write {path} ({error}): give a file in a folder you own"
+        ) from error
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    options = parse_arguments(arguments)
+    try:
+        run(options)
+    except ValueError as error:
+        print(f"generate.py: {error}", file=sys.stderr)
+        return 2
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

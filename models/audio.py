@@ -170,7 +170,7 @@ def resample(clip: AudioClip, sample_rate: int) -> Tensor:
     return AF.resample(clip.samples, ratio.denominator, ratio.numerator)[None, None]
 
 
-def to_pcm16(samples: Tensor) -> np.ndarray:
+def to_pcm16(samples: Tensor | np.ndarray) -> np.ndarray:
     """Turn a mono wave [..., T], float in -1..1, into int16 [T]: one fixed gain, clipped, rounded.
 
     The gain never depends on the samples, so pieces of a stream join without a jump in loudness.
@@ -178,6 +178,7 @@ def to_pcm16(samples: Tensor) -> np.ndarray:
     Raises:
         ValueError: more than one channel or example.
     """
+    samples = torch.as_tensor(samples)
     if samples.numel() != samples.shape[-1]:
         raise ValueError(f"a wave must be mono, [T] or [1, 1, T], got {list(samples.shape)}")
     pcm = samples.detach().float().flatten().clamp(-1, 1) * PCM16_GAIN

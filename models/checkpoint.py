@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 import os
-import re
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,6 +17,7 @@ from torch import Tensor
 
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
 from .firefly import FireflyArchitecture, FireflyConfig
+from .hub import find_folder
 from .tokenizer import load_tokenizer, save_tokenizer, special_words
 from .weights import assign_weights, read_weights, refuse_keys, write_weights
 
@@ -27,14 +26,11 @@ if TYPE_CHECKING:
 
 Config = TypeVar("Config")
 
-TINY = Path(__file__).parents[1] / "checkpoints" / "tiny"
 PUBLISHED_CODEC = "firefly-gan-vq-fsq-8x1024-21hz-generator.pth"
 MODEL_FILES = ("model.safetensors", "model.pth")
 CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
 SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
-HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DOWNLOADED = ("*.json", "merges.txt", *MODEL_FILES, *CODEC_FILES)
 
 # Published layer name -> ours, and its place where several become one along the first dimension.
 _DUAL_AR_LAYERS = {
@@ -129,13 +125,12 @@ def load_checkpoint(
     """
     torch_device = _find_device(device)
     torch_dtype = _find_dtype(dtype, torch_device)
-    folder = _find_folder(name_or_path, revision)
-    config = _read_config(folder / "config.json", DualARConfig)
+    folder = find_folder(name_or_path, revision, (*MODEL_FILES, *CODEC_FILES))
+    config, sampling = _read_config(folder / "config.json", DualARConfig), _read_sampling(folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
     model = _load_model(folder, config, semantic_id, torch_dtype)
-    codec = _load_codec(folder)
-    _check_codes(folder, config, codec.config)
+    codec = _load_codec(folder, config)
     return Checkpoint(
         name=str(name_or_path),
         model=model.to(torch_device).eval().requires_grad_(False),
@@ -145,7 +140,7 @@ def load_checkpoint(
         end_id=end_id,
         device=torch_device,
         dtype=torch_dtype,
-        sampling=_read_sampling(folder),
+        sampling=sampling,
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
     )
@@ -173,16 +168,14 @@ def save_checkpoint(
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
-    sampling = sampling or SamplingConfig()
-    folded = copy.deepcopy(codec).fold_weight_norm()
+    folded = _new_codec(codec.config, codec.state_dict())
+    folded.load_state_dict(codec.state_dict())
     write_weights(folder / "model.safetensors", model.state_dict(), dtype)
-    write_weights(folder / "codec.safetensors", folded.state_dict(), dtype)
+    write_weights(folder / "codec.safetensors", folded.fold_weight_norm().state_dict(), dtype)
     _write_json(folder / "config.json", dataclasses.asdict(model.config))
     _write_json(folder / "codec_config.json", dataclasses.asdict(codec.config))
-    _write_json(
-        folder / "generation_config.json",
-        {name: getattr(sampling, name) for name in SAMPLING_KEYS},
-    )
+    settings = {name: getattr(sampling or SamplingConfig(), name) for name in SAMPLING_KEYS}
+    _write_json(folder / "generation_config.json", settings)
     save_tokenizer(folder, tokenizer.backend_tokenizer)
 
 
@@ -190,9 +183,7 @@ def _find_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda", "auto"):
         raise ValueError(f"device is {name!r}, allowed are 'cpu', 'cuda' and 'auto'")
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError(
-            "device is 'cuda', but this machine shows no CUDA GPU: use 'cpu' or 'auto'"
-        )
+        raise ValueError("device is 'cuda', but no CUDA GPU is found: use 'cpu' or 'auto'")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -202,37 +193,6 @@ def _find_dtype(name: str, device: torch.device) -> torch.dtype:
     if name not in DTYPES:
         raise ValueError(f"dtype is {name!r}, allowed are 'auto', {', '.join(map(repr, DTYPES))}")
     return DTYPES[name]
-
-
-def _find_folder(name_or_path: str | os.PathLike, revision: str | None) -> Path:
-    name = os.fspath(name_or_path)
-    path = Path(name).expanduser()
-    if not path.is_dir():
-        if HUB_ID.fullmatch(name):
-            return _download(name, revision)
-        if name != "tiny":
-            raise ValueError(
-                f"there is no checkpoint {name!r}: give a folder, 'tiny', or a Hugging Face id "
-                "such as 'xinchen-ai/Westlake-Omni'"
-            )
-        path = TINY
-    if revision is not None:
-        raise ValueError(f"revision {revision!r} needs a Hugging Face id, {path} is a folder")
-    return path
-
-
-def _download(repo_id: str, revision: str | None) -> Path:
-    """Fetch what is not yet in the Hugging Face cache, with a progress bar."""
-    from huggingface_hub import snapshot_download  # here, as only a hub id needs it
-
-    try:
-        return Path(snapshot_download(repo_id, revision=revision, allow_patterns=DOWNLOADED))
-    except Exception as error:  # the hub's errors and its HTTP library's have no common type
-        raise RuntimeError(
-            f"there is no folder {repo_id!r} here, and fetching it from Hugging Face failed "
-            f"({error}). Check the name, the revision and the network (behind a mirror, set "
-            "HF_ENDPOINT), or download it by hand and give its folder"
-        ) from error
 
 
 def _find_file(folder: Path, names: tuple[str, ...]) -> Path:
@@ -260,37 +220,38 @@ def _missing_parts(keys: Iterable[str]) -> list[str]:
     """Keys of which `rename_dual_ar` would join what is there without them."""
     missing = set()
     for key in keys:
-        start, _, end = key.rpartition(".")
-        start, _, layer = start.rpartition(".")
+        *path, end = key.split(".")
         for group in _JOINED_LAYERS:
-            if layer in group:
-                missing.update(f"{start}.{part}.{end}" for part in group)
+            if path and path[-1] in group:
+                missing.update(".".join([*path[:-1], part, end]) for part in group)
     return sorted(missing.difference(keys))
 
 
-def _load_codec(folder: Path) -> FireflyArchitecture:
+def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
     """Float32, from weights with weight norm (published) or folded (ours); folded in any case."""
     path, config_path = _find_file(folder, CODEC_FILES), folder / "codec_config.json"
     if path.name == PUBLISHED_CODEC and not config_path.is_file():
         config = FireflyConfig()
     else:
         config = _read_config(config_path, FireflyConfig)
+    if model.num_codebooks != config.num_codebooks or model.codebook_size <= config.codebook_size:
+        raise ValueError(
+            f"{folder}: the model speaks {model.num_codebooks} codebooks of "
+            f"{model.codebook_size}, the codec {config.num_codebooks} of {config.codebook_size}: "
+            "they need the same number, and the model at least one code more, for the pad"
+        )
     weights = read_weights(path)
     with _naming(config_path):
-        codec = FireflyArchitecture(config)
-    if not any(".parametrizations." in key for key in weights):
-        codec.fold_weight_norm()
+        codec = _new_codec(config, weights)
     assign_weights(codec, weights, path, torch.float32)
     return codec.fold_weight_norm()
 
 
-def _check_codes(folder: Path, config: DualARConfig, codec: FireflyConfig) -> None:
-    if config.num_codebooks != codec.num_codebooks or config.codebook_size <= codec.codebook_size:
-        raise ValueError(
-            f"{folder}: the model speaks {config.num_codebooks} codebooks of "
-            f"{config.codebook_size}, the codec {codec.num_codebooks} of {codec.codebook_size}: "
-            "they need the same number, and the model at least one code more, for the pad"
-        )
+def _new_codec(config: FireflyConfig, weights: Iterable[str]) -> FireflyArchitecture:
+    """A codec with weight norm or folded, as the keys of the weights to come are."""
+    codec = FireflyArchitecture(config)
+    with_norm = any(".parametrizations." in key for key in weights)
+    return codec if with_norm else codec.fold_weight_norm()
 
 
 def _read_json(path: Path) -> dict[str, object]:

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .audio import StreamResampler
 from .checkpoint import Checkpoint
-from .dual_ar.prompt import PromptTokens, TurnStream
+from .dual_ar.prompt import PromptTokens, TurnStream, text_columns
 
 REPLY_SHARE = 0.25  # of the context, kept free for the reply to come
 
@@ -69,7 +69,7 @@ class Conversation:
 
     def begin_turn(self) -> None:
         """A user turn begins."""
-        self.turns.append(Turn(self.checkpoint.model.new_columns(0), 0))
+        self.turns.append(Turn(self._text_columns([]), 0))
 
     def make_room(self, num_columns: int) -> None:
         """Drop the oldest turns until that many more columns and a reply fit.
@@ -98,8 +98,7 @@ class Conversation:
     def end_turn(self, reply: Tensor) -> None:
         """Keep what was said, [1+K, n], as the reply of the turn under way."""
         turn = self.turns[-1]
-        end = self.checkpoint.model.new_columns(1)
-        end[0] = self.checkpoint.end_id
+        end = self._text_columns([self.checkpoint.end_id])
         turn.columns = torch.cat([turn.columns[:, : turn.prompt_length], reply, end], dim=1)
         said = sum(t.columns.shape[1] for t in self.turns) - 1  # the end token is always unread
         self.cache.truncate(min(self.cache.length, said))
@@ -108,6 +107,9 @@ class Conversation:
         """Forget the turn under way, as if it had not begun."""
         self.turns.pop()
         self.cache.truncate(min(self.cache.length, sum(t.columns.shape[1] for t in self.turns)))
+
+    def _text_columns(self, ids: list[int]) -> Tensor:
+        return text_columns(ids, self.checkpoint.codec.config.num_codebooks)
 
     def save(self, path: str | Path) -> None:
         """Write the conversation to a safetensors file."""

@@ -9,7 +9,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
+from models.checkpoint import rename_dual_ar
+from models.dual_ar import DualARConfig, DualARTransformer
+
 ASSETS = Path(__file__).parent / "assets"
+
+# Of `<|semantic|>` in the small language model behind the golden numbers.
+SEMANTIC_ID = 5
 
 
 def load_json(name: str) -> dict:
@@ -41,3 +47,11 @@ def _seeded_tensor(key: str, shape: Sequence[int]) -> Tensor:
     if key.endswith("weight"):
         return 1 + 0.1 * noise
     return 0.1 * noise
+
+
+def golden_dual_ar() -> DualARTransformer:
+    """The small language model behind the golden numbers, for inference."""
+    model = DualARTransformer(DualARConfig(**load_json("dual_ar_a_config.json")), SEMANTIC_ID)
+    published = seeded_state_dict(load_json("dual_ar_a_state_dict.json"))
+    model.load_state_dict(rename_dual_ar(published), strict=True)
+    return model.eval().requires_grad_(False)

@@ -3,7 +3,7 @@
 Trained naively, the quantiser collapses: the log-mel's large mean drives its input into saturation
 and one code per group is left. Against that, stage one learns from the log-mel alone, starts its
 output at the data's mean, scales each group's projection to the quantiser's range, and keeps the
-spread of the projections with a small penalty (after VICReg, Bardes et al., 2021, arXiv:2105.04906).
+spread of the projections with a small penalty (after VICReg: Bardes et al., arXiv:2105.04906).
 """
 
 from pathlib import Path
@@ -83,7 +83,7 @@ def train_codes(speech: Path, heldout: Path, folder: Path, minutes: float, devic
         return l1, _spread_loss(codec, hidden), codes
 
     def step(index: int) -> Tensor:
-        l1, spread, _ = loss_of(crops.draw(24, 48 * config.samples_per_frame))
+        l1, spread, _ = loss_of(crops.draw(16, 32 * config.samples_per_frame))
         return l1 + SPREAD_WEIGHT * spread
 
     def validate(index: int) -> dict[str, float]:

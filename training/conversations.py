@@ -71,7 +71,7 @@ class Conversations:
         return turn_grid(self.tokens, text, codes, self.num_codebooks, after_reply=after_reply)
 
     def reply_columns(self, text: str, emotion: str, style: str, codes: Tensor) -> Tensor:
-        """A reply's columns [1+K, n]: emotion, style, words, then `<|semantic|>`; without an end."""
+        """A reply [1+K, n]: emotion, style, words, then `<|semantic|>`; without its end."""
         words = self.tokenizer.encode(f"<|user:{emotion}|><|style:{style}|>{text}")
         assert len(words) <= codes.shape[1], (text, len(words), codes.shape)
         row = torch.full((1, codes.shape[1]), self.tokens.semantic)

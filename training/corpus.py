@@ -62,7 +62,8 @@ def reply_lines(dialogues: Dialogues) -> list[tuple[str, str]]:
     return [
         (intent.name, text)
         for intent in dialogues.intents
-        for text in (*(t for texts in intent.replies.values() for t in texts), *intent.then.values())
+        for texts in (*intent.replies.values(), tuple(intent.then.values()))
+        for text in texts
     ]
 
 

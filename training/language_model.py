@@ -6,7 +6,8 @@ checkpoint; it makes the layers below listen to the words, which replies alone t
 """
 
 from collections.abc import Sequence
-from functools import lru_cache
+from concurrent.futures import ThreadPoolExecutor
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 
 from models.dual_ar import DualARConfig, DualARTransformer
 
+from .codec import TINY_CODEC
 from .conversations import Conversations, Example, collate
 from .corpus import Spoken, read_shards
 from .dialogues import EMOTIONS, Dialogues
@@ -29,10 +31,10 @@ LISTENING_LAYER = 3  # its output is what the CTC head reads
 LISTENING_WEIGHT = 0.3
 
 
-def tiny_config(vocab_size: int, codebook_size: int) -> DualARConfig:
-    """Sizes of the embedded checkpoint: 10 M parameters."""
-    return DualARConfig(
-        vocab_size=vocab_size,
+def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
+    """The embedded checkpoint's model, 10 M parameters, untrained."""
+    config = DualARConfig(
+        vocab_size=len(tokenizer),
         n_layer=6,
         n_head=4,
         dim=256,
@@ -42,9 +44,11 @@ def tiny_config(vocab_size: int, codebook_size: int) -> DualARConfig:
         n_local_heads_fast=4,
         max_seq_len=2048,
         n_fast_layer=2,
-        codebook_size=codebook_size + 1,  # 0 is the pad
-        num_codebooks=8,
+        codebook_size=TINY_CODEC.codebook_size + 1,  # 0 is the pad
+        num_codebooks=TINY_CODEC.num_codebooks,
     )
+    torch.manual_seed(seed)
+    return DualARTransformer(config, tokenizer.convert_tokens_to_ids("<|semantic|>"))
 
 
 class Listener(nn.Module):
@@ -77,7 +81,7 @@ class Listener(nn.Module):
         )
 
 
-@lru_cache(maxsize=None)
+@cache
 def spell(text: str) -> tuple[str, ...]:
     """The text as the synthesiser pronounces it, unit by unit."""
     return tuple(unit for syllable in phonemes(text) for unit in syllable)
@@ -92,17 +96,15 @@ def train_language_model(
     folder: Path,
     minutes: float,
     device: str,
-    codebook_size: int,
-) -> DualARTransformer:
+) -> None:
     """Train on the shards in `users` and `replies`; shards added meanwhile are taken up."""
-    torch.manual_seed(0)
-    semantic_id = tokenizer.convert_tokens_to_ids("<|semantic|>")
-    config = tiny_config(len(tokenizer), codebook_size)
-    model = DualARTransformer(config, semantic_id).to(device)
+    model = new_language_model(tokenizer).to(device)
+    config = model.config
     spoken_replies = list(read_shards(replies))
     heldout = [user for user in read_shards(heldout_users) if not user.intent.startswith("follow")]
-    texts = {user.text for user in read_shards(users)}
-    units = sorted({unit for text in texts for unit in spell(text)})
+    texts = sorted({user.text for user in read_shards(users)})
+    with ThreadPoolExecutor() as pool:
+        units = sorted({unit for spelling in pool.map(spell, texts) for unit in spelling})
     listener = Listener(model, units).to(device)
     rng = np.random.default_rng(5)
     conversations: Conversations | None = None
@@ -149,6 +151,13 @@ def train_language_model(
         weight_decay=0.05,
         validate_seconds=180,
     ).run({"model": model, "listener": listener}, step, validate)
+
+
+def load_language_model(path: Path, tokenizer) -> DualARTransformer:
+    """The language model as `train_language_model` left it in its `.pt` file."""
+    model = new_language_model(tokenizer)
+    state = torch.load(path, weights_only=True, map_location="cpu")
+    model.load_state_dict(state["modules"]["model"])
     return model.eval()
 
 
@@ -165,9 +174,12 @@ def losses(
     targets = grid[:, :, 1:].transpose(1, 2)  # [B, T, 1+K]
 
     text_targets = targets[..., 0][learn_text]
-    text_loss = F.cross_entropy(
-        model.text_logits(hidden[learn_text]).float(), text_targets, reduction="sum"
-    ) / (text_targets != model.semantic_id).sum()
+    text_loss = (
+        F.cross_entropy(
+            model.text_logits(hidden[learn_text]).float(), text_targets, reduction="sum"
+        )
+        / (text_targets != model.semantic_id).sum()
+    )
 
     rows, columns = learn_codes.nonzero(as_tuple=True)
     if len(rows) > MAX_CODE_FRAMES:

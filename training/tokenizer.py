@@ -1,15 +1,15 @@
-"""Train the tokenizer of checkpoints/tiny: python -m training.tokenizer --output checkpoints/tiny"""
+"""Train the embedded tokenizer: python -m training.tokenizer --output checkpoints/tiny"""
 
 import argparse
-import json
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
-EMOTIONS = ("neutral", "happy", "sad", "angry", "anxious", "tired")
-STYLES = ("warm", "cheerful", "comforting", "calm", "encouraging")
-DATA = Path(__file__).parent / "data"
+from models.tokenizer import save_tokenizer
+
+from .dialogues import DATA, EMOTIONS, STYLES, Dialogues, load_dialogues
+
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|semantic|>")
 # How Qwen2 cuts text into words, before the merges: published with its tokenizer.
 QWEN2_WORDS = (
@@ -21,30 +21,20 @@ QWEN2_WORDS = (
 def special_tokens() -> list[str]:
     """Every special token, in the order of their ids, from 0.
 
-    `<|endoftext|>`, which no reply holds, is 0: the repetition window is filled with zeros at first.
+    `<|endoftext|>`, which no reply holds, is 0: what fills the repetition window at first.
     """
     emotions = [f"<|user:{emotion}|>" for emotion in EMOTIONS]
     return [*CONTROL_TOKENS, *emotions, *(f"<|style:{style}|>" for style in STYLES)]
 
 
-def training_lines(folder: Path) -> Iterator[str]:
-    """Read the dialogue files' utterances and replies, each under its role as in a prompt.
-
-    Lines that begin with `held` are kept out: evaluation alone may see them.
-
-    Raises:
-        ValueError: the folder has no dialogue files.
-    """
-    paths = sorted(folder.glob("*.txt"))
-    if not paths:
-        raise ValueError(f"no .txt files in {folder}: give the folder of the dialogue files")
-    for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            match line.split():
-                case ["user", *words]:
-                    yield "user\n" + " ".join(words)
-                case ["reply" | "then", _, *words]:
-                    yield "assistant\n" + " ".join(words)
+def training_lines(dialogues: Dialogues) -> Iterator[str]:
+    """Every utterance and reply under its role, as in a prompt; held-out utterances stay unseen."""
+    for intent in dialogues.intents:
+        yield from (f"user\n{text}" for text in intent.users)
+        yield from (f"assistant\n{text}" for texts in intent.replies.values() for text in texts)
+        yield from (f"assistant\n{text}" for text in intent.then.values())
+    for users, _ in dialogues.followups.values():
+        yield from (f"user\n{text}" for text in users)
 
 
 def train_tokenizer(lines: Iterable[str], vocab_size: int = 3000) -> Tokenizer:
@@ -81,29 +71,16 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int = 3000) -> Tokenizer:
     return tokenizer
 
 
-def save_tokenizer(tokenizer: Tokenizer, folder: Path) -> None:
-    """Write tokenizer.json and tokenizer_config.json, from which AutoTokenizer loads offline."""
-    folder.mkdir(parents=True, exist_ok=True)
-    tokenizer.save(str(folder / "tokenizer.json"))
-    config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
-        "eos_token": "<|im_end|>",
-        "pad_token": "<|endoftext|>",
-        "clean_up_tokenization_spaces": False,
-    }
-    text = json.dumps(config, indent=2) + "\n"
-    (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the dialogue files")
     parser.add_argument("--vocab-size", type=int, default=3000)
     args = parser.parse_args()
-    lines = list(training_lines(args.data))
+    lines = list(training_lines(load_dialogues(args.data)))
     tokenizer = train_tokenizer(lines, args.vocab_size)
-    save_tokenizer(tokenizer, args.output)
+    args.output.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(args.output, tokenizer)
     texts = [line.partition("\n")[2] for line in lines]
     num_tokens = sum(len(encoding) for encoding in tokenizer.encode_batch(texts))
     rate = num_tokens / sum(map(len, texts))

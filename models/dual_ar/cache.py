@@ -41,9 +41,11 @@ class KVCache:
         self.num_rows = num_rows
         self.max_len = max_len
         self.length = 0
-        shape = (config.n_layer, num_rows, config.n_local_heads, max_len, config.head_dim)
-        self._keys = torch.zeros(shape, dtype=dtype, device=device)
-        self._values = torch.zeros(shape, dtype=dtype, device=device)
+        shape = (num_rows, config.n_local_heads, max_len, config.head_dim)
+        self._keys, self._values = (
+            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
+            for _ in range(2)
+        )
 
     @property
     def free(self) -> int:
@@ -52,6 +54,8 @@ class KVCache:
 
     def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's new positions; `advance` follows when all layers have written.
+
+        Gradients end here: a cache is for generation.
 
         Args:
             layer: index of the layer.
@@ -62,10 +66,10 @@ class KVCache:
             Views of all used keys and values, [num_rows, n_local_heads, length + T, head_dim].
         """
         end = self.length + keys.shape[2]
-        all_keys = self._keys[layer, :, :, :end]
-        all_values = self._values[layer, :, :, :end]
-        all_keys[:, :, self.length :] = keys
-        all_values[:, :, self.length :] = values
+        all_keys = self._keys[layer][:, :, :end]
+        all_values = self._values[layer][:, :, :end]
+        all_keys[:, :, self.length :] = keys.detach()
+        all_values[:, :, self.length :] = values.detach()
         return all_keys, all_values
 
     def advance(self, num_positions: int) -> None:

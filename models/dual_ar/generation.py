@@ -103,8 +103,7 @@ def _check_prompt(
     _check_ids("forced tokens", [id for id in forced if id is not None], config.vocab_size)
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
-    used = cache.length if cache else 0
-    room = cache.max_len if cache else config.max_seq_len
+    used, room = (0, config.max_seq_len) if cache is None else (cache.length, cache.max_len)
     if used + prompt.shape[1] + max_new_tokens > room:
         raise ValueError(
             f"{used} past positions, a prompt of {prompt.shape[1]} and max_new_tokens "
@@ -121,7 +120,6 @@ def _check_ids(what: str, ids: list[int], size: int) -> None:
         )
 
 
-@torch.no_grad()
 def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | None]:
     """Make the next frame of each reply, reading each model weight once for all of them.
 
@@ -140,6 +138,13 @@ def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tens
         reply. A reply's cache then holds its prompt and all its frames; else all but the last.
     """
     assert not any(reply.ended for reply in replies), "an ended reply cannot be stepped"
+    frames = _step(model, replies)
+    # Copied outside of inference mode, so that the caller may use them in training too.
+    return [None if frame is None else frame.clone() for frame in frames]
+
+
+@torch.inference_mode()
+def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(model, replies)
     sampler = _Sampler(replies)
     sampled = sampler(model.text_logits(hidden), 0).tolist()
@@ -160,6 +165,7 @@ def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tens
     return frames
 
 
+@torch.inference_mode()
 def _read(model: DualARTransformer, replies: Sequence[Reply]) -> Tensor:
     """Let the slow stack read what each reply has not yet; returns the last hidden [B, dim]."""
     hidden: list[Tensor | None] = [None] * len(replies)
@@ -234,5 +240,4 @@ def _frames(model: DualARTransformer, reply: Reply, to_be_continued: bool) -> It
         if frame is not None:
             yield frame
     if to_be_continued and frame is not None:
-        with torch.no_grad():
-            _read(model, [reply])
+        _read(model, [reply])

@@ -86,15 +86,15 @@ def turn_grid(
     codes = _speech(codes, num_codebooks)
     num_text, num_frames = len(text_tokens), codes.shape[1]
     _check_turn(num_text, num_frames)
-    parts = [_text_columns(tokens.opening(after_reply), num_codebooks)]
+    parts = [text_columns(tokens.opening(after_reply), num_codebooks)]
     if num_text > num_frames:
-        parts.append(_text_columns(text_tokens, num_codebooks))
+        parts.append(text_columns(text_tokens, num_codebooks))
         parts.append(_speech_columns(tokens, codes))
     else:
         columns = _speech_columns(tokens, codes)
         columns[0, :num_text] = torch.tensor(text_tokens, dtype=torch.long)
         parts.append(columns)
-    parts.append(_text_columns(tokens.closing(), num_codebooks))
+    parts.append(text_columns(tokens.closing(), num_codebooks))
     return torch.cat(parts, dim=1)
 
 
@@ -126,7 +126,7 @@ class TurnStream:
     def start(self) -> Tensor:
         """The columns [1+K, T] before any speech."""
         ids = self.tokens.opening(self.after_reply) + self.text_tokens
-        return _text_columns(ids, self.num_codebooks)
+        return text_columns(ids, self.num_codebooks)
 
     def push(self, codes: Tensor) -> Tensor:
         """Add speech [K, n]; returns the columns [1+K, m] that are certain now, m may be 0."""
@@ -148,7 +148,7 @@ class TurnStream:
             ValueError: the turn has neither text nor speech.
         """
         _check_turn(len(self.text_tokens), self._num_frames)
-        closing = _text_columns(self.tokens.closing(), self.num_codebooks)
+        closing = text_columns(self.tokens.closing(), self.num_codebooks)
         return torch.cat([_speech_columns(self.tokens, self._held), closing], dim=1)
 
 
@@ -168,7 +168,7 @@ def _speech(codes: Tensor | None, num_codebooks: int) -> Tensor:
     return codes.to("cpu", torch.long)
 
 
-def _text_columns(ids: Sequence[int], num_codebooks: int) -> Tensor:
+def text_columns(ids: Sequence[int], num_codebooks: int) -> Tensor:
     """Text with pad codes beneath, [1+K, T]."""
     columns = torch.zeros(1 + num_codebooks, len(ids), dtype=torch.long)
     columns[0] = torch.tensor(ids, dtype=torch.long)

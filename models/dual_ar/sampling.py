@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 WINDOW_SIZE = 16
 
 # A vocabulary up to this size is sorted whole, a larger one only at its top.
 _SORT_LIMIT = 4096
-_NUM_CANDIDATES = 512
+_NUM_CANDIDATES = 256
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,18 +92,21 @@ def candidates(
 
 def _lowest_kept(scores: Tensor, top_p: Tensor | float) -> Tensor:
     """The least log probability [B, 1] that top-p keeps: halving is far cheaper than a sort."""
-    probs = scores.exp()
-    fits = scores.amax(-1, keepdim=True)
-    # Less likely than the likeliest by a factor of e^40: beyond what float32 can add to it.
-    too_low = fits - 40
-    for _ in range(26):
-        middle = (fits + too_low) / 2
-        mass = probs.where(scores >= middle, 0).sum(-1, keepdim=True)
-        fits, too_low = (
-            torch.where(mass <= top_p, middle, fits),
-            torch.where(mass <= top_p, too_low, middle),
-        )
-    return fits
+    limits = (torch.zeros_like(scores[:, :1]) + top_p)[:, 0].tolist()
+    lowest = []
+    for row, limit in zip(scores, limits, strict=True):
+        probs = row.exp()
+        fits = float(row.max())
+        # Less likely than the likeliest by a factor of e^40: beyond what float32 can add to it.
+        too_low = fits - 40
+        for _ in range(26):
+            middle = (fits + too_low) / 2
+            if float(F.threshold(probs, math.exp(middle), 0.0).sum()) <= limit:
+                fits = middle
+            else:
+                too_low = middle
+        lowest.append(fits)
+    return scores.new_tensor(lowest)[:, None]
 
 
 def draw(ids: Tensor, probs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
@@ -115,9 +120,11 @@ def draw(ids: Tensor, probs: Tensor, generators: Sequence[torch.Generator]) -> T
     Returns:
         [B] long.
     """
-    # The least of exponential waiting times: the same odds as multinomial, without its checks.
-    waits = torch.empty_like(probs)
-    for row, generator in zip(waits, generators, strict=True):
-        row.exponential_(generator=generator)
-    waits.clamp_(min=torch.finfo(waits.dtype).tiny)
-    return ids.gather(1, (probs / waits).argmax(-1, keepdim=True))[:, 0]
+    points = [
+        torch.rand(1, generator=generator, dtype=torch.float64, device=probs.device)
+        for generator in generators
+    ]
+    # The drawn token is the one in whose share of the line from 0 to 1 the row's point falls.
+    shares = probs.double().cumsum(-1)
+    points = torch.stack(points) * shares[:, -1:]
+    return ids.gather(1, torch.searchsorted(shares, points, right=True))[:, 0]

@@ -89,16 +89,16 @@ class Attention(nn.Module):
     ) -> Tensor:
         n_head, n_kv = self.config.n_head, self.config.n_local_heads
         heads = self.wqkv(x).unflatten(-1, (-1, self.config.head_dim))
-        qk, v = heads.split((n_head + n_kv, n_kv), dim=2)
+        qk, v = heads.split_with_sizes((n_head + n_kv, n_kv), dim=2)
         # [B, T, heads, head_dim] -> [B, heads, T, head_dim]
-        q, k = rotate(qk, rope).transpose(1, 2).split((n_head, n_kv), dim=1)
+        q, k = rotate(qk, rope).transpose(1, 2).split_with_sizes((n_head, n_kv), dim=1)
         v = v.transpose(1, 2)
         dropout = self.config.dropout if self.training else 0.0
         if caches is None:
             y = attend(q, k, v, 0, dropout)
         else:
             rows = [cache.num_rows for cache in caches]
-            parts = zip(caches, q.split(rows), k.split(rows), v.split(rows), strict=True)
+            parts = zip(caches, *(x.split_with_sizes(rows) for x in (q, k, v)), strict=True)
             y = torch.cat(
                 [
                     attend(q_row, *cache.append(layer, k_row, v_row), cache.length, dropout)

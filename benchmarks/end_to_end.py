@@ -1,0 +1,66 @@
+"""The whole voice loop: python -m benchmarks.end_to_end --shape tiny
+
+Speech that was streamed in is answered; first sound and work are counted from its end.
+"""
+
+import argparse
+import statistics
+import time
+
+import torch
+
+from generate import generate_long
+from models.conversation import Conversation, UserTurn
+from models.dual_ar import SamplingConfig
+
+from .common import SHAPES, build, report
+
+PIECE_SECONDS = 0.5
+
+
+def answer(checkpoint, seconds: float, num_frames: int, seed: int) -> tuple[float, float]:
+    """Seconds to the first sound, and seconds of work per second of speech."""
+    rate = checkpoint.codec.config.sample_rate
+    torch.manual_seed(seed)
+    turn = UserTurn(Conversation(checkpoint), sample_rate=rate)
+    for piece in (0.1 * torch.randn(round(seconds * rate))).split(round(PIECE_SECONDS * rate)):
+        turn.push(piece)
+    sampling = SamplingConfig(seed=seed)
+    started = time.perf_counter()
+    chunks = generate_long(checkpoint, audio=turn, sampling=sampling, max_new_tokens=num_frames)
+    first = next(chunks)
+    first_sound = time.perf_counter() - started
+    samples = len(first.audio) + sum(len(chunk.audio) for chunk in chunks)
+    return first_sound, (time.perf_counter() - started) * rate / max(1, samples)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--shape", choices=SHAPES, default="tiny")
+    parser.add_argument("--seconds", type=float, default=3.6, help="length of the input")
+    parser.add_argument("--frames", type=int, default=86, help="length of the reply")
+    parser.add_argument("--runs", type=int, default=3)
+    parser.add_argument("--dtype", default="auto")
+    options = parser.parse_args()
+    checkpoint = build(options.shape, options.dtype)
+    answer(checkpoint, 1.0, 12, seed=0)
+    runs = [
+        answer(checkpoint, options.seconds, options.frames, seed) for seed in range(options.runs)
+    ]
+    long, short = (
+        statistics.median(answer(checkpoint, s, 4, seed)[0] for seed in range(5)) for s in (30, 3)
+    )
+    report(
+        "end_to_end",
+        {
+            "shape": options.shape,
+            "dtype": str(checkpoint.dtype).removeprefix("torch."),
+            "first_sound_seconds": statistics.median(first for first, _ in runs),
+            "rtf": statistics.median(rtf for _, rtf in runs),
+            "first_sound_after_30s_over_3s": long / short,
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()

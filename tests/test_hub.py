@@ -1,0 +1,83 @@
+"""A checkpoint's name: a folder, the embedded one, or a Hugging Face id (nothing is fetched)."""
+
+from pathlib import Path
+
+import huggingface_hub
+import pytest
+
+from models.hub import TINY, find_folder
+
+FILES = ["model.pth"]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch) -> list[tuple]:
+    """The calls that a hub made of a folder gets."""
+    calls = []
+
+    def download(repo_id, *, revision, allow_patterns):
+        calls.append((repo_id, revision, allow_patterns))
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    return calls
+
+
+def test_an_existing_folder_wins(tmp_path, hub):
+    for name in ("tiny", "some-one/model"):
+        assert find_folder(tmp_path, None, FILES) == tmp_path
+        Path(name).mkdir(parents=True)
+        assert find_folder(name, None, FILES) == Path(name)
+        assert find_folder(tmp_path / name, None, FILES) == tmp_path / name
+    assert hub == []
+
+
+def test_tiny_is_the_embedded_one(hub):
+    assert find_folder("tiny", None, FILES) == TINY
+    assert hub == []
+
+
+def test_home_is_expanded(tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert find_folder("~", None, FILES) == tmp_path
+
+
+@pytest.mark.parametrize("name", ["xinchen-ai/Westlake-Omni", "a1/b_c.d-e"])
+def test_a_hub_id_is_fetched(tmp_path, hub, name):
+    assert find_folder(name, "v1", FILES) == tmp_path
+    assert hub == [(name, "v1", ["*.json", "merges.txt", "model.pth"])]
+
+
+@pytest.mark.parametrize("name", ["Tiny", "./some/model", "a/b/c", "/no/such", "a/", "", "a b/c"])
+def test_other_names_are_refused(hub, name):
+    with pytest.raises(ValueError, match="no checkpoint.*a folder, 'tiny', or a Hugging Face id"):
+        find_folder(name, None, FILES)
+    assert hub == []
+
+
+def test_a_file_is_no_checkpoint(tmp_path):
+    path = tmp_path / "config.json"
+    path.touch()
+    with pytest.raises(ValueError, match="give a folder"):
+        find_folder(path, None, FILES)
+
+
+@pytest.mark.parametrize("name", ["tiny", "."])
+def test_a_folder_has_no_revisions(name):
+    with pytest.raises(ValueError, match="revision 'main' needs a Hugging Face id"):
+        find_folder(name, "main", FILES)
+
+
+def test_a_failed_download_says_what_to_do(monkeypatch):
+    def download(*args, **options):
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    problem = "no folder 'some-one/model'.*no route to host.*network.*HF_ENDPOINT.*by hand"
+    with pytest.raises(RuntimeError, match=problem):
+        find_folder("some-one/model", None, FILES)

@@ -1,0 +1,132 @@
+"""Make the embedded checkpoint from nothing: python -m training.run --minutes 180
+
+Every stage is resumable and can be run alone with --stage; what a finished stage has written is
+taken as it is.
+"""
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import torch
+from loguru import logger
+
+from models.checkpoint import save_checkpoint
+from models.dual_ar import DualARTransformer, SamplingConfig
+from models.firefly import FireflyArchitecture
+from models.tokenizer import load_tokenizer
+
+from .codec import load_codec, load_codes, train_codes, train_vocoder
+from .corpus import write_replies, write_speech, write_users
+from .dialogues import load_dialogues
+from .language_model import load_language_model, train_language_model
+from .tokenizer import VOCAB_SIZE, write_tokenizer
+
+# Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
+SHARES = {"codes": 0.15, "vocoder": 0.20, "language_model": 0.55, "preference": 0.10}
+SPEECH_MINUTES, HELDOUT_MINUTES = 80, 15
+USER_ROUNDS, HELDOUT_ROUNDS = 6, 1
+# Speech that its words determine is best drawn near its mode, and silence repeats codes.
+SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
+
+
+class Recipe:
+    """The stages, in order; each takes from the work folder what the ones before have put there."""
+
+    def __init__(self, work: Path, output: Path, minutes: float, device: str, workers: int) -> None:
+        self.work, self.output, self.minutes = work, output, minutes
+        self.device, self.workers = device, workers
+        self.dialogues = load_dialogues()
+
+    def tokenizer(self) -> None:
+        write_tokenizer(self.output)
+
+    def speech(self) -> None:
+        for name, minutes, seed, heldout in (
+            ("speech", SPEECH_MINUTES, 1, False),
+            ("heldout", HELDOUT_MINUTES, 2, True),
+        ):
+            path = self.work / f"{name}.npy"
+            if not path.exists():
+                write_speech(self.dialogues, path, minutes, seed, heldout)
+
+    def codes(self) -> None:
+        train_codes(
+            self.work / "speech.npy",
+            self.work / "heldout.npy",
+            self.work,
+            self.minutes * SHARES["codes"],
+            self.device,
+        )
+
+    def vocoder(self) -> None:
+        train_vocoder(
+            self.work / "codes.pt",
+            self.work / "speech.npy",
+            self.work / "heldout.npy",
+            self.work,
+            self.minutes * SHARES["vocoder"],
+            self.device,
+        )
+
+    def corpus(self) -> None:
+        codec = load_codes(self.work / "codes.pt")
+        write_replies(codec, self.dialogues, self.work / "replies", self.workers)
+        for name, rounds, seed, heldout in (
+            ("heldout_users", HELDOUT_ROUNDS, 4, True),
+            ("users", USER_ROUNDS, 3, False),
+        ):
+            folder = self.work / name
+            write_users(codec, self.dialogues, folder, rounds, seed, heldout, self.workers)
+
+    def language_model(self) -> None:
+        train_language_model(
+            self.dialogues,
+            load_tokenizer(self.output, VOCAB_SIZE),
+            self.work / "users",
+            self.work / "heldout_users",
+            self.work / "replies",
+            self.work,
+            self.minutes * SHARES["language_model"],
+            self.device,
+        )
+
+    def export(self) -> None:
+        tokenizer = load_tokenizer(self.output, VOCAB_SIZE)
+        model = load_language_model(self.work / "language_model.pt", tokenizer)
+        codec = load_codec(self.work / "codes.pt", self.work / "vocoder.pt")
+        save(self.output, model, codec, tokenizer)
+
+    def stages(self) -> dict[str, Callable[[], None]]:
+        names = ("tokenizer", "speech", "codes", "vocoder", "corpus", "language_model", "export")
+        return {name: getattr(self, name) for name in names}
+
+
+def save(folder: Path, model: DualARTransformer, codec: FireflyArchitecture, tokenizer) -> None:
+    """Write the checkpoint, with the settings it speaks best at."""
+    save_checkpoint(folder, model, codec, tokenizer, sampling=SAMPLING)
+    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
+    logger.info(f"wrote {folder}: {size:.1f} MB")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--minutes", type=float, default=180, help="of training, over all stages")
+    parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
+    parser.add_argument("--output", type=Path, default=Path("checkpoints/tiny"))
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--workers", type=int, default=2, help="processes that synthesise")
+    parser.add_argument("--stage", help="only this one")
+    options = parser.parse_args(arguments)
+    recipe = Recipe(options.work, options.output, options.minutes, options.device, options.workers)
+    stages = recipe.stages()
+    if options.stage and options.stage not in stages:
+        parser.error(f"unknown stage {options.stage!r}: choose one of {', '.join(stages)}")
+    for name, stage in stages.items():
+        if options.stage in (None, name):
+            logger.info(f"stage {name}")
+            stage()
+
+
+if __name__ == "__main__":
+    main()
