@@ -4,17 +4,18 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import os
 import sys
 import time
+import wave
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from itertools import zip_longest
+from itertools import chain, starmap, zip_longest
 from pathlib import Path
 from threading import Event
 
 import numpy as np
-import soundfile
 import torch
 from loguru import logger
 from torch import Tensor
@@ -22,7 +23,7 @@ from tqdm import tqdm
 
 from models.audio import AudioClip, load_audio, to_pcm16
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.conversation import Conversation, UserTurn
+from models.conversation import Conversation, Turn, UserTurn
 from models.dual_ar import SamplingConfig, generate_tokens
 
 FIRST_CHUNK_FRAMES = 4
@@ -68,7 +69,9 @@ class TextDecoder:
         if token in self.silent:
             return ""
         self._ids.append(token)
-        text = self.tokenizer.decode(self._ids, skip_special_tokens=True).rstrip("\ufffd")
+        text = self.tokenizer.decode(
+            self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        ).rstrip("\ufffd")
         new = text[self._length :]
         self._length = max(self._length, len(text))
         return new.replace("\ufffd", "")
@@ -114,7 +117,9 @@ def generate_long(
         ReplyChunk; at least one, which is empty if the reply is.
 
     Raises:
-        ValueError: neither speech nor text, bad speech, an unknown style, a value out of range.
+        ValueError: neither speech nor text, bad speech, an unknown style, a value out of range, a
+            `text` or another `conversation` beside a turn that was listened to. The conversation
+            is then as it was before.
     """
     for name, value in (
         ("max_new_tokens", max_new_tokens),
@@ -125,14 +130,16 @@ def generate_long(
             raise ValueError(f"{name} is {value}, but must be at least 1")
     forced = _forced_tokens(checkpoint, style)
     if isinstance(audio, UserTurn):
+        if text or conversation not in (None, audio.conversation):
+            raise ValueError("a turn that was listened to has its own text and conversation")
         turn = audio
-        conversation = turn.conversation
-        turn.finish()
     else:
-        conversation = conversation or Conversation(checkpoint)
-        _hear(conversation, audio, text, max_seconds)
+        turn = _hear(conversation or Conversation(checkpoint), audio, text, max_seconds)
+    turn.finish()
+    _log_input(turn, audio)
     return _reply(
-        conversation,
+        turn.conversation,
+        turn.conversation.open_turn,
         sampling or checkpoint.sampling,
         forced,
         max_new_tokens,
@@ -150,25 +157,24 @@ def _forced_tokens(checkpoint: Checkpoint, style: str | None) -> Sequence[int | 
     return (None, checkpoint.style_ids[style])
 
 
-def _hear(conversation: Conversation, audio, text: str | None, max_seconds: float) -> None:
-    """Put a complete user turn into the conversation."""
-    text = (text or "").strip()
-    if audio is None and not text:
+def _hear(conversation: Conversation, audio, text: str | None, max_seconds: float) -> UserTurn:
+    """Put a user turn into the conversation, up to its closing."""
+    if audio is None and not (text or "").strip():
         raise ValueError("there is neither speech nor text: record or upload speech, or write text")
-    clip = audio
-    if audio is not None and not isinstance(audio, AudioClip):
-        clip = load_audio(audio, max_seconds)
-    kind = "+".join(name for name, given in (("audio", clip), ("text", text)) if given)
-    source = audio if isinstance(audio, (str, Path)) else "recording" if clip else ""
-    logger.info(" ".join(part for part in (">> Input:", str(source), text, kind) if part))
-    turn = UserTurn(conversation, text, clip.sample_rate if clip else None)
-    try:
-        if clip:
-            turn.push(clip.samples)
-        turn.finish()
-    except ValueError:
-        conversation.abandon_turn()
-        raise
+    if audio is None:
+        return UserTurn(conversation, text)
+    clip = audio if isinstance(audio, AudioClip) else load_audio(audio, max_seconds)
+    turn = UserTurn(conversation, text, clip.sample_rate)
+    turn.push(clip.samples)
+    return turn
+
+
+def _log_input(turn: UserTurn, audio) -> None:
+    source = str(audio) if isinstance(audio, (str, Path)) else "recording"
+    heard = [("audio", source)] if turn.num_samples else []
+    parts = heard + ([("text", turn.text)] if turn.text else [])
+    kinds = "+".join(kind for kind, _ in parts)
+    logger.info(" ".join([">> Input:", *(content for _, content in parts), kinds]))
 
 
 class _Speech:
@@ -198,6 +204,10 @@ class _Speech:
         self._new_text += self._decoder.push(token)
         self.waiting.append(frame)
 
+    @property
+    def num_frames(self) -> int:
+        return len(self.said) + len(self.waiting)
+
     @torch.no_grad()
     def chunk(self, ended: bool = False) -> ReplyChunk:
         """Say what is waiting."""
@@ -205,7 +215,7 @@ class _Speech:
         audio = np.zeros(0, np.float32)
         if self.waiting:
             codes = torch.stack(self.waiting, dim=1)[None, 1:] - 1  # [1, K, l]
-            # The model has a few more codes than the codec; untrained, they are hardly ever drawn.
+            # The model may have more codes than the codec; it was never taught to say those.
             codes = codes.clamp(max=codec.config.codebook_size - 1)
             audio = codec.decode_chunk(codes, self._codec_state)[0, 0].float().cpu().numpy()
         self.said += self.waiting
@@ -226,17 +236,20 @@ class _Speech:
 
 def _reply(
     conversation: Conversation,
+    turn: Turn,
     sampling: SamplingConfig,
     forced: Sequence[int | None],
     max_new_tokens: int | None,
     chunk_sizes: tuple[int, int],
     stop: Event,
 ) -> Iterator[ReplyChunk]:
+    if conversation.open_turn is not turn:
+        raise ValueError("the conversation went on before this reply began: ask again")
     checkpoint, cache, prompt = conversation.checkpoint, conversation.cache, conversation.unread
     room = cache.max_len - cache.length - prompt.shape[1] - 1
     max_frames = min(room, max_new_tokens or room)
     speech = _Speech(checkpoint, max_frames)
-    bar = tqdm(total=max_frames, unit="frame")
+    bar = tqdm(total=max_frames)
     started = time.perf_counter()
     try:
         frames = generate_tokens(
@@ -249,19 +262,28 @@ def _reply(
             forced=forced,
         )
         for frame in frames:
-            if bar.n == 0:
+            if not speech.num_frames:
                 logger.info(f"First Token: {time.perf_counter() - started:.4f}")
             bar.update()
             speech.add(frame)
             if len(speech.waiting) == chunk_sizes[bool(speech.said)]:
                 yield speech.chunk()
-            if stop.is_set():
+            # While the chunk was out, the conversation may have gone on without this reply.
+            if stop.is_set() or conversation.open_turn is not turn:
+                ended = False
                 break
-        yield speech.chunk(ended=not stop.is_set() and bar.n < max_frames)
+        else:
+            ended = speech.num_frames < max_frames
+        yield speech.chunk(ended)
+    except Exception:
+        if not speech.said and conversation.open_turn is turn:
+            conversation.abandon_turn()
+        raise
     finally:
         bar.close()
-        said = torch.stack(speech.said, dim=1).cpu() if speech.said else prompt[:, :0]
-        conversation.end_turn(said)
+        if conversation.open_turn is turn:
+            said = torch.stack(speech.said, dim=1).cpu() if speech.said else prompt[:, :0]
+            conversation.end_turn(said)
         logger.info(f"generated: {len(speech.said)} tokens")
         logger.info(f"Gen text: {speech.text}")
 
@@ -273,7 +295,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         default="tiny",
         help="tiny (embedded), a folder, or a hub id such as xinchen-ai/Westlake-Omni",
     )
-    parser.add_argument("--device", default="auto", help="auto, cpu, cuda, cuda:0, ...")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
 
 
@@ -296,7 +318,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 def run(options: argparse.Namespace) -> None:
     """Answer every turn that was given, and write the replies one after another."""
-    checkpoint = load_checkpoint(options.checkpoint, options.device, options.dtype)
+    try:
+        checkpoint = load_checkpoint(options.checkpoint, options.device, options.dtype)
+    except RuntimeError as error:  # the download failed
+        raise ValueError(error) from error
     given = {
         name: value
         for name in ("temperature", "top_p", "repetition_penalty", "seed")
@@ -304,48 +329,67 @@ def run(options: argparse.Namespace) -> None:
     }
     sampling = dataclasses.replace(checkpoint.sampling, **given)
     conversation = Conversation(checkpoint)
-    turns = list(zip_longest(options.user_audio, options.user_text)) or [(None, None)]
+
+    def answer(audio: str | None, text: str | None) -> Iterator[ReplyChunk]:
+        return generate_long(
+            checkpoint,
+            audio=audio,
+            text=text,
+            conversation=conversation,
+            sampling=sampling,
+            style=options.style,
+            max_new_tokens=options.max_new_tokens,
+            max_seconds=options.max_seconds,
+        )
+
+    first, *others = list(zip_longest(options.user_audio, options.user_text)) or [(None, None)]
+    for audio, _ in others:
+        if audio is not None:
+            load_audio(audio, options.max_seconds)  # a bad one shows now, not after long replies
+    replies = chain([answer(*first)], starmap(answer, others))
     with open_output(options.output, checkpoint.codec.config.sample_rate, options.stream) as write:
-        for audio, text in turns:
-            for chunk in generate_long(
-                checkpoint,
-                audio=audio,
-                text=text,
-                conversation=conversation,
-                sampling=sampling,
-                style=options.style,
-                max_new_tokens=options.max_new_tokens,
-                max_seconds=options.max_seconds,
-            ):
-                write(chunk.audio)
+        for chunk in chain.from_iterable(replies):
+            write(chunk.audio)
 
 
 @contextmanager
 def open_output(path: str, sample_rate: int, stream: bool) -> Iterator[Callable]:
-    """Where speech goes: int16 PCM on stdout for -, else a wav file, at once or at the end.
+    """Where speech goes: int16 PCM on stdout for -, else a wav file.
+
+    Args:
+        path: - or the wav file's.
+        sample_rate: in Hz.
+        stream: the wav file is a whole one after every write, not only at the end.
 
     Raises:
         ValueError: the file can't be written.
     """
     if path == "-":
-        yield lambda audio: sys.stdout.buffer.write(to_pcm16(audio).tobytes())
-        sys.stdout.buffer.flush()
+
+        def pipe(audio: np.ndarray) -> None:
+            sys.stdout.buffer.write(to_pcm16(audio).tobytes())
+            sys.stdout.buffer.flush()
+
+        yield pipe
         return
-    pieces: list[np.ndarray] = []
     try:
-        with soundfile.SoundFile(path, "w", sample_rate, 1, "PCM_16", format="WAV") as file:
+        with open(path, "wb") as raw, wave.open(raw, "wb") as file:
+            file.setnchannels(1)
+            file.setsampwidth(2)
+            file.setframerate(sample_rate)
 
             def write(audio: np.ndarray) -> None:
-                pieces.append(audio)
+                samples = to_pcm16(audio).tobytes()
                 if stream:
-                    file.write(to_pcm16(pieces.pop()))
-                    file.flush()
+                    file.writeframes(samples)  # and their number into the header
+                    raw.flush()
+                else:
+                    file.writeframesraw(samples)
 
             yield write
-            file.write(to_pcm16(np.concatenate([np.zeros(0, np.float32), *pieces])))
-    except soundfile.SoundFileError as error:
+    except OSError as error:
         raise ValueError(
-            f"can't write {path} ({error}): give a file in a folder you own"
+            f"can't write {path} ({error.strerror or error}): give a file in a folder you own"
         ) from error
 
 
@@ -354,8 +398,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(options)
     except ValueError as error:
-        print(f"generate.py: {error}", file=sys.stderr)
+        print("generate.py:", " ".join(str(error).split()), file=sys.stderr)
         return 2
+    except BrokenPipeError:  # who listened has left: what is still buffered goes nowhere
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 1
+    except KeyboardInterrupt:
+        return 130
     return 0
 
 

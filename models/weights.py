@@ -8,7 +8,7 @@ from pathlib import Path
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 NUM_LISTED = 4
@@ -96,5 +96,5 @@ def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype)
         if not tensor.isfinite().all():
             raise ValueError(f"{key} has values that are not finite as {tensor.dtype}: not saved")
     unfinished = path.with_name(path.name + ".part")
-    save_file(stored, unfinished, metadata={"format": "pt"})
+    unfinished.write_bytes(save(stored, metadata={"format": "pt"}))  # save_file: owner only
     os.replace(unfinished, path)

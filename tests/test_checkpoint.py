@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 from small_checkpoint import (
     CONFIG,
     CONTROL_TOKENS,
@@ -17,7 +18,6 @@ from small_checkpoint import (
     save_small,
     write_tokenizer,
 )
-from safetensors.torch import load_file
 
 from models.checkpoint import PUBLISHED_CODEC, load_checkpoint, rename_dual_ar, save_checkpoint
 from models.dual_ar import DualARTransformer, SamplingConfig

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
 from small_checkpoint import (
     CONFIG,
     change_json,
@@ -15,7 +16,6 @@ from small_checkpoint import (
     save_small,
     write_tokenizer,
 )
-from safetensors.torch import load_file, save_file
 
 from models.checkpoint import PUBLISHED_CODEC, load_checkpoint
 

@@ -9,7 +9,7 @@ from tokenizers import Tokenizer
 from models.hub import TINY
 from models.tokenizer import load_tokenizer, save_tokenizer, special_words
 from training.dialogues import EMOTIONS, STYLES, Dialogues, load_dialogues
-from training.tokenizer import special_tokens, train_tokenizer, training_lines
+from training.tokenizer import special_tokens, train_tokenizer, training_lines, write_tokenizer
 
 DIALOGUES = """@ health.insomnia
 emotions tired anxious
@@ -102,6 +102,14 @@ def test_held_out_lines_are_not_read(tmp_path):
         "assistant\n白天多晒晒太阳。",
         "user\n那我该怎么办？",
     ]
+
+
+def test_what_is_written_loads(tmp_path):
+    data, folder = tmp_path / "data", tmp_path / "made" / "here"
+    data.mkdir()
+    (data / "a.txt").write_text(DIALOGUES, encoding="utf-8")
+    write_tokenizer(folder, data, vocab_size=280)
+    assert load_tokenizer(folder, vocab_size=280).decode([1]) == "<|im_start|>"
 
 
 def test_a_vocabulary_too_small():

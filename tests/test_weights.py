@@ -121,7 +121,9 @@ def test_matrices_are_stored_small_and_vectors_exact(tmp_path, weights, dtype):
     expected = {"weight": weights["weight"].to(dtype), "bias": weights["bias"]}
     assert equal(load_file(path), expected)
     assert load_file(path)["weight"].dtype == dtype
-    assert [file.name for file in tmp_path.iterdir()] == ["a.safetensors"]
+    (tmp_path / "other").touch()
+    assert path.stat().st_mode == (tmp_path / "other").stat().st_mode
+    assert {file.name for file in tmp_path.iterdir()} == {"a.safetensors", "other"}
 
 
 def test_views_are_stored(tmp_path, weights):

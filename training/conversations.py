@@ -78,6 +78,25 @@ class Conversations:
         row[0, : len(words)] = torch.tensor(words)
         return torch.cat([row, codes.long() + 1])
 
+    def draw_reply(self, rng: np.random.Generator) -> tuple[str, Tensor, Tensor]:
+        """A first turn's reply: its text, its prompt [1+K, P] and its columns [1+K, n]."""
+        intent = self.intents[str(rng.choice(list(self.intents)))]
+        user = self.users[intent.name][rng.integers(len(self.users[intent.name]))]
+        style = STYLE_FOR_EMOTION[user.manner]
+        text = choose_reply(intent, style, rng)
+        codes = self.replies[text, style]
+        return (
+            text,
+            self.prompt(user, "speech"),
+            self.reply_columns(text, user.manner, style, codes),
+        )
+
+    def end_column(self) -> Tensor:
+        """The end token with pad codes, [1+K, 1]."""
+        column = torch.zeros(1 + self.num_codebooks, 1, dtype=torch.long)
+        column[0] = self.tokens.end
+        return column
+
     def _turn(
         self, source: str, intent: Intent, kind: str | None, rng: np.random.Generator
     ) -> Example:
@@ -92,9 +111,7 @@ class Conversations:
 
         prompt = self.prompt(user, inputs, after_reply=kind is not None)
         reply = self.reply_columns(text, emotion, style, self.replies[text, style])
-        end = torch.zeros(1 + self.num_codebooks, 1, dtype=torch.long)
-        end[0] = self.tokens.end
-        grid = torch.cat([prompt, reply, end], dim=1)
+        grid = torch.cat([prompt, reply, self.end_column()], dim=1)
         learn_text = torch.zeros(grid.shape[1], dtype=torch.bool)
         learn_text[prompt.shape[1] :] = True
         learn_codes = learn_text.clone()

@@ -17,11 +17,14 @@ from tqdm import tqdm
 from models.firefly import FireflyArchitecture
 
 from .dialogues import EMOTIONS, STYLES, Dialogues, Intent
-from .synthesise import speak_assistant, speak_user
+from .synthesise import NOISE_FLOOR, speak_assistant, speak_user
 
 PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
 ASSISTANT_SHARE = 0.45  # of the codec's training speech
 SHARD_SIZE = 512
+# A reply's first frames carry its emotion, its style and its first word: the speech waits for them.
+PAUSE_SAMPLES = 2773  # with the synthesiser's own lead, four frames
+_PAUSE = NOISE_FLOOR * np.random.default_rng(0).standard_normal(PAUSE_SAMPLES, dtype=np.float32)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,7 +153,7 @@ def _speak_user_job(job) -> tuple[str, str, str, np.ndarray]:
 
 def _speak_reply_job(job) -> tuple[str, str, str, np.ndarray]:
     name, text, style = job
-    return name, text, style, speak_assistant(text, style)
+    return name, text, style, np.concatenate([_PAUSE, speak_assistant(text, style)])
 
 
 def _write_shards(codec, speak, jobs, folder: Path, prefix: str, workers: int) -> None:

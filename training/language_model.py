@@ -19,14 +19,15 @@ from models.dual_ar import DualARConfig, DualARTransformer
 
 from .codec import TINY_CODEC
 from .conversations import Conversations, Example, collate
-from .corpus import Spoken, read_shards
+from .corpus import Spoken, read_shards, user_lines
 from .dialogues import EMOTIONS, Dialogues
 from .loop import Stage
 from .synthesise import phonemes
 
-BATCH_SIZE = 20
-POOL_SIZE = 320  # examples drawn at once and sorted by length, so that batches need little padding
-MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
+BATCH_SIZE = 12
+POOL_SIZE = 240  # examples drawn at once and sorted by length, so that batches need little padding
+MAX_CODE_FRAMES = 500  # frames a step whose codes are learned, drawn from the batch's replies
+CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
 LISTENING_LAYER = 3  # its output is what the CTC head reads
 LISTENING_WEIGHT = 0.3
 
@@ -102,7 +103,7 @@ def train_language_model(
     config = model.config
     spoken_replies = list(read_shards(replies))
     heldout = [user for user in read_shards(heldout_users) if not user.intent.startswith("follow")]
-    texts = sorted({user.text for user in read_shards(users)})
+    texts = sorted({text for _, text, _ in user_lines(dialogues, heldout=False)})
     with ThreadPoolExecutor() as pool:
         units = sorted({unit for spelling in pool.map(spell, texts) for unit in spelling})
     listener = Listener(model, units).to(device)
@@ -169,7 +170,7 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the replies' text tokens, and of their codes."""
     grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
-    hidden = model.forward_hidden(grid[:, :, :-1])
+    hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], model.config.codebook_size))
     learn_text, learn_codes = learn_text[:, 1:], learn_codes[:, 1:]
     targets = grid[:, :, 1:].transpose(1, 2)  # [B, T, 1+K]
 
@@ -186,8 +187,21 @@ def losses(
         kept = torch.from_numpy(rng.choice(len(rows), MAX_CODE_FRAMES, replace=False)).to(device)
         rows, columns = rows[kept], columns[kept]
     codes = targets[rows, columns, 1:]
-    logits = model.forward_fast(hidden[rows, columns], codes[:, :-1])
+    heard = _corrupt(codes[:, :-1], model.config.codebook_size)
+    logits = model.forward_fast(hidden[rows, columns], heard)
     return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+
+
+def _corrupt(tokens: Tensor, codebook_size: int) -> Tensor:
+    """Replace a few codes by any others, so that the model can go on after errors of its own.
+
+    Args:
+        tokens: grid [B, 1+K, T], whose text row stays as it is, or codes [N, K'].
+    """
+    wrong = torch.rand(tokens.shape, device=tokens.device) < CORRUPTED_SHARE
+    if tokens.dim() == 3:
+        wrong[:, 0] = False
+    return torch.where(wrong, torch.randint_like(tokens, 1, codebook_size), tokens)
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""What a voice does besides words: median pitch, pitch spread, pace and loudness of one utterance."""
+"""What a voice does besides words: pitch, pitch spread, pace and loudness of one utterance."""
 
 import math
 from dataclasses import dataclass

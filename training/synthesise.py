@@ -14,7 +14,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from training.readings import PUNCTUATION, apply_tone_sandhi, respell
+from .readings import PUNCTUATION, apply_tone_sandhi, respell
 
 SAMPLE_RATE = 22050
 LEAD_SECONDS, TAIL_SECONDS = 0.060, 0.120
@@ -37,9 +37,7 @@ class Prosody:
         limits = {"pitch": (0, 99), "pitch_range": (0, 99), "rate": (80, 450), "volume": (0, 200)}
         for name, (low, high) in limits.items():
             if not low <= getattr(self, name) <= high:
-                raise ValueError(
-                    f"{name} is {getattr(self, name)}; espeak takes {low} to {high}"
-                )
+                raise ValueError(f"{name} is {getattr(self, name)}; espeak takes {low} to {high}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +115,8 @@ def speak(text: str, voice: str, prosody: Prosody) -> np.ndarray:
     # espeak streams its wav, so the lengths in its header are not to be trusted
     wave = np.frombuffer(wav, dtype="<i2", offset=44).astype(np.float32) / 32768
     wave = _trim(wave * np.float32(10 ** (variant.gain_db / 20)))
-    noise = np.random.default_rng(zlib.crc32(text.encode())).standard_normal(len(wave), dtype=np.float32)
+    rng = np.random.default_rng(zlib.crc32(text.encode()))
+    noise = rng.standard_normal(len(wave), dtype=np.float32)
     return wave + np.float32(NOISE_FLOOR) * noise
 
 
@@ -205,8 +204,8 @@ def phonemes(text: str) -> list[list[str]]:
     Args:
         text: Chinese characters and ，。？！
     Returns:
-        For each character its initial, where it has one, and its final with the tone 1 to 5
-        (5: neutral) at the end, after tone sandhi, in espeak's notation: [["n", "i2"], ["X", "Au3"]].
+        For each character its initial, where it has one, and its final that ends in the tone 1 to
+        5 (5: neutral), after tone sandhi and in espeak's notation: 你好 is [n i2] [X Au3].
     Raises:
         ValueError: a character that is not allowed or that espeak does not know.
     """
@@ -244,7 +243,7 @@ def _split_syllable(word: str) -> tuple[str, ...]:
     return (plain[:split], final) if split else (final,)
 
 
-@functools.lru_cache(maxsize=None)
+@functools.cache
 def _spelling(text: str) -> str:
     """`text` as espeak must be given it, with pinyin where it would read a character wrongly."""
     wrong = sorted({c for c in text if c not in PUNCTUATION and not "\u4e00" <= c <= "\u9fff"})

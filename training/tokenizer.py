@@ -4,12 +4,14 @@ import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from loguru import logger
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from models.tokenizer import save_tokenizer
 
 from .dialogues import DATA, EMOTIONS, STYLES, Dialogues, load_dialogues
 
+VOCAB_SIZE = 3000
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|semantic|>")
 # How Qwen2 cuts text into words, before the merges: published with its tokenizer.
 QWEN2_WORDS = (
@@ -37,7 +39,7 @@ def training_lines(dialogues: Dialogues) -> Iterator[str]:
         yield from (f"user\n{text}" for text in users)
 
 
-def train_tokenizer(lines: Iterable[str], vocab_size: int = 3000) -> Tokenizer:
+def train_tokenizer(lines: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
     """Train a byte-level BPE of the Qwen2 kind; the same lines give the same tokenizer.
 
     Args:
@@ -71,20 +73,26 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int = 3000) -> Tokenizer:
     return tokenizer
 
 
+def write_tokenizer(folder: Path, data: Path = DATA, vocab_size: int = VOCAB_SIZE) -> None:
+    """Train on the dialogues in `data`, write the files into `folder`, and log how dense it is."""
+    lines = list(training_lines(load_dialogues(data)))
+    tokenizer = train_tokenizer(lines, vocab_size)
+    folder.mkdir(parents=True, exist_ok=True)
+    save_tokenizer(folder, tokenizer)
+    texts = [line.partition("\n")[2] for line in lines]
+    num_tokens = sum(len(encoding) for encoding in tokenizer.encode_batch(texts))
+    density = num_tokens / sum(map(len, texts))
+    size = tokenizer.get_vocab_size()
+    logger.info(f"tokenizer: {size} tokens, {density:.2f} a character over {len(texts)} lines")
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--output", type=Path, required=True, help="folder to write into")
     parser.add_argument("--data", type=Path, default=DATA, help="folder of the dialogue files")
-    parser.add_argument("--vocab-size", type=int, default=3000)
-    args = parser.parse_args()
-    lines = list(training_lines(load_dialogues(args.data)))
-    tokenizer = train_tokenizer(lines, args.vocab_size)
-    args.output.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(args.output, tokenizer)
-    texts = [line.partition("\n")[2] for line in lines]
-    num_tokens = sum(len(encoding) for encoding in tokenizer.encode_batch(texts))
-    rate = num_tokens / sum(map(len, texts))
-    print(f"{tokenizer.get_vocab_size()} tokens, {rate:.2f} a character over {len(texts)} lines")
+    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE)
+    options = parser.parse_args()
+    write_tokenizer(options.output, options.data, options.vocab_size)
 
 
 if __name__ == "__main__":

@@ -1,0 +1,111 @@
+// Plays a reply while it is being made, sample by sample as the server made it.
+//
+// The value is "turn\n", then a line "index base64 of int16 PCM\n" for each piece, and in the end
+// "turn\n", the last lines once more, and "END number of lines\n". Pieces follow one another
+// without a gap: each starts at the very sample at which the one before it ends.
+const rate = props.sample_rate;
+const MIN_LEAD = 0.06; // seconds between a piece's arrival and its sound
+const MAX_LEAD = 1.0;
+const MARGIN = 256; // samples; what starts sooner than this comes too late
+
+let context = null;
+let meter = null;
+let turn = null;
+let silenced = null;
+let numLines = 0;
+let begin = 0; // of this turn's speech, in samples of the context's clock
+let next = 0; // where the next piece goes
+let lead = MIN_LEAD;
+let late = false;
+let pieces = [];
+
+function wake() {
+  if (!context) {
+    context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
+    meter = context.createAnalyser();
+    meter.fftSize = 512;
+    meter.connect(context.destination);
+  }
+  if (context.state === "suspended") context.resume();
+}
+
+function silence() {
+  silenced = turn;
+  for (const piece of pieces) piece.stop();
+  pieces = [];
+  next = 0;
+}
+
+function decode(base64) {
+  const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
+  const view = new DataView(bytes.buffer);
+  return Float32Array.from({ length: bytes.length / 2 }, (_, i) => view.getInt16(2 * i, true) / 32768);
+}
+
+function schedule(samples) {
+  const now = context.currentTime * rate;
+  if (next < now + MARGIN) {
+    if (numLines > 0) {
+      late = true;
+      lead = Math.min(MAX_LEAD, 2 * lead + 0.1);
+    }
+    next = Math.ceil(now + lead * rate);
+    if (numLines === 0) begin = next;
+  }
+  const buffer = context.createBuffer(1, samples.length, rate);
+  buffer.copyToChannel(samples, 0);
+  const piece = context.createBufferSource();
+  piece.buffer = buffer;
+  piece.connect(meter);
+  piece.onended = () => (pieces = pieces.filter((other) => other !== piece));
+  piece.start(next / rate);
+  pieces.push(piece);
+  next += samples.length;
+}
+
+function start(name) {
+  silence();
+  turn = name;
+  silenced = null;
+  numLines = 0;
+  lead = late ? lead : Math.max(MIN_LEAD, lead / 2);
+  late = false;
+}
+
+function receive() {
+  const [name, ...lines] = (props.value || "").split("\n");
+  if (!name || name === silenced) return;
+  wake();
+  if (name !== turn) start(name);
+  for (const line of lines.slice(0, -1)) {
+    const [index, base64] = line.split(" ");
+    if (index === "END" || Number(index) !== numLines) continue;
+    schedule(decode(base64));
+    numLines += 1;
+  }
+  requestAnimationFrame(draw);
+}
+
+const bars = [...element.querySelectorAll(".bars i")];
+const clock = element.querySelector(".clock");
+const levels = new Uint8Array(256);
+
+function draw() {
+  const speaking = pieces.length > 0;
+  element.querySelector(".player").classList.toggle("speaking", speaking);
+  if (!speaking) return;
+  meter.getByteFrequencyData(levels);
+  bars.forEach((bar, i) => {
+    const band = levels.slice(4 * (i + 1) ** 2, 4 * (i + 2) ** 2);
+    const level = Math.max(...band) / 255;
+    bar.style.transform = `scaleY(${Math.max(0.18, level).toFixed(2)})`;
+  });
+  const seconds = Math.max(0, context.currentTime - begin / rate);
+  clock.textContent = `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+  requestAnimationFrame(draw);
+}
+
+watch("value", receive);
+window.addEventListener("silence", silence);
+window.addEventListener("pointerdown", wake);
+window.addEventListener("keydown", wake);

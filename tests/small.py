@@ -1,0 +1,72 @@
+"""A small random checkpoint that speaks the embedded checkpoint's tokens, and ways to rig it."""
+
+import copy
+import dataclasses
+from collections.abc import Callable, Iterable
+
+import torch
+
+from models.checkpoint import Checkpoint
+from models.dual_ar import DualARConfig, DualARTransformer, SamplingConfig
+from models.firefly import FireflyArchitecture
+from models.hub import TINY
+from models.tokenizer import load_tokenizer, special_words
+
+
+def small_checkpoint(codec: FireflyArchitecture, **changes) -> Checkpoint:
+    """A seeded random language model in front of a codec.
+
+    Args:
+        codec: any with the usual 8 codebooks.
+        changes: to the language model's config.
+    """
+    tokenizer = load_tokenizer(TINY, 10**6)
+    semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
+    sizes = {
+        "vocab_size": max(tokenizer.get_vocab().values()) + 1,
+        "n_layer": 2,
+        "n_head": 2,
+        "dim": 32,
+        "intermediate_size": 48,
+        "max_seq_len": 256,
+        "n_fast_layer": 1,
+        "codebook_size": codec.config.codebook_size + 1,
+    }
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        # Weights far from zero: what is said depends on what was heard.
+        config = DualARConfig(**{**sizes, "initializer_range": 0.3, **changes})
+        model = DualARTransformer(config, semantic_id)
+    return Checkpoint(
+        name="small",
+        model=model.eval().requires_grad_(False),
+        codec=codec,
+        tokenizer=tokenizer,
+        semantic_id=semantic_id,
+        end_id=end_id,
+        device=torch.device("cpu"),
+        dtype=torch.float32,
+        sampling=SamplingConfig(),
+        emotion_ids=special_words(tokenizer, "user"),
+        style_ids=special_words(tokenizer, "style"),
+    )
+
+
+def rigged(checkpoint: Checkpoint, **methods: Callable) -> Checkpoint:
+    """The same checkpoint with methods of its model replaced; the weights are shared."""
+    model = copy.copy(checkpoint.model)
+    for name, method in methods.items():
+        setattr(model, name, method)
+    return dataclasses.replace(checkpoint, model=model)
+
+
+def speaking(checkpoint: Checkpoint, tokens: Iterable[int]) -> Checkpoint:
+    """The same checkpoint, which says these text tokens, one a frame, and then the end token."""
+    script = iter(tokens)
+
+    def text_logits(hidden):
+        logits = torch.zeros(*hidden.shape[:-1], checkpoint.model.config.vocab_size)
+        logits[..., next(script, checkpoint.end_id)] = 1000
+        return logits
+
+    return rigged(checkpoint, text_logits=text_logits)
