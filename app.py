@@ -22,12 +22,6 @@ from models.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
 from page import texts  # noqa: E402
 from page.session import Session, ShownTurn, speak  # noqa: E402
 
-EXAMPLE_TEXTS = (
-    "最近心情不好，能聊聊吗？",
-    "我并不喜欢现在的工作。",
-    "我想全职去打游戏，成为一名电竞选手，但是家里人不同意。",
-    "家里人不同意我去当电竞选手。",
-)
 EXAMPLE_RECORDINGS = Path(__file__).parent / "examples"
 REPLY_SECONDS, MAX_REPLY_SECONDS = 30.0, 90.0
 MODEL = {"concurrency_id": "model", "concurrency_limit": 4}  # for every event that runs it
@@ -82,7 +76,6 @@ class VoicePage:
             placeholder=_t("empty"),
             height="clamp(320px, 100vh - 460px, 640px)",
             render_markdown=False,
-            layout="bubble",
             buttons=[],
             feedback_options=None,
             elem_id="chat",
@@ -110,6 +103,7 @@ class VoicePage:
             self.audio = gr.Audio(
                 sources=["microphone", "upload"],
                 type="filepath",
+                buttons=["download"],
                 label=_t("audio"),
                 show_label=False,
                 elem_id="audio",
@@ -150,7 +144,7 @@ class VoicePage:
                 "temperature": gr.Slider(0.05, 1.95, sampling.temperature, step=0.05),
                 "top_p": gr.Slider(0.05, 1, sampling.top_p, step=0.05),
                 "repetition_penalty": gr.Slider(0.5, 1.95, sampling.repetition_penalty, step=0.05),
-                "seed": gr.Number(None, precision=0),
+                "seed": gr.Number(-1, precision=0),
             }
             for name, component in self.sampling.items():
                 component.label, component.info = _t(name), _t(f"{name}_info")
@@ -159,11 +153,17 @@ class VoicePage:
             )
 
     def _build_examples(self) -> None:
-        self.examples = [gr.Examples(list(EXAMPLE_TEXTS), self.text, label=_t("examples"))]
-        recordings = sorted(map(str, EXAMPLE_RECORDINGS.glob("*.wav")))
-        if recordings:
-            label = _t("example_recordings")
-            self.examples.append(gr.Examples(recordings, self.audio, label=label))
+        self.examples = [gr.Examples(list(texts.EXAMPLES), self.text, label=_t("examples"))]
+        if recordings := sorted(EXAMPLE_RECORDINGS.glob("*.wav")):
+            self.examples.append(
+                gr.Examples(
+                    list(map(str, recordings)),
+                    self.audio,
+                    label=_t("example_recordings"),
+                    elem_id="recordings",
+                    example_labels=[texts.recording(path.stem) for path in recordings],
+                )
+            )
 
     def _connect(self) -> None:
         settings = [self.style, self.length, *self.sampling.values()]
@@ -203,12 +203,17 @@ class VoicePage:
             self.sessions[request.session_hash] = Session(self.checkpoint, get_upload_folder())
         return self.sessions[request.session_hash]
 
+    def _num_frames(self, seconds: float) -> int:
+        return max(1, round(seconds * self.frame_rate))
+
     def _options(self, style: str, seconds: float, *sampling) -> dict:
         """The settings, as arguments of `generate_long`."""
         values = dict(zip(self.sampling, sampling))
+        if values["seed"] is None or values["seed"] < 0:
+            values["seed"] = None
         return {
             "style": style or None,
-            "max_new_tokens": max(1, round(seconds * self.frame_rate)),
+            "max_new_tokens": self._num_frames(seconds),
             "sampling": dataclasses.replace(self.checkpoint.sampling, **values),
         }
 
@@ -286,8 +291,10 @@ class VoicePage:
         Each yield has the text so far and the speech so far, as a wav file; the last one has all.
         """
         try:
-            for turn in speak(self.checkpoint, audio and audio["path"], text):
-                yield turn.reply, turn.reply_audio and gr.FileData(path=turn.reply_audio)
+            path, num_frames = audio and audio["path"], self._num_frames(self.reply_seconds)
+            for turn in speak(self.checkpoint, path, text, num_frames):
+                path = turn.reply_audio  # as a dict, for only so Gradio copies it to its cache
+                yield turn.reply, gr.FileData(path=path).model_dump() if path else None
         except ValueError as error:
             raise gr.Error(str(error), print_exception=False) from error
 
@@ -298,8 +305,8 @@ def _t(key: str) -> I18nData | str:
 
 
 def _error(message: str) -> gr.Error:
-    """Message as HTML: Gradio renders it."""
-    return gr.Error(message, title=texts.both("error"), print_exception=False)
+    """An error on the page; the message is HTML."""
+    return gr.Error(message, print_exception=False)
 
 
 def _download(turn: ShownTurn) -> gr.DownloadButton:

@@ -24,7 +24,7 @@ from tqdm import tqdm
 from models.audio import AudioClip, load_audio, to_pcm16
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.conversation import Conversation, Turn, UserTurn
-from models.dual_ar import SamplingConfig, generate_tokens
+from models.dual_ar import Reply, SamplingConfig, next_frames
 
 FIRST_CHUNK_FRAMES = 4
 CHUNK_FRAMES = 8
@@ -136,8 +136,8 @@ def generate_long(
     else:
         turn = _hear(conversation or Conversation(checkpoint), audio, text, max_seconds)
     turn.finish()
-    _log_input(turn, audio)
     return _reply(
+        _input_line(turn, audio),
         turn.conversation,
         turn.conversation.open_turn,
         sampling or checkpoint.sampling,
@@ -169,12 +169,12 @@ def _hear(conversation: Conversation, audio, text: str | None, max_seconds: floa
     return turn
 
 
-def _log_input(turn: UserTurn, audio) -> None:
+def _input_line(turn: UserTurn, audio) -> str:
     source = str(audio) if isinstance(audio, (str, Path)) else "recording"
     heard = [("audio", source)] if turn.num_samples else []
     parts = heard + ([("text", turn.text)] if turn.text else [])
     kinds = "+".join(kind for kind, _ in parts)
-    logger.info(" ".join([">> Input:", *(content for _, content in parts), kinds]))
+    return " ".join([">> Input:", *(content for _, content in parts), kinds])
 
 
 class _Speech:
@@ -183,7 +183,8 @@ class _Speech:
     def __init__(self, checkpoint: Checkpoint, max_frames: int) -> None:
         self.checkpoint = checkpoint
         self.max_frames = max_frames
-        self.said: list[Tensor] = []  # frames [1+K] that were handed out
+        self.columns: list[Tensor] = []  # [1+K], the frames as the model reads them
+        self.num_said = 0  # of them, those that were handed out
         self.waiting: list[Tensor] = []
         self.text = ""
         self._new_text = ""
@@ -196,17 +197,14 @@ class _Speech:
             for name, id in ids.items()
         }
 
-    def add(self, frame: Tensor) -> None:
-        """Take the next frame; it is said with the next chunk."""
+    def add(self, frame: Tensor, column: Tensor) -> None:
+        """Take the next frame [1+K], and as the model reads it; the next chunk says it."""
         token = int(frame[0])
         if token in self._names:
             self._marks.setdefault(*self._names[token])
         self._new_text += self._decoder.push(token)
+        self.columns.append(column)
         self.waiting.append(frame)
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.said) + len(self.waiting)
 
     @torch.no_grad()
     def chunk(self, ended: bool = False) -> ReplyChunk:
@@ -218,7 +216,7 @@ class _Speech:
             # The model may have more codes than the codec; it was never taught to say those.
             codes = codes.clamp(max=codec.config.codebook_size - 1)
             audio = codec.decode_chunk(codes, self._codec_state)[0, 0].float().cpu().numpy()
-        self.said += self.waiting
+        self.num_said += len(self.waiting)
         self.waiting = []
         text, self._new_text = self._new_text, ""
         self.text += text
@@ -226,7 +224,7 @@ class _Speech:
             text=text,
             audio=audio,
             sample_rate=codec.config.sample_rate,
-            num_frames=len(self.said),
+            num_frames=self.num_said,
             max_frames=self.max_frames,
             emotion=self._marks.get("emotion"),
             style=self._marks.get("style"),
@@ -235,6 +233,7 @@ class _Speech:
 
 
 def _reply(
+    input_line: str,
     conversation: Conversation,
     turn: Turn,
     sampling: SamplingConfig,
@@ -245,6 +244,7 @@ def _reply(
 ) -> Iterator[ReplyChunk]:
     if conversation.open_turn is not turn:
         raise ValueError("the conversation went on before this reply began: ask again")
+    logger.info(input_line)
     checkpoint, cache, prompt = conversation.checkpoint, conversation.cache, conversation.unread
     room = cache.max_len - cache.length - prompt.shape[1] - 1
     max_frames = min(room, max_new_tokens or room)
@@ -252,7 +252,7 @@ def _reply(
     bar = tqdm(total=max_frames)
     started = time.perf_counter()
     try:
-        frames = generate_tokens(
+        reply = Reply(
             checkpoint.model,
             prompt,
             max_frames,
@@ -261,30 +261,31 @@ def _reply(
             cache=cache,
             forced=forced,
         )
-        for frame in frames:
-            if not speech.num_frames:
+        frame = None
+        while not reply.ended:
+            (frame,) = next_frames(checkpoint.model, [reply])
+            if frame is None:
+                break
+            if not speech.columns:
                 logger.info(f"First Token: {time.perf_counter() - started:.4f}")
             bar.update()
-            speech.add(frame)
-            if len(speech.waiting) == chunk_sizes[bool(speech.said)]:
+            speech.add(frame, reply.unread[:, 0])
+            if len(speech.waiting) == chunk_sizes[bool(speech.num_said)]:
                 yield speech.chunk()
             # While the chunk was out, the conversation may have gone on without this reply.
             if stop.is_set() or conversation.open_turn is not turn:
-                ended = False
                 break
-        else:
-            ended = speech.num_frames < max_frames
-        yield speech.chunk(ended)
+        yield speech.chunk(ended=frame is None)
     except Exception:
-        if not speech.said and conversation.open_turn is turn:
+        if not speech.num_said and conversation.open_turn is turn:
             conversation.abandon_turn()
         raise
     finally:
         bar.close()
         if conversation.open_turn is turn:
-            said = torch.stack(speech.said, dim=1).cpu() if speech.said else prompt[:, :0]
-            conversation.end_turn(said)
-        logger.info(f"generated: {len(speech.said)} tokens")
+            said = speech.columns[: speech.num_said]
+            conversation.end_turn(torch.stack(said, dim=1).cpu() if said else prompt[:, :0])
+        logger.info(f"generated: {speech.num_said} tokens")
         logger.info(f"Gen text: {speech.text}")
 
 

@@ -94,21 +94,21 @@ class Conversation:
             ValueError: the turn under way alone is too long.
         """
         limit = int(self.cache.max_len * (1 - REPLY_SHARE))
-        length = sum(turn.columns.shape[1] for turn in self.turns) + num_columns
+        length = self.turns[-1].columns.shape[1] + num_columns
+        if length > limit:
+            raise ValueError(
+                f"the input takes {length} positions, but at most {limit} of the model's "
+                f"{self.cache.max_len} are for it: use a shorter recording or text"
+            )
         dropped = 0
-        while length > limit and len(self.turns) > 1:
-            length -= self.turns.pop(0).columns.shape[1]
+        while self.columns.shape[1] + num_columns > limit:
+            self.turns.pop(0)
             dropped += 1
         if dropped:
             self.cache.reset()
             logger.info(
                 f"the context of {self.cache.max_len} positions is nearly full: "
                 f"dropped the {dropped} oldest turn(s), reading {len(self.turns)} again"
-            )
-        if length > limit:
-            raise ValueError(
-                f"the input takes {length} positions, but at most {limit} of the model's "
-                f"{self.cache.max_len} are for it: use a shorter recording or text"
             )
 
     def end_turn(self, reply: Tensor) -> None:

@@ -5,7 +5,8 @@
 // without a gap: each starts at the very sample at which the one before it ends.
 const rate = props.sample_rate;
 const MIN_LEAD = 0.06; // seconds between a piece's arrival and its sound
-const MAX_LEAD = 1.0;
+const MAX_LEAD = 1.0; // after a gap, where pieces come slower than they sound
+const MAX_FIRST_LEAD = 0.25; // at the beginning of a turn, if the one before it had a gap
 const MARGIN = 256; // samples; what starts sooner than this comes too late
 
 let context = null;
@@ -68,7 +69,7 @@ function start(name) {
   turn = name;
   silenced = null;
   numLines = 0;
-  lead = late ? lead : Math.max(MIN_LEAD, lead / 2);
+  lead = late ? Math.min(MAX_FIRST_LEAD, lead) : MIN_LEAD;
   late = false;
 }
 

@@ -135,10 +135,10 @@ class Listener:
                     raise ValueError("nothing was heard: speak for at least half a second")
             except Exception as error:  # raised again where the turn is asked for
                 self._error = error
-            if self._turn and (self._error or self._cancelled):
-                self._conversation.abandon_turn()
-            elif not self._error:
+            if not (self._error or self._cancelled):
                 lock.pop_all()  # `finish` hands it on
+            elif self._conversation.open_turn:
+                self._conversation.abandon_turn()
 
     def _hear(self, piece: tuple[int, np.ndarray]) -> None:
         clip = load_audio(piece)
@@ -253,14 +253,23 @@ class Session:
             self._lock.release()
 
 
-def speak(checkpoint: Checkpoint, audio: str | None, text: str) -> Iterator[ShownTurn]:
+def speak(
+    checkpoint: Checkpoint, audio: str | None, text: str, max_new_tokens: int
+) -> Iterator[ShownTurn]:
     """Answer a single turn, with no session; `reply_audio` holds the speech so far.
 
     The files exist until the next one is asked for.
     """
     turn = ShownTurn(text, audio, checkpoint.codec.config.sample_rate)
+    chunks = generate_long(
+        checkpoint,
+        audio=audio,
+        text=text,
+        max_new_tokens=max_new_tokens,
+        chunk_frames=API_FRAMES,
+    )
     with tempfile.TemporaryDirectory() as folder:
-        for chunk in generate_long(checkpoint, audio=audio, text=text, chunk_frames=API_FRAMES):
+        for chunk in chunks:
             turn.add(chunk)
             turn.write(Path(folder) / "reply.wav")
             yield turn

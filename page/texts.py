@@ -10,22 +10,43 @@ FOLDER = Path(__file__).parent
 STRINGS: dict[str, dict[str, str]] = json.loads(
     (FOLDER / "strings.json").read_text(encoding="utf-8")
 )
-# A browser's language is looked up as it is: a bare zh is not found under zh-CN.
-CHINESE = ("zh", "zh-CN", "zh-Hans", "zh-SG", "zh-TW", "zh-HK")
+EXAMPLES = (
+    "最近心情不好，能聊聊吗？",
+    "我并不喜欢现在的工作。",
+    "我想全职去打游戏，成为一名电竞选手，但是家里人不同意。",
+    "家里人不同意我去当电竞选手。",
+)
+# What is said in a recording whose name ends so; Chinese as it is in the recording itself.
+RECORDINGS = {
+    "bad-mood": "心情不好",
+    "job": "不喜欢的工作",
+    "esports": "想打电竞",
+    "family": "家里人不同意",
+    "assistant": "助手",
+    "customer-service": "客服",
+    "education": "学习",
+    "health": "健康",
+    "entertainment": "娱乐",
+}
 PREFIX = "page_"  # Gradio has keys of its own, "audio" among them
 LOCALES = {
     locale: {PREFIX + key: text for key, text in STRINGS[name].items()}
-    for name, locales in (("en", ("en",)), ("zh", CHINESE))
-    for locale in locales
+    for locale, name in (("en", "en"), ("zh", "zh"), ("zh-CN", "zh"))
 }
+# Gradio answers a browser of bare zh, or of zh-SG, in English: it is told here, in the module
+# that it offers its own language menu from.
 HEAD = """
-<script>
-  document.documentElement.lang = /^zh\\b/i.test(navigator.language) ? "zh-CN" : "en";
+<script type="module">
+  const chinese = /^zh\\b/i.test(navigator.language);
+  document.documentElement.lang = chinese ? "zh-CN" : "en";
   document.documentElement.classList.toggle("insecure", !window.isSecureContext);
+  if (chinese && navigator.language !== "zh-CN") {
+    const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+    const core = loaded.find((name) => /\\/core-[^/]*\\.js$/.test(name));
+    if (core) (await import(core)).changeLocale?.("zh-CN");
+  }
 </script>
 """
-
-
 SILENCE = "() => window.dispatchEvent(new Event('silence'))"
 SHOW_KIND = "kind => { document.querySelector('#composer').dataset.kind = kind }"
 
@@ -44,6 +65,12 @@ def both(key: str) -> str:
         f'<span class="{name}" lang="{name}">{escape(words.get(key, key))}</span>'
         for name, words in STRINGS.items()
     )
+
+
+def recording(stem: str) -> str:
+    """What stands on the button of an example recording, such as 3-esports."""
+    topic = stem.partition("-")[2]
+    return RECORDINGS.get(topic, stem)
 
 
 def header(checkpoint_name: str, device: str) -> str:

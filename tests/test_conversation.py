@@ -85,20 +85,15 @@ def test_a_new_conversation_is_empty(checkpoint):
 def test_each_turn_reads_only_its_own_columns_and_equals_one_uncached_pass(checkpoint):
     heard, passes = listening(checkpoint)
     conversation = Conversation(heard)
-    lengths = []
     for seed, text in enumerate((None, "你好", "再见")):
-        before = len(passes)
         answer(conversation, audio=clip(0.3, seed), text=text)
-        lengths.append(sum(grid.shape[1] for grid, _ in passes[before:]))
-        turn = conversation.turns[-1]
-        unread_end = 1 if seed == 0 else 0  # each turn reads the end before it, not its own
-        assert lengths[-1] == turn.columns.shape[1] - unread_end
-    columns = conversation.columns
+        num_read = sum(grid.shape[1] for grid, _ in passes)
+        assert num_read == conversation.cache.length == conversation.columns.shape[1] - 2
     read = torch.cat([grid for grid, _ in passes], dim=1)
-    assert torch.equal(read, columns[:, :-1])
+    assert torch.equal(read, conversation.columns[:, :-2])
     hidden = torch.cat([hidden for _, hidden in passes], dim=1)
     logits = checkpoint.model.text_logits(hidden)
-    uncached, _ = checkpoint.model(columns[None, :, :-1])
+    uncached, _ = checkpoint.model(conversation.columns[None, :, :-2])
     torch.testing.assert_close(logits, uncached, atol=1e-4, rtol=1e-4)
 
 
@@ -323,6 +318,22 @@ def test_a_reply_left_early_is_kept_as_far_as_it_was_said(checkpoint, tmp_path, 
     assert_sound(conversation)
 
 
+@pytest.mark.parametrize("begin_anew", [Conversation.reset, Conversation.begin_turn])
+def test_a_reply_that_is_in_a_step_when_the_conversation_goes_on(checkpoint, begin_anew):
+    def forward_hidden(grid, caches):
+        if grid.shape[2] == 1:  # as from another thread
+            begin_anew(conversation)
+        return checkpoint.model.forward_hidden(grid, caches)
+
+    conversation = Conversation(rigged(checkpoint, forward_hidden=forward_hidden))
+    answer(conversation, text="你好")
+    conversation.checkpoint = checkpoint
+    assert conversation.columns.shape[1] == conversation.cache.length == 0
+    wave = answer(conversation, text="再见")
+    np.testing.assert_allclose(wave, answer(Conversation(checkpoint), text="再见"), atol=1e-4)
+    assert_sound(conversation)
+
+
 def test_a_reply_that_was_never_begun_leaves_nothing(checkpoint):
     conversation = Conversation(checkpoint)
     answer(conversation, text="你好")
@@ -358,6 +369,20 @@ def test_an_empty_reply_then_another_turn(checkpoint):
     turn = conversation.turns[0]
     assert turn.columns.shape[1] == turn.prompt_length + 1
     assert len(answer(conversation, text="再见")) > 0
+    assert_sound(conversation)
+
+
+def test_pad_codes_are_kept_as_the_model_reads_them(checkpoint):
+    def step_fast(x, cache):
+        logits = checkpoint.model.step_fast(x, cache)
+        logits[:, 0] += 1000 * (cache.length % 2)
+        return logits
+
+    conversation = Conversation(rigged(checkpoint, step_fast=step_fast))
+    answer(conversation, text="你好")
+    conversation.checkpoint = checkpoint
+    turn = conversation.turns[0]
+    assert (turn.columns[1:, turn.prompt_length : -1] == 0).float().mean() == 0.5
     assert_sound(conversation)
 
 

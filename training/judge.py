@@ -29,9 +29,9 @@ JUDGE_MINUTES = 10.0
 WIDTH = 192
 DILATIONS = (1, 1, 2, 1, 2, 4)
 BATCH_SIZE = 24
-FIRST_UTTERANCES, FRESH_UTTERANCES = 480, 120  # synthesised before the first round, and for each
+FIRST_UTTERANCES, FRESH_UTTERANCES = 480, 96  # synthesised before the first round, and for each
 ROUND_BATCHES = 20
-POOL_SIZE = 4000  # utterances kept, about half a gigabyte
+POOL_SIZE = 4000  # utterances kept, about 200 MB
 NUM_LINES = 1600
 LINES_A_RUN = 40  # starting espeak-ng takes longer than reading a line
 
@@ -257,12 +257,17 @@ def augment(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:
     pace = float(torch.empty(()).uniform_(0.9, 1.15))
     features = F.interpolate(features, scale_factor=pace, mode="linear")
     lengths = (lengths * pace).long()
-    blur = uniform(-0.5, 1.0).clamp(min=0)
-    blurred = F.avg_pool2d(features[:, None], 3, stride=1, padding=1, count_include_pad=False)
-    features = features.lerp(blurred[:, 0], blur)
+    sizes = [2 * int(torch.randint(limit, ())) + 1 for limit in (4, 3)]  # in mels and in time
+    blurred = F.avg_pool2d(
+        features[:, None], sizes, 1, [size // 2 for size in sizes], count_include_pad=False
+    )
+    features = features.lerp(blurred[:, 0], uniform(-0.3, 1.0).clamp(min=0))
     features = features.maximum(uniform(-3.0, -0.8))
-    features = features + torch.randn_like(features) * uniform(-0.1, 0.25).clamp(min=0)
-    for dim, longest in ((1, 10), (1, 10), (2, 6)):
+    coarse = torch.randn(batch_size, 1, num_mels // 4, features.shape[2] // 4 + 1)
+    coarse = F.interpolate(coarse, size=features.shape[1:], mode="bilinear")[:, 0]
+    features = features + coarse * uniform(-0.2, 0.6).clamp(min=0)  # a codec errs in patches
+    features = features + torch.randn_like(features) * uniform(-0.1, 0.3).clamp(min=0)
+    for dim, longest in ((1, 12), (1, 12), (2, 6)):
         start = uniform(0, features.shape[dim])
         place = torch.arange(features.shape[dim]).view(1, -1, 1) - start
         gap = (place >= 0) & (place < uniform(0, longest))
