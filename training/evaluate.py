@@ -37,7 +37,7 @@ from .prosody import ProsodyMeasure
 from .scores import accuracy, confusion, share, style_order
 from .synthesise import SAMPLE_RATE, STYLE_PROSODY, phonemes
 
-NUM_HEARD = 60  # utterances that STOI and the judge are measured on
+NUM_HEARD = 48  # utterances that STOI and the judge are measured on
 NUM_STYLED = 12  # questions answered once in every style
 NUM_TIMED = 5
 RECORDING_MINUTES, RECORDING_SEED = 15, 2  # as the recipe makes it
