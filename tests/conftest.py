@@ -8,6 +8,10 @@ from parity import load_json, seeded_state_dict
 
 from models.firefly import FireflyArchitecture, FireflyConfig
 
+# The browser, the page's server and the synthesiser run beside the tests: threads that wait for
+# each other at every small product would make all of them slow.
+torch.set_num_threads(1)
+
 
 @pytest.fixture
 def no_grad() -> Iterator[None]:
