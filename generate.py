@@ -26,7 +26,7 @@ from models.checkpoint import Checkpoint, load_checkpoint
 from models.conversation import Conversation, Turn, UserTurn
 from models.dual_ar import Reply, SamplingConfig, next_frames
 
-FIRST_CHUNK_FRAMES = 4
+FIRST_CHUNK_FRAMES = 2
 CHUNK_FRAMES = 8
 
 
@@ -110,7 +110,8 @@ def generate_long(
         max_new_tokens: frames at most; None for as many as the model's context has room for.
         max_seconds: the longest speech allowed.
         first_chunk_frames: frames in the first chunk; few give an early first sound.
-        chunk_frames: frames in the others.
+        chunk_frames: frames in the others at most: each has twice as many as the one before, so
+            that the next one is there before a chunk has been played.
         stop: when set, the reply ends within one frame.
 
     Yields:
@@ -143,7 +144,8 @@ def generate_long(
         sampling or checkpoint.sampling,
         forced,
         max_new_tokens,
-        (first_chunk_frames, chunk_frames),
+        first_chunk_frames,
+        chunk_frames,
         stop or Event(),
     )
 
@@ -239,7 +241,8 @@ def _reply(
     sampling: SamplingConfig,
     forced: Sequence[int | None],
     max_new_tokens: int | None,
-    chunk_sizes: tuple[int, int],
+    chunk_size: int,
+    largest_chunk: int,
     stop: Event,
 ) -> Iterator[ReplyChunk]:
     if conversation.open_turn is not turn:
@@ -270,8 +273,9 @@ def _reply(
                 logger.info(f"First Token: {time.perf_counter() - started:.4f}")
             bar.update()
             speech.add(frame, reply.unread[:, 0])
-            if len(speech.waiting) == chunk_sizes[bool(speech.num_said)]:
+            if len(speech.waiting) == chunk_size:
                 yield speech.chunk()
+                chunk_size = min(2 * chunk_size, largest_chunk)
             # While the chunk was out, the conversation may have gone on without this reply.
             if stop.is_set() or conversation.open_turn is not turn:
                 break

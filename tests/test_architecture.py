@@ -24,7 +24,8 @@ LAYERS = [
     {"models.conversation"},
     {"generate"},
     {"page"},
-    {"app", "benchmarks", "training"},
+    {"app", "training"},
+    {"benchmarks"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 TORCH = {"torch", "torchaudio", "torchvision"}

@@ -105,7 +105,7 @@ def test_no_text_nor_speech_is_lost_where_the_text_is_longer(checkpoint):
     assert torch.equal(heard, alone[:, alone[0] == checkpoint.semantic_id])
 
 
-@pytest.mark.parametrize("sizes", [(4, 8), (1, 1), (7, 2), (100, 5)])
+@pytest.mark.parametrize("sizes", [(4, 8), (1, 1), (1, 6), (7, 2), (100, 5)])
 def test_the_chunks_joined_are_the_offline_decode(checkpoint, sizes):
     conversation = Conversation(checkpoint)
     chunks, _, wave = reply_to(
@@ -122,9 +122,10 @@ def test_the_chunks_joined_are_the_offline_decode(checkpoint, sizes):
         whole, _ = checkpoint.codec.decode(codes, torch.tensor([NUM_FRAMES]))
     np.testing.assert_allclose(wave, whole[0, 0].numpy(), atol=1e-4)
     lengths = [len(chunk.audio) // checkpoint.codec.config.samples_per_frame for chunk in chunks]
-    expected = [min(sizes[0], NUM_FRAMES)]
+    expected, size = [], sizes[0]
     while sum(expected) < NUM_FRAMES:
-        expected.append(min(sizes[1], NUM_FRAMES - sum(expected)))
+        expected.append(min(size, NUM_FRAMES - sum(expected)))
+        size = min(2 * size, sizes[1])
     assert [length for length in lengths if length] == expected
     made = np.cumsum(lengths).tolist()
     assert [chunk.num_frames for chunk in chunks] == made
@@ -139,8 +140,8 @@ def test_the_first_chunk_comes_before_the_second_is_made(checkpoint):
 
     reply = generate_long(rigged(checkpoint, text_logits=step), text="你好", sampling=SEEDED)
     assert not made
-    assert next(reply).num_frames == len(made) == 4
-    assert next(reply).num_frames == len(made) == 12
+    assert next(reply).num_frames == len(made) == 2
+    assert next(reply).num_frames == len(made) == 6
     reply.close()
 
 
@@ -203,7 +204,7 @@ def test_text_goes_on_around_silent_frames(checkpoint):
 def test_each_chunk_has_the_text_of_its_own_sound(checkpoint):
     tokens = byte_tokens(checkpoint, b"abcdefghijklm")
     chunks, _, _ = reply_to(speaking(checkpoint, tokens), text="你好")
-    assert [chunk.text for chunk in chunks if chunk.text] == ["abcd", "efghijkl", "m"]
+    assert [chunk.text for chunk in chunks if chunk.text] == ["ab", "cdef", "ghijklm"]
 
 
 def test_emotion_and_style_are_told_when_they_are_known(checkpoint):
@@ -319,7 +320,7 @@ def test_stop_ends_the_reply_within_a_frame(checkpoint, stop_after):
         chunks.append(chunk)
         if len(chunks) == stop_after:
             stop.set()
-    said = [0, 4, 12][stop_after]
+    said = [0, 2, 6][stop_after]
     assert said <= chunks[-1].num_frames <= said + 1
     assert not chunks[-1].ended
     free, _, _ = reply_to(checkpoint, text="你好")
@@ -468,9 +469,9 @@ def test_an_error_in_the_reply_leaves_a_sound_conversation(checkpoint, fails_at)
     conversation.checkpoint = checkpoint
     if fails_at == 1:
         assert torch.equal(conversation.columns, before)
-    else:  # four frames had been heard
+    else:  # two frames had been heard
         turn = conversation.turns[1]
-        assert turn.columns.shape[1] == turn.prompt_length + 4 + 1
+        assert turn.columns.shape[1] == turn.prompt_length + 2 + 1
     assert conversation.cache.length <= conversation.columns.shape[1]
     left, right = (
         reply_to(checkpoint, text="好", conversation=c)[2]

@@ -21,7 +21,9 @@ class RMSNorm(nn.Module):
         self.eps = eps
 
     def forward(self, x: Tensor) -> Tensor:
-        return F.rms_norm(x.float(), self.weight.shape, eps=self.eps).type_as(x) * self.weight
+        # Written out: on a CPU F.rms_norm takes twice as long for a single position.
+        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        return (x.float() * scale).type_as(x) * self.weight
 
 
 def rope_table(num_positions: int, head_dim: int, base: float) -> Tensor:
