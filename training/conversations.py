@@ -78,19 +78,6 @@ class Conversations:
         row[0, : len(words)] = torch.tensor(words)
         return torch.cat([row, codes.long() + 1])
 
-    def draw_reply(self, rng: np.random.Generator) -> tuple[str, Tensor, Tensor]:
-        """A first turn's reply: its text, its prompt [1+K, P] and its columns [1+K, n]."""
-        intent = self.intents[str(rng.choice(list(self.intents)))]
-        user = self.users[intent.name][rng.integers(len(self.users[intent.name]))]
-        style = STYLE_FOR_EMOTION[user.manner]
-        text = choose_reply(intent, style, rng)
-        codes = self.replies[text, style]
-        return (
-            text,
-            self.prompt(user, "speech"),
-            self.reply_columns(text, user.manner, style, codes),
-        )
-
     def end_column(self) -> Tensor:
         """The end token with pad codes, [1+K, 1]."""
         column = torch.zeros(1 + self.num_codebooks, 1, dtype=torch.long)

@@ -23,7 +23,7 @@ from .language_model import load_language_model, train_language_model
 from .tokenizer import VOCAB_SIZE, write_tokenizer
 
 # Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
-SHARES = {"codes": 0.11, "vocoder": 0.17, "language_model": 0.62, "preference": 0.10}
+SHARES = {"codes": 0.12, "vocoder": 0.20, "language_model": 0.68}
 SPEECH_MINUTES, HELDOUT_MINUTES = 80, 15
 USER_ROUNDS, HELDOUT_ROUNDS = 6, 1
 # Speech that its words determine is best drawn near its mode, and silence repeats codes.
