@@ -16,10 +16,11 @@ from uuid import uuid4
 import numpy as np
 import soundfile
 
-from generate import ReplyChunk, generate_long
+from generate import generate_long
 from models.audio import load_audio, to_pcm16
 from models.checkpoint import Checkpoint
 from models.conversation import Conversation, UserTurn
+from models.speech import ReplyChunk
 
 REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
 API_FRAMES = 32  # a chunk of the API: each comes as a file with all speech so far

@@ -21,7 +21,7 @@ LAYERS = [
         "models.weights",
     },
     {"models.checkpoint"},
-    {"models.conversation"},
+    {"models.conversation", "models.speech"},
     {"generate"},
     {"page"},
     {"app", "training"},

@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from generate import TextDecoder
 from models.checkpoint import Checkpoint
 from models.conversation import Conversation, Turn, UserTurn
 from models.dual_ar import Reply, next_frames
+from models.speech import TextDecoder
 
 from .dialogues import EMOTIONS, Dialogues, Intent
 from .synthesise import SAMPLE_RATE, UserSpeaker

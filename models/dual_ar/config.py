@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -86,26 +85,6 @@ class DualARConfig:
                 f"max_seq_len {self.max_seq_len} and num_codebooks {self.num_codebooks} "
                 "must be at least 1"
             )
-
-    @classmethod
-    def from_dict(cls, values: Mapping[str, object]) -> DualARConfig:
-        """Build a config from the contents of a config.json.
-
-        Raises:
-            ValueError: unknown or missing keys, or sizes that do not fit together.
-        """
-        fields = dataclasses.fields(cls)
-        unknown = sorted(set(values) - {field.name for field in fields})
-        if unknown:
-            raise ValueError(
-                f"unknown keys in the language model's config: {', '.join(unknown)}; "
-                f"allowed are {', '.join(field.name for field in fields)}"
-            )
-        required = {field.name for field in fields if field.default is dataclasses.MISSING}
-        missing = sorted(required - set(values))
-        if missing:
-            raise ValueError(f"keys missing in the language model's config: {', '.join(missing)}")
-        return cls(**values)
 
     @property
     def slow(self) -> StackConfig:
