@@ -181,6 +181,7 @@ class VoicePage:
             self.microphone.stop_recording(self._answer_heard, settings, outputs, **shown, **MODEL),
         ]
         direct = {"queue": False, "show_progress": "hidden", **PRIVATE}
+        self.audio.change(self._prepare, [self.kind, self.audio], None, **direct)
         self.microphone.start_recording(
             self._listen, None, self.status, js=texts.SILENCE, cancels=replies, **direct
         )
@@ -216,6 +217,11 @@ class VoicePage:
             "max_new_tokens": self._num_frames(seconds),
             "sampling": dataclasses.replace(self.checkpoint.sampling, **values),
         }
+
+    def _prepare(self, request: gr.Request, kind: str, audio: str | None) -> None:
+        """Read a recording while the user has not sent it yet, if no text can come with it."""
+        if kind == "speech" and audio:
+            self._session(request).prepare(audio)
 
     def _answer(self, request: gr.Request, kind, audio, text, *settings) -> Iterator[dict]:
         """Answer what was recorded or written."""

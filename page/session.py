@@ -82,7 +82,7 @@ class ShownTurn:
 
 
 class Listener:
-    """Reads the user's speech into the conversation while it is spoken.
+    """Reads the user's speech into the conversation while it is spoken, or before it is sent.
 
     A thread of its own does it: pieces of sound arrive faster than a busy machine reads them, and
     none may be lost. It takes the session's lock, and `finish` hands the lock on to its caller.
@@ -91,17 +91,17 @@ class Listener:
     def __init__(self, conversation: Conversation, lock: Lock) -> None:
         self._conversation = conversation
         self._lock = lock
-        self._heard: list[tuple[int, np.ndarray]] = []
+        self._heard: list[str | tuple[int, np.ndarray]] = []
         self._turn: UserTurn | None = None
         self._error: Exception | None = None
         self._cancelled = False
-        self._pieces: Queue[tuple[int, np.ndarray] | None] = Queue()
+        self._pieces: Queue[str | tuple[int, np.ndarray] | None] = Queue()
         self._thread = Thread(target=self._listen, daemon=True)
         self._thread.start()
 
-    def push(self, sample_rate: int, samples: np.ndarray) -> None:
-        """Hear the next samples, int16 [n] or [n, channels]; returns at once."""
-        self._pieces.put((sample_rate, samples))
+    def push(self, piece: str | tuple[int, np.ndarray]) -> None:
+        """Hear the next piece, a file or (rate, int16 [n] or [n, channels]); returns at once."""
+        self._pieces.put(piece)
 
     def finish(self) -> UserTurn:
         """The user's turn, all of it read; the caller has the session's lock from now on.
@@ -122,7 +122,7 @@ class Listener:
         self._pieces.put(None)
 
     def write(self, path: Path) -> str:
-        """Write what was heard as a wav file; returns its path."""
+        """Write what the microphone heard as a wav file; returns its path."""
         soundfile.write(path, np.concatenate([s for _, s in self._heard]), self._heard[0][0])
         return str(path)
 
@@ -141,7 +141,7 @@ class Listener:
             elif self._conversation.open_turn:
                 self._conversation.abandon_turn()
 
-    def _hear(self, piece: tuple[int, np.ndarray]) -> None:
+    def _hear(self, piece: str | tuple[int, np.ndarray]) -> None:
         clip = load_audio(piece)
         self._heard.append(piece)
         if self._turn is None:
@@ -164,6 +164,7 @@ class Session:
         self._lock = Lock()  # held while a turn is under way, from whichever thread
         self._stop = Event()
         self._listener: Listener | None = None
+        self._recording: tuple[str, Listener] | None = None  # what `prepare` reads
 
     def interrupt(self) -> None:
         """Let the reply or the listening that is under way end; returns at once."""
@@ -171,6 +172,7 @@ class Session:
         listener, self._listener = self._listener, None
         if listener:
             listener.cancel()
+        self.prepare(None)
 
     def wait(self) -> None:
         """Return when no turn is under way any more; call `interrupt` before."""
@@ -199,7 +201,18 @@ class Session:
     def hear(self, sample_rate: int, samples: np.ndarray) -> None:
         """The next sound of the microphone; dropped when nobody listens any more."""
         if self._listener:
-            self._listener.push(sample_rate, samples)
+            self._listener.push((sample_rate, samples))
+
+    def prepare(self, audio: str | None) -> None:
+        """Read a recording before it is sent, as soon as no reply is under way; returns at once.
+
+        Only the last one is kept; None forgets it.
+        """
+        if self._recording:
+            self._recording[1].cancel()
+        self._recording = (audio, Listener(self.conversation, self._lock)) if audio else None
+        if audio:
+            self._recording[1].push(audio)
 
     def answer(self, audio: str | None, text: str, **options) -> Iterator[ShownTurn]:
         """Answer a complete turn; yields it each time it has grown.
@@ -212,9 +225,16 @@ class Session:
         Raises:
             ValueError: as `generate_long`; the conversation is as before.
         """
-        self.interrupt()
-        self._lock.acquire()
-        yield from self._reply(audio, text, audio, **options)
+        source = audio
+        if audio and not text and self._recording and self._recording[0] == audio:
+            _, listener = self._recording
+            self._recording = None
+            self.interrupt()
+            source = listener.finish()
+        else:
+            self.interrupt()
+            self._lock.acquire()
+        yield from self._reply(source, text, audio, **options)
 
     def answer_heard(self, **options) -> Iterator[ShownTurn]:
         """Answer what the microphone heard, if it is open; like `answer`."""

@@ -3,6 +3,7 @@
 import base64
 import gc
 import json
+import time
 import urllib.request
 import weakref
 from collections.abc import Iterator
@@ -17,6 +18,7 @@ from gradio_client.exceptions import AppError
 
 import app
 from models.checkpoint import Checkpoint, load_checkpoint
+from models.dual_ar import SamplingConfig
 from page import texts
 from page.session import Session, ShownTurn
 
@@ -211,6 +213,24 @@ def test_a_microphone_that_gave_nothing(session: Session):
         list(session.answer_heard())
     session.hear(48_000, np.zeros(24_000, np.int16))  # late: nobody listens
     say(session, "你好")
+
+
+def test_a_recording_read_before_it_is_sent(
+    checkpoint: Checkpoint, session: Session, tmp_path: Path, recording: Path
+):
+    options = {"max_new_tokens": NUM_FRAMES, "sampling": SamplingConfig(seed=1)}
+    list(session.answer(str(recording), "", **options))
+    prepared = Session(checkpoint, str(tmp_path))
+    prepared.prepare("another recording.wav")
+    prepared.prepare(str(recording))
+    while prepared.conversation.cache.length == 0:
+        time.sleep(0.01)
+    list(prepared.answer(str(recording), "", **options))
+    assert prepared.conversation.columns.equal(session.conversation.columns)
+    prepared.prepare(str(recording))
+    say(prepared, "你好")  # not the recording
+    assert len(prepared.conversation.turns) == 2
+    prepared.close()
 
 
 def test_listening_that_is_interrupted_is_forgotten(session: Session):

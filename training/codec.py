@@ -4,8 +4,11 @@ Trained naively, the quantiser collapses: the log-mel's large mean drives its in
 and one code per group is left. Against that, stage one learns from the log-mel alone, starts its
 output at the data's mean, scales each group's projection to the quantiser's range, and keeps the
 spread of the projections with a small penalty (after VICReg: Bardes et al., arXiv:2105.04906).
+A spectrum's distance alone loses words that a listener would not; so stage one also has to spell
+what is said from the codes, and stage two has to please stage one's ears.
 """
 
+import json
 from pathlib import Path
 
 import numpy as np
@@ -17,6 +20,7 @@ from models.audio import write_wav
 from models.firefly import FireflyArchitecture, FireflyConfig
 
 from .loop import Stage
+from .spelling import Speller, read_lines
 
 TINY_CODEC = FireflyConfig(
     sample_rate=22050,
@@ -24,8 +28,8 @@ TINY_CODEC = FireflyConfig(
     win_length=1024,
     hop_length=256,
     n_mels=100,
-    encoder_depths=(2, 2, 4, 2),
-    encoder_dims=(96, 160, 224, 256),
+    encoder_depths=(2, 2, 2, 2),
+    encoder_dims=(64, 128, 192, 256),
     drop_path_rate=0.0,
     layer_scale_init=0.1,
     decoder_dim=256,
@@ -33,9 +37,16 @@ TINY_CODEC = FireflyConfig(
     upsample_rates=(8, 8, 2, 2),
     upsample_kernel_sizes=(16, 16, 4, 4),
     resblock_kernel_sizes=(3, 7),
+    resblock_dilations=(1, 3),
 )
 SPREAD = (0.35, 0.6, 0.6, 0.6)  # standard deviation at which a level's codes are used evenly
 SPREAD_WEIGHT = 0.1
+MEL_FLOOR = -7.5  # below is background noise, which no code should be spent on
+SPELLING_WEIGHT = 0.2
+SPELLING_START = (
+    300  # steps, and as many until its full weight: earlier it would collapse the codes
+)
+HEARING_WEIGHT = 1.0
 STFT_SIZES = (256, 512, 1024, 2048)
 
 
@@ -49,6 +60,9 @@ class Crops:
 
     def __init__(self, path: Path, seed: int, device: str) -> None:
         self.samples = np.load(path, mmap_mode="r")
+        spoken = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
+        self.texts: list[str] = spoken["texts"]
+        self.starts = np.array(spoken["starts"])  # of the texts, in samples
         self.rng = np.random.default_rng(seed)
         self.device = device
 
@@ -57,14 +71,33 @@ class Crops:
         batch = np.stack([self.samples[start : start + num_samples] for start in starts])
         return torch.from_numpy(batch / np.float32(32768))[:, None].to(self.device)
 
+    def draw_utterances(
+        self, batch_size: int, num_samples: int
+    ) -> tuple[Tensor, list[int], list[list[str]]]:
+        """Pieces that begin with an utterance.
+
+        Returns:
+            wave [B, 1, T]; where the last utterance that is whole ends, in samples; and the texts
+            that are whole: none where the first is too long already.
+        """
+        first = self.rng.integers(0, np.searchsorted(self.starts, self.starts[-1] - num_samples),
+                                  batch_size)  # fmt: skip
+        last = [np.searchsorted(self.starts, self.starts[i] + num_samples, "right") - 1
+                for i in first]  # fmt: skip
+        batch = np.stack([self.samples[s : s + num_samples] for s in self.starts[first]])
+        wave = torch.from_numpy(batch / np.float32(32768))[:, None].to(self.device)
+        ends = [int(self.starts[j] - self.starts[i]) for i, j in zip(first, last)]
+        return wave, ends, [self.texts[i:j] for i, j in zip(first, last)]
+
 
 def train_codes(speech: Path, heldout: Path, folder: Path, minutes: float, device: str) -> Path:
-    """Stage one: encoder and quantiser, by the log-mel that a 1x1 head reads off the codes."""
+    """Stage one: encoder and quantiser, by what linear heads read off the codes: mel and words."""
     codec = new_codec().to(device)
     config = codec.config
     mel_head = nn.Conv1d(config.latent_dim, config.n_mels, 1).to(device)
     crops, valid = Crops(speech, 1, device), Crops(heldout, 2, device)
     valid_wave = valid.draw(64, 64 * config.samples_per_frame)
+    speller = Speller(config.latent_dim, read_lines(sorted(set(crops.texts)))).to(device)
     trained = nn.ModuleDict({"backbone": codec.backbone, "quantizer": codec.quantizer})
 
     with torch.no_grad():
@@ -72,27 +105,34 @@ def train_codes(speech: Path, heldout: Path, folder: Path, minutes: float, devic
         mel_head.bias.copy_(mel.mean(dim=(0, 2)))
         _spread_codes(codec, mel)
 
-    def loss_of(wave: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    def code(wave: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Mel L1, spread loss, what the heads read [B, C, T], and codes."""
         with torch.no_grad():
             mel = codec.spec_transform(wave)
         with torch.autocast(device, torch.bfloat16):
             hidden = codec.backbone(mel)
             quantised, codes = codec.quantizer(hidden)
             predicted = mel_head(quantised)
-        l1 = F.l1_loss(predicted.float(), mel)
-        return l1, _spread_loss(codec, hidden), codes
+        l1 = F.l1_loss(predicted.float().clamp(min=MEL_FLOOR), mel.clamp(min=MEL_FLOOR))
+        return l1, _spread_loss(codec, hidden), quantised, codes
 
     def step(index: int) -> Tensor:
-        l1, spread, _ = loss_of(crops.draw(16, 32 * config.samples_per_frame))
-        return l1 + SPREAD_WEIGHT * spread
+        wave, ends, texts = crops.draw_utterances(3, 96 * config.samples_per_frame)
+        l1, spread, quantised, _ = code(wave)
+        syllabic = F.avg_pool1d(quantised, 2).mT  # 43 a second are enough to spell by
+        heard = [(row[: end // (2 * config.hop_length)], spoken)
+                 for row, end, spoken in zip(syllabic, ends, texts) if spoken]  # fmt: skip
+        spelling = speller.loss(*map(list, zip(*heard))) if heard else 0.0
+        spelling_weight = SPELLING_WEIGHT * min(max(index / SPELLING_START - 1, 0.0), 1.0)
+        return l1 + SPREAD_WEIGHT * spread + spelling_weight * spelling
 
     def validate(index: int) -> dict[str, float]:
-        l1, spread, codes = loss_of(valid_wave)
+        l1, spread, _, codes = code(valid_wave)
         used = [codes[:, group].unique().numel() for group in range(config.num_codebooks)]
         return {"valid_mel_l1": l1.item(), "spread": spread.item(), "codes_used_min": min(used)}
 
     Stage(name="codes", folder=folder, minutes=minutes, learning_rate=5e-4).run(
-        {"codec": trained, "mel_head": mel_head}, step, validate
+        {"codec": trained, "mel_head": mel_head, "speller": speller}, step, validate
     )
     return folder / "codes.pt"
 
@@ -103,6 +143,7 @@ def train_vocoder(
     """Stage two: the codes stay as they are, what turns them into a wave is trained on them."""
     codec = load_codes(codes).to(device)
     config = codec.config
+    codec.backbone.requires_grad_(False)
     decoder = nn.ModuleDict({"upsample": codec.quantizer.upsample, "head": codec.head})
     crops, valid = Crops(speech, 3, device), Crops(heldout, 4, device)
     valid_wave = valid.draw(12, 64 * config.samples_per_frame)
@@ -115,7 +156,8 @@ def train_vocoder(
 
     def step(index: int) -> Tensor:
         wave = crops.draw(5, 36 * config.samples_per_frame)
-        return spectral_loss(codec, reconstruct(wave), wave)
+        audio = reconstruct(wave)
+        return spectral_loss(audio, wave) + hearing_loss(codec, audio, wave)
 
     def validate(index: int) -> dict[str, float]:
         audio = reconstruct(valid_wave)
@@ -146,9 +188,17 @@ def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
     return codec.eval()
 
 
-def spectral_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) -> Tensor:
-    """Multi-resolution STFT loss (Yamamoto et al., 2019, arXiv:1910.11480) and twice the mel L1."""
-    loss = 2 * F.l1_loss(codec.spec_transform(predicted), codec.spec_transform(target))
+def hearing_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) -> Tensor:
+    """Twice the mel L1, and the L1 of what the codec's own encoder makes of it."""
+    mels = [codec.spec_transform(x) for x in (predicted, target)]
+    with torch.autocast(target.device.type, torch.bfloat16):
+        hidden = [codec.backbone(mel) for mel in mels]
+    return 2 * F.l1_loss(*mels) + HEARING_WEIGHT * F.l1_loss(*(h.float() for h in hidden))
+
+
+def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Multi-resolution STFT loss (Yamamoto et al., 2019, arXiv:1910.11480)."""
+    loss = predicted.new_zeros(())
     for size in STFT_SIZES:
         window = torch.hann_window(size, device=target.device)
         p, t = (

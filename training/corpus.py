@@ -4,6 +4,7 @@ Speech is made afresh wherever it is needed and stays in the recipe's work folde
 in shards, so that more renditions can be added at any time: what was made is never overwritten.
 """
 
+import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -75,15 +76,18 @@ def write_speech(
 ) -> Path:
     """A long recording of users and assistant in turn, int16 at 22,050 Hz, for the codec.
 
+    Beside it, as `.json`, lie the texts and the sample that each begins at.
+
     Held out: held-out utterances in held-out voices, in which the assistant speaks them too.
     """
     rng = np.random.default_rng(seed)
     users = user_lines(dialogues, heldout)
     replies = [line[:2] for line in users] if heldout else reply_lines(dialogues)
     pieces: list[np.ndarray] = []
+    texts: list[str] = []
     wanted = round(minutes * 60 * 22050)
     bar = tqdm(total=round(minutes * 60), unit="s", desc=path.stem)
-    while (have := sum(map(len, pieces))) < wanted:
+    while sum(map(len, pieces)) < wanted:
         for _ in range(50):
             if rng.random() < ASSISTANT_SHARE:
                 text = replies[rng.integers(len(replies))][1]
@@ -92,9 +96,14 @@ def write_speech(
                 _, text, intent = users[rng.integers(len(users))]
                 wave = speak_user(text, draw_emotion(intent, rng), rng, heldout=heldout)
             pieces.append((np.clip(wave, -1, 1) * 32767).astype(np.int16))
+            texts.append(text)
         bar.update(round(sum(map(len, pieces)) / 22050) - bar.n)
     path.parent.mkdir(parents=True, exist_ok=True)
-    np.save(path, np.concatenate(pieces)[: max(have, wanted)])
+    starts = np.cumsum([0, *map(len, pieces)])[:-1].tolist()
+    path.with_suffix(".json").write_text(
+        json.dumps({"texts": texts, "starts": starts}, ensure_ascii=False), encoding="utf-8"
+    )
+    np.save(path, np.concatenate(pieces))
     return path
 
 

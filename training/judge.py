@@ -23,7 +23,8 @@ from .corpus import reply_lines, user_lines
 from .dialogues import STYLES, Dialogues
 from .loop import Stage
 from .scores import edit_distance
-from .synthesise import PUNCTUATION, SAMPLE_RATE, phonemes, speak_assistant
+from .spelling import Syllable, read_lines
+from .synthesise import SAMPLE_RATE, phonemes, speak_assistant
 
 JUDGE_MINUTES = 10.0
 WIDTH = 192
@@ -33,11 +34,8 @@ FIRST_UTTERANCES, FRESH_UTTERANCES = 480, 96  # synthesised before the first rou
 ROUND_BATCHES = 20
 POOL_SIZE = 4000  # utterances kept, about 200 MB
 NUM_LINES = 1600
-LINES_A_RUN = 40  # starting espeak-ng takes longer than reading a line
 
 SILENCE = -2.0  # in the features
-
-Syllable = tuple[str, ...]
 
 
 class Judge(nn.Module):
@@ -187,18 +185,6 @@ def heldout_speech(
     return [
         (lines[i], speak_assistant(lines[i], STYLES[n % len(STYLES)])) for n, i in enumerate(order)
     ]
-
-
-def read_lines(texts: Sequence[str]) -> dict[str, list[Syllable]]:
-    """`phonemes` of each text, by text; many lines are given to espeak-ng at once."""
-    readings = {}
-    for start in range(0, len(texts), LINES_A_RUN):
-        lines = texts[start : start + LINES_A_RUN]
-        syllables = iter(phonemes("。".join(lines)))
-        for line in lines:
-            num_characters = sum(char not in PUNCTUATION for char in line)
-            readings[line] = [tuple(next(syllables)) for _ in range(num_characters)]
-    return readings
 
 
 class _Speech:

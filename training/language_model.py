@@ -5,9 +5,7 @@ on an inner layer predicts the syllables of the user's speech. The head is not p
 checkpoint; it makes the layers below listen to the words, which replies alone teach slowly.
 """
 
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from functools import cache
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -22,18 +20,18 @@ from .conversations import Conversations, Example, collate
 from .corpus import Spoken, read_shards, user_lines
 from .dialogues import EMOTIONS, Dialogues
 from .loop import Stage
-from .synthesise import phonemes
+from .spelling import Speller, Syllable, read_lines
 
 BATCH_SIZE = 12
 POOL_SIZE = 240  # examples drawn at once and sorted by length, so that batches need little padding
-MAX_CODE_FRAMES = 500  # frames a step whose codes are learned, drawn from the batch's replies
+MAX_CODE_FRAMES = 800  # frames a step whose codes are learned, drawn from the batch's replies
 CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
 LISTENING_LAYER = 3  # its output is what the CTC head reads
 LISTENING_WEIGHT = 0.3
 
 
 def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
-    """The embedded checkpoint's model, 10 M parameters, untrained."""
+    """The embedded checkpoint's model, 9 M parameters, untrained."""
     config = DualARConfig(
         vocab_size=len(tokenizer),
         n_layer=6,
@@ -44,7 +42,7 @@ def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
         n_local_heads=4,
         n_local_heads_fast=4,
         max_seq_len=2048,
-        n_fast_layer=2,
+        n_fast_layer=1,
         codebook_size=TINY_CODEC.codebook_size + 1,  # 0 is the pad
         num_codebooks=TINY_CODEC.num_codebooks,
     )
@@ -55,10 +53,11 @@ def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
 class Listener(nn.Module):
     """The CTC head, which reads the hidden states of one inner layer."""
 
-    def __init__(self, model: DualARTransformer, units: Sequence[str]) -> None:
+    def __init__(
+        self, model: DualARTransformer, readings: Mapping[str, Sequence[Syllable]]
+    ) -> None:
         super().__init__()
-        self.index = {unit: i + 1 for i, unit in enumerate(units)}  # 0 is the blank
-        self.head = nn.Linear(model.config.dim, len(units) + 1)
+        self.speller = Speller(model.config.dim, readings)
         self.hidden: Tensor | None = None
         model.layers[LISTENING_LAYER].register_forward_hook(self._keep)
 
@@ -68,24 +67,10 @@ class Listener(nn.Module):
     def loss(self, examples: Sequence[Example]) -> Tensor:
         """Mean CTC loss per unit over what the last forward pass heard."""
         spans = [(row, *heard) for row, e in enumerate(examples) for heard in e.heard]
-        if not spans:
-            return self.head.weight.new_zeros(())
-        heard = [self.hidden[row, a:b] for row, a, b, _ in spans]
-        logits = self.head(nn.utils.rnn.pad_sequence(heard)).float()  # [T, N, units]
-        targets = [torch.tensor([self.index[u] for u in spell(text)]) for *_, text in spans]
-        return F.ctc_loss(
-            logits.log_softmax(-1),
-            torch.cat(targets).to(logits.device),
-            torch.tensor([len(h) for h in heard]),
-            torch.tensor([len(t) for t in targets]),
-            zero_infinity=True,
-        )
-
-
-@cache
-def spell(text: str) -> tuple[str, ...]:
-    """The text as the synthesiser pronounces it, unit by unit."""
-    return tuple(unit for syllable in phonemes(text) for unit in syllable)
+        heard = [self.hidden[row, start:end] for row, start, end, _ in spans]
+        if not heard:
+            return self.hidden.new_zeros(())
+        return self.speller.loss(heard, [[text] for *_, text in spans])
 
 
 def train_language_model(
@@ -104,9 +89,7 @@ def train_language_model(
     spoken_replies = list(read_shards(replies))
     heldout = [user for user in read_shards(heldout_users) if not user.intent.startswith("follow")]
     texts = sorted({text for _, text, _ in user_lines(dialogues, heldout=False)})
-    with ThreadPoolExecutor() as pool:
-        units = sorted({unit for spelling in pool.map(spell, texts) for unit in spelling})
-    listener = Listener(model, units).to(device)
+    listener = Listener(model, read_lines(texts)).to(device)
     rng = np.random.default_rng(5)
     conversations: Conversations | None = None
     num_shards = 0

@@ -24,7 +24,7 @@ from .tokenizer import VOCAB_SIZE, write_tokenizer
 
 # Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
 SHARES = {"codes": 0.12, "vocoder": 0.20, "language_model": 0.68}
-SPEECH_MINUTES, HELDOUT_MINUTES = 80, 15
+SPEECH_MINUTES, HELDOUT_MINUTES = 160, 15
 USER_ROUNDS, HELDOUT_ROUNDS = 6, 1
 # Speech that its words determine is best drawn near its mode, and silence repeats codes.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)

@@ -41,36 +41,34 @@ class KVCache:
         self.num_rows = num_rows
         self.max_len = max_len
         self.length = 0
-        shape = (num_rows, config.n_local_heads, max_len, config.head_dim)
-        self._keys, self._values = (
-            [torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)]
-            for _ in range(2)
-        )
+        # Of each layer, the heads of the keys and after them those of the values.
+        shape = (num_rows, 2 * config.n_local_heads, max_len, config.head_dim)
+        self._layers = [
+            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)
+        ]
 
     @property
     def free(self) -> int:
         """Positions that are still free."""
         return self.max_len - self.length
 
-    def append(self, layer: int, keys: Tensor, values: Tensor) -> tuple[Tensor, Tensor]:
+    def append(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's new positions; `advance` follows when all layers have written.
 
         Gradients end here: a cache is for generation.
 
         Args:
             layer: index of the layer.
-            keys: [num_rows, n_local_heads, T, head_dim].
-            values: like keys.
+            keys_values: [num_rows, 2 * n_local_heads, T, head_dim], the heads of the keys first.
 
         Returns:
             Views of all used keys and values, [num_rows, n_local_heads, length + T, head_dim].
         """
-        end = self.length + keys.shape[2]
-        all_keys = self._keys[layer][:, :, :end]
-        all_values = self._values[layer][:, :, :end]
-        all_keys[:, :, self.length :] = keys.detach()
-        all_values[:, :, self.length :] = values.detach()
-        return all_keys, all_values
+        num_new = keys_values.shape[2]
+        entries = self._layers[layer]
+        entries.narrow(2, self.length, num_new).copy_(keys_values.detach())
+        keys, values = entries.narrow(2, 0, self.length + num_new).chunk(2, dim=1)
+        return keys, values
 
     def advance(self, num_positions: int) -> None:
         """Count the positions that every layer has written."""

@@ -199,6 +199,7 @@ class _Sampler:
 
     def __init__(self, replies: Sequence[Reply]):
         settings = [(r.sampling.temperature, r.sampling.top_p, r.penalty) for r in replies]
+        self.penalises = any(penalty != 1 for *_, penalty in settings)
         window = torch.stack([reply.window for reply in replies])
         settings = torch.tensor(settings, device=window.device)
         self.temperature, self.top_p, self.penalty = settings.split(1, dim=1)
@@ -207,7 +208,9 @@ class _Sampler:
 
     def __call__(self, logits: Tensor, grid_row: int) -> Tensor:
         """Draw from logits [B, vocab] a token [B] for one row of the grid."""
-        logits = penalise(logits.float(), self.window[:, grid_row], self.penalty)
+        logits = logits.float()
+        if self.penalises:
+            logits = penalise(logits, self.window[:, grid_row], self.penalty)
         return draw(*candidates(logits, self.temperature, self.top_p), self.generators)
 
 

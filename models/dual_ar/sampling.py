@@ -12,9 +12,8 @@ from torch import Tensor
 
 WINDOW_SIZE = 16
 
-# A vocabulary up to this size is sorted whole, a larger one only at its top.
-_SORT_LIMIT = 4096
-_NUM_CANDIDATES = 256
+NUM_CANDIDATES = 128  # the likeliest tokens are sorted, and all only where these are not enough
+SORT_LIMIT = 4096
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,36 +76,46 @@ def candidates(
         ids [B, n] long, and their probabilities [B, n] float32, 0 where a token is not kept.
     """
     scores = logits.float().log_softmax(-1)
-    vocab_size = scores.shape[-1]
-    num_candidates = vocab_size if vocab_size <= _SORT_LIMIT else _NUM_CANDIDATES
-    top_scores, ids = scores.topk(num_candidates)
+    num_rows, vocab_size = scores.shape
+    # Waiting for a GPU's answer costs more than to sort a small vocabulary whole.
+    wait = vocab_size > SORT_LIMIT or not scores.is_cuda
+    top_scores, ids = scores.topk(min(NUM_CANDIDATES if wait else SORT_LIMIT, vocab_size))
     mass = top_scores.exp().cumsum(-1)
-    if num_candidates == vocab_size or bool((mass[:, -1:] >= top_p).all()):
-        kept = mass <= top_p
-        kept[:, 0] = True
-    else:
-        top_scores, ids = scores, torch.arange(vocab_size, device=scores.device).expand_as(scores)
-        kept = scores >= _lowest_kept(scores, top_p)
-    return ids, (top_scores / temperature).masked_fill(~kept, -torch.inf).softmax(-1)
+    if wait and not bool((mass[:, -1:] >= top_p).all()) and ids.shape[1] < vocab_size:
+        if vocab_size <= SORT_LIMIT:
+            top_scores, ids = scores.sort(descending=True)
+            mass = top_scores.exp().cumsum(-1)
+        elif num_rows == 1:
+            kept = scores >= _lowest_kept(scores, top_p)
+            ids = torch.arange(vocab_size, device=scores.device)[None]
+            return ids, (scores / temperature).masked_fill(~kept, -torch.inf).softmax(-1)
+        else:  # row by row, so that no row's draw depends on the others
+            settings = (torch.as_tensor(x).expand(num_rows, 1) for x in (temperature, top_p))
+            rows = [
+                candidates(*row) for row in zip(logits.split(1), *(x.split(1) for x in settings))
+            ]
+            return tuple(
+                torch.cat([F.pad(x, (0, vocab_size - x.shape[1])) for x in parts])
+                for parts in zip(*rows)
+            )
+    dropped = mass > top_p
+    dropped[:, 0] = False
+    return ids, (top_scores / temperature).masked_fill(dropped, -torch.inf).softmax(-1)
 
 
-def _lowest_kept(scores: Tensor, top_p: Tensor | float) -> Tensor:
-    """The least log probability [B, 1] that top-p keeps: halving is far cheaper than a sort."""
-    limits = (torch.zeros_like(scores[:, :1]) + top_p)[:, 0].tolist()
-    lowest = []
-    for row, limit in zip(scores, limits, strict=True):
-        probs = row.exp()
-        fits = float(row.max())
-        # Less likely than the likeliest by a factor of e^40: beyond what float32 can add to it.
-        too_low = fits - 40
-        for _ in range(26):
-            middle = (fits + too_low) / 2
-            if float(F.threshold(probs, math.exp(middle), 0.0).sum()) <= limit:
-                fits = middle
-            else:
-                too_low = middle
-        lowest.append(fits)
-    return scores.new_tensor(lowest)[:, None]
+def _lowest_kept(scores: Tensor, top_p: Tensor | float) -> float:
+    """The least log probability in [1, vocab] that top-p keeps: halving is cheaper than a sort."""
+    probs = scores.exp()
+    fits = float(scores.max())
+    # Less likely than the likeliest by a factor of e^40: beyond what float32 can add to it.
+    too_low = fits - 40
+    for _ in range(26):
+        middle = (fits + too_low) / 2
+        if float(F.threshold(probs, math.exp(middle), 0.0).sum()) <= float(top_p):
+            fits = middle
+        else:
+            too_low = middle
+    return fits
 
 
 def draw(ids: Tensor, probs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:

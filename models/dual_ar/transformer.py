@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -18,11 +19,13 @@ class RMSNorm(nn.Module):
     def __init__(self, dim: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
-        self.eps = eps
+        self.root_dim = math.sqrt(dim)
+        self.least_norm = torch.tensor(math.sqrt(dim * eps), device="cpu")  # on the meta device too
 
     def forward(self, x: Tensor) -> Tensor:
-        # Written out: on a CPU F.rms_norm takes twice as long for a single position.
-        scale = torch.rsqrt(x.float().square().mean(-1, keepdim=True) + self.eps)
+        # In as few operations as can be: for a single position on a CPU it is they that take time.
+        norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
+        scale = self.root_dim / torch.hypot(norm, self.least_norm)
         return (x.float() * scale).type_as(x) * self.weight
 
 
@@ -43,7 +46,7 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
 
     Args:
         x: [B, T, heads, head_dim].
-        rope: complex64 [B or 1, T, 1, head_dim / 2].
+        rope: complex64 [B or 1, T, heads, head_dim / 2].
     """
     pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
     return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
@@ -89,26 +92,26 @@ class Attention(nn.Module):
     def forward(
         self, x: Tensor, rope: Tensor, layer: int, caches: Sequence[KVCache] | None
     ) -> Tensor:
+        """Attend from x [N, dim], the flattened positions of rope [B or 1, T, heads, ...]."""
+        num_new, num_heads, _ = rope.shape[1:]
+        heads = self.wqkv(x).view(-1, num_new, num_heads, self.config.head_dim)
+        heads = rotate(heads, rope).transpose(1, 2)  # [B, heads, T, head_dim]
         n_head, n_kv = self.config.n_head, self.config.n_local_heads
-        heads = self.wqkv(x).unflatten(-1, (-1, self.config.head_dim))
-        qk, v = heads.split_with_sizes((n_head + n_kv, n_kv), dim=2)
-        # [B, T, heads, head_dim] -> [B, heads, T, head_dim]
-        q, k = rotate(qk, rope).transpose(1, 2).split_with_sizes((n_head, n_kv), dim=1)
-        v = v.transpose(1, 2)
-        dropout = self.config.dropout if self.training else 0.0
+        q, kv = heads.split_with_sizes((n_head, 2 * n_kv), dim=1)
         if caches is None:
-            y = attend(q, k, v, 0, dropout)
+            y = attend(q, *kv.chunk(2, dim=1), 0, self.config.dropout if self.training else 0.0)
+        elif len(caches) == 1:
+            y = attend(q, *caches[0].append(layer, kv), caches[0].length)
         else:
             rows = [cache.num_rows for cache in caches]
-            parts = zip(caches, *(x.split_with_sizes(rows) for x in (q, k, v)), strict=True)
+            parts = zip(caches, *(x.split_with_sizes(rows) for x in (q, kv)), strict=True)
             y = torch.cat(
                 [
-                    attend(q_row, *cache.append(layer, k_row, v_row), cache.length, dropout)
-                    for cache, q_row, k_row, v_row in parts
+                    attend(q_row, *cache.append(layer, kv_row), cache.length)
+                    for cache, q_row, kv_row in parts
                 ]
             )
-        # [B, heads, T, head_dim] -> [B, T, C]
-        return self.wo(y.transpose(1, 2).flatten(2))
+        return self.wo(y.transpose(1, 2).reshape(x.shape))  # [B, n_head, T, head_dim] -> [N, dim]
 
 
 class FeedForward(nn.Module):
@@ -148,7 +151,11 @@ class Stack(nn.ModuleList):
         super().__init__(Block(config) for _ in range(config.n_layer))
         self.config = config
         table = rope_table(config.max_seq_len, config.head_dim, config.rope_base)
-        self.register_buffer("rope", table, persistent=False)
+        unturned = torch.tensor([1.0, 0.0], device="cpu").expand_as(table)
+        self.register_buffer("rope", torch.stack([unturned, table], dim=1), persistent=False)
+        heads = [1] * (config.n_head + config.n_local_heads) + [0] * config.n_local_heads
+        turned = torch.tensor(heads, device="cpu")
+        self.register_buffer("turned", turned, persistent=False)
 
     def forward(self, x: Tensor, caches: Sequence[KVCache] | None = None) -> Tensor:
         """Run the blocks over new positions.
@@ -169,22 +176,22 @@ class Stack(nn.ModuleList):
             room, rope = self.config.max_seq_len, self.rope[None, :num_new]
         else:
             room = min(cache.free for cache in caches)
-            rope = torch.stack(
-                [
-                    self.rope[cache.length : cache.length + num_new]
-                    for cache in caches
-                    for _ in range(cache.num_rows)
-                ]
-            )
+            ropes = [self.rope[cache.length : cache.length + num_new] for cache in caches]
+            if len(caches) == 1:
+                rope = ropes[0][None]
+            else:
+                rows = [cache.num_rows for cache in caches]
+                rope = torch.stack([rope for n, rope in zip(rows, ropes) for _ in range(n)])
         if num_new > room:
             raise ValueError(
                 f"{num_new} new positions, but there is room for {room}: shorten the input, "
                 "begin a new conversation, or make the cache larger"
             )
-        # [B, T, head_dim / 2, 2] -> complex [B, T, 1, head_dim / 2], the same for all heads
-        rope = torch.view_as_complex(rope.float()).unsqueeze(2)
+        # Queries and keys are turned, values are not: complex [B or 1, T, heads, head_dim / 2].
+        rope = torch.view_as_complex(rope.index_select(2, self.turned).float())
+        hidden = x.flatten(0, 1)
         for layer, block in enumerate(self):
-            x = block(x, rope, layer, caches)
+            hidden = block(hidden, rope, layer, caches)
         for cache in caches or ():
             cache.advance(num_new)
-        return x
+        return hidden.view_as(x)
