@@ -19,6 +19,7 @@ from gradio.utils import get_upload_folder  # noqa: E402
 
 from generate import add_model_arguments, generate_long  # noqa: E402
 from models.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
+from models.dual_ar import Stepper  # noqa: E402
 from page import texts  # noqa: E402
 from page.session import Session, ShownTurn, speak  # noqa: E402
 
@@ -51,6 +52,7 @@ class VoicePage:
         self.reply_seconds = reply_seconds
         config = checkpoint.codec.config
         self.frame_rate = config.sample_rate / config.samples_per_frame
+        self.stepper = Stepper(checkpoint.model)
         self.sessions: dict[str, Session] = {}
         with gr.Blocks(
             title="情感语音对话 · Emotional voice chat", delete_cache=(HOUR, 24 * HOUR)
@@ -201,7 +203,8 @@ class VoicePage:
 
     def _session(self, request: gr.Request) -> Session:
         if request.session_hash not in self.sessions:
-            self.sessions[request.session_hash] = Session(self.checkpoint, get_upload_folder())
+            session = Session(self.checkpoint, self.stepper, get_upload_folder())
+            self.sessions[request.session_hash] = session
         return self.sessions[request.session_hash]
 
     def _num_frames(self, seconds: float) -> int:
@@ -298,7 +301,7 @@ class VoicePage:
         """
         try:
             path, num_frames = audio and audio["path"], self._num_frames(self.reply_seconds)
-            for turn in speak(self.checkpoint, path, text, num_frames):
+            for turn in speak(self.checkpoint, self.stepper, path, text, num_frames):
                 path = turn.reply_audio  # as a dict, for only so Gradio copies it to its cache
                 yield turn.reply, gr.FileData(path=path).model_dump() if path else None
         except ValueError as error:

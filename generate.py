@@ -22,7 +22,7 @@ from tqdm import tqdm
 from models.audio import AudioClip, load_audio, to_pcm16
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.conversation import Conversation, Turn, UserTurn
-from models.dual_ar import Reply, SamplingConfig, next_frames
+from models.dual_ar import Reply, SamplingConfig, Stepper
 from models.speech import ReplyChunk, Speech
 
 FIRST_CHUNK_FRAMES = 2
@@ -42,6 +42,7 @@ def generate_long(
     first_chunk_frames: int = FIRST_CHUNK_FRAMES,
     chunk_frames: int = CHUNK_FRAMES,
     stop: Event | None = None,
+    stepper: Stepper | None = None,
 ) -> Iterator[ReplyChunk]:
     """Answer a user's speech, text, or both.
 
@@ -65,6 +66,8 @@ def generate_long(
         chunk_frames: frames in the others at most: each has twice as many as the one before, so
             that the next one is there before a chunk has been played.
         stop: when set, the reply ends within one frame.
+        stepper: shared by replies that are made at the same time, in threads of their own, so that
+            the model's weights are read once for all of them.
 
     Yields:
         ReplyChunk; at least one, which is empty if the reply is.
@@ -99,6 +102,7 @@ def generate_long(
         first_chunk_frames,
         chunk_frames,
         stop or Event(),
+        stepper or Stepper(checkpoint.model),
     )
 
 
@@ -141,6 +145,7 @@ def _reply(
     chunk_size: int,
     largest_chunk: int,
     stop: Event,
+    stepper: Stepper,
 ) -> Iterator[ReplyChunk]:
     if conversation.open_turn is not turn:
         raise ValueError("the conversation went on before this reply began: ask again")
@@ -151,6 +156,7 @@ def _reply(
     speech = Speech(checkpoint, max_frames)
     bar = tqdm(total=max_frames)
     started = time.perf_counter()
+    reply = None
     try:
         reply = Reply(
             checkpoint.model,
@@ -163,7 +169,7 @@ def _reply(
         )
         frame = None
         while not reply.ended:
-            (frame,) = next_frames(checkpoint.model, [reply])
+            frame = stepper.next_frame(reply)
             if frame is None:
                 break
             if not speech.columns:
@@ -171,17 +177,20 @@ def _reply(
             bar.update()
             speech.add(frame, reply.unread[:, 0])
             if len(speech.waiting) == chunk_size:
+                stepper.leave(reply)  # until the chunk is out
                 yield speech.chunk()
                 chunk_size = min(2 * chunk_size, largest_chunk)
             # While the chunk was out, the conversation may have gone on without this reply.
             if stop.is_set() or conversation.open_turn is not turn:
                 break
+        stepper.leave(reply)
         yield speech.chunk(ended=frame is None)
     except Exception:
         if not speech.num_said and conversation.open_turn is turn:
             conversation.abandon_turn()
         raise
     finally:
+        stepper.leave(reply)
         bar.close()
         if conversation.open_turn is turn:
             said = speech.columns[: speech.num_said]
@@ -198,7 +207,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
         help="tiny (embedded), a folder, or a hub id such as xinchen-ai/Westlake-Omni",
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
-    parser.add_argument("--dtype", default="auto", help="auto, float32 or bfloat16")
+    parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, int8 or int4")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

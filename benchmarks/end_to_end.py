@@ -54,7 +54,7 @@ def main() -> None:
         "end_to_end",
         {
             "shape": options.shape,
-            "dtype": str(checkpoint.dtype).removeprefix("torch."),
+            "dtype": checkpoint.dtype,
             "first_sound_seconds": statistics.median(first for first, _ in runs),
             "rtf": statistics.median(rtf for _, rtf in runs),
             "first_sound_after_30s_over_3s": long / short,

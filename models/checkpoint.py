@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import shutil
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
+from .dual_ar.quantised import install_quantised, quantise_weights, quantised_dtype
 from .firefly import FireflyArchitecture, FireflyConfig
 from .hub import find_folder
 from .tokenizer import load_tokenizer, save_tokenizer, special_words
@@ -30,7 +32,8 @@ PUBLISHED_CODEC = "firefly-gan-vq-fsq-8x1024-21hz-generator.pth"
 MODEL_FILES = ("model.safetensors", "model.pth")
 CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
 SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
-DTYPES = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+DTYPES = (*FLOATS, "int8", "int4")
 
 # Published layer name -> ours, and its place where several become one along the first dimension.
 _DUAL_AR_LAYERS = {
@@ -85,8 +88,9 @@ class Checkpoint:
     """A language model, its codec and its tokenizer, ready to generate.
 
     The modules are in eval mode and ask for no gradients; the codec is float32, its weight norm
-    folded. `emotion_ids` and `style_ids` give the token of each word in the tokenizer's
-    `<|user:word|>` and `<|style:word|>`; they are empty where it has none.
+    folded. `dtype` is the language model's, one of `DTYPES`. `emotion_ids` and `style_ids` give
+    the token of each word in the tokenizer's `<|user:word|>` and `<|style:word|>`; they are empty
+    where it has none.
     """
 
     name: str
@@ -96,7 +100,7 @@ class Checkpoint:
     semantic_id: int
     end_id: int
     device: torch.device
-    dtype: torch.dtype
+    dtype: str
     sampling: SamplingConfig
     emotion_ids: dict[str, int]
     style_ids: dict[str, int]
@@ -114,8 +118,9 @@ def load_checkpoint(
         name_or_path: a folder, in the published layout or as `save_checkpoint` writes it; else
             "tiny", which comes with this repository; else a Hugging Face id as "owner/name".
         device: "cpu", "cuda" or "auto", which is CUDA where there is one.
-        dtype: of the language model; "float32", "bfloat16" or "auto", which is bfloat16 on CUDA
-            and float32 on the CPU.
+        dtype: of the language model; "float32", "bfloat16", on the CPU also "int8" or "int4", which
+            quantise it, or "auto": as it is stored if that is quantised, else bfloat16 on CUDA and
+            float32 on the CPU.
         revision: branch, tag or commit of a Hugging Face id.
 
     Raises:
@@ -124,12 +129,12 @@ def load_checkpoint(
         RuntimeError: the download failed.
     """
     torch_device = _find_device(device)
-    torch_dtype = _find_dtype(dtype, torch_device)
+    _check_dtype(dtype, torch_device)
     folder = find_folder(name_or_path, revision, (*MODEL_FILES, *CODEC_FILES))
     config, sampling = _read_config(folder / "config.json", DualARConfig), _read_sampling(folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
-    model = _load_model(folder, config, semantic_id, torch_dtype)
+    model, dtype = _load_model(folder, config, semantic_id, dtype, torch_device)
     codec = _load_codec(folder, config)
     return Checkpoint(
         name=str(name_or_path),
@@ -139,7 +144,7 @@ def load_checkpoint(
         semantic_id=semantic_id,
         end_id=end_id,
         device=torch_device,
-        dtype=torch_dtype,
+        dtype=dtype,
         sampling=sampling,
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
@@ -187,12 +192,41 @@ def _find_device(name: str) -> torch.device:
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
-def _find_dtype(name: str, device: torch.device) -> torch.dtype:
-    if name == "auto":
-        return torch.bfloat16 if device.type == "cuda" else torch.float32
-    if name not in DTYPES:
+def save_quantised(
+    name_or_path: str | os.PathLike,
+    folder: str | os.PathLike,
+    dtype: str,
+    revision: str | None = None,
+) -> None:
+    """Write a checkpoint's folder with its language model quantised, for `load_checkpoint`.
+
+    Args:
+        name_or_path, revision: as for `load_checkpoint`.
+        folder: made where it does not exist.
+        dtype: "int8" or "int4".
+
+    Raises:
+        ValueError: another dtype, a file that is missing or damaged, or is quantised already.
+        RuntimeError: the download failed.
+    """
+    if dtype not in DTYPES or dtype in FLOATS:
+        raise ValueError(f"dtype is {dtype!r}, allowed are 'int8' and 'int4'")
+    source, folder = find_folder(name_or_path, revision, (*MODEL_FILES, *CODEC_FILES)), Path(folder)
+    path, weights = _read_model(source)
+    if stored := quantised_dtype(weights):
+        raise ValueError(f"{path} is quantised to {stored} already: give what it was made from")
+    folder.mkdir(parents=True, exist_ok=True)
+    write_weights(folder / MODEL_FILES[0], quantise_weights(weights, dtype))
+    for other in source.iterdir():
+        if other.is_file() and other.name not in MODEL_FILES:
+            shutil.copyfile(other, folder / other.name)
+
+
+def _check_dtype(name: str, device: torch.device) -> None:
+    if name not in ("auto", *DTYPES):
         raise ValueError(f"dtype is {name!r}, allowed are 'auto', {', '.join(map(repr, DTYPES))}")
-    return DTYPES[name]
+    if name in DTYPES and name not in FLOATS and device.type != "cpu":
+        raise ValueError(f"dtype is {name!r}, which is for the CPU: use 'auto' on a GPU")
 
 
 def _find_file(folder: Path, names: tuple[str, ...]) -> Path:
@@ -202,18 +236,34 @@ def _find_file(folder: Path, names: tuple[str, ...]) -> Path:
     raise ValueError(f"{folder} has no {' or '.join(names)}: fetch or copy the checkpoint again")
 
 
-def _load_model(
-    folder: Path, config: DualARConfig, semantic_id: int, dtype: torch.dtype
-) -> DualARTransformer:
+def _read_model(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     path = _find_file(folder, MODEL_FILES)
     weights = read_weights(path)
     refuse_keys(path, "lacks keys", _missing_parts(weights))
     with _naming(path):
-        weights = rename_dual_ar(weights)
+        return path, rename_dual_ar(weights)
+
+
+def _load_model(
+    folder: Path, config: DualARConfig, semantic_id: int, dtype: str, device: torch.device
+) -> tuple[DualARTransformer, str]:
+    path, weights = _read_model(folder)
+    stored = quantised_dtype(weights)
+    if stored and (dtype not in ("auto", stored) or device.type != "cpu"):
+        raise ValueError(
+            f"{path} is quantised to {stored}, which the CPU speaks with as it is: "
+            f"use dtype 'auto' and device 'cpu', or the weights it was made from"
+        )
+    if dtype == "auto":
+        dtype = stored or ("bfloat16" if device.type == "cuda" else "float32")
     with _naming(folder / "config.json"), torch.device("meta"):
         model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
-    assign_weights(model, weights, path, dtype)
-    return model
+    if dtype not in FLOATS:
+        with _naming(path):
+            weights = weights if stored else quantise_weights(weights, dtype)
+            weights = install_quantised(model, weights)
+    assign_weights(model, weights, path, FLOATS.get(dtype))
+    return model, dtype
 
 
 def _missing_parts(keys: Iterable[str]) -> list[str]:

@@ -38,14 +38,15 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} holds a {type(weights).__name__}, but must hold a state dict")
     for key, tensor in weights.items():
-        if not isinstance(tensor, Tensor) or not tensor.is_floating_point():
+        quantised = f"{key.removesuffix('.weight')}.scale" in weights
+        if not isinstance(tensor, Tensor) or not (quantised or tensor.is_floating_point()):
             found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
             raise ValueError(f"{path}: {key} is {found}, but must be a floating point tensor")
     return dict(weights)
 
 
 def assign_weights(
-    module: nn.Module, weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype
+    module: nn.Module, weights: Mapping[str, Tensor], path: Path, dtype: torch.dtype | None
 ) -> None:
     """Make a file's tensors the module's own, which may be on the meta device until then.
 
@@ -53,7 +54,7 @@ def assign_weights(
         module: what they belong to.
         weights: under the module's key names, in any floating point dtype.
         path: the file they came from, for the errors.
-        dtype: what they are converted to.
+        dtype: what they are converted to; None leaves them as they are.
 
     Raises:
         ValueError: keys that are missing, unexpected, or of another shape.
@@ -67,7 +68,7 @@ def assign_weights(
         if weights[key].shape != tensor.shape
     ]
     refuse_keys(path, "has other shapes than the config asks for", wrong)
-    converted = {key: tensor.to(dtype) for key, tensor in weights.items()}
+    converted = {key: tensor.to(dtype or tensor.dtype) for key, tensor in weights.items()}
     module.load_state_dict(converted, strict=True, assign=True)
 
 
@@ -80,18 +81,23 @@ def refuse_keys(path: Path, fault: str, items: list[str]) -> None:
         )
 
 
-def write_weights(path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype) -> None:
+def write_weights(
+    path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
+) -> None:
     """Write a .safetensors file, under another name first: readers see the old file or the new.
 
-    Vectors (biases, norms, scales) are few and stay float32; the rest is stored as `dtype`.
+    With a dtype, matrices are stored as that, and vectors (biases, norms), which are few, as
+    float32; else all as they are.
 
     Raises:
         ValueError: a value that is not finite, before or after the conversion.
     """
-    stored = {
-        key: tensor.detach().to("cpu", dtype if tensor.dim() > 1 else torch.float32).contiguous()
-        for key, tensor in weights.items()
-    }
+    stored = {key: tensor.detach().cpu().contiguous() for key, tensor in weights.items()}
+    if dtype is not None:
+        stored = {
+            key: tensor.to(dtype if tensor.dim() > 1 else torch.float32)
+            for key, tensor in stored.items()
+        }
     for key, tensor in stored.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{key} has values that are not finite as {tensor.dtype}: not saved")

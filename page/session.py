@@ -20,6 +20,7 @@ from generate import generate_long
 from models.audio import load_audio, to_pcm16
 from models.checkpoint import Checkpoint
 from models.conversation import Conversation, UserTurn
+from models.dual_ar import Stepper
 from models.speech import ReplyChunk
 
 REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
@@ -152,12 +153,14 @@ class Listener:
 class Session:
     """One user's conversation; only one of its turns is under way at a time.
 
-    A new turn ends the reply before it, as in talking. Files lie in a folder of its own.
+    A new turn ends the reply before it, as in talking. Files lie in a folder of its own. The
+    stepper is all sessions', whose replies are made together.
     """
 
-    def __init__(self, checkpoint: Checkpoint, cache_folder: str) -> None:
+    def __init__(self, checkpoint: Checkpoint, stepper: Stepper, cache_folder: str) -> None:
         Path(cache_folder).mkdir(parents=True, exist_ok=True)
         self.checkpoint = checkpoint
+        self.stepper = stepper
         self.conversation = Conversation(checkpoint)
         self.turns: list[ShownTurn] = []
         self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=cache_folder))
@@ -254,6 +257,7 @@ class Session:
                 text=text,
                 conversation=self.conversation,
                 stop=self._stop,
+                stepper=self.stepper,
                 **options,
             )
             turn = ShownTurn(text, audio, self.checkpoint.codec.config.sample_rate)
@@ -275,7 +279,7 @@ class Session:
 
 
 def speak(
-    checkpoint: Checkpoint, audio: str | None, text: str, max_new_tokens: int
+    checkpoint: Checkpoint, stepper: Stepper, audio: str | None, text: str, max_new_tokens: int
 ) -> Iterator[ShownTurn]:
     """Answer a single turn, with no session; `reply_audio` holds the speech so far.
 
@@ -288,6 +292,7 @@ def speak(
         text=text,
         max_new_tokens=max_new_tokens,
         chunk_frames=API_FRAMES,
+        stepper=stepper,
     )
     with tempfile.TemporaryDirectory() as folder:
         for chunk in chunks:

@@ -18,7 +18,7 @@ from gradio_client.exceptions import AppError
 
 import app
 from models.checkpoint import Checkpoint, load_checkpoint
-from models.dual_ar import SamplingConfig
+from models.dual_ar import SamplingConfig, Stepper
 from page import texts
 from page.session import Session, ShownTurn
 
@@ -42,7 +42,7 @@ def url(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Ite
 
 @pytest.fixture
 def session(checkpoint: Checkpoint, tmp_path: Path) -> Iterator[Session]:
-    session = Session(checkpoint, str(tmp_path))
+    session = Session(checkpoint, Stepper(checkpoint.model), str(tmp_path))
     yield session
     session.close()
     assert list(tmp_path.iterdir()) == []
@@ -220,7 +220,7 @@ def test_a_recording_read_before_it_is_sent(
 ):
     options = {"max_new_tokens": NUM_FRAMES, "sampling": SamplingConfig(seed=1)}
     list(session.answer(str(recording), "", **options))
-    prepared = Session(checkpoint, str(tmp_path))
+    prepared = Session(checkpoint, Stepper(checkpoint.model), str(tmp_path))
     prepared.prepare("another recording.wav")
     prepared.prepare(str(recording))
     while prepared.conversation.cache.length == 0:
@@ -243,7 +243,7 @@ def test_listening_that_is_interrupted_is_forgotten(session: Session):
 def test_sessions_share_nothing(checkpoint: Checkpoint, session: Session, tmp_path: Path):
     say(session, "你好")
     columns = session.conversation.columns
-    other = Session(checkpoint, str(tmp_path))
+    other = Session(checkpoint, Stepper(checkpoint.model), str(tmp_path))
     say(other, "我想全职去打游戏")
     other.close()
     assert session.conversation.columns.equal(columns)
@@ -251,7 +251,7 @@ def test_sessions_share_nothing(checkpoint: Checkpoint, session: Session, tmp_pa
 
 
 def test_a_closed_session_is_freed(checkpoint: Checkpoint, tmp_path: Path):
-    session = Session(checkpoint, str(tmp_path))
+    session = Session(checkpoint, Stepper(checkpoint.model), str(tmp_path))
     say(session, "你好")
     session.close()
     conversation = weakref.ref(session.conversation)

@@ -39,7 +39,7 @@ def refused(folder: Path, *parts: str, **options: str) -> None:
 
 def test_device_and_dtype(saved, monkeypatch):
     refused(saved, "device is 'gpu'", "'cpu', 'cuda' and 'auto'", device="gpu")
-    refused(saved, "dtype is 'int8'", "'auto', 'float32', 'bfloat16'", dtype="int8")
+    refused(saved, "dtype is 'int2'", "'auto', 'float32', 'bfloat16'", dtype="int2")
     monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
     refused(saved, "device is 'cuda'", "use 'cpu' or 'auto'", device="cuda")
     assert load_checkpoint(saved, device="auto").device.type == "cpu"

@@ -200,7 +200,7 @@ def test_an_output_that_cannot_be_written(small, capsys, path, stream):
     "arguments, message",
     [
         (["--device", "tpu"], "device is 'tpu', allowed are"),
-        (["--dtype", "int8"], "dtype is 'int8', allowed are"),
+        (["--dtype", "int2"], "dtype is 'int2', allowed are"),
         (["--checkpoint", "enormous"], "there is no checkpoint 'enormous'"),
     ],
 )

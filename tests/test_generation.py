@@ -1,11 +1,21 @@
 """Replies equal the published ones, alone or stepped together."""
 
+from concurrent.futures import ThreadPoolExecutor
+from threading import Barrier
+
 import pytest
 import torch
 from parity import ASSETS, SEMANTIC_ID, golden_dual_ar
 from safetensors.torch import load_file
 
-from models.dual_ar import DualARTransformer, Reply, SamplingConfig, generate_tokens, next_frames
+from models.dual_ar import (
+    DualARTransformer,
+    Reply,
+    SamplingConfig,
+    Stepper,
+    generate_tokens,
+    next_frames,
+)
 
 GREEDY = {"top_p": 1e-6, "temperature": 0.7}
 
@@ -89,6 +99,45 @@ def test_one_reply_ends_while_another_goes_on(model, prompt):
     assert frames[-1][0] is None and ending.ended and not going.ended
     frames += [next_frames(model, [going]) for _ in range(5 - end)]
     assert torch.equal(torch.stack([step[-1] for step in frames], 1), reply_to(model, prompt, 6))
+
+
+def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkeypatch):
+    sizes = []
+
+    def counting(model, replies):
+        sizes.append(len(replies))
+        return next_frames(model, replies)
+
+    monkeypatch.setattr("models.dual_ar.generation.next_frames", counting)
+    monkeypatch.setattr(Stepper, "GRACE_SECONDS", 5.0)
+    stepper = Stepper(model)
+    asked = [(prompt[:, start:], 3 + start, SamplingConfig(seed=start)) for start in range(4)]
+    together = Barrier(len(asked))
+
+    def reply_in_thread(ask) -> list:
+        reply, frames = Reply(model, *ask), []
+        together.wait()
+        while not reply.ended:
+            frames.append(stepper.next_frame(reply))
+        stepper.leave(reply)
+        return frames
+
+    with ThreadPoolExecutor(len(asked)) as pool:
+        made = list(pool.map(reply_in_thread, asked))
+    assert max(sizes) == 4 and len(sizes) <= 8
+    for frames, ask in zip(made, asked, strict=True):
+        assert torch.equal(torch.stack(frames), torch.stack(list(generate_tokens(model, *ask))))
+
+
+def test_an_error_reaches_who_waits_and_holds_up_nobody(model, prompt):
+    stepper = Stepper(model)
+    reply = Reply(model, prompt, 2, SamplingConfig(seed=1))
+    reply.cache = None
+    for _ in range(2):
+        with pytest.raises(AttributeError):
+            stepper.next_frame(reply)
+    stepper.leave(reply)
+    assert stepper.next_frame(Reply(model, prompt, 2, SamplingConfig(seed=1))) is not None
 
 
 def test_the_seed_decides_and_replies_do_not_disturb_each_other(model, prompt):

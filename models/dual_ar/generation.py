@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Future
+from threading import Condition
 
 import torch
 from torch import Tensor
@@ -190,7 +192,7 @@ def _make_codes(model: DualARTransformer, hidden: Tensor, sampler: _Sampler) -> 
     x = hidden
     for codebook in range(model.config.num_codebooks):
         codes.append(sampler(model.step_fast(x, cache), 1 + codebook))
-        x = model.fast_embeddings(codes[-1])
+        x = model.embed_codes(codes[-1])
     return torch.stack(codes, dim=1)
 
 
@@ -212,6 +214,58 @@ class _Sampler:
         if self.penalises:
             logits = penalise(logits, self.window[:, grid_row], self.penalty)
         return draw(*candidates(logits, self.temperature, self.top_p), self.generators)
+
+
+class Stepper:
+    """Steps the replies of several threads together; each thread asks for its own one's frames.
+
+    Whoever asks while a step is under way waits for it, and then all who wait are stepped at once.
+
+    Args:
+        model: of all the replies.
+    """
+
+    GRACE_SECONDS = 0.003  # that a step waits for replies which are between two frames
+
+    def __init__(self, model: DualARTransformer):
+        self.model = model
+        self._waiting: dict[Reply, Future] = {}
+        self._going: set[Reply] = set()
+        self._stepping = False
+        self._changed = Condition()
+
+    def next_frame(self, reply: Reply) -> Tensor | None:
+        """The reply's next frame, as from `next_frames`; call `leave` when no more is wanted."""
+        asked: Future = Future()
+        with self._changed:
+            self._waiting[reply] = asked
+            self._going.add(reply)
+            self._changed.notify_all()
+            self._changed.wait_for(lambda: asked.done() or not self._stepping)
+            if asked.done():
+                return asked.result()
+            self._stepping = True
+            self._changed.wait_for(
+                lambda: self._going <= self._waiting.keys(), timeout=self.GRACE_SECONDS
+            )
+            batch, self._waiting = self._waiting, {}
+        try:
+            frames = next_frames(self.model, list(batch))
+            for future, frame in zip(batch.values(), frames, strict=True):
+                future.set_result(frame)
+        except Exception as error:
+            for future in batch.values():
+                future.set_exception(error)
+        with self._changed:
+            self._stepping = False
+            self._changed.notify_all()
+        return asked.result()
+
+    def leave(self, reply: Reply) -> None:
+        """No step waits for this reply any more."""
+        with self._changed:
+            self._going.discard(reply)
+            self._changed.notify_all()
 
 
 def generate_tokens(

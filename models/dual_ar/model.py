@@ -39,6 +39,7 @@ class DualARTransformer(nn.Module):
         )
         self.layers = Stack(config.slow)
         self.norm = RMSNorm(config.dim, config.norm_eps)
+        self.lm_head = None  # tied: the embedding serves as the head
         if not config.tie_word_embeddings:
             self.lm_head = nn.Linear(config.dim, config.vocab_size, bias=False)
 
@@ -60,7 +61,8 @@ class DualARTransformer(nn.Module):
 
     @property
     def dtype(self) -> torch.dtype:
-        return self.embed_tokens.weight.dtype
+        """Of the hidden states; quantised weights have dtypes of their own."""
+        return self.norm.weight.dtype
 
     def new_cache(self, max_len: int | None = None) -> KVCache:
         """An empty cache for one conversation, by default of the model's whole context."""
@@ -80,7 +82,7 @@ class DualARTransformer(nn.Module):
         first_rows = torch.arange(codes.shape[1], device=grid.device) * self.config.codebook_size
         speech = self.codebook_embeddings(codes + first_rows[:, None]).sum(1)
         speech = speech.masked_fill((text != self.semantic_id)[..., None], 0)
-        return self.embed_tokens(text) + speech
+        return (self.embed_tokens(text) + speech).to(self.dtype)
 
     def forward_hidden(self, grid: Tensor, caches: Sequence[KVCache] | None = None) -> Tensor:
         """Run the slow stack alone; see `forward`. Returns hidden [B, T, dim]."""
@@ -89,7 +91,7 @@ class DualARTransformer(nn.Module):
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Predict the next frame's text token from hidden [..., dim]. Returns [..., vocab_size]."""
         hidden = self.norm(hidden)
-        if self.config.tie_word_embeddings:
+        if self.lm_head is None:
             return F.linear(hidden, self.embed_tokens.weight)
         return self.lm_head(hidden)
 
@@ -123,8 +125,12 @@ class DualARTransformer(nn.Module):
         Returns:
             logits [B, n+1, codebook_size] of the codes 0..n.
         """
-        x = torch.cat([hidden[:, None], self.fast_embeddings(codes)], dim=1)
+        x = torch.cat([hidden[:, None], self.embed_codes(codes)], dim=1)
         return self.fast_output(self.fast_norm(self.fast_layers(x)))
+
+    def embed_codes(self, codes: Tensor) -> Tensor:
+        """Embed a frame's codes for the fast stack: [...] long -> [..., dim]."""
+        return self.fast_embeddings(codes).to(self.dtype)
 
     def new_fast_cache(self, num_rows: int) -> KVCache:
         """An empty cache for one frame of `num_rows` conversations."""
@@ -136,7 +142,7 @@ class DualARTransformer(nn.Module):
 
         Args:
             x: [B, dim]; the slow stack's hidden state for the first code, then
-                `fast_embeddings` of the code before.
+                `embed_codes` of the code before.
             cache: from `new_fast_cache(B)`, one for each frame.
 
         Returns:

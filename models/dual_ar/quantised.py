@@ -1,0 +1,147 @@
+"""Linear layers whose weights take 8 or 4 bits: a CPU that speaks waits for memory, mostly.
+
+The activations stay bfloat16: kernels that quantise those as well are little faster, and err ten
+times as much; and what they compute for a position depends on the positions beside it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from .model import DualARTransformer
+
+GROUP_SIZE = 64  # inputs that share a scale in 4 bits
+ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
+CHUNK_ROWS = 4096  # quantised at once: few enough for the caches
+LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
+HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by them
+
+
+class Int8Linear(nn.Module):
+    """[..., in] -> [..., out], bfloat16; one scale per output.
+
+    Args:
+        weight: int8 [out, in].
+        scale: float32 [out].
+        bias: float32 [out] or None.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.weight = weight.clone()  # the kernel crashes on a file's, which are not aligned
+        self.scale = scale.bfloat16()
+        self.bias = None if bias is None else bias.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = torch._weight_int8pack_mm(x.flatten(0, -2), self.weight, self.scale)
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], -1)
+
+
+class Int4Linear(nn.Module):
+    """[..., in] -> [..., out], bfloat16; a scale and an offset per `GROUP_SIZE` inputs.
+
+    Args:
+        weight: uint8 [out, in / 2], two inputs a byte, the first in its upper half.
+        scale: float32 [out, in / GROUP_SIZE, 2], a step and the middle of the 16 steps.
+        bias: float32 [out] or None.
+    """
+
+    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        super().__init__()
+        self.num_outputs = len(weight)
+        missing = -self.num_outputs % ROW_BLOCK
+        steps = torch.stack([weight >> 4, weight & 15], dim=-1).flatten(1).int()
+        steps = F.pad(steps, (0, 0, 0, missing))
+        self.weight = torch._convert_weight_to_int4pack_for_cpu(steps, 1)
+        scale = F.pad(scale, (0, 0, 0, 0, 0, missing))
+        self.scale = scale.transpose(0, 1).contiguous().bfloat16()
+        self.bias = None if bias is None else bias.bfloat16()
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.flatten(0, -2)
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, GROUP_SIZE, self.scale)
+        y = y[:, : self.num_outputs]
+        y = y if self.bias is None else y + self.bias
+        return y.view(*x.shape[:-1], -1)
+
+
+def quantise_weights(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+    """A language model's weights in few bits; what is not in a linear layer becomes bfloat16.
+
+    Args:
+        weights: under our names, floats.
+        dtype: "int8" or "int4".
+
+    Returns:
+        A new dict. Where a layer's weight was quantised, its scales stand beside it as `scale`; a
+        head that is tied to the embedding becomes one of its own.
+
+    Raises:
+        ValueError: sizes that 4 bits do not fit.
+    """
+    tied = {} if "lm_head.weight" in weights else {"lm_head.weight": weights["embed_tokens.weight"]}
+    quantised = {}
+    for key, tensor in {**weights, **tied}.items():
+        layer, _, kind = key.rpartition(".")
+        name = layer.rpartition(".")[2]
+        if kind == "weight" and name in LAYERS + HEADS:
+            quantise = _to_int4 if dtype == "int4" and name in LAYERS else _to_int8
+            chunks = [quantise(chunk.float()) for chunk in tensor.split(CHUNK_ROWS)]
+            quantised[key], quantised[f"{layer}.scale"] = map(torch.cat, zip(*chunks))
+        else:
+            quantised[key] = tensor.to(torch.bfloat16)
+    return quantised
+
+
+def install_quantised(model: DualARTransformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Put layers with the quantised ones of the weights into the model; returns the other weights.
+
+    Raises:
+        ValueError: a quantised layer that the model does not have, or has in another size.
+    """
+    rest = dict(weights)
+    if model.config.tie_word_embeddings and "lm_head.scale" in rest:
+        model.lm_head = nn.Linear(model.config.dim, model.config.vocab_size, bias=False)
+    for layer in [key.removesuffix(".scale") for key in weights if key.endswith(".scale")]:
+        weight, scale = rest.pop(f"{layer}.weight", None), rest.pop(f"{layer}.scale")
+        bias = rest.pop(f"{layer}.bias", None)
+        parent, _, name = layer.rpartition(".")
+        plain = model.get_submodule(layer) if layer in dict(model.named_modules()) else None
+        halves = 2 if scale.dim() == 3 else 1
+        if (
+            not isinstance(plain, nn.Linear)
+            or weight is None
+            or [weight.shape[0], halves * weight.shape[1]] != list(plain.weight.shape)
+        ):
+            raise ValueError(f"{layer} is quantised, but does not fit the config")
+        linear = Int4Linear if halves == 2 else Int8Linear
+        setattr(model.get_submodule(parent), name, linear(weight, scale, bias))
+    return rest
+
+
+def quantised_dtype(weights: Mapping[str, Tensor]) -> str | None:
+    """ "int8" or "int4" if the weights are quantised."""
+    scales = [scale.dim() for key, scale in weights.items() if key.endswith(".scale")]
+    return ("int4" if max(scales) == 3 else "int8") if scales else None
+
+
+def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    scale = weight.abs().amax(1).clamp(min=1e-8) / 127
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
+
+
+def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
+    if weight.shape[1] % GROUP_SIZE:
+        raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {weight.shape[1]}")
+    groups = weight.unflatten(1, (-1, GROUP_SIZE))
+    low, high = groups.aminmax(dim=-1)
+    step = (high - low).clamp(min=1e-8) / 15
+    middle = low + 8 * step
+    steps = ((groups - low[..., None]) / step[..., None]).round_().clamp_(0, 15).to(torch.uint8)
+    steps = steps.flatten(1)
+    return (steps[:, ::2] << 4) | steps[:, 1::2], torch.stack([step, middle], dim=-1)

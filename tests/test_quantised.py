@@ -1,0 +1,126 @@
+"""Language models of 8 and 4 bits: what they compute, and their files."""
+
+import pytest
+import torch
+from small_checkpoint import save_small
+
+from models.checkpoint import load_checkpoint, save_quantised
+from models.dual_ar import DualARConfig, DualARTransformer
+from models.dual_ar.quantised import (
+    Int4Linear,
+    Int8Linear,
+    install_quantised,
+    quantise_weights,
+    quantised_dtype,
+)
+from models.firefly import FireflyArchitecture
+
+SEMANTIC_ID = 259
+CONFIG = DualARConfig(
+    vocab_size=264,
+    n_layer=2,
+    n_head=4,
+    dim=128,
+    intermediate_size=192,
+    n_local_heads=2,
+    n_fast_layer=1,
+    codebook_size=1001,
+    max_seq_len=256,
+)
+LARGEST_ERRORS = {"int8": 0.05, "int4": 0.3}  # of the logits, relative
+
+
+@pytest.fixture(scope="module")
+def model() -> DualARTransformer:
+    torch.manual_seed(0)
+    model = DualARTransformer(CONFIG, SEMANTIC_ID).eval().requires_grad_(False)
+    for parameter in model.parameters():
+        parameter.mul_(4 if parameter.dim() == 2 else 1)  # so that the layers do something
+    return model
+
+
+def quantised(model: DualARTransformer, dtype: str) -> DualARTransformer:
+    weights = quantise_weights(model.state_dict(), dtype)
+    assert quantised_dtype(weights) == dtype
+    other = DualARTransformer(CONFIG, SEMANTIC_ID).eval().requires_grad_(False)
+    rest = install_quantised(other, weights)
+    other.load_state_dict(rest, strict=True, assign=True)
+    return other
+
+
+@pytest.fixture(scope="module")
+def grid() -> torch.Tensor:
+    generator = torch.Generator().manual_seed(1)
+    codes = torch.randint(1, 1001, (2, 8, 30), generator=generator)
+    return torch.cat([torch.full((2, 1, 30), SEMANTIC_ID), codes], dim=1)
+
+
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+def test_it_computes_nearly_the_same(model, grid, dtype):
+    other = quantised(model, dtype)
+    hidden = model.forward_hidden(grid)
+    expected = [model.text_logits(hidden), model.forward_fast(hidden[:, -1], grid[:, 1:8, -1])]
+    hidden = other.forward_hidden(grid)
+    found = [other.text_logits(hidden), other.forward_fast(hidden[:, -1], grid[:, 1:8, -1])]
+    for a, b in zip(found, expected):
+        assert 0 < (a.float() - b).norm() / b.norm() < LARGEST_ERRORS[dtype]
+
+
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype):
+    other = quantised(model, dtype)
+    whole = other.forward_hidden(grid)[:1]
+    cache = other.new_cache(30)
+    pieces = [other.forward_hidden(piece, [cache]) for piece in grid[:1].split((11, 1, 18), 2)]
+    torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0.05, atol=0.05)
+
+
+def test_layers_and_their_exact_values():
+    weight = torch.arange(-8, 8).repeat(16, 4).float()  # [16, 64]: every step of 4 bits
+    names = {"layers.0.wo.weight": weight, "embed_tokens.weight": weight, "norm.weight": weight[0]}
+    int4, int8 = quantise_weights(names, "int4"), quantise_weights(names, "int8")
+    assert int4["norm.weight"].dtype == torch.bfloat16
+    x = torch.eye(64).bfloat16()
+    layer = Int4Linear(int4["layers.0.wo.weight"], int4["layers.0.wo.scale"], torch.ones(16))
+    assert torch.equal(layer(x).T.float(), weight + 1)
+    layer = Int8Linear(int8["layers.0.wo.weight"], int8["layers.0.wo.scale"], None)
+    torch.testing.assert_close(layer(x[None])[0].T.float(), weight, rtol=0.02, atol=0.05)
+    assert torch.equal(int8["lm_head.weight"], int8["layers.0.wo.weight"])  # tied
+
+
+def test_sizes_that_4_bits_do_not_fit():
+    weights = {"wo.weight": torch.ones(16, 48), "lm_head.weight": torch.ones(16, 48)}
+    with pytest.raises(ValueError, match="int4 needs layer sizes that 64 divides, got 48"):
+        quantise_weights(weights, "int4")
+
+
+def test_layers_that_the_model_lacks(model):
+    weights = quantise_weights(model.state_dict(), "int8")
+    other = DualARTransformer(CONFIG, SEMANTIC_ID)
+    extra = {"layers.9.wo.weight": torch.ones(4, 4).char(), "layers.9.wo.scale": torch.ones(4)}
+    with pytest.raises(ValueError, match="layers.9.wo is quantised, but does not fit"):
+        install_quantised(other, {**weights, **extra})
+    other = DualARTransformer(CONFIG, SEMANTIC_ID)
+    key = "layers.0.self_attn.wo.weight"
+    with pytest.raises(ValueError, match="layers.0.self_attn.wo is quantised, but does not fit"):
+        install_quantised(other, {**weights, key: weights[key][:, :64]})
+
+
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
+    tmp_path, model, small_codec: FireflyArchitecture, grid, dtype
+):
+    (source := tmp_path / "source").mkdir()
+    save_small(source, model, small_codec)
+    save_quantised(source, tmp_path / "small", dtype)
+    loaded, saved = load_checkpoint(source, dtype=dtype), load_checkpoint(tmp_path / "small")
+    assert loaded.dtype == saved.dtype == dtype
+    assert torch.equal(loaded.model(grid)[0], saved.model(grid)[0])
+    small, large = (path / "model.safetensors" for path in (tmp_path / "small", source))
+    assert small.stat().st_size < 0.6 * large.stat().st_size
+    with pytest.raises(ValueError, match=f"is quantised to {dtype}, which the CPU"):
+        load_checkpoint(tmp_path / "small", dtype="float32")
+    with pytest.raises(ValueError, match=f"is quantised to {dtype} already"):
+        save_quantised(tmp_path / "small", tmp_path / "again", dtype)
+    with pytest.raises(ValueError, match="allowed are 'int8' and 'int4'"):
+        save_quantised(source, tmp_path / "again", "float32")
