@@ -3,13 +3,16 @@
 import json
 import platform
 import resource
+import tempfile
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import replace
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ProcessPoolExecutor
+from contextlib import contextmanager
+from multiprocessing import get_context
 
 import torch
 
-from models.checkpoint import Checkpoint, load_checkpoint
+from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.dual_ar import DualARConfig, DualARTransformer
 from models.firefly import FireflyArchitecture, FireflyConfig
 
@@ -31,21 +34,33 @@ QWEN2_05B = DualARConfig(
 SHAPES = ("tiny", "qwen2-0.5b")
 
 
-def build(shape: str, dtype: str) -> Checkpoint:
-    """The embedded checkpoint, or a full-size one with random weights and the full-size codec."""
-    tiny = load_checkpoint("tiny", dtype=dtype if shape == "tiny" else "float32")
+@contextmanager
+def checkpoint_folder(shape: str) -> Iterator[str]:
+    """Where to load the shape from: the embedded checkpoint, or a full-size one, random weights."""
     if shape == "tiny":
-        return tiny
+        yield "tiny"
+        return
+    with tempfile.TemporaryDirectory() as folder:
+        # In a process of its own, so that this one's memory is what loading and speaking take.
+        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
+            pool.submit(_write_full_size, folder).result()
+        yield folder
+
+
+def _write_full_size(folder: str) -> None:
+    tokenizer = load_checkpoint("tiny").tokenizer
     torch.manual_seed(0)
-    torch_dtype = getattr(torch, "float32" if dtype == "auto" else dtype)
-    codec = FireflyArchitecture(FireflyConfig()).eval().requires_grad_(False).fold_weight_norm()
-    return replace(
-        tiny,
-        name=shape,
-        model=DualARTransformer(QWEN2_05B, tiny.semantic_id).to(torch_dtype).eval(),
-        codec=codec,
-        dtype=torch_dtype,
-    )
+    model = DualARTransformer(QWEN2_05B, tokenizer.convert_tokens_to_ids("<|semantic|>"))
+    codec = FireflyArchitecture(FireflyConfig())
+    save_checkpoint(folder, model, codec, tokenizer, dtype=torch.bfloat16)
+
+
+def load(shape: str, dtype: str) -> tuple[Checkpoint, float]:
+    """The shape's checkpoint, and the seconds that loading it took, from files just written."""
+    with checkpoint_folder(shape) as folder:
+        started = time.perf_counter()
+        checkpoint = load_checkpoint(folder, dtype=dtype)
+        return checkpoint, time.perf_counter() - started
 
 
 def memory_bandwidth(num_bytes: int = 1 << 30) -> float:
@@ -71,9 +86,19 @@ def report(name: str, figures: Mapping[str, object]) -> None:
         "threads": torch.get_num_threads(),
         "torch": torch.__version__,
         "python": platform.python_version(),
+        "rss_bytes": _resident_bytes(),
         "peak_rss_bytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024,
     }
     print(json.dumps(machine | dict(figures)))
+
+
+def _resident_bytes() -> int | None:
+    """Memory that is resident now, where the system tells."""
+    try:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1]) * resource.getpagesize()
+    except OSError:
+        return None
 
 
 def _cpu_name() -> str:

@@ -13,7 +13,7 @@ from generate import generate_long
 from models.conversation import Conversation, UserTurn
 from models.dual_ar import SamplingConfig
 
-from .common import SHAPES, build, report
+from .common import SHAPES, load, report
 
 PIECE_SECONDS = 0.5
 
@@ -42,7 +42,7 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
-    checkpoint = build(options.shape, options.dtype)
+    checkpoint, load_seconds = load(options.shape, options.dtype)
     answer(checkpoint, 1.0, 12, seed=0)
     runs = [
         answer(checkpoint, options.seconds, options.frames, seed) for seed in range(options.runs)
@@ -58,6 +58,7 @@ def main() -> None:
             "first_sound_seconds": statistics.median(first for first, _ in runs),
             "rtf": statistics.median(rtf for _, rtf in runs),
             "first_sound_after_30s_over_3s": long / short,
+            "load_seconds": load_seconds,
         },
     )
 

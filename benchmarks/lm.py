@@ -1,29 +1,37 @@
-"""Language model speed: python -m benchmarks.lm --shape qwen2-0.5b --context 4096
+"""Language model speed: python -m benchmarks.lm --shape qwen2-0.5b --dtype int8
 
-Frames a second at several positions and for several users, with full sampling, beside the limit
-that memory bandwidth sets: every weight that a frame uses is read once a step.
+Frames a second with full sampling, beside the limit that memory bandwidth sets: a step reads every
+weight that it uses once. With --plot it is measured over positions and numbers of users too.
 """
 
 import argparse
 from collections.abc import Sequence
+from pathlib import Path
 
 import torch
+from torch import nn
 
 from models.checkpoint import Checkpoint
-from models.dual_ar import SamplingConfig
-from models.dual_ar.generation import Reply, next_frames
+from models.dual_ar import Reply, SamplingConfig, next_frames
 
-from .common import SHAPES, build, memory_bandwidth, report, seconds_of
+from .common import SHAPES, load, memory_bandwidth, report, seconds_of
 
 WARMUP_FRAMES = 4
+NUM_USERS = (1, 2, 4, 8)
+SPEECH_FRAMES_PER_SECOND = 21.53
 
 
-def weights_per_frame(checkpoint: Checkpoint) -> int:
-    """Weights that one frame reads: the slow stack and text head once, the fast ones K times."""
+def bytes_per_step(checkpoint: Checkpoint) -> int:
+    """What one frame reads of the weights: slow stack and text head once, the fast ones K times."""
     model = checkpoint.model
-    slow = sum(p.numel() for p in model.layers.parameters()) + model.embed_tokens.weight.numel()
-    fast = sum(p.numel() for p in model.fast_layers.parameters()) + model.fast_output.weight.numel()
+    slow = _weight_bytes(model.layers) + _weight_bytes(model.lm_head or model.embed_tokens)
+    fast = _weight_bytes(model.fast_layers) + _weight_bytes(model.fast_output)
     return slow + model.config.num_codebooks * fast
+
+
+def _weight_bytes(module: nn.Module) -> int:
+    weights = (getattr(part, "weight", None) for part in module.modules())
+    return sum(weight.nbytes for weight in weights if weight is not None)
 
 
 def frames_per_second(
@@ -52,6 +60,33 @@ def frames_per_second(
     return users * num_frames / seconds, first
 
 
+def plot(checkpoint: Checkpoint, context: int, num_frames: int, path: Path) -> None:
+    """Write a picture of frames a second against position and against users."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    last = context - num_frames - WARMUP_FRAMES - 2
+    positions = [last * i // 4 or 1 for i in range(5)]
+    at_position = [frames_per_second(checkpoint, context, p, 1, num_frames)[0] for p in positions]
+    for_users = [frames_per_second(checkpoint, context, 200, n, num_frames)[0] for n in NUM_USERS]
+    figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3), sharey=True)
+    left.plot(positions, at_position, "o-")
+    left.set_xlabel("positions used")
+    left.set_ylabel("frames a second")
+    right.plot(NUM_USERS, for_users, "o-")
+    right.set_xlabel("users")
+    for axis in (left, right):
+        axis.axhline(SPEECH_FRAMES_PER_SECOND, linestyle="--", color="gray", label="real time")
+        axis.set_ylim(bottom=0)
+        axis.grid(alpha=0.3)
+    left.legend()
+    figure.suptitle(f"{checkpoint.dtype}, {torch.get_num_threads()} threads")
+    figure.tight_layout()
+    figure.savefig(path, dpi=100)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="qwen2-0.5b")
@@ -60,29 +95,33 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--users", type=int, default=1, help="conversations stepped together")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--plot", type=Path, help="write a picture to this file")
     options = parser.parse_args(arguments)
-    checkpoint = build(options.shape, options.dtype)
+    checkpoint, load_seconds = load(options.shape, options.dtype)
     context = min(options.context, checkpoint.model.config.max_seq_len)
     speed, first = frames_per_second(
         checkpoint, context, options.position, options.users, options.frames
     )
-    num_bytes = weights_per_frame(checkpoint) * checkpoint.dtype.itemsize
     bandwidth = memory_bandwidth()
+    limit = bandwidth / bytes_per_step(checkpoint)
     report(
         "lm",
         {
             "shape": options.shape,
-            "dtype": str(checkpoint.dtype).removeprefix("torch."),
+            "dtype": checkpoint.dtype,
             "context": context,
             "position": options.position,
             "users": options.users,
             "frames_per_second": speed,
-            "limit_frames_per_second": bandwidth / num_bytes,
-            "share_of_limit": speed / options.users / (bandwidth / num_bytes),
+            "limit_frames_per_second": limit,
+            "share_of_limit": speed / options.users / limit,
             "first_frame_seconds": first,
+            "load_seconds": load_seconds,
             "bandwidth_bytes_per_second": bandwidth,
         },
     )
+    if options.plot:
+        plot(checkpoint, context, options.frames, options.plot)
 
 
 if __name__ == "__main__":

@@ -6,7 +6,6 @@ import dataclasses
 import json
 import os
 import shutil
-from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
 from .dual_ar.quantised import install_quantised, quantise_weights, quantised_dtype
 from .firefly import FireflyArchitecture, FireflyConfig
 from .hub import find_folder
+from .published import missing_parts, rename_dual_ar
 from .tokenizer import load_tokenizer, save_tokenizer, special_words
 from .weights import assign_weights, read_weights, refuse_keys, write_weights
 
@@ -35,62 +35,15 @@ SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPES = (*FLOATS, "int8", "int4")
 
-# Published layer name -> ours, and its place where several become one along the first dimension.
-_DUAL_AR_LAYERS = {
-    "q_proj": ("wqkv", 0),
-    "k_proj": ("wqkv", 1),
-    "v_proj": ("wqkv", 2),
-    "wq": ("wqkv", 0),
-    "wk": ("wqkv", 1),
-    "wv": ("wqkv", 2),
-    "o_proj": ("wo", 0),
-    "gate_proj": ("w_gate_up", 0),
-    "up_proj": ("w_gate_up", 1),
-    "down_proj": ("w_down", 0),
-}
-_JOINED_LAYERS = (("q_proj", "k_proj", "v_proj"), ("wq", "wk", "wv"), ("gate_proj", "up_proj"))
-
-
-def rename_dual_ar(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Bring a published DualARTransformer state dict to our key names.
-
-    Drops a "model." prefix and joins q, k, v and gate, up. Our own names pass unchanged.
-
-    Args:
-        state_dict: published, older published (fast wq, wk, wv) or our own keys.
-
-    Returns:
-        A new dict; tensors that were not joined are the same objects.
-
-    Raises:
-        ValueError: two keys mean the same weights.
-    """
-    parts: dict[str, dict[int, Tensor]] = defaultdict(dict)
-    for key, tensor in state_dict.items():
-        path = key.removeprefix("model.").split(".")
-        place = 0
-        if len(path) > 1:
-            path[-2], place = _DUAL_AR_LAYERS.get(path[-2], (path[-2], 0))
-        name = ".".join(path)
-        if place in parts[name]:
-            raise ValueError(f"{key} and another key both hold {name}: keep only one of them")
-        parts[name][place] = tensor
-    return {
-        name: torch.cat([tensors[place] for place in sorted(tensors)])
-        if len(tensors) > 1
-        else next(iter(tensors.values()))
-        for name, tensors in parts.items()
-    }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
     """A language model, its codec and its tokenizer, ready to generate.
 
-    The modules are in eval mode and ask for no gradients; the codec is float32, its weight norm
-    folded. `dtype` is the language model's, one of `DTYPES`. `emotion_ids` and `style_ids` give
-    the token of each word in the tokenizer's `<|user:word|>` and `<|style:word|>`; they are empty
-    where it has none.
+    The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
+    `DTYPES`; the codec is float32, but for its vocoder, which is bfloat16 unless that is float32.
+    `emotion_ids` and `style_ids` give the token of each word in the tokenizer's `<|user:word|>`
+    and `<|style:word|>`; they are empty where it has none.
     """
 
     name: str
@@ -136,6 +89,8 @@ def load_checkpoint(
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
     model, dtype = _load_model(folder, config, semantic_id, dtype, torch_device)
     codec = _load_codec(folder, config)
+    if dtype != "float32":
+        codec.head.to(torch.bfloat16)
     return Checkpoint(
         name=str(name_or_path),
         model=model.to(torch_device).eval().requires_grad_(False),
@@ -239,7 +194,7 @@ def _find_file(folder: Path, names: tuple[str, ...]) -> Path:
 def _read_model(folder: Path) -> tuple[Path, dict[str, Tensor]]:
     path = _find_file(folder, MODEL_FILES)
     weights = read_weights(path)
-    refuse_keys(path, "lacks keys", _missing_parts(weights))
+    refuse_keys(path, "lacks keys", missing_parts(weights))
     with _naming(path):
         return path, rename_dual_ar(weights)
 
@@ -264,17 +219,6 @@ def _load_model(
             weights = install_quantised(model, weights)
     assign_weights(model, weights, path, FLOATS.get(dtype))
     return model, dtype
-
-
-def _missing_parts(keys: Iterable[str]) -> list[str]:
-    """Keys of which `rename_dual_ar` would join what is there without them."""
-    missing = set()
-    for key in keys:
-        *path, end = key.split(".")
-        for group in _JOINED_LAYERS:
-            if path and path[-1] in group:
-                missing.update(".".join([*path[:-1], part, end]) for part in group)
-    return sorted(missing.difference(keys))
 
 
 def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:

@@ -17,6 +17,7 @@ LAYERS = [
         "models.dual_ar",
         "models.firefly",
         "models.hub",
+        "models.published",
         "models.tokenizer",
         "models.weights",
     },

@@ -5,8 +5,8 @@ import torch
 from parity import ASSETS, SEMANTIC_ID, golden_dual_ar, load_json, seeded_state_dict
 from safetensors.torch import load_file
 
-from models.checkpoint import rename_dual_ar
 from models.dual_ar import DualARConfig, DualARTransformer, KVCache
+from models.published import rename_dual_ar
 
 
 @pytest.fixture(scope="module")
@@ -114,6 +114,7 @@ def test_older_and_prefixed_keys(published):
         rename_dual_ar({"norm.weight": torch.ones(1), "model.norm.weight": torch.ones(1)})
 
 
+@torch.no_grad()
 def test_untied_head_and_meta_device(model):
     values = {**load_json("dual_ar_a_config.json"), "tie_word_embeddings": False}
     with torch.device("meta"):

@@ -143,8 +143,9 @@ def train_vocoder(
     """Stage two: the codes stay as they are, what turns them into a wave is trained on them."""
     codec = load_codes(codes).to(device)
     config = codec.config
-    codec.backbone.requires_grad_(False)
+    codec.requires_grad_(False)
     decoder = nn.ModuleDict({"upsample": codec.quantizer.upsample, "head": codec.head})
+    decoder.requires_grad_(True)
     crops, valid = Crops(speech, 3, device), Crops(heldout, 4, device)
     valid_wave = valid.draw(12, 64 * config.samples_per_frame)
 
@@ -189,11 +190,12 @@ def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
 
 
 def hearing_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) -> Tensor:
-    """Twice the mel L1, and the L1 of what the codec's own encoder makes of it."""
+    """Twice the mel L1, and the L1 of what the quantiser would be given for either, spread to 1."""
     mels = [codec.spec_transform(x) for x in (predicted, target)]
     with torch.autocast(target.device.type, torch.bfloat16):
-        hidden = [codec.backbone(mel) for mel in mels]
-    return 2 * F.l1_loss(*mels) + HEARING_WEIGHT * F.l1_loss(*(h.float() for h in hidden))
+        heard = [_projections(codec, codec.backbone(mel)) for mel in mels]
+    heard = [z / torch.tensor(SPREAD, device=target.device) for z in heard]
+    return 2 * F.l1_loss(*mels) + HEARING_WEIGHT * F.l1_loss(*heard)
 
 
 def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:

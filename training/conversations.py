@@ -1,5 +1,7 @@
 """Conversations for the language model, drawn from the dialogues and their spoken renditions."""
 
+from __future__ import annotations
+
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -33,6 +35,18 @@ class Example:
     learn_text: Tensor
     learn_codes: Tensor
     heard: list[tuple[int, int, str]]
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Turn:
+    """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n] as the model reads them."""
+
+    user: Spoken
+    inputs: str
+    free_style: bool
+    text: str
+    prompt: Tensor
+    reply: Tensor
 
 
 class Conversations:
@@ -84,9 +98,15 @@ class Conversations:
         column[0] = self.tokens.end
         return column
 
-    def _turn(
+    def draw_reply(self, rng: np.random.Generator) -> tuple[str, Tensor, Tensor]:
+        """One first turn: the words of a reply, its prompt, and its columns without the end."""
+        intent = self.intents[str(rng.choice(list(self.intents)))]
+        drawn = self._draw_turn(intent.name, intent, None, rng)
+        return drawn.text, drawn.prompt, drawn.reply
+
+    def _draw_turn(
         self, source: str, intent: Intent, kind: str | None, rng: np.random.Generator
-    ) -> Example:
+    ) -> _Turn:
         user = self.users[source][rng.integers(len(self.users[source]))]
         inputs = str(rng.choice(list(INPUT_SHARES), p=list(INPUT_SHARES.values())))
         emotion = user.manner
@@ -95,20 +115,31 @@ class Conversations:
         free_style = rng.random() < FREE_STYLE_SHARE
         style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
         text = choose_reply(intent, style, rng) if kind is None else intent.then[kind]
+        return _Turn(
+            user=user,
+            inputs=inputs,
+            free_style=free_style,
+            text=text,
+            prompt=self.prompt(user, inputs, after_reply=kind is not None),
+            reply=self.reply_columns(text, emotion, style, self.replies[text, style]),
+        )
 
-        prompt = self.prompt(user, inputs, after_reply=kind is not None)
-        reply = self.reply_columns(text, emotion, style, self.replies[text, style])
-        grid = torch.cat([prompt, reply, self.end_column()], dim=1)
+    def _turn(
+        self, source: str, intent: Intent, kind: str | None, rng: np.random.Generator
+    ) -> Example:
+        turn = self._draw_turn(source, intent, kind, rng)
+        prompt = turn.prompt
+        grid = torch.cat([prompt, turn.reply, self.end_column()], dim=1)
         learn_text = torch.zeros(grid.shape[1], dtype=torch.bool)
         learn_text[prompt.shape[1] :] = True
         learn_codes = learn_text.clone()
         learn_codes[-1] = False
-        if free_style:
+        if turn.free_style:
             learn_text[prompt.shape[1] + 1] = False  # drawn, so not to be expected
         columns = (prompt[0] == self.tokens.semantic).nonzero()
         heard = []
-        if inputs == "speech":
-            heard = [(int(columns[0]), int(columns[-1]) + 1, user.text)]
+        if turn.inputs == "speech":
+            heard = [(int(columns[0]), int(columns[-1]) + 1, turn.user.text)]
         return Example(grid=grid, learn_text=learn_text, learn_codes=learn_codes, heard=heard)
 
 

@@ -67,9 +67,10 @@ class Listener(nn.Module):
     def loss(self, examples: Sequence[Example]) -> Tensor:
         """Mean CTC loss per unit over what the last forward pass heard."""
         spans = [(row, *heard) for row, e in enumerate(examples) for heard in e.heard]
-        heard = [self.hidden[row, start:end] for row, start, end, _ in spans]
-        if not heard:
+        if not spans:
             return self.hidden.new_zeros(())
+        rows = self.hidden.unflatten(0, (len(examples), -1))  # [B, T, dim]
+        heard = [rows[row, start:end] for row, start, end, _ in spans]
         return self.speller.loss(heard, [[text] for *_, text in spans])
 
 
@@ -119,7 +120,7 @@ def train_language_model(
     def validate(index: int) -> dict[str, float]:
         refresh()
         with torch.autocast(device, torch.bfloat16):
-            figures = understanding(model, conversations, heldout[:: max(1, len(heldout) // 132)])
+            figures = understanding(model, conversations, heldout[:: max(1, len(heldout) // 66)])
             fixed = np.random.default_rng(6)
             examples = [conversations.draw(fixed) for _ in range(BATCH_SIZE)]
             text_loss, code_loss = losses(model, examples, device, fixed)
@@ -133,7 +134,7 @@ def train_language_model(
         learning_rate=1e-3,
         betas=(0.9, 0.95),
         weight_decay=0.05,
-        validate_seconds=180,
+        validate_seconds=300,
     ).run({"model": model, "listener": listener}, step, validate)
 
 

@@ -12,20 +12,22 @@ import torch
 from loguru import logger
 
 from models.checkpoint import save_checkpoint
-from models.dual_ar import DualARTransformer, SamplingConfig
-from models.firefly import FireflyArchitecture
+from models.dual_ar import SamplingConfig
 from models.tokenizer import load_tokenizer
 
 from .codec import load_codec, load_codes, train_codes, train_vocoder
-from .corpus import write_replies, write_speech, write_users
+from .conversations import Conversations
+from .corpus import read_shards, write_replies, write_speech, write_users
 from .dialogues import load_dialogues
-from .language_model import load_language_model, train_language_model
+from .judge import train_judge
+from .language_model import load_language_model, new_language_model, train_language_model
+from .preference import train_preference
 from .tokenizer import VOCAB_SIZE, write_tokenizer
 
 # Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
-SHARES = {"codes": 0.12, "vocoder": 0.20, "language_model": 0.68}
+SHARES = {"codes": 0.15, "vocoder": 0.35, "language_model": 0.45, "preference": 0.05}
 SPEECH_MINUTES, HELDOUT_MINUTES = 160, 15
-USER_ROUNDS, HELDOUT_ROUNDS = 6, 1
+USER_ROUNDS, HELDOUT_ROUNDS = 3, 1  # renditions of each line
 # Speech that its words determine is best drawn near its mode, and silence repeats codes.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
 
@@ -91,22 +93,40 @@ class Recipe:
             self.device,
         )
 
+    def preference(self) -> None:
+        tokenizer = load_tokenizer(self.output, VOCAB_SIZE)
+        codec = load_codec(self.work / "codes.pt", self.work / "vocoder.pt")
+        model = train_preference(
+            load_language_model(self.work / "language_model.pt", tokenizer),
+            codec,
+            Conversations(
+                self.dialogues,
+                read_shards(self.work / "users"),
+                read_shards(self.work / "replies"),
+                tokenizer,
+                codec.config.num_codebooks,
+            ),
+            train_judge(self.dialogues, self.work),
+            SAMPLING,
+            self.work,
+            self.minutes * SHARES["preference"],
+            self.device,
+        )
+        torch.save(model.state_dict(), self.work / "preferred.pt")
+
     def export(self) -> None:
         tokenizer = load_tokenizer(self.output, VOCAB_SIZE)
-        model = load_language_model(self.work / "language_model.pt", tokenizer)
+        model = new_language_model(tokenizer)
+        model.load_state_dict(torch.load(self.work / "preferred.pt", weights_only=True))
         codec = load_codec(self.work / "codes.pt", self.work / "vocoder.pt")
-        save(self.output, model, codec, tokenizer)
+        save_checkpoint(self.output, model, codec, tokenizer, sampling=SAMPLING)
+        size = sum(path.stat().st_size for path in self.output.iterdir()) / 1e6
+        logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], None]]:
-        names = ("tokenizer", "speech", "codes", "vocoder", "corpus", "language_model", "export")
+        names = ("tokenizer", "speech", "codes", "vocoder", "corpus", "language_model")
+        names += ("preference", "export")
         return {name: getattr(self, name) for name in names}
-
-
-def save(folder: Path, model: DualARTransformer, codec: FireflyArchitecture, tokenizer) -> None:
-    """Write the checkpoint, with the settings it speaks best at."""
-    save_checkpoint(folder, model, codec, tokenizer, sampling=SAMPLING)
-    size = sum(path.stat().st_size for path in folder.iterdir()) / 1e6
-    logger.info(f"wrote {folder}: {size:.1f} MB")
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

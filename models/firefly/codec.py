@@ -95,7 +95,7 @@ class FireflyArchitecture(nn.Module):
         """
         self._check_batch(codes, state)
         if codes.shape[-1] == 0:
-            return self.head.conv_pre.conv.weight.new_zeros(state.batch_size, 1, 0)
+            return torch.zeros(state.batch_size, 1, 0, device=codes.device)
         return self.head(self.quantizer.decode(self._checked(codes), state), state)
 
     def fold_weight_norm(self) -> "FireflyArchitecture":

@@ -44,7 +44,10 @@ class ParallelBlock(nn.Module):
 
 
 class HiFiGANGenerator(nn.Module):
-    """Hidden [B, C, T] -> wave [B, 1, T * hop_length] in -1..1 (published part ``head``)."""
+    """Hidden [B, C, T] -> wave [B, 1, T * hop_length] in -1..1 (published part ``head``).
+
+    Both are float32, whatever the dtype of its weights, in which it computes.
+    """
 
     def __init__(self, config: FireflyConfig) -> None:
         super().__init__()
@@ -64,11 +67,11 @@ class HiFiGANGenerator(nn.Module):
         self.conv_post = FishConvNet(channels, 1, kernel_size).weight_norm()
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        x = self.conv_pre(x, state)
+        x = self.conv_pre(x.to(self.conv_pre.conv.weight.dtype), state)
         for up, block in zip(self.ups, self.resblocks):
             x = up(F.silu(x), state)
             if self.training and self.gradient_checkpointing and state is None:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x, state)
-        return torch.tanh(self.conv_post(F.silu(x), state))
+        return torch.tanh(self.conv_post(F.silu(x), state).float())
