@@ -26,7 +26,7 @@ from models.dual_ar import Reply, SamplingConfig, Stepper
 from models.speech import ReplyChunk, Speech
 
 FIRST_CHUNK_FRAMES = 2
-CHUNK_FRAMES = 8
+CHUNK_FRAMES = 16
 
 
 def generate_long(

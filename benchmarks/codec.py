@@ -9,12 +9,12 @@ import statistics
 
 import torch
 
-from models.checkpoint import load_checkpoint
+from generate import CHUNK_FRAMES
+from models.checkpoint import FLOATS, load_checkpoint
 from models.firefly import FireflyArchitecture, FireflyConfig
 
 from .common import SHAPES, report, seconds_of
 
-CHUNK_FRAMES = 8
 EARLY, LATE = 20, 2000
 
 
@@ -23,12 +23,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--frames", type=int, default=128, help="length of the speech")
+    parser.add_argument("--chunk", type=int, default=CHUNK_FRAMES, help="frames decoded at once")
+    parser.add_argument("--dtype", choices=FLOATS, default="float32", help="of the vocoder")
     options = parser.parse_args()
     torch.manual_seed(0)
     plain = FireflyArchitecture(FireflyConfig()).eval()
     codec = FireflyArchitecture(FireflyConfig()).eval().fold_weight_norm()
     if options.shape == "tiny":
-        codec = plain = load_checkpoint("tiny").codec
+        codec, plain = (load_checkpoint("tiny", dtype=d).codec for d in (options.dtype, "float32"))
+    else:
+        codec.head.to(FLOATS[options.dtype])
     config = codec.config
     codes = torch.randint(config.codebook_size, (1, config.num_codebooks, options.frames))
     wave = 0.1 * torch.randn(1, 1, options.frames * config.samples_per_frame)
@@ -37,7 +41,7 @@ def main() -> None:
 
     def decode_in_chunks() -> None:
         state = codec.new_state()
-        for piece in codes.split(CHUNK_FRAMES, dim=2):
+        for piece in codes.split(options.chunk, dim=2):
             codec.decode_chunk(piece, state)
 
     def encode_in_chunks() -> None:
@@ -53,6 +57,8 @@ def main() -> None:
         "codec",
         {
             "shape": options.shape,
+            "dtype": options.dtype,
+            "chunk_frames": options.chunk,
             "encode_rtf": best(encode_in_chunks),
             "decode_rtf": best(decode_in_chunks),
             "decode_rtf_whole": best(lambda: codec.decode(codes, lengths)),

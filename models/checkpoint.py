@@ -34,6 +34,9 @@ CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
 SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPES = (*FLOATS, "int8", "int4")
+LARGE_MODEL = (
+    100_000_000  # weights; a CPU spends more time on reading so many than on anything else
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,8 +75,8 @@ def load_checkpoint(
             "tiny", which comes with this repository; else a Hugging Face id as "owner/name".
         device: "cpu", "cuda" or "auto", which is CUDA where there is one.
         dtype: of the language model; "float32", "bfloat16", on the CPU also "int8" or "int4", which
-            quantise it, or "auto": as it is stored if that is quantised, else bfloat16 on CUDA and
-            float32 on the CPU.
+            quantise it, or "auto": as it is stored if that is quantised, else bfloat16 on CUDA, and
+            on the CPU int8 for large models and float32 for small ones.
         revision: branch, tag or commit of a Hugging Face id.
 
     Raises:
@@ -210,7 +213,7 @@ def _load_model(
             f"use dtype 'auto' and device 'cpu', or the weights it was made from"
         )
     if dtype == "auto":
-        dtype = stored or ("bfloat16" if device.type == "cuda" else "float32")
+        dtype = stored or _fastest_dtype(weights, device)
     with _naming(folder / "config.json"), torch.device("meta"):
         model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
     if dtype not in FLOATS:
@@ -219,6 +222,13 @@ def _load_model(
             weights = install_quantised(model, weights)
     assign_weights(model, weights, path, FLOATS.get(dtype))
     return model, dtype
+
+
+def _fastest_dtype(weights: Mapping[str, Tensor], device: torch.device) -> str:
+    if device.type == "cuda":
+        return "bfloat16"
+    is_large = sum(weight.numel() for weight in weights.values()) >= LARGE_MODEL
+    return "int8" if is_large else "float32"
 
 
 def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:

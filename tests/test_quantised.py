@@ -108,7 +108,7 @@ def test_layers_that_the_model_lacks(model):
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
 def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
-    tmp_path, model, small_codec: FireflyArchitecture, grid, dtype
+    tmp_path, model, small_codec: FireflyArchitecture, grid, dtype, monkeypatch
 ):
     (source := tmp_path / "source").mkdir()
     save_small(source, model, small_codec)
@@ -118,6 +118,9 @@ def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
     assert torch.equal(loaded.model(grid)[0], saved.model(grid)[0])
     small, large = (path / "model.safetensors" for path in (tmp_path / "small", source))
     assert small.stat().st_size < 0.6 * large.stat().st_size
+    assert load_checkpoint(source).dtype == "float32"
+    monkeypatch.setattr("models.checkpoint.LARGE_MODEL", 1000)
+    assert load_checkpoint(source).dtype == "int8"
     with pytest.raises(ValueError, match=f"is quantised to {dtype}, which the CPU"):
         load_checkpoint(tmp_path / "small", dtype="float32")
     with pytest.raises(ValueError, match=f"is quantised to {dtype} already"):

@@ -174,12 +174,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--utterances", type=int, default=198, help="for each measure")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--device", default="cpu", help="auto, cpu or cuda")
+    parser.add_argument("--dtype", default="auto", help="of the language model")
     parser.add_argument("--judge-minutes", type=float, default=JUDGE_MINUTES, help="to train it")
     options = parser.parse_args(arguments)
     if options.utterances < 1:
         parser.error(f"--utterances is {options.utterances}, but must be at least 1")
     phonemes("你好")  # without espeak-ng there is nothing to measure with
-    checkpoint = load_checkpoint(options.checkpoint, options.device)
+    checkpoint = load_checkpoint(options.checkpoint, options.device, options.dtype)
     dialogues = load_dialogues()
     judge = train_judge(dialogues, options.work, options.judge_minutes)
     recording = options.work / "heldout.npy"

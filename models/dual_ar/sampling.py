@@ -40,6 +40,7 @@ class SamplingConfig:
             "temperature": (0 < self.temperature < 2, "above 0 and below 2"),
             "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
             "repetition_penalty": (0 < self.repetition_penalty < 2, "above 0 and below 2"),
+            "seed": (self.seed is None or 0 <= self.seed < 2**63, "0 to 2^63 - 1, or None"),
         }
         for name, (fits, limits) in allowed.items():
             if not fits:

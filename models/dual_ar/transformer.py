@@ -19,14 +19,14 @@ class RMSNorm(nn.Module):
     def __init__(self, dim: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
-        self.root_dim = math.sqrt(dim)
-        self.least_norm = torch.tensor(math.sqrt(dim * eps), device="cpu")  # on the meta device too
+        self.norm_to_rms = 1 / math.sqrt(dim)
+        self.least_rms = torch.tensor(math.sqrt(eps), device="cpu")  # on the meta device too
 
     def forward(self, x: Tensor) -> Tensor:
         # In as few operations as can be: for a single position on a CPU it is they that take time.
         norm = torch.linalg.vector_norm(x, dim=-1, keepdim=True, dtype=torch.float32)
-        scale = self.root_dim / torch.hypot(norm, self.least_norm)
-        return (x.float() * scale).type_as(x) * self.weight
+        rms = torch.hypot(norm * self.norm_to_rms, self.least_rms)
+        return (x.float() / rms).type_as(x) * self.weight
 
 
 def rope_table(num_positions: int, head_dim: int, base: float) -> Tensor:
@@ -48,7 +48,7 @@ def rotate(x: Tensor, rope: Tensor) -> Tensor:
         x: [B, T, heads, head_dim].
         rope: complex64 [B or 1, T, heads, head_dim / 2].
     """
-    pairs = torch.view_as_complex(x.float().unflatten(-1, (-1, 2)))
+    pairs = torch.view_as_complex(x.float().view(*x.shape[:-1], -1, 2))
     return torch.view_as_real(pairs * rope).flatten(-2).type_as(x)
 
 

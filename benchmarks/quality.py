@@ -1,0 +1,54 @@
+"""What few bits change: python -m benchmarks.quality --dtype int8
+
+The embedded checkpoint answers held-out questions in float32; then both models read these answers,
+and the share of positions is counted at which they hold the same token for the most likely.
+"""
+
+import argparse
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.checkpoint import DTYPES, Checkpoint, load_checkpoint
+from models.conversation import Turn
+from training.answers import answer_all, draw_questions
+from training.dialogues import load_dialogues
+
+from .common import report
+
+
+@torch.inference_mode()
+def most_likely(checkpoint: Checkpoint, turn: Turn) -> Tensor:
+    """The model's first choice for every text token and code of a turn's reply: [n, 1+K]."""
+    model, reply = checkpoint.model, turn.columns[:, turn.prompt_length :]
+    hidden = model.forward_hidden(turn.columns[None])[0, turn.prompt_length - 1 : -1]
+    text = model.text_logits(hidden).argmax(-1)
+    codes = model.forward_fast(hidden, reply[1:-1].T).argmax(-1)
+    return torch.cat([text[:, None], codes], dim=1)[:-1]  # the end has no codes
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--dtype", choices=DTYPES, default="int8")
+    parser.add_argument("--questions", type=int, default=24)
+    options = parser.parse_args()
+    exact, small = (load_checkpoint("tiny", dtype=d) for d in ("float32", options.dtype))
+    rng = np.random.default_rng(0)
+    questions = draw_questions(load_dialogues(), options.questions, rng)
+    turns = [answer.turns[-1] for answer in answer_all(exact, questions, seed=0)]
+    same = torch.cat([most_likely(exact, turn) == most_likely(small, turn) for turn in turns])
+    report(
+        "quality",
+        {
+            "dtype": options.dtype,
+            "frames": len(same),
+            "same_text_token": same[:, 0].float().mean().item(),
+            "same_code": same[:, 1:].float().mean().item(),
+            "same_token": same.float().mean().item(),
+        },
+    )
+
+
+if __name__ == "__main__":
+    main()
