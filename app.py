@@ -233,6 +233,8 @@ class VoicePage:
         if not audio and not text:
             raise _error(texts.both("nothing_given"))
         session = self._session(request)
+        if not session.is_prepared(audio, text):  # else there is nothing to wait for
+            yield {self.status: texts.status("listening")}
         yield from self._show(
             session, lambda: session.answer(audio, text, **self._options(*settings))
         )
@@ -240,11 +242,11 @@ class VoicePage:
     def _answer_heard(self, request: gr.Request, *settings) -> Iterator[dict]:
         """Answer what the open microphone heard."""
         session = self._session(request)
+        yield {self.status: texts.status("listening")}
         yield from self._show(session, lambda: session.answer_heard(**self._options(*settings)))
 
     def _show(self, session: Session, answer: Callable[[], Iterator[ShownTurn]]) -> Iterator[dict]:
         """The reply while it grows; what the user gave is taken away once it is understood."""
-        yield {self.status: texts.status("listening")}
         try:
             with closing(answer()) as turns:
                 for turn in turns:

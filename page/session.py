@@ -217,6 +217,10 @@ class Session:
         if audio:
             self._recording[1].push(audio)
 
+    def is_prepared(self, audio: str | None, text: str) -> bool:
+        """Whether this turn has been read, or is being read, by `prepare`."""
+        return bool(audio and not text and self._recording and self._recording[0] == audio)
+
     def answer(self, audio: str | None, text: str, **options) -> Iterator[ShownTurn]:
         """Answer a complete turn; yields it each time it has grown.
 
@@ -229,7 +233,7 @@ class Session:
             ValueError: as `generate_long`; the conversation is as before.
         """
         source = audio
-        if audio and not text and self._recording and self._recording[0] == audio:
+        if self.is_prepared(audio, text):
             _, listener = self._recording
             self._recording = None
             self.interrupt()
