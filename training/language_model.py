@@ -18,14 +18,13 @@ from models.dual_ar import DualARConfig, DualARTransformer
 from .codec import TINY_CODEC
 from .conversations import Conversations, Example, collate
 from .corpus import Spoken, read_shards, user_lines
-from .dialogues import EMOTIONS, STYLES, Dialogues
+from .dialogues import EMOTIONS, Dialogues
 from .loop import Stage
 from .spelling import Speller, Syllable, read_lines
 
 BATCH_SIZE = 12
 POOL_SIZE = 240  # examples drawn at once and sorted by length, so that batches need little padding
 MAX_CODE_FRAMES = 800  # frames a step whose codes are learned, drawn from the batch's replies
-FIRST_WORD_WEIGHT = 15.0  # the token after the style: with it the reply is chosen
 CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
 LISTENING_LAYER = 3  # its output is what the CTC head reads
 LISTENING_WEIGHT = 0.3
@@ -92,8 +91,6 @@ def train_language_model(
     heldout = [user for user in read_shards(heldout_users) if not user.intent.startswith("follow")]
     texts = sorted({text for _, text, _ in user_lines(dialogues, heldout=False)})
     listener = Listener(model, read_lines(texts)).to(device)
-    style_tokens = tokenizer.convert_tokens_to_ids([f"<|style:{style}|>" for style in STYLES])
-    styles = torch.tensor(style_tokens)
     rng = np.random.default_rng(5)
     conversations: Conversations | None = None
     num_shards = 0
@@ -117,7 +114,7 @@ def train_language_model(
             pool.extend(batches[i] for i in rng.permutation(len(batches)))
         examples = pool.pop()
         with torch.autocast(device, torch.bfloat16):
-            text_loss, code_loss = losses(model, examples, device, rng, styles)
+            text_loss, code_loss = losses(model, examples, device, rng)
             return text_loss + code_loss + LISTENING_WEIGHT * listener.loss(examples)
 
     def validate(index: int) -> dict[str, float]:
@@ -126,7 +123,7 @@ def train_language_model(
             figures = understanding(model, conversations, heldout[:: max(1, len(heldout) // 66)])
             fixed = np.random.default_rng(6)
             examples = [conversations.draw(fixed) for _ in range(BATCH_SIZE)]
-            text_loss, code_loss = losses(model, examples, device, fixed, styles)
+            text_loss, code_loss = losses(model, examples, device, fixed)
         return figures | {"text_loss": text_loss.item(), "code_loss": code_loss.item()}
 
     refresh()
@@ -154,21 +151,20 @@ def losses(
     examples: Sequence[Example],
     device: str,
     rng: np.random.Generator,
-    styles: Tensor,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the replies' text tokens, and of their codes; styles are token ids."""
+    """Cross-entropy of the replies' text tokens, and of their codes."""
     grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
     hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], model.config.codebook_size))
     learn_text, learn_codes = learn_text[:, 1:], learn_codes[:, 1:]
     targets = grid[:, :, 1:].transpose(1, 2)  # [B, T, 1+K]
 
     text_targets = targets[..., 0][learn_text]
-    # A reply is one of few that are known by heart: its first word decides, the others follow.
-    chosen = torch.isin(grid[:, 0, :-1][learn_text], styles.to(device))
-    weights = 1 + (FIRST_WORD_WEIGHT - 1) * chosen
-    text_logits = model.text_logits(hidden[learn_text]).float()
-    text_loss = (weights * F.cross_entropy(text_logits, text_targets, reduction="none")).sum()
-    text_loss = text_loss / (weights * (text_targets != model.semantic_id)).sum()
+    text_loss = (
+        F.cross_entropy(
+            model.text_logits(hidden[learn_text]).float(), text_targets, reduction="sum"
+        )
+        / (text_targets != model.semantic_id).sum()
+    )
 
     rows, columns = learn_codes.nonzero(as_tuple=True)
     if len(rows) > MAX_CODE_FRAMES:
