@@ -209,8 +209,10 @@ class Session:
     def prepare(self, audio: str | None) -> None:
         """Read a recording before it is sent, as soon as no reply is under way; returns at once.
 
-        Only the last one is kept; None forgets it.
+        Only the last one is kept; None forgets it. One that was sent already is not read again.
         """
+        if audio and any(turn.audio == audio for turn in self.turns):
+            return
         if self._recording:
             self._recording[1].cancel()
         self._recording = (audio, Listener(self.conversation, self._lock)) if audio else None
