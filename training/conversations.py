@@ -18,6 +18,7 @@ from .dialogues import STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
 INPUT_SHARES = {"speech": 0.55, "speech_text": 0.25, "text": 0.20}
 FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
+CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,12 +30,14 @@ class Example:
         learn_text: [T] bool, the column's text token is to be predicted.
         learn_codes: [T] bool, the column's codes are to be predicted.
         heard: (first column, end column, text) of each turn that is speech alone.
+        asked: (column before the reply, what it replies to) of each turn; names of `questions`.
     """
 
     grid: Tensor
     learn_text: Tensor
     learn_codes: Tensor
     heard: list[tuple[int, int, str]]
+    asked: list[tuple[int, str]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -69,18 +72,44 @@ class Conversations:
         for user in users:
             self.users[user.intent].append(user)
 
-    def draw(self, rng: np.random.Generator) -> Example:
-        """One conversation of one or two turns."""
+    @property
+    def questions(self) -> list[str]:
+        """All that a turn may ask: an intent, or one and the kind of its follow-up."""
+        return sorted(
+            name
+            for intent in self.intents.values()
+            for name in (intent.name, *(f"{intent.name}.{kind}" for kind in intent.then))
+        )
+
+    def draw(self, rng: np.random.Generator, speak: bool = True) -> Example:
+        """One conversation of one or two turns.
+
+        Args:
+            speak: else the replies are words alone, and neither codes nor the end are learned.
+        """
         intent = self.intents[str(rng.choice(list(self.intents)))]
-        turns = [self._turn(intent.name, intent, None, rng)]
+        turns = [self._turn(intent.name, intent, None, rng, speak)]
         if rng.random() < FOLLOWUP_SHARE:
             kind = str(rng.choice(list(intent.then)))
-            turns.append(self._turn(f"follow.{kind}", intent, kind, rng))
+            turns.append(self._turn(f"follow.{kind}", intent, kind, rng, speak))
         return join(turns)
 
-    def prompt(self, user: Spoken, inputs: str, after_reply: bool = False) -> Tensor:
-        """The prompt [1+K, T] of one user turn, given as speech, speech_text or text."""
-        text = self.tokenizer.encode(user.text) if inputs != "speech" else []
+    def prompt(
+        self,
+        user: Spoken,
+        inputs: str,
+        after_reply: bool = False,
+        rng: np.random.Generator | None = None,
+    ) -> Tensor:
+        """The prompt [1+K, T] of one user turn, given as speech, speech_text or text.
+
+        Args:
+            rng: cuts the text into random pieces, each of which becomes tokens of its own, so
+                that the model learns short tokens too (after BPE dropout: Provilkov et al., 2020).
+        """
+        text = []
+        if inputs != "speech":
+            text = [id for piece in _pieces(user.text, rng) for id in self.tokenizer.encode(piece)]
         codes = user.codes.long() if inputs != "text" else None
         return turn_grid(self.tokens, text, codes, self.num_codebooks, after_reply=after_reply)
 
@@ -120,19 +149,27 @@ class Conversations:
             inputs=inputs,
             free_style=free_style,
             text=text,
-            prompt=self.prompt(user, inputs, after_reply=kind is not None),
+            prompt=self.prompt(user, inputs, after_reply=kind is not None, rng=rng),
             reply=self.reply_columns(text, emotion, style, self.replies[text, style]),
         )
 
     def _turn(
-        self, source: str, intent: Intent, kind: str | None, rng: np.random.Generator
+        self,
+        source: str,
+        intent: Intent,
+        kind: str | None,
+        rng: np.random.Generator,
+        speak: bool,
     ) -> Example:
         turn = self._draw_turn(source, intent, kind, rng)
-        prompt = turn.prompt
-        grid = torch.cat([prompt, turn.reply, self.end_column()], dim=1)
+        prompt, reply = turn.prompt, turn.reply
+        if not speak:  # the model reads no codes beneath words
+            reply = reply[:, : int((reply[0] != self.tokens.semantic).sum()) + 1]
+        grid = torch.cat([prompt, reply, self.end_column()], dim=1)
         learn_text = torch.zeros(grid.shape[1], dtype=torch.bool)
         learn_text[prompt.shape[1] :] = True
-        learn_codes = learn_text.clone()
+        learn_text[-1] = speak
+        learn_codes = learn_text & speak
         learn_codes[-1] = False
         if turn.free_style:
             learn_text[prompt.shape[1] + 1] = False  # drawn, so not to be expected
@@ -140,7 +177,17 @@ class Conversations:
         heard = []
         if turn.inputs == "speech":
             heard = [(int(columns[0]), int(columns[-1]) + 1, turn.user.text)]
-        return Example(grid=grid, learn_text=learn_text, learn_codes=learn_codes, heard=heard)
+        asked = [(prompt.shape[1] - 1, intent.name if kind is None else f"{intent.name}.{kind}")]
+        return Example(
+            grid=grid, learn_text=learn_text, learn_codes=learn_codes, heard=heard, asked=asked
+        )
+
+
+def _pieces(text: str, rng: np.random.Generator | None) -> list[str]:
+    if rng is None:
+        return [text]
+    cuts = [0, *(i for i in range(1, len(text)) if rng.random() < CUT_SHARE), len(text)]
+    return [text[start:end] for start, end in zip(cuts, cuts[1:])]
 
 
 def choose_reply(intent: Intent, style: str, rng: np.random.Generator) -> str:
@@ -151,19 +198,22 @@ def choose_reply(intent: Intent, style: str, rng: np.random.Generator) -> str:
 
 def join(turns: Sequence[Example]) -> Example:
     """Turns one after another; the end token of a reply is where the next turn begins."""
-    grids, texts, codes, heard, start = [], [], [], [], 0
+    grids, texts, codes, heard, asked, start = [], [], [], [], [], 0
     for index, turn in enumerate(turns):
         skip = 1 if index else 0  # a further prompt opens with the end token that stands already
         grids.append(turn.grid[:, skip:])
         texts.append(turn.learn_text[skip:])
         codes.append(turn.learn_codes[skip:])
-        heard += [(a - skip + start, b - skip + start, text) for a, b, text in turn.heard]
+        shift = start - skip
+        heard += [(a + shift, b + shift, text) for a, b, text in turn.heard]
+        asked += [(column + shift, question) for column, question in turn.asked]
         start += turn.grid.shape[1] - skip
     return Example(
         grid=torch.cat(grids, dim=1),
         learn_text=torch.cat(texts),
         learn_codes=torch.cat(codes),
         heard=heard,
+        asked=asked,
     )
 
 

@@ -1,11 +1,14 @@
 """Train the small language model on conversations of codes.
 
-Beside the reply's text and codes it learns to spell what it hears: a CTC head (Graves et al., 2006)
-on an inner layer predicts the syllables of the user's speech. The head is not part of the
-checkpoint; it makes the layers below listen to the words, which replies alone teach slowly.
+First it learns to understand, from prompts and the replies' words alone, which are a tenth of the
+work of whole replies and decide all of what is said; then to speak. Beside either it learns to
+spell what it hears and to tell what was asked: a CTC head (Graves et al., 2006) on an inner layer
+predicts the syllables of the user's speech, and a classifier on the last one the question. These
+heads are not part of the checkpoint; they teach fast what replies alone teach slowly.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -22,12 +25,15 @@ from .dialogues import EMOTIONS, Dialogues
 from .loop import Stage
 from .spelling import Speller, Syllable, read_lines
 
-BATCH_SIZE = 12
-POOL_SIZE = 240  # examples drawn at once and sorted by length, so that batches need little padding
+UNDERSTANDING_BATCH_SIZE = 48
+SPEAKING_BATCH_SIZE = 12
+POOL_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
 MAX_CODE_FRAMES = 800  # frames a step whose codes are learned, drawn from the batch's replies
 CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
+CORRUPTED_PROMPT_SHARE = 0.1  # the same where it learns to understand
 LISTENING_LAYER = 3  # its output is what the CTC head reads
-LISTENING_WEIGHT = 0.3
+SPELLING_WEIGHT = 0.3
+QUESTION_WEIGHT = 0.5
 
 
 def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
@@ -51,85 +57,163 @@ def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
 
 
 class Listener(nn.Module):
-    """The CTC head, which reads the hidden states of one inner layer."""
+    """Heads that are trained beside the model: what words were heard, and what was asked.
+
+    Args:
+        readings: of all texts that users say, as from `read_lines`.
+        questions: all that may be asked.
+    """
 
     def __init__(
-        self, model: DualARTransformer, readings: Mapping[str, Sequence[Syllable]]
+        self,
+        model: DualARTransformer,
+        readings: Mapping[str, Sequence[Syllable]],
+        questions: Sequence[str],
     ) -> None:
         super().__init__()
-        self.speller = Speller(model.config.dim, readings)
-        self.hidden: Tensor | None = None
-        model.layers[LISTENING_LAYER].register_forward_hook(self._keep)
+        dim = model.config.dim
+        self.speller = Speller(dim, readings)
+        self.questions = {question: index for index, question in enumerate(questions)}
+        self.question_head = nn.Linear(dim, len(questions))
+        self.hidden: dict[int, Tensor] = {}
+        for layer in (LISTENING_LAYER, len(model.layers) - 1):
+            model.layers[layer].register_forward_hook(partial(self._keep, layer))
+        self.last_layer = layer
 
-    def _keep(self, module, args, output: Tensor) -> None:
-        self.hidden = output
+    def _keep(self, layer: int, module, args, output: Tensor) -> None:
+        self.hidden[layer] = output
 
     def loss(self, examples: Sequence[Example]) -> Tensor:
-        """Mean CTC loss per unit over what the last forward pass heard."""
+        """Of the last forward pass: CTC loss per unit, and cross-entropy of the questions."""
+        inner, last = (
+            self.hidden[layer].unflatten(0, (len(examples), -1))  # [B, T, dim]
+            for layer in (LISTENING_LAYER, self.last_layer)
+        )
+        asked = [(row, *question) for row, e in enumerate(examples) for question in e.asked]
+        rows, columns, names = zip(*asked)
+        indices = torch.tensor([self.questions[name] for name in names], device=last.device)
+        loss = QUESTION_WEIGHT * F.cross_entropy(
+            self.question_head(last[list(rows), list(columns)]).float(), indices
+        )
         spans = [(row, *heard) for row, e in enumerate(examples) for heard in e.heard]
-        if not spans:
-            return self.hidden.new_zeros(())
-        rows = self.hidden.unflatten(0, (len(examples), -1))  # [B, T, dim]
-        heard = [rows[row, start:end] for row, start, end, _ in spans]
-        return self.speller.loss(heard, [[text] for *_, text in spans])
+        if spans:
+            heard = [inner[row, start:end] for row, start, end, _ in spans]
+            spelling = self.speller.loss(heard, [[text] for *_, text in spans])
+            loss = loss + SPELLING_WEIGHT * spelling
+        return loss
+
+
+class Corpus:
+    """The shards of a work folder as training batches; shards added meanwhile are taken up."""
+
+    def __init__(self, dialogues: Dialogues, tokenizer, work: Path) -> None:
+        self.dialogues, self.tokenizer, self.work = dialogues, tokenizer, work
+        self.replies = list(read_shards(work / "replies"))
+        heldout = read_shards(work / "heldout_users")
+        self.heldout = [user for user in heldout if not user.intent.startswith("follow")]
+        self.num_shards = 0
+        self.refresh()
+
+    def refresh(self) -> None:
+        users = self.work / "users"
+        if (found := len(list(users.glob("*.pt")))) != self.num_shards:
+            self.conversations = Conversations(
+                self.dialogues,
+                read_shards(users),
+                self.replies,
+                self.tokenizer,
+                TINY_CODEC.num_codebooks,
+            )
+            self.num_shards = found
+
+    def batches(
+        self, batch_size: int, rng: np.random.Generator, speak: bool
+    ) -> Iterator[list[Example]]:
+        """Conversations of about equal length together, without end."""
+        while True:
+            examples = [
+                self.conversations.draw(rng, speak) for _ in range(POOL_BATCHES * batch_size)
+            ]
+            examples.sort(key=lambda e: e.grid.shape[1])
+            for index in rng.permutation(POOL_BATCHES):
+                yield examples[index * batch_size : (index + 1) * batch_size]
+
+
+def new_listener(model: DualARTransformer, corpus: Corpus) -> Listener:
+    """One that knows all that users say and ask in training."""
+    texts = sorted({text for _, text, _ in user_lines(corpus.dialogues, heldout=False)})
+    return Listener(model, read_lines(texts), corpus.conversations.questions)
+
+
+def train_understanding(
+    dialogues: Dialogues, tokenizer, work: Path, minutes: float, device: str
+) -> None:
+    """Learn the replies' words, and to spell what is heard; from the shards in `work`."""
+    corpus = Corpus(dialogues, tokenizer, work)
+    model = new_language_model(tokenizer).to(device)
+    listener = new_listener(model, corpus).to(device)
+    rng = np.random.default_rng(7)
+    batches = corpus.batches(UNDERSTANDING_BATCH_SIZE, rng, speak=False)
+
+    def step(index: int) -> Tensor:
+        examples = next(batches)
+        grid, learn_text, _ = (x.to(device) for x in collate(examples))
+        heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_PROMPT_SHARE)
+        with torch.autocast(device, torch.bfloat16):
+            text_loss = _text_loss(model, model.forward_hidden(heard), grid, learn_text)
+            return text_loss + listener.loss(examples)
+
+    def validate(index: int) -> dict[str, float]:
+        corpus.refresh()
+        some = corpus.heldout[:: max(1, len(corpus.heldout) // 132)]
+        with torch.autocast(device, torch.bfloat16):
+            figures = understanding(model, corpus.conversations, some)
+            written = understanding(model, corpus.conversations, some, "text")
+        return figures | {"intent_text": written["intent"]}
+
+    Stage(
+        name="understanding",
+        folder=work,
+        minutes=minutes,
+        learning_rate=1e-3,
+        betas=(0.9, 0.95),
+        weight_decay=0.05,
+        validate_seconds=300,
+    ).run({"model": model, "listener": listener}, step, validate)
 
 
 def train_language_model(
-    dialogues: Dialogues,
-    tokenizer,
-    users: Path,
-    heldout_users: Path,
-    replies: Path,
-    folder: Path,
-    minutes: float,
-    device: str,
+    dialogues: Dialogues, tokenizer, work: Path, minutes: float, device: str
 ) -> None:
-    """Train on the shards in `users` and `replies`; shards added meanwhile are taken up."""
+    """Learn to speak as well, from where `train_understanding` ended."""
+    corpus = Corpus(dialogues, tokenizer, work)
     model = new_language_model(tokenizer).to(device)
-    config = model.config
-    spoken_replies = list(read_shards(replies))
-    heldout = [user for user in read_shards(heldout_users) if not user.intent.startswith("follow")]
-    texts = sorted({text for _, text, _ in user_lines(dialogues, heldout=False)})
-    listener = Listener(model, read_lines(texts)).to(device)
+    listener = new_listener(model, corpus).to(device)
+    state = torch.load(work / "understanding.pt", weights_only=True, map_location=device)
+    model.load_state_dict(state["modules"]["model"])
+    listener.load_state_dict(state["modules"]["listener"])
     rng = np.random.default_rng(5)
-    conversations: Conversations | None = None
-    num_shards = 0
-    pool: list[list[Example]] = []
-
-    def refresh() -> None:
-        nonlocal conversations, num_shards
-        if (found := len(list(users.glob("*.pt")))) != num_shards:
-            spoken = read_shards(users)
-            conversations = Conversations(
-                dialogues, spoken, spoken_replies, tokenizer, config.num_codebooks
-            )
-            num_shards = found
+    batches = corpus.batches(SPEAKING_BATCH_SIZE, rng, speak=True)
 
     def step(index: int) -> Tensor:
-        if not pool:
-            drawn = sorted(
-                (conversations.draw(rng) for _ in range(POOL_SIZE)), key=lambda e: e.grid.shape[1]
-            )
-            batches = [drawn[i : i + BATCH_SIZE] for i in range(0, POOL_SIZE, BATCH_SIZE)]
-            pool.extend(batches[i] for i in rng.permutation(len(batches)))
-        examples = pool.pop()
+        examples = next(batches)
         with torch.autocast(device, torch.bfloat16):
             text_loss, code_loss = losses(model, examples, device, rng)
-            return text_loss + code_loss + LISTENING_WEIGHT * listener.loss(examples)
+            return text_loss + code_loss + listener.loss(examples)
 
     def validate(index: int) -> dict[str, float]:
-        refresh()
+        corpus.refresh()
+        some = corpus.heldout[:: max(1, len(corpus.heldout) // 66)]
         with torch.autocast(device, torch.bfloat16):
-            figures = understanding(model, conversations, heldout[:: max(1, len(heldout) // 66)])
+            figures = understanding(model, corpus.conversations, some)
             fixed = np.random.default_rng(6)
-            examples = [conversations.draw(fixed) for _ in range(BATCH_SIZE)]
+            examples = [corpus.conversations.draw(fixed) for _ in range(SPEAKING_BATCH_SIZE)]
             text_loss, code_loss = losses(model, examples, device, fixed)
         return figures | {"text_loss": text_loss.item(), "code_loss": code_loss.item()}
 
-    refresh()
     Stage(
         name="language_model",
-        folder=folder,
+        folder=work,
         minutes=minutes,
         learning_rate=1e-3,
         betas=(0.9, 0.95),
@@ -154,35 +238,40 @@ def losses(
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the replies' text tokens, and of their codes."""
     grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
-    hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], model.config.codebook_size))
-    learn_text, learn_codes = learn_text[:, 1:], learn_codes[:, 1:]
+    codebook_size = model.config.codebook_size
+    hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], codebook_size, CORRUPTED_SHARE))
+    text_loss = _text_loss(model, hidden, grid, learn_text)
+
+    learn_codes = learn_codes[:, 1:]
     targets = grid[:, :, 1:].transpose(1, 2)  # [B, T, 1+K]
-
-    text_targets = targets[..., 0][learn_text]
-    text_loss = (
-        F.cross_entropy(
-            model.text_logits(hidden[learn_text]).float(), text_targets, reduction="sum"
-        )
-        / (text_targets != model.semantic_id).sum()
-    )
-
     rows, columns = learn_codes.nonzero(as_tuple=True)
     if len(rows) > MAX_CODE_FRAMES:
         kept = torch.from_numpy(rng.choice(len(rows), MAX_CODE_FRAMES, replace=False)).to(device)
         rows, columns = rows[kept], columns[kept]
     codes = targets[rows, columns, 1:]
-    heard = _corrupt(codes[:, :-1], model.config.codebook_size)
+    heard = _corrupt(codes[:, :-1], codebook_size, CORRUPTED_SHARE)
     logits = model.forward_fast(hidden[rows, columns], heard)
     return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
 
 
-def _corrupt(tokens: Tensor, codebook_size: int) -> Tensor:
-    """Replace a few codes by any others, so that the model can go on after errors of its own.
+def _text_loss(
+    model: DualARTransformer, hidden: Tensor, grid: Tensor, learn_text: Tensor
+) -> Tensor:
+    """Cross-entropy of the text after hidden [B, T-1, dim], per token of words, not of speech."""
+    learn_text = learn_text[:, 1:]
+    targets = grid[:, 0, 1:][learn_text]
+    logits = model.text_logits(hidden[learn_text]).float()
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    return loss / (targets != model.semantic_id).sum()
+
+
+def _corrupt(tokens: Tensor, codebook_size: int, share: float) -> Tensor:
+    """Replace a share of the codes by any others, so that the model bears errors.
 
     Args:
         tokens: grid [B, 1+K, T], whose text row stays as it is, or codes [N, K'].
     """
-    wrong = torch.rand(tokens.shape, device=tokens.device) < CORRUPTED_SHARE
+    wrong = torch.rand(tokens.shape, device=tokens.device) < share
     if tokens.dim() == 3:
         wrong[:, 0] = False
     return torch.where(wrong, torch.randint_like(tokens, 1, codebook_size), tokens)
@@ -190,16 +279,19 @@ def _corrupt(tokens: Tensor, codebook_size: int) -> Tensor:
 
 @torch.no_grad()
 def understanding(
-    model: DualARTransformer, conversations: Conversations, users: Sequence[Spoken]
+    model: DualARTransformer,
+    conversations: Conversations,
+    users: Sequence[Spoken],
+    inputs: str = "speech",
 ) -> dict[str, float]:
-    """How well held-out speech is understood: emotion, and replies of the right intent.
+    """How well held-out lines are understood: emotion, and replies of the right intent.
 
     Words do not depend on codes (the model reads none beneath text), so the text is decoded alone.
     """
     emotions = conversations.tokenizer.convert_tokens_to_ids([f"<|user:{e}|>" for e in EMOTIONS])
     emotion_hits = intent_hits = 0
     for user in users:
-        grid = conversations.prompt(user, "speech")[None]
+        grid = conversations.prompt(user, inputs)[None]
         cache = model.new_cache(grid.shape[-1] + 64)
         words: list[int] = []
         while len(words) < 60:

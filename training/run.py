@@ -20,14 +20,25 @@ from .conversations import Conversations
 from .corpus import read_shards, write_replies, write_speech, write_users
 from .dialogues import load_dialogues
 from .judge import train_judge
-from .language_model import load_language_model, new_language_model, train_language_model
+from .language_model import (
+    load_language_model,
+    new_language_model,
+    train_language_model,
+    train_understanding,
+)
 from .preference import train_preference
 from .tokenizer import VOCAB_SIZE, write_tokenizer
 
 # Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
-SHARES = {"codes": 0.15, "vocoder": 0.35, "language_model": 0.45, "preference": 0.05}
+SHARES = {
+    "codes": 0.15,
+    "vocoder": 0.35,
+    "understanding": 0.2,
+    "language_model": 0.25,
+    "preference": 0.05,
+}
 SPEECH_MINUTES, HELDOUT_MINUTES = 160, 15
-USER_ROUNDS, HELDOUT_ROUNDS = 3, 1  # renditions of each line
+USER_ROUNDS, HELDOUT_ROUNDS = 6, 1  # renditions of each line
 # Speech that its words determine is best drawn near its mode, and silence repeats codes.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
 
@@ -81,13 +92,19 @@ class Recipe:
             folder = self.work / name
             write_users(codec, self.dialogues, folder, rounds, seed, heldout, self.workers)
 
+    def understanding(self) -> None:
+        train_understanding(
+            self.dialogues,
+            load_tokenizer(self.output, VOCAB_SIZE),
+            self.work,
+            self.minutes * SHARES["understanding"],
+            self.device,
+        )
+
     def language_model(self) -> None:
         train_language_model(
             self.dialogues,
             load_tokenizer(self.output, VOCAB_SIZE),
-            self.work / "users",
-            self.work / "heldout_users",
-            self.work / "replies",
             self.work,
             self.minutes * SHARES["language_model"],
             self.device,
@@ -124,8 +141,8 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], None]]:
-        names = ("tokenizer", "speech", "codes", "vocoder", "corpus", "language_model")
-        names += ("preference", "export")
+        names = ("tokenizer", "speech", "codes", "vocoder", "corpus", "understanding")
+        names += ("language_model", "preference", "export")
         return {name: getattr(self, name) for name in names}
 
 

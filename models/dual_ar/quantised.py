@@ -16,7 +16,8 @@ from .model import DualARTransformer
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
-CHUNK_ROWS = 4096  # quantised at once: few enough for the caches
+CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own cache
+MANY_ROWS = 16  # from here on a plain product of bfloat16 is faster, conversion included
 LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
 HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by them
 
@@ -37,9 +38,24 @@ class Int8Linear(nn.Module):
         self.bias = None if bias is None else bias.bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
-        y = torch._weight_int8pack_mm(x.flatten(0, -2), self.weight, self.scale)
+        rows = x.flatten(0, -2)
+        if len(rows) < MANY_ROWS:
+            y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
+        else:
+            y = F.linear(rows, self.weight.bfloat16()) * self.scale
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], -1)
+
+
+class Int8Embedding(nn.Module):
+    """Ids [...] -> [..., dim], bfloat16: the rows of a head that is tied to the embedding."""
+
+    def __init__(self, head: Int8Linear) -> None:
+        super().__init__()
+        self.weight, self.scale = head.weight, head.scale
+
+    def forward(self, ids: Tensor) -> Tensor:
+        return F.embedding(ids, self.weight).bfloat16() * self.scale[ids][..., None]
 
 
 class Int4Linear(nn.Module):
@@ -79,22 +95,25 @@ def quantise_weights(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Ten
 
     Returns:
         A new dict. Where a layer's weight was quantised, its scales stand beside it as `scale`; a
-        head that is tied to the embedding becomes one of its own.
+        head that is tied to the embedding takes the embedding's place.
 
     Raises:
         ValueError: sizes that 4 bits do not fit.
     """
-    tied = {} if "lm_head.weight" in weights else {"lm_head.weight": weights["embed_tokens.weight"]}
+    is_tied = "lm_head.weight" not in weights
     quantised = {}
-    for key, tensor in {**weights, **tied}.items():
+    for key, tensor in weights.items():
+        if is_tied and key == "embed_tokens.weight":
+            key = "lm_head.weight"
         layer, _, kind = key.rpartition(".")
         name = layer.rpartition(".")[2]
         if kind == "weight" and name in LAYERS + HEADS:
             quantise = _to_int4 if dtype == "int4" and name in LAYERS else _to_int8
-            chunks = [quantise(chunk.float()) for chunk in tensor.split(CHUNK_ROWS)]
+            rows = max(1, CHUNK_SIZE // tensor.shape[1])
+            chunks = [quantise(chunk.to(torch.float32, copy=True)) for chunk in tensor.split(rows)]
             quantised[key], quantised[f"{layer}.scale"] = map(torch.cat, zip(*chunks))
         else:
-            quantised[key] = tensor.to(torch.bfloat16)
+            quantised[key] = tensor.to(torch.bfloat16, copy=True)  # lets go of the file
     return quantised
 
 
@@ -105,8 +124,11 @@ def install_quantised(model: DualARTransformer, weights: Mapping[str, Tensor]) -
         ValueError: a quantised layer that the model does not have, or has in another size.
     """
     rest = dict(weights)
-    if model.config.tie_word_embeddings and "lm_head.scale" in rest:
-        model.lm_head = nn.Linear(model.config.dim, model.config.vocab_size, bias=False)
+    is_tied = model.config.tie_word_embeddings and "lm_head.scale" in rest
+    if is_tied:
+        model.lm_head = nn.Linear(
+            model.config.dim, model.config.vocab_size, bias=False, device="meta"
+        )
     for layer in [key.removesuffix(".scale") for key in weights if key.endswith(".scale")]:
         weight, scale = rest.pop(f"{layer}.weight", None), rest.pop(f"{layer}.scale")
         bias = rest.pop(f"{layer}.bias", None)
@@ -121,6 +143,8 @@ def install_quantised(model: DualARTransformer, weights: Mapping[str, Tensor]) -
             raise ValueError(f"{layer} is quantised, but does not fit the config")
         linear = Int4Linear if halves == 2 else Int8Linear
         setattr(model.get_submodule(parent), name, linear(weight, scale, bias))
+    if is_tied:
+        model.embed_tokens = Int8Embedding(model.lm_head)
     return rest
 
 
@@ -131,8 +155,9 @@ def quantised_dtype(weights: Mapping[str, Tensor]) -> str | None:
 
 
 def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    scale = weight.abs().amax(1).clamp(min=1e-8) / 127
-    return (weight / scale[:, None]).round_().to(torch.int8), scale
+    low, high = weight.aminmax(dim=1)
+    scale = torch.maximum(-low, high).clamp_(min=1e-8) / 127
+    return weight.div_(scale[:, None]).round_().to(torch.int8), scale
 
 
 def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
@@ -142,6 +167,6 @@ def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     low, high = groups.aminmax(dim=-1)
     step = (high - low).clamp(min=1e-8) / 15
     middle = low + 8 * step
-    steps = ((groups - low[..., None]) / step[..., None]).round_().clamp_(0, 15).to(torch.uint8)
-    steps = steps.flatten(1)
+    groups.sub_(low[..., None]).div_(step[..., None]).round_().clamp_(0, 15)
+    steps = groups.to(torch.uint8).flatten(1)
     return (steps[:, ::2] << 4) | steps[:, 1::2], torch.stack([step, middle], dim=-1)
