@@ -13,6 +13,7 @@ from torch import nn
 from models.dual_ar import DualARConfig, DualARTransformer
 from training import codec as codec_training
 from training.loop import Stage
+from training.pitch import lock_pitch
 from training.preference import _train, log_probability
 from training.spelling import Speller
 
@@ -116,11 +117,37 @@ def test_pieces_begin_with_an_utterance_and_know_their_words(recording: Path):
         assert spoken == crops.texts[first : first + len(spoken)]
 
 
+@pytest.fixture
+def locked(tmp_path: Path) -> Path:
+    """Seven seconds of noise, and any codes."""
+    path = tmp_path / "locked.pt"
+    generator = torch.Generator().manual_seed(0)
+    wave = torch.randint(-9000, 9000, (150 * 1024,), generator=generator, dtype=torch.int16)
+    codes = torch.randint(0, 1000, (2, 8, 150), generator=generator, dtype=torch.int16)
+    torch.save({"wave": wave, "codes": codes}, path)
+    return path
+
+
+def test_locked_pieces_are_codes_and_their_wave(locked: Path):
+    crops = codec_training.LockedCrops(locked, 0, "cpu")
+    codes, wave = crops.draw(6, 10)
+    assert codes.shape == (6, 8, 10) and wave.shape == (6, 1, 10_240)
+    for piece, row in zip(wave[:, 0] * 32768, codes):
+        start = int((crops.wave.unfold(0, 3, 1) == piece[:3]).all(1).nonzero()[0])
+        assert any(torch.equal(row, c[:, start // 1024 :][:, :10].long()) for c in crops.codes)
+
+
 @pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng: it spells")
-def test_the_codec_is_trained_in_two_stages(recording: Path, tmp_path: Path):
+def test_the_codec_is_trained_in_three_stages(recording: Path, locked: Path, tmp_path: Path):
     stages = tmp_path / "stages"
     codes = codec_training.train_codes(recording, recording, stages, 0.02, "cpu")
-    vocoder = codec_training.train_vocoder(codes, recording, recording, stages, 0.02, "cpu")
+    pulses = codec_training.train_pulses(codes, locked, locked, stages, 0.02, "cpu")
+    learned = torch.load(pulses, weights_only=True)["modules"]["reader"]
+    vocoder = codec_training.train_vocoder(codes, pulses, locked, locked, stages, 0.0, "cpu")
+    first = vocoder.head.conv_pre.state_dict()
+    assert all(torch.equal(learned[f"stages.0.{key}"], x) for key, x in first.items())
+
+    vocoder = codec_training.train_vocoder(codes, pulses, locked, locked, stages, 0.02, "cpu")
     assert vocoder.training is False
     loaded = codec_training.load_codec(codes, stages / "vocoder.pt")
     for (name, a), b in zip(vocoder.state_dict().items(), loaded.state_dict().values()):
@@ -128,6 +155,29 @@ def test_the_codec_is_trained_in_two_stages(recording: Path, tmp_path: Path):
     # What the codes are made by stays as stage one left it.
     untouched = codec_training.load_codes(codes).backbone.state_dict()
     assert all(torch.equal(untouched[key], x) for key, x in vocoder.backbone.state_dict().items())
+
+
+def test_the_wave_loss_is_1_for_silence():
+    wave = torch.randn(2, 1, 4096) * torch.tensor([0.1, 0.001])[:, None, None]
+    assert codec_training.wave_loss(wave, wave) == 0
+    silence = codec_training.wave_loss(torch.zeros_like(wave), wave)
+    torch.testing.assert_close(silence, torch.tensor(1.0))
+
+
+def test_a_locked_voice_has_whole_periods_in_every_frame():
+    frequency = np.linspace(180, 260, 1024 * 40)  # Hz, gliding
+    phase = np.cumsum(frequency) / 22050
+    voice = sum(np.cos(2 * np.pi * n * phase) / n for n in range(1, 12)).astype(np.float32) / 8
+    locked = lock_pitch(voice, 1024)
+    assert locked.shape == voice.shape and locked.dtype == np.float32
+
+    def likeness(wave: np.ndarray) -> float:
+        """Median correlation of one frame with the next."""
+        frames = wave.reshape(-1, 1024)[2:-2]
+        return np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(frames, frames[1:])])
+
+    assert likeness(locked) > 0.6 > 0.3 > abs(likeness(voice))
+    np.testing.assert_array_equal(lock_pitch(voice[:2048] * 0, 1024), 0)  # silence stays silent
 
 
 def test_log_probability_is_that_of_every_token_and_code(model):

@@ -5,7 +5,9 @@ and one code per group is left. Against that, stage one learns from the log-mel 
 output at the data's mean, scales each group's projection to the quantiser's range, and keeps the
 spread of the projections with a small penalty (after VICReg: Bardes et al., arXiv:2105.04906).
 A spectrum's distance alone loses words that a listener would not; so stage one also has to spell
-what is said from the codes, and stage two has to please stage one's ears.
+what is said from the codes, and the vocoder has to please stage one's ears. Nor do a spectrum's
+codes tell where the voice's pulses are: the vocoder learns it from speech in which they do (see
+`pitch`), its slow stages first.
 """
 
 import json
@@ -47,6 +49,7 @@ SPELLING_START = (
     300  # steps, and as many until its full weight: earlier it would collapse the codes
 )
 HEARING_WEIGHT = 1.0
+WAVE_WEIGHT = 3.0
 STFT_SIZES = (256, 512, 1024, 2048)
 
 
@@ -137,35 +140,110 @@ def train_codes(speech: Path, heldout: Path, folder: Path, minutes: float, devic
     return folder / "codes.pt"
 
 
+class LockedCrops:
+    """Random pieces of `write_locked`'s speech."""
+
+    def __init__(self, path: Path, seed: int, device: str) -> None:
+        data = torch.load(path, weights_only=True)
+        self.wave, self.codes = data["wave"], data["codes"]
+        self.frame = len(self.wave) // self.codes.shape[2]
+        self.rng = np.random.default_rng(seed)
+        self.device = device
+
+    def draw(self, batch_size: int, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Codes [B, K, L], of the speech as it was or as it is, and its wave [B, 1, T]."""
+        starts = self.rng.integers(0, self.codes.shape[2] - num_frames, batch_size).tolist()
+        rows = self.rng.integers(0, 2, batch_size).tolist()
+        codes = torch.stack([self.codes[r, :, s : s + num_frames] for r, s in zip(rows, starts)])
+        wave = torch.stack(
+            [self.wave[s * self.frame : (s + num_frames) * self.frame] for s in starts]
+        )
+        return codes.long().to(self.device), wave[:, None].to(self.device) / 32768
+
+
+class PulseReader(nn.Module):
+    """The vocoder's first, slow stages and a linear head, which reads the wave off their output.
+
+    They decide where the voice's pulses are, at a tenth of the work of the whole vocoder.
+    """
+
+    def __init__(self, codec: FireflyArchitecture) -> None:
+        super().__init__()
+        self.upsample = codec.quantizer.upsample
+        head = codec.head
+        self.stages = nn.ModuleList([head.conv_pre, head.ups[0], head.resblocks[0]])
+        config = codec.config
+        self.samples = nn.Linear(
+            config.decoder_dim // 2, config.hop_length // config.upsample_rates[0]
+        )
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """Hidden [B, C, T] -> wave [B, 1, T * hop_length]."""
+        conv_pre, up, block = self.stages
+        x = block(up(F.silu(conv_pre(hidden))))
+        return self.samples(F.silu(x).mT).flatten(1)[:, None]
+
+
+def train_pulses(codes: Path, locked: Path, heldout: Path, folder: Path, minutes, device) -> Path:
+    """Stage two: the vocoder's slow stages learn where the pulses are, by the wave itself."""
+    codec = load_codes(codes).train().to(device)
+    codec.requires_grad_(False)
+    reader = PulseReader(codec).requires_grad_(True).to(device)
+    crops, valid = LockedCrops(locked, 3, device), LockedCrops(heldout, 4, device)
+    fixed = valid.draw(24, 64)
+
+    def unexplained(indices: Tensor, wave: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            return wave_loss(reader(codec.quantizer.decode(indices)).float(), wave)
+
+    def validate(index: int) -> dict[str, float]:
+        return {"valid_loss": unexplained(*fixed).item()}
+
+    Stage(name="pulses", folder=folder, minutes=minutes, learning_rate=1e-3).run(
+        {"reader": reader}, lambda index: unexplained(*crops.draw(12, 36)), validate
+    )
+    return folder / "pulses.pt"
+
+
 def train_vocoder(
-    codes: Path, speech: Path, heldout: Path, folder: Path, minutes: float, device: str
+    codes: Path,
+    pulses: Path,
+    locked: Path,
+    heldout: Path,
+    folder: Path,
+    minutes: float,
+    device: str,
 ) -> FireflyArchitecture:
-    """Stage two: the codes stay as they are, what turns them into a wave is trained on them."""
+    """Stage three: the codes stay as they are, what turns them into a wave is trained on them."""
     codec = load_codes(codes).to(device)
     config = codec.config
     codec.requires_grad_(False)
+    state = torch.load(pulses, weights_only=True, map_location=device)
+    PulseReader(codec).load_state_dict(state["modules"]["reader"])
     decoder = nn.ModuleDict({"upsample": codec.quantizer.upsample, "head": codec.head})
     decoder.requires_grad_(True)
-    crops, valid = Crops(speech, 3, device), Crops(heldout, 4, device)
-    valid_wave = valid.draw(12, 64 * config.samples_per_frame)
+    crops, valid = LockedCrops(locked, 5, device), LockedCrops(heldout, 6, device)
+    fixed = valid.draw(12, 64)
 
-    def reconstruct(wave: Tensor) -> Tensor:
-        with torch.no_grad():
-            indices = codec.quantizer.encode(codec.backbone(codec.spec_transform(wave)))
+    def decode(indices: Tensor) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
             return codec.head(codec.quantizer.decode(indices)).float()
 
     def step(index: int) -> Tensor:
-        wave = crops.draw(5, 36 * config.samples_per_frame)
-        audio = reconstruct(wave)
-        return spectral_loss(audio, wave) + hearing_loss(codec, audio, wave)
+        indices, wave = crops.draw(5, 36)
+        audio = decode(indices)
+        loss = spectral_loss(audio, wave) + hearing_loss(codec, audio, wave)
+        return loss + WAVE_WEIGHT * wave_loss(audio, wave)
 
     def validate(index: int) -> dict[str, float]:
-        audio = reconstruct(valid_wave)
-        for name, wave in (("original", valid_wave), ("decoded", audio)):
-            write_wav(folder / f"vocoder_{name}.wav", wave[:4].flatten().cpu(), config.sample_rate)
-        l1 = F.l1_loss(codec.spec_transform(audio), codec.spec_transform(valid_wave))
-        return {"valid_mel_l1": l1.item()}
+        indices, wave = fixed
+        audio = decode(indices)
+        for name, speech in (("original", wave), ("decoded", audio)):
+            write_wav(
+                folder / f"vocoder_{name}.wav", speech[:4].flatten().cpu(), config.sample_rate
+            )
+        l1 = F.l1_loss(codec.spec_transform(audio), codec.spec_transform(wave))
+        return {"valid_mel_l1": l1.item(), "valid_wave": wave_loss(audio, wave).item()}
 
     Stage(
         name="vocoder", folder=folder, minutes=minutes, learning_rate=5e-4, betas=(0.8, 0.99)
@@ -196,6 +274,16 @@ def hearing_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) 
         heard = [_projections(codec, codec.backbone(mel)) for mel in mels]
     heard = [z / torch.tensor(SPREAD, device=target.device) for z in heard]
     return 2 * F.l1_loss(*mels) + HEARING_WEIGHT * F.l1_loss(*heard)
+
+
+def wave_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Squared error over energy, both by 46 ms and divided by the loudness there, so soft speech
+    counts too; 1 is what silence gets."""
+    error, energy = (
+        x.unflatten(-1, (-1, 1024)).square().mean(-1) for x in (predicted - target, target)
+    )
+    loudness = (energy + 1e-4).sqrt()
+    return (error / loudness).mean() / (energy / loudness).mean()
 
 
 def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:

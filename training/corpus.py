@@ -18,10 +18,12 @@ from tqdm import tqdm
 from models.firefly import FireflyArchitecture
 
 from .dialogues import EMOTIONS, STYLES, Dialogues, Intent
-from .synthesise import NOISE_FLOOR, speak_assistant, speak_user
+from .pitch import lock_pitch
+from .synthesise import NOISE_FLOOR, SAMPLE_RATE, speak_assistant, speak_user
 
 PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
 ASSISTANT_SHARE = 0.45  # of the codec's training speech
+LOCKED_ASSISTANT_SHARE = 0.75  # of the vocoder's
 SHARD_SIZE = 512
 # A reply's first frames carry its emotion, its style and its first word: the speech waits for them.
 PAUSE_SAMPLES = 2773  # with the synthesiser's own lead, four frames
@@ -85,7 +87,7 @@ def write_speech(
     replies = [line[:2] for line in users] if heldout else reply_lines(dialogues)
     pieces: list[np.ndarray] = []
     texts: list[str] = []
-    wanted = round(minutes * 60 * 22050)
+    wanted = round(minutes * 60 * SAMPLE_RATE)
     bar = tqdm(total=round(minutes * 60), unit="s", desc=path.stem)
     while sum(map(len, pieces)) < wanted:
         for _ in range(50):
@@ -97,7 +99,7 @@ def write_speech(
                 wave = speak_user(text, draw_emotion(intent, rng), rng, heldout=heldout)
             pieces.append((np.clip(wave, -1, 1) * 32767).astype(np.int16))
             texts.append(text)
-        bar.update(round(sum(map(len, pieces)) / 22050) - bar.n)
+        bar.update(round(sum(map(len, pieces)) / SAMPLE_RATE) - bar.n)
     path.parent.mkdir(parents=True, exist_ok=True)
     starts = np.cumsum([0, *map(len, pieces)])[:-1].tolist()
     path.with_suffix(".json").write_text(
@@ -105,6 +107,48 @@ def write_speech(
     )
     np.save(path, np.concatenate(pieces))
     return path
+
+
+def write_locked(
+    codec: FireflyArchitecture,
+    dialogues: Dialogues,
+    path: Path,
+    minutes: float,
+    seed: int,
+    heldout: bool = False,
+    workers: int = 1,
+) -> None:
+    """Speech with its pitch locked to the codec's frames, for the vocoder to speak.
+
+    The file holds the `wave` int16 [L * samples per frame], and `codes` int16 [2, K, L]: of the
+    speech as it was, and of the wave. Held out is what `write_speech` holds out.
+    """
+    if path.exists():
+        return
+    rng = np.random.default_rng(seed)
+    users = user_lines(dialogues, heldout)
+    replies = [line[:2] for line in users] if heldout else reply_lines(dialogues)
+    frame = codec.config.samples_per_frame
+    waves: list[np.ndarray] = []
+    codes: list[Tensor] = []
+    bar = tqdm(total=round(minutes * 60), unit="s", desc=path.stem)
+    with ProcessPoolExecutor(workers) as pool:
+        while sum(map(len, waves)) < minutes * 60 * SAMPLE_RATE:
+            jobs = []
+            for _ in range(32):
+                if rng.random() < LOCKED_ASSISTANT_SHARE:
+                    text = replies[rng.integers(len(replies))][1]
+                    jobs.append((text, str(rng.choice(STYLES)), None, heldout, frame))
+                else:
+                    _, text, intent = users[rng.integers(len(users))]
+                    emotion = draw_emotion(intent, rng)
+                    jobs.append((text, emotion, int(rng.integers(2**31)), heldout, frame))
+            for pair in pool.map(_lock_job, jobs, chunksize=4):
+                codes.append(torch.stack([encode(codec, wave) for wave in pair]))
+                waves.append((np.clip(pair[1], -1, 1) * 32767).astype(np.int16))
+            bar.update(round(sum(map(len, waves)) / SAMPLE_RATE) - bar.n)
+    wave = torch.from_numpy(np.concatenate(waves))
+    torch.save({"wave": wave, "codes": torch.cat(codes, dim=2)}, path)
 
 
 def write_users(
@@ -158,6 +202,18 @@ def _speak_user_job(job) -> tuple[str, str, str, np.ndarray]:
     name, text, emotion, seed, heldout = job
     wave = speak_user(text, emotion, np.random.default_rng(seed), heldout=heldout)
     return name, text, emotion, wave
+
+
+def _lock_job(job) -> np.ndarray:
+    """Speech, and the same with its pitch locked: [2, T], T in whole frames."""
+    text, manner, seed, heldout, frame = job
+    if seed is None:
+        wave = speak_assistant(text, manner)
+    else:
+        wave = speak_user(text, manner, np.random.default_rng(seed), heldout=heldout)
+    noise = np.random.default_rng(0).standard_normal(-len(wave) % frame, dtype=np.float32)
+    wave = np.concatenate([wave, NOISE_FLOOR * noise])
+    return np.stack([wave, lock_pitch(wave, frame)])
 
 
 def _speak_reply_job(job) -> tuple[str, str, str, np.ndarray]:

@@ -15,9 +15,9 @@ from models.checkpoint import save_checkpoint
 from models.dual_ar import SamplingConfig
 from models.tokenizer import load_tokenizer
 
-from .codec import load_codec, load_codes, train_codes, train_vocoder
+from .codec import load_codec, load_codes, train_codes, train_pulses, train_vocoder
 from .conversations import Conversations
-from .corpus import read_shards, write_replies, write_speech, write_users
+from .corpus import read_shards, write_locked, write_replies, write_speech, write_users
 from .dialogues import load_dialogues
 from .judge import train_judge
 from .language_model import (
@@ -31,13 +31,15 @@ from .tokenizer import VOCAB_SIZE, write_tokenizer
 
 # Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
 SHARES = {
-    "codes": 0.15,
-    "vocoder": 0.35,
-    "understanding": 0.2,
-    "language_model": 0.25,
-    "preference": 0.05,
+    "codes": 0.12,
+    "pulses": 0.08,
+    "vocoder": 0.2,
+    "understanding": 0.3,
+    "language_model": 0.27,
+    "preference": 0.03,
 }
 SPEECH_MINUTES, HELDOUT_MINUTES = 160, 15
+LOCKED_MINUTES, LOCKED_HELDOUT_MINUTES = 68, 2
 USER_ROUNDS, HELDOUT_ROUNDS = 6, 1  # renditions of each line
 # Speech that its words determine is best drawn near its mode, and silence repeats codes.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
@@ -72,11 +74,31 @@ class Recipe:
             self.device,
         )
 
+    def locked(self) -> None:
+        codec = load_codes(self.work / "codes.pt")
+        for name, minutes, seed, heldout in (
+            ("locked", LOCKED_MINUTES, 11, False),
+            ("locked_heldout", LOCKED_HELDOUT_MINUTES, 12, True),
+        ):
+            path = self.work / f"{name}.pt"
+            write_locked(codec, self.dialogues, path, minutes, seed, heldout, self.workers)
+
+    def pulses(self) -> None:
+        train_pulses(
+            self.work / "codes.pt",
+            self.work / "locked.pt",
+            self.work / "locked_heldout.pt",
+            self.work,
+            self.minutes * SHARES["pulses"],
+            self.device,
+        )
+
     def vocoder(self) -> None:
         train_vocoder(
             self.work / "codes.pt",
-            self.work / "speech.npy",
-            self.work / "heldout.npy",
+            self.work / "pulses.pt",
+            self.work / "locked.pt",
+            self.work / "locked_heldout.pt",
             self.work,
             self.minutes * SHARES["vocoder"],
             self.device,
@@ -141,8 +163,8 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], None]]:
-        names = ("tokenizer", "speech", "codes", "vocoder", "corpus", "understanding")
-        names += ("language_model", "preference", "export")
+        names = ("tokenizer", "speech", "codes", "locked", "pulses", "vocoder")
+        names += ("corpus", "understanding", "language_model", "preference", "export")
         return {name: getattr(self, name) for name in names}
 
 
