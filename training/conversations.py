@@ -15,7 +15,7 @@ from models.dual_ar.prompt import PromptTokens, turn_grid
 from .corpus import Spoken
 from .dialogues import STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
 
-INPUT_SHARES = {"speech": 0.55, "speech_text": 0.25, "text": 0.20}
+INPUT_SHARES = {"speech": 0.7, "speech_text": 0.15, "text": 0.15}
 FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
@@ -29,7 +29,8 @@ class Example:
         grid: [1+K, T] long, as in a prompt, replies included.
         learn_text: [T] bool, the column's text token is to be predicted.
         learn_codes: [T] bool, the column's codes are to be predicted.
-        heard: (first column, end column, text) of each turn that is speech alone.
+        heard: (first column, end column, text) of each turn that is speech alone, and of each
+            reply that is spoken.
         asked: (column before the reply, what it replies to) of each turn; names of `questions`.
     """
 
@@ -177,6 +178,8 @@ class Conversations:
         heard = []
         if turn.inputs == "speech":
             heard = [(int(columns[0]), int(columns[-1]) + 1, turn.user.text)]
+        if speak:
+            heard.append((prompt.shape[1], grid.shape[1] - 1, turn.text))
         asked = [(prompt.shape[1] - 1, intent.name if kind is None else f"{intent.name}.{kind}")]
         return Example(
             grid=grid, learn_text=learn_text, learn_codes=learn_codes, heard=heard, asked=asked

@@ -3,8 +3,9 @@
 First it learns to understand, from prompts and the replies' words alone, which are a tenth of the
 work of whole replies and decide all of what is said; then to speak. Beside either it learns to
 spell what it hears and to tell what was asked: a CTC head (Graves et al., 2006) on an inner layer
-predicts the syllables of the user's speech, and a classifier on the last one the question. These
-heads are not part of the checkpoint; they teach fast what replies alone teach slowly.
+predicts the syllables of the user's speech and of the model's own, and a classifier on the last one
+the question. These heads are not part of the checkpoint; they teach fast what replies alone teach
+slowly.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -20,7 +21,7 @@ from models.dual_ar import DualARConfig, DualARTransformer
 
 from .codec import TINY_CODEC
 from .conversations import Conversations, Example, collate
-from .corpus import Spoken, read_shards, user_lines
+from .corpus import Spoken, read_shards, reply_lines, user_lines
 from .dialogues import EMOTIONS, Dialogues
 from .loop import Stage
 from .spelling import Speller, Syllable, read_lines
@@ -32,7 +33,7 @@ MAX_CODE_FRAMES = 800  # frames a step whose codes are learned, drawn from the b
 CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
 CORRUPTED_PROMPT_SHARE = 0.1  # the same where it learns to understand
 LISTENING_LAYER = 3  # its output is what the CTC head reads
-SPELLING_WEIGHT = 0.3
+SPELLING_WEIGHT = 0.5
 QUESTION_WEIGHT = 0.5
 
 
@@ -60,7 +61,7 @@ class Listener(nn.Module):
     """Heads that are trained beside the model: what words were heard, and what was asked.
 
     Args:
-        readings: of all texts that users say, as from `read_lines`.
+        readings: of all that is said, as from `read_lines`.
         questions: all that may be asked.
     """
 
@@ -140,9 +141,10 @@ class Corpus:
 
 
 def new_listener(model: DualARTransformer, corpus: Corpus) -> Listener:
-    """One that knows all that users say and ask in training."""
-    texts = sorted({text for _, text, _ in user_lines(corpus.dialogues, heldout=False)})
-    return Listener(model, read_lines(texts), corpus.conversations.questions)
+    """One that knows all that is said and asked in training."""
+    texts = {text for _, text, _ in user_lines(corpus.dialogues, heldout=False)}
+    texts |= {text for _, text in reply_lines(corpus.dialogues)}
+    return Listener(model, read_lines(sorted(texts)), corpus.conversations.questions)
 
 
 def train_understanding(

@@ -17,7 +17,7 @@ from .model import DualARTransformer
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
 CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own cache
-MANY_ROWS = 16  # from here on a plain product of bfloat16 is faster, conversion included
+MANY_ROWS = {"int8": 16, "int4": 64}  # where a bfloat16 product is faster, conversion included
 LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
 HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by them
 
@@ -39,7 +39,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        if len(rows) < MANY_ROWS:
+        if len(rows) < MANY_ROWS["int8"]:
             y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
         else:
             y = F.linear(rows, self.weight.bfloat16()) * self.scale
@@ -70,18 +70,24 @@ class Int4Linear(nn.Module):
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.num_outputs = len(weight)
+        self.steps, self.scale = weight.clone(), scale.bfloat16()
         missing = -self.num_outputs % ROW_BLOCK
-        steps = torch.stack([weight >> 4, weight & 15], dim=-1).flatten(1).int()
-        steps = F.pad(steps, (0, 0, 0, missing))
-        self.weight = torch._convert_weight_to_int4pack_for_cpu(steps, 1)
-        scale = F.pad(scale, (0, 0, 0, 0, 0, missing))
-        self.scale = scale.transpose(0, 1).contiguous().bfloat16()
+        padded = F.pad(_unpack(weight).int(), (0, 0, 0, missing))
+        self.weight = torch._convert_weight_to_int4pack_for_cpu(padded, 1)
+        padded = F.pad(scale, (0, 0, 0, 0, 0, missing))
+        self.weight_scale = padded.transpose(0, 1).contiguous().bfloat16()
         self.bias = None if bias is None else bias.bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.weight, GROUP_SIZE, self.scale)
-        y = y[:, : self.num_outputs]
+        if len(rows) < MANY_ROWS["int4"]:
+            y = torch.ops.aten._weight_int4pack_mm_for_cpu(
+                rows, self.weight, GROUP_SIZE, self.weight_scale
+            )[:, : self.num_outputs]
+        else:
+            groups = _unpack(self.steps).bfloat16().sub_(8).unflatten(1, (-1, GROUP_SIZE))
+            step, middle = self.scale.split(1, dim=2)
+            y = F.linear(rows, groups.mul_(step).add_(middle).flatten(1))
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], -1)
 
@@ -152,6 +158,11 @@ def quantised_dtype(weights: Mapping[str, Tensor]) -> str | None:
     """ "int8" or "int4" if the weights are quantised."""
     scales = [scale.dim() for key, scale in weights.items() if key.endswith(".scale")]
     return ("int4" if max(scales) == 3 else "int8") if scales else None
+
+
+def _unpack(weight: Tensor) -> Tensor:
+    """Two steps a byte [out, in / 2] -> [out, in]."""
+    return torch.stack([weight >> 4, weight & 15], dim=-1).flatten(1)
 
 
 def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
