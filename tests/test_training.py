@@ -10,8 +10,12 @@ import pytest
 import torch
 from torch import nn
 
+from models.checkpoint import load_checkpoint
 from models.dual_ar import DualARConfig, DualARTransformer
 from training import codec as codec_training
+from training.conversations import Conversations
+from training.corpus import Spoken, reply_lines, user_lines
+from training.dialogues import STYLES, load_dialogues
 from training.loop import Stage
 from training.pitch import lock_pitch
 from training.preference import _train, log_probability
@@ -178,6 +182,54 @@ def test_a_locked_voice_has_whole_periods_in_every_frame():
 
     assert likeness(locked) > 0.6 > 0.3 > abs(likeness(voice))
     np.testing.assert_array_equal(lock_pitch(voice[:2048] * 0, 1024), 0)  # silence stays silent
+
+
+@pytest.fixture(scope="module")
+def conversations() -> Conversations:
+    dialogues = load_dialogues()
+
+    def spoken(intent: str, text: str, manner: str) -> Spoken:
+        return Spoken(intent=intent, text=text, manner=manner, codes=torch.ones(8, 70).short())
+
+    users = [spoken(name, text, "sad") for name, text, _ in user_lines(dialogues, heldout=False)]
+    replies = [spoken(*line, style) for line in reply_lines(dialogues) for style in STYLES]
+    return Conversations(dialogues, users, replies, load_checkpoint("tiny").tokenizer, 8)
+
+
+@pytest.mark.parametrize("speak", [True, False])
+def test_what_is_learned_of_a_conversation(conversations: Conversations, speak: bool):
+    rng = np.random.default_rng(0)
+    tokens, num_turns = conversations.tokens, []
+    for _ in range(30):
+        example = conversations.draw(rng, speak)
+        text = example.grid[0]
+        learned = conversations.tokenizer.decode(text[example.learn_text], skip_special_tokens=True)
+        num_turns.append(len(example.asked))
+        for column, question in example.asked:
+            # The reply begins behind it, with the emotion and the style.
+            words = conversations.tokenizer.decode(text[column + 1 : column + 3])
+            assert words.startswith("<|user:") and "<|style:" in words
+            assert example.learn_text[column + 1] and not example.learn_text[column]
+            assert question in conversations.questions
+        said = [(a, b, t) for a, b, t in example.heard if example.learn_codes[a]]
+        assert "".join(t for *_, t in said) == (learned if speak else "")
+        for start, end, _ in said:
+            assert end - start == 70 and example.learn_codes[start:end].all()
+            assert text[end] == tokens.end and example.learn_text[end]
+        if not speak:  # words, and where speech begins; not its end
+            assert not example.learn_codes.any()
+            assert (text[example.learn_text] == tokens.semantic).sum() == len(example.asked)
+            assert not example.learn_text[-1] and text[-1] == tokens.end
+    assert set(num_turns) == {1, 2}
+
+
+def test_text_is_cut_into_pieces_that_say_the_same(conversations: Conversations):
+    user = next(iter(conversations.users.values()))[0]
+    whole = conversations.prompt(user, "text")
+    cut = conversations.prompt(user, "text", rng=np.random.default_rng(0))
+    assert cut.shape[1] > whole.shape[1]
+    decode = conversations.tokenizer.decode
+    assert decode(cut[0]) == decode(whole[0]) and user.text in decode(cut[0])
 
 
 def test_log_probability_is_that_of_every_token_and_code(model):

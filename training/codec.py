@@ -49,7 +49,7 @@ SPELLING_START = (
     300  # steps, and as many until its full weight: earlier it would collapse the codes
 )
 HEARING_WEIGHT = 1.0
-WAVE_WEIGHT = 3.0
+WAVE_WEIGHT = 6.0
 STFT_SIZES = (256, 512, 1024, 2048)
 
 
@@ -219,25 +219,29 @@ def train_vocoder(
     config = codec.config
     codec.requires_grad_(False)
     state = torch.load(pulses, weights_only=True, map_location=device)
-    PulseReader(codec).load_state_dict(state["modules"]["reader"])
+    reader = PulseReader(codec)
+    reader.to(device).load_state_dict(state["modules"]["reader"])
     decoder = nn.ModuleDict({"upsample": codec.quantizer.upsample, "head": codec.head})
     decoder.requires_grad_(True)
+    reader.samples.requires_grad_(True)
     crops, valid = LockedCrops(locked, 5, device), LockedCrops(heldout, 6, device)
     fixed = valid.draw(12, 64)
 
-    def decode(indices: Tensor) -> Tensor:
+    def decode(indices: Tensor) -> tuple[Tensor, Tensor]:
+        """The wave, and what can be read off the slow stages, which must not lose the pulses."""
         with torch.autocast(device, torch.bfloat16):
-            return codec.head(codec.quantizer.decode(indices)).float()
+            hidden = codec.quantizer.decode(indices)
+            return codec.head(hidden).float(), reader(hidden).float()
 
     def step(index: int) -> Tensor:
         indices, wave = crops.draw(5, 36)
-        audio = decode(indices)
+        audio, read = decode(indices)
         loss = spectral_loss(audio, wave) + hearing_loss(codec, audio, wave)
-        return loss + WAVE_WEIGHT * wave_loss(audio, wave)
+        return loss + WAVE_WEIGHT * (wave_loss(audio, wave) + wave_loss(read, wave))
 
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed
-        audio = decode(indices)
+        audio, _ = decode(indices)
         for name, speech in (("original", wave), ("decoded", audio)):
             write_wav(
                 folder / f"vocoder_{name}.wav", speech[:4].flatten().cpu(), config.sample_rate
@@ -246,8 +250,8 @@ def train_vocoder(
         return {"valid_mel_l1": l1.item(), "valid_wave": wave_loss(audio, wave).item()}
 
     Stage(
-        name="vocoder", folder=folder, minutes=minutes, learning_rate=5e-4, betas=(0.8, 0.99)
-    ).run({"decoder": decoder}, step, validate)
+        name="vocoder", folder=folder, minutes=minutes, learning_rate=1e-3, betas=(0.8, 0.99)
+    ).run({"decoder": decoder, "samples": reader.samples}, step, validate)
     return codec.eval()
 
 

@@ -15,7 +15,11 @@ from models.dual_ar.prompt import PromptTokens, turn_grid
 from .corpus import Spoken
 from .dialogues import STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
 
-INPUT_SHARES = {"speech": 0.7, "speech_text": 0.15, "text": 0.15}
+# What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
+INPUT_SHARES = {
+    False: {"speech": 0.7, "speech_text": 0.15, "text": 0.15},
+    True: {"speech": 0.45, "speech_text": 0.1, "text": 0.45},
+}
 FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
@@ -131,14 +135,20 @@ class Conversations:
     def draw_reply(self, rng: np.random.Generator) -> tuple[str, Tensor, Tensor]:
         """One first turn: the words of a reply, its prompt, and its columns without the end."""
         intent = self.intents[str(rng.choice(list(self.intents)))]
-        drawn = self._draw_turn(intent.name, intent, None, rng)
+        drawn = self._draw_turn(intent.name, intent, None, rng, speak=True)
         return drawn.text, drawn.prompt, drawn.reply
 
     def _draw_turn(
-        self, source: str, intent: Intent, kind: str | None, rng: np.random.Generator
+        self,
+        source: str,
+        intent: Intent,
+        kind: str | None,
+        rng: np.random.Generator,
+        speak: bool,
     ) -> _Turn:
         user = self.users[source][rng.integers(len(self.users[source]))]
-        inputs = str(rng.choice(list(INPUT_SHARES), p=list(INPUT_SHARES.values())))
+        shares = INPUT_SHARES[speak]
+        inputs = str(rng.choice(list(shares), p=list(shares.values())))
         emotion = user.manner
         if inputs == "text":  # the words alone suggest the emotion
             emotion = intent.emotions[0] if kind is None else "neutral"
@@ -162,7 +172,7 @@ class Conversations:
         rng: np.random.Generator,
         speak: bool,
     ) -> Example:
-        turn = self._draw_turn(source, intent, kind, rng)
+        turn = self._draw_turn(source, intent, kind, rng, speak)
         prompt, reply = turn.prompt, turn.reply
         if not speak:  # the model reads no codes beneath words
             reply = reply[:, : int((reply[0] != self.tokens.semantic).sum()) + 1]
