@@ -49,7 +49,8 @@ SPELLING_START = (
     300  # steps, and as many until its full weight: earlier it would collapse the codes
 )
 HEARING_WEIGHT = 1.0
-WAVE_WEIGHT = 6.0
+WAVE_WEIGHT, LAST_WAVE_WEIGHT = 6.0, 2.0  # first the pulses, then the finer spectrum
+WAVE_STEPS = 500  # from one to the other
 STFT_SIZES = (256, 512, 1024, 2048)
 
 
@@ -237,7 +238,8 @@ def train_vocoder(
         indices, wave = crops.draw(5, 36)
         audio, read = decode(indices)
         loss = spectral_loss(audio, wave) + hearing_loss(codec, audio, wave)
-        return loss + WAVE_WEIGHT * (wave_loss(audio, wave) + wave_loss(read, wave))
+        weight = max(LAST_WAVE_WEIGHT, WAVE_WEIGHT * (1 - index / WAVE_STEPS))
+        return loss + weight * (wave_loss(audio, wave) + wave_loss(read, wave))
 
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed

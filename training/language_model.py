@@ -158,12 +158,8 @@ def train_understanding(
     batches = corpus.batches(UNDERSTANDING_BATCH_SIZE, rng, speak=False)
 
     def step(index: int) -> Tensor:
-        examples = next(batches)
-        grid, learn_text, _ = (x.to(device) for x in collate(examples))
-        heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_PROMPT_SHARE)
         with torch.autocast(device, torch.bfloat16):
-            text_loss = _text_loss(model, model.forward_hidden(heard), grid, learn_text)
-            return text_loss + listener.loss(examples)
+            return words_loss(model, listener, next(batches), device)
 
     def validate(index: int) -> dict[str, float]:
         corpus.refresh()
@@ -187,7 +183,7 @@ def train_understanding(
 def train_language_model(
     dialogues: Dialogues, tokenizer, work: Path, minutes: float, device: str
 ) -> None:
-    """Learn to speak as well, from where `train_understanding` ended."""
+    """Learn to speak as well, from where `train_understanding` ended; in turn with more of that."""
     corpus = Corpus(dialogues, tokenizer, work)
     model = new_language_model(tokenizer).to(device)
     listener = new_listener(model, corpus).to(device)
@@ -195,11 +191,14 @@ def train_language_model(
     model.load_state_dict(state["modules"]["model"])
     listener.load_state_dict(state["modules"]["listener"])
     rng = np.random.default_rng(5)
-    batches = corpus.batches(SPEAKING_BATCH_SIZE, rng, speak=True)
+    spoken = corpus.batches(SPEAKING_BATCH_SIZE, rng, speak=True)
+    written = corpus.batches(UNDERSTANDING_BATCH_SIZE, rng, speak=False)
 
     def step(index: int) -> Tensor:
-        examples = next(batches)
         with torch.autocast(device, torch.bfloat16):
+            if index % 2:  # else it would forget the words for the codes
+                return words_loss(model, listener, next(written), device)
+            examples = next(spoken)
             text_loss, code_loss = losses(model, examples, device, rng)
             return text_loss + code_loss + listener.loss(examples)
 
@@ -217,7 +216,7 @@ def train_language_model(
         name="language_model",
         folder=work,
         minutes=minutes,
-        learning_rate=1e-3,
+        learning_rate=5e-4,
         betas=(0.9, 0.95),
         weight_decay=0.05,
         validate_seconds=300,
@@ -230,6 +229,16 @@ def load_language_model(path: Path, tokenizer) -> DualARTransformer:
     state = torch.load(path, weights_only=True, map_location="cpu")
     model.load_state_dict(state["modules"]["model"])
     return model.eval()
+
+
+def words_loss(
+    model: DualARTransformer, listener: Listener, examples: Sequence[Example], device: str
+) -> Tensor:
+    """Cross-entropy of the replies' text tokens, and the listener's loss."""
+    grid, learn_text, _ = (x.to(device) for x in collate(examples))
+    heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_PROMPT_SHARE)
+    text_loss = _text_loss(model, model.forward_hidden(heard), grid, learn_text)
+    return text_loss + listener.loss(examples)
 
 
 def losses(
