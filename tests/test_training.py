@@ -13,6 +13,7 @@ from torch import nn
 from models.checkpoint import load_checkpoint
 from models.dual_ar import DualARConfig, DualARTransformer
 from training import codec as codec_training
+from training import vocoder as vocoder_training
 from training.conversations import Conversations
 from training.corpus import Spoken, reply_lines, user_lines
 from training.dialogues import STYLES, load_dialogues
@@ -133,7 +134,7 @@ def locked(tmp_path: Path) -> Path:
 
 
 def test_locked_pieces_are_codes_and_their_wave(locked: Path):
-    crops = codec_training.LockedCrops(locked, 0, "cpu")
+    crops = vocoder_training.LockedCrops(locked, 0, "cpu")
     codes, wave = crops.draw(6, 10)
     assert codes.shape == (6, 8, 10) and wave.shape == (6, 1, 10_240)
     for piece, row in zip(wave[:, 0] * 32768, codes):
@@ -145,15 +146,15 @@ def test_locked_pieces_are_codes_and_their_wave(locked: Path):
 def test_the_codec_is_trained_in_three_stages(recording: Path, locked: Path, tmp_path: Path):
     stages = tmp_path / "stages"
     codes = codec_training.train_codes(recording, recording, stages, 0.02, "cpu")
-    pulses = codec_training.train_pulses(codes, locked, locked, stages, 0.02, "cpu")
+    pulses = vocoder_training.train_pulses(codes, locked, locked, stages, 0.02, "cpu")
     learned = torch.load(pulses, weights_only=True)["modules"]["reader"]
-    vocoder = codec_training.train_vocoder(codes, pulses, locked, locked, stages, 0.0, "cpu")
+    vocoder = vocoder_training.train_vocoder(codes, pulses, locked, locked, stages, 0.0, "cpu")
     first = vocoder.head.conv_pre.state_dict()
     assert all(torch.equal(learned[f"stages.0.{key}"], x) for key, x in first.items())
 
-    vocoder = codec_training.train_vocoder(codes, pulses, locked, locked, stages, 0.02, "cpu")
+    vocoder = vocoder_training.train_vocoder(codes, pulses, locked, locked, stages, 0.02, "cpu")
     assert vocoder.training is False
-    loaded = codec_training.load_codec(codes, stages / "vocoder.pt")
+    loaded = vocoder_training.load_codec(codes, stages / "vocoder.pt")
     for (name, a), b in zip(vocoder.state_dict().items(), loaded.state_dict().values()):
         assert torch.equal(a, b), name
     # What the codes are made by stays as stage one left it.
@@ -163,8 +164,8 @@ def test_the_codec_is_trained_in_three_stages(recording: Path, locked: Path, tmp
 
 def test_the_wave_loss_is_1_for_silence():
     wave = torch.randn(2, 1, 4096) * torch.tensor([0.1, 0.001])[:, None, None]
-    assert codec_training.wave_loss(wave, wave) == 0
-    silence = codec_training.wave_loss(torch.zeros_like(wave), wave)
+    assert vocoder_training.wave_loss(wave, wave) == 0
+    silence = vocoder_training.wave_loss(torch.zeros_like(wave), wave)
     torch.testing.assert_close(silence, torch.tensor(1.0))
 
 

@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterator
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -73,6 +74,20 @@ def reply_lines(dialogues: Dialogues) -> list[tuple[str, str]]:
     ]
 
 
+def _draw_lines(
+    dialogues: Dialogues, heldout: bool, assistant_share: float, rng: np.random.Generator
+) -> Iterator[tuple[str, str]]:
+    """Lines without end, as (text, assistant's style or user's emotion)."""
+    users = user_lines(dialogues, heldout)
+    replies = [line[:2] for line in users] if heldout else reply_lines(dialogues)
+    while True:
+        if rng.random() < assistant_share:
+            yield replies[rng.integers(len(replies))][1], str(rng.choice(STYLES))
+        else:
+            _, text, intent = users[rng.integers(len(users))]
+            yield text, draw_emotion(intent, rng)
+
+
 def write_speech(
     dialogues: Dialogues, path: Path, minutes: float, seed: int, heldout: bool = False
 ) -> Path:
@@ -83,20 +98,17 @@ def write_speech(
     Held out: held-out utterances in held-out voices, in which the assistant speaks them too.
     """
     rng = np.random.default_rng(seed)
-    users = user_lines(dialogues, heldout)
-    replies = [line[:2] for line in users] if heldout else reply_lines(dialogues)
+    draw = _draw_lines(dialogues, heldout, ASSISTANT_SHARE, rng)
     pieces: list[np.ndarray] = []
     texts: list[str] = []
     wanted = round(minutes * 60 * SAMPLE_RATE)
     bar = tqdm(total=round(minutes * 60), unit="s", desc=path.stem)
     while sum(map(len, pieces)) < wanted:
-        for _ in range(50):
-            if rng.random() < ASSISTANT_SHARE:
-                text = replies[rng.integers(len(replies))][1]
-                wave = speak_assistant(text, str(rng.choice(STYLES)))
+        for text, manner in islice(draw, 50):
+            if manner in STYLES:
+                wave = speak_assistant(text, manner)
             else:
-                _, text, intent = users[rng.integers(len(users))]
-                wave = speak_user(text, draw_emotion(intent, rng), rng, heldout=heldout)
+                wave = speak_user(text, manner, rng, heldout=heldout)
             pieces.append((np.clip(wave, -1, 1) * 32767).astype(np.int16))
             texts.append(text)
         bar.update(round(sum(map(len, pieces)) / SAMPLE_RATE) - bar.n)
@@ -123,26 +135,15 @@ def write_locked(
     The file holds the `wave` int16 [L * samples per frame], and `codes` int16 [2, K, L]: of the
     speech as it was, and of the wave. Held out is what `write_speech` holds out.
     """
-    if path.exists():
-        return
     rng = np.random.default_rng(seed)
-    users = user_lines(dialogues, heldout)
-    replies = [line[:2] for line in users] if heldout else reply_lines(dialogues)
+    draw = _draw_lines(dialogues, heldout, LOCKED_ASSISTANT_SHARE, rng)
     frame = codec.config.samples_per_frame
     waves: list[np.ndarray] = []
     codes: list[Tensor] = []
     bar = tqdm(total=round(minutes * 60), unit="s", desc=path.stem)
     with ProcessPoolExecutor(workers) as pool:
         while sum(map(len, waves)) < minutes * 60 * SAMPLE_RATE:
-            jobs = []
-            for _ in range(32):
-                if rng.random() < LOCKED_ASSISTANT_SHARE:
-                    text = replies[rng.integers(len(replies))][1]
-                    jobs.append((text, str(rng.choice(STYLES)), None, heldout, frame))
-                else:
-                    _, text, intent = users[rng.integers(len(users))]
-                    emotion = draw_emotion(intent, rng)
-                    jobs.append((text, emotion, int(rng.integers(2**31)), heldout, frame))
+            jobs = [(*line, int(rng.integers(2**31)), heldout, frame) for line in islice(draw, 32)]
             for pair in pool.map(_lock_job, jobs, chunksize=4):
                 codes.append(torch.stack([encode(codec, wave) for wave in pair]))
                 waves.append((np.clip(pair[1], -1, 1) * 32767).astype(np.int16))
@@ -207,7 +208,7 @@ def _speak_user_job(job) -> tuple[str, str, str, np.ndarray]:
 def _lock_job(job) -> np.ndarray:
     """Speech, and the same with its pitch locked: [2, T], T in whole frames."""
     text, manner, seed, heldout, frame = job
-    if seed is None:
+    if manner in STYLES:
         wave = speak_assistant(text, manner)
     else:
         wave = speak_user(text, manner, np.random.default_rng(seed), heldout=heldout)

@@ -35,6 +35,7 @@ CORRUPTED_PROMPT_SHARE = 0.1  # the same where it learns to understand
 LISTENING_LAYER = 3  # its output is what the CTC head reads
 SPELLING_WEIGHT = 0.5
 QUESTION_WEIGHT = 0.5
+STAGE = {"betas": (0.9, 0.95), "weight_decay": 0.05, "validate_seconds": 300}
 
 
 def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
@@ -174,9 +175,7 @@ def train_understanding(
         folder=work,
         minutes=minutes,
         learning_rate=1e-3,
-        betas=(0.9, 0.95),
-        weight_decay=0.05,
-        validate_seconds=300,
+        **STAGE,
     ).run({"model": model, "listener": listener}, step, validate)
 
 
@@ -217,9 +216,7 @@ def train_language_model(
         folder=work,
         minutes=minutes,
         learning_rate=5e-4,
-        betas=(0.9, 0.95),
-        weight_decay=0.05,
-        validate_seconds=300,
+        **STAGE,
     ).run({"model": model, "listener": listener}, step, validate)
 
 

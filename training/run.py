@@ -15,7 +15,7 @@ from models.checkpoint import save_checkpoint
 from models.dual_ar import SamplingConfig
 from models.tokenizer import load_tokenizer
 
-from .codec import load_codec, load_codes, train_codes, train_pulses, train_vocoder
+from .codec import load_codes, train_codes
 from .conversations import Conversations
 from .corpus import read_shards, write_locked, write_replies, write_speech, write_users
 from .dialogues import load_dialogues
@@ -28,6 +28,7 @@ from .language_model import (
 )
 from .preference import train_preference
 from .tokenizer import VOCAB_SIZE, write_tokenizer
+from .vocoder import load_codec, train_pulses, train_vocoder
 
 # Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
 SHARES = {
@@ -81,7 +82,8 @@ class Recipe:
             ("locked_heldout", LOCKED_HELDOUT_MINUTES, 12, True),
         ):
             path = self.work / f"{name}.pt"
-            write_locked(codec, self.dialogues, path, minutes, seed, heldout, self.workers)
+            if not path.exists():
+                write_locked(codec, self.dialogues, path, minutes, seed, heldout, self.workers)
 
     def pulses(self) -> None:
         train_pulses(
