@@ -17,7 +17,7 @@ import gradio as gr  # noqa: E402
 from gradio.i18n import I18nData  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 
-from generate import add_model_arguments, generate_long  # noqa: E402
+from generate import add_model_arguments, warm_up  # noqa: E402
 from models.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
 from models.dual_ar import Stepper  # noqa: E402
 from page import texts  # noqa: E402
@@ -386,8 +386,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, RuntimeError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    for _ in generate_long(checkpoint, text="你好", max_new_tokens=1):
-        pass  # the first reply of a process is slower: not the first user's
+    warm_up(checkpoint)
     demo = build_demo(checkpoint)
     demo.launch(server_name=options.host, server_port=options.port, share=options.share, **LAUNCH)
     return 0

@@ -199,6 +199,15 @@ def _reply(
         logger.info(f"Gen text: {speech.text}")
 
 
+def warm_up(checkpoint: Checkpoint) -> None:
+    """Make the process ready for its first user, whose reply would else be slower."""
+    if not checkpoint.is_large:
+        # A second thread gains it little, and the browser or another user waits for that core.
+        torch.set_num_threads(1)
+    for _ in generate_long(checkpoint, text="你好", max_new_tokens=1):
+        pass
+
+
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     """The options that the command line and the page share."""
     parser.add_argument(

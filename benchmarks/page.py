@@ -16,6 +16,7 @@ import soundfile
 from playwright.sync_api import Page, sync_playwright
 
 import app
+from generate import warm_up
 from models.checkpoint import load_checkpoint
 
 from .common import report
@@ -62,7 +63,9 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         sys.exit("there is no Chromium on the path: apt-get install chromium")
-    demo = app.build_demo(load_checkpoint("tiny"), reply_seconds=REPLY_SECONDS)
+    checkpoint = load_checkpoint("tiny")
+    warm_up(checkpoint)
+    demo = app.build_demo(checkpoint, reply_seconds=REPLY_SECONDS)
     url = demo.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)[1]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         microphone = Path(folder) / "speech.wav"

@@ -16,7 +16,12 @@ import torch
 from torch import Tensor
 
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
-from .dual_ar.quantised import install_quantised, quantise_weights, quantised_dtype
+from .dual_ar.quantised import (
+    install_quantised,
+    quantise_weights,
+    quantised_dtype,
+    use_native,
+)
 from .firefly import FireflyArchitecture, FireflyConfig
 from .hub import find_folder
 from .published import missing_parts, rename_dual_ar
@@ -34,9 +39,7 @@ CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
 SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 DTYPES = (*FLOATS, "int8", "int4")
-LARGE_MODEL = (
-    100_000_000  # weights; a CPU spends more time on reading so many than on anything else
-)
+LARGE_MODEL = 100_000_000  # weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,6 +63,11 @@ class Checkpoint:
     sampling: SamplingConfig
     emotion_ids: dict[str, int]
     style_ids: dict[str, int]
+
+    @property
+    def is_large(self) -> bool:
+        """The model is so large that reading its weights is what a CPU does most of the time."""
+        return _is_large(self.model.state_dict())
 
 
 def load_checkpoint(
@@ -221,14 +229,19 @@ def _load_model(
             weights = weights if stored else quantise_weights(weights, dtype)
             weights = install_quantised(model, weights)
     assign_weights(model, weights, path, FLOATS.get(dtype))
+    if dtype not in FLOATS:
+        use_native(model)
     return model, dtype
 
 
 def _fastest_dtype(weights: Mapping[str, Tensor], device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16"
-    is_large = sum(weight.numel() for weight in weights.values()) >= LARGE_MODEL
-    return "int8" if is_large else "float32"
+    return "int8" if _is_large(weights) else "float32"
+
+
+def _is_large(weights: Mapping[str, Tensor]) -> bool:
+    return sum(weight.numel() for weight in weights.values()) >= LARGE_MODEL
 
 
 def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:

@@ -6,12 +6,15 @@ from small_checkpoint import save_small
 
 from models.checkpoint import load_checkpoint, save_quantised
 from models.dual_ar import DualARConfig, DualARTransformer
+from models.dual_ar import quantised as quantised_module
+from models.dual_ar.native import MAX_ROWS, load_library
 from models.dual_ar.quantised import (
     Int4Linear,
     Int8Linear,
     install_quantised,
     quantise_weights,
     quantised_dtype,
+    use_native,
 )
 from models.firefly import FireflyArchitecture
 
@@ -39,12 +42,23 @@ def model() -> DualARTransformer:
     return model
 
 
+@pytest.fixture(params=["native", "torch"])
+def way(request, monkeypatch) -> str:
+    """Both ways to compute with few bits: in C, where it can be compiled, and in PyTorch."""
+    if request.param == "torch":
+        monkeypatch.setattr(quantised_module, "load_library", lambda: None)
+    elif load_library() is None:
+        pytest.skip("no C compiler, or a processor without AVX-512 VNNI")
+    return request.param
+
+
 def quantised(model: DualARTransformer, dtype: str) -> DualARTransformer:
     weights = quantise_weights(model.state_dict(), dtype)
     assert quantised_dtype(weights) == dtype
     other = DualARTransformer(CONFIG, SEMANTIC_ID).eval().requires_grad_(False)
     rest = install_quantised(other, weights)
     other.load_state_dict(rest, strict=True, assign=True)
+    use_native(other)
     return other
 
 
@@ -56,7 +70,7 @@ def grid() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-def test_it_computes_nearly_the_same(model, grid, dtype):
+def test_it_computes_nearly_the_same(model, grid, dtype, way):
     other = quantised(model, dtype)
     hidden = model.forward_hidden(grid)
     expected = [model.text_logits(hidden), model.forward_fast(hidden[:, -1], grid[:, 1:8, -1])]
@@ -67,7 +81,7 @@ def test_it_computes_nearly_the_same(model, grid, dtype):
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype):
+def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype, way):
     other = quantised(model, dtype)
     whole = other.forward_hidden(grid)[:1]
     cache = other.new_cache(30)
@@ -75,13 +89,63 @@ def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype):
     torch.testing.assert_close(torch.cat(pieces, 1), whole, rtol=0.05, atol=0.05)
 
 
-def test_layers_and_their_exact_values():
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 7, MAX_ROWS + 1])
+def test_single_positions_of_many_rows_are_those_of_the_whole(model, grid, dtype, num_rows, way):
+    other = quantised(model, dtype)
+    assert (other.layers.native is not None) == (way == "native")
+    lengths = [3 + row % 5 for row in range(num_rows)]  # each row has a position of its own
+    rows = [grid[row % 2] for row in range(num_rows)]
+    caches = [other.new_cache(20) for _ in rows]
+    for row, cache, length in zip(rows, caches, lengths):
+        other.forward_hidden(row[None, :, :length], [cache])
+    for step in range(2):
+        columns = torch.stack([r[:, n + step : n + step + 1] for r, n in zip(rows, lengths)])
+        stepped = other.forward_hidden(columns, caches)
+    assert [cache.length for cache in caches] == [length + 2 for length in lengths]
+    for row, length, hidden in zip(rows, lengths, stepped):
+        whole = other.forward_hidden(row[None, :, : length + 2])[0, -1:]
+        torch.testing.assert_close(hidden, whole, rtol=0.05, atol=0.05)
+
+    fast_cache = other.new_fast_cache(num_rows)
+    codes = torch.stack([row[1:3, -1] for row in rows])
+    inputs = [stepped[:, 0], *other.embed_codes(codes).unbind(1)]
+    logits = torch.stack([other.step_fast(x, fast_cache) for x in inputs], dim=1)
+    expected = other.forward_fast(stepped[:, 0], codes)
+    torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
+
+
+@pytest.mark.skipif(load_library() is None, reason="no C compiler, or no AVX-512 VNNI")
+@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(64, 9), (192, 7), (448, 66)])
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, MAX_ROWS])
+def test_native_products_are_exact(num_inputs, num_outputs, num_rows):
+    torch.manual_seed(0)
+    weight = torch.randn(num_outputs, num_inputs)
+    x = torch.randn(num_rows, num_inputs) * torch.logspace(-3, 3, num_rows)[:, None]
+    names = {"wo.weight": weight, "lm_head.weight": weight}
+    int4, bias = quantise_weights(names, "int4"), torch.randn(num_outputs).bfloat16()
+    eight = Int8Linear(int4["lm_head.weight"], int4["lm_head.scale"], bias)
+    four = Int4Linear(int4["wo.weight"], int4["wo.scale"], bias)
+    step, middle = four.scale.double().split(1, dim=2)
+    steps = torch.stack([four.steps >> 4, four.steps & 15], dim=-1).flatten(1).double()
+    unpacked = (steps.unflatten(1, (-1, 64)) - 8) * step + middle
+    for layer, used in (
+        (eight, eight.weight.double() * eight.scale.double()[:, None]),
+        (four, unpacked.flatten(1)),
+    ):
+        expected = x.double() @ used.T + bias.double()
+        found = layer.native(x).double()
+        error = (found - expected).norm(dim=1) / expected.norm(dim=1)
+        assert error.max() < 2e-4
+
+
+def test_layers_and_their_exact_values(way):
     weight = torch.arange(-8, 8).repeat(16, 4).float()  # [16, 64]: every step of 4 bits
     names = {"layers.0.wo.weight": weight, "embed_tokens.weight": weight, "norm.weight": weight[0]}
     int4, int8 = quantise_weights(names, "int4"), quantise_weights(names, "int8")
     assert int4["norm.weight"].dtype == torch.bfloat16
     x = torch.eye(64).bfloat16()
-    for kind, weights, error in ((Int4Linear, int4, 0.0), (Int8Linear, int8, 0.05)):
+    for kind, weights, error in ((Int4Linear, int4, 1e-6), (Int8Linear, int8, 0.05)):
         layer = kind(weights["layers.0.wo.weight"], weights["layers.0.wo.scale"], torch.ones(16))
         for num_rows in (1, 8, 64):  # few and many take different ways
             y = torch.cat([layer(rows[None])[0] for rows in x.split(num_rows)])

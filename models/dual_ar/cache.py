@@ -70,6 +70,12 @@ class KVCache:
         keys, values = entries.narrow(2, 0, self.length + num_new).chunk(2, dim=1)
         return keys, values
 
+    def pointers(self) -> list[int]:
+        """Where the entries [2 * n_local_heads, max_len, head_dim] of each row and layer lie."""
+        size = self._layers[0][0].numel() * self._layers[0].element_size()
+        starts = [layer.data_ptr() for layer in self._layers]
+        return [start + row * size for row in range(self.num_rows) for start in starts]
+
     def advance(self, num_positions: int) -> None:
         """Count the positions that every layer has written."""
         self.length += num_positions

@@ -13,11 +13,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .model import DualARTransformer
+from .native import MAX_ROWS, NativeLinear, NativeStack, load_library
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
 CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own cache
-MANY_ROWS = {"int8": 16, "int4": 64}  # where a bfloat16 product is faster, conversion included
+# Where PyTorch's bfloat16 product is faster than its others, conversion included.
+MANY_ROWS = {"int8": 16, "int4": 64}
 LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
 HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by them
 
@@ -36,9 +38,12 @@ class Int8Linear(nn.Module):
         self.weight = weight.clone()  # the kernel crashes on a file's, which are not aligned
         self.scale = scale.bfloat16()
         self.bias = None if bias is None else bias.bfloat16()
+        self.native = _native(self.weight, self.scale, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
+        if self.native is not None and len(rows) <= MAX_ROWS:
+            return self.native(rows).view(*x.shape[:-1], -1)
         if len(rows) < MANY_ROWS["int8"]:
             y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
         else:
@@ -71,16 +76,20 @@ class Int4Linear(nn.Module):
         super().__init__()
         self.num_outputs = len(weight)
         self.steps, self.scale = weight.clone(), scale.bfloat16()
-        missing = -self.num_outputs % ROW_BLOCK
-        padded = F.pad(_unpack(weight).int(), (0, 0, 0, missing))
-        self.weight = torch._convert_weight_to_int4pack_for_cpu(padded, 1)
-        padded = F.pad(scale, (0, 0, 0, 0, 0, missing))
-        self.weight_scale = padded.transpose(0, 1).contiguous().bfloat16()
         self.bias = None if bias is None else bias.bfloat16()
+        self.native = _native(self.steps, self.scale, self.bias)
+        if self.native is None:
+            missing = -self.num_outputs % ROW_BLOCK
+            padded = F.pad(_unpack(weight).int(), (0, 0, 0, missing))
+            self.weight = torch._convert_weight_to_int4pack_for_cpu(padded, 1)
+            padded = F.pad(scale, (0, 0, 0, 0, 0, missing))
+            self.weight_scale = padded.transpose(0, 1).contiguous().bfloat16()
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        if len(rows) < MANY_ROWS["int4"]:
+        if self.native is not None and len(rows) <= MAX_ROWS:
+            return self.native(rows).view(*x.shape[:-1], -1)
+        if self.native is None and len(rows) < MANY_ROWS["int4"]:
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(
                 rows, self.weight, GROUP_SIZE, self.weight_scale
             )[:, : self.num_outputs]
@@ -90,6 +99,11 @@ class Int4Linear(nn.Module):
             y = F.linear(rows, groups.mul_(step).add_(middle).flatten(1))
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], -1)
+
+
+def _native(weight: Tensor, scale: Tensor, bias: Tensor | None) -> NativeLinear | None:
+    library = load_library()
+    return None if library is None else NativeLinear(library, weight, scale, bias)
 
 
 def quantise_weights(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
@@ -152,6 +166,14 @@ def install_quantised(model: DualARTransformer, weights: Mapping[str, Tensor]) -
     if is_tied:
         model.embed_tokens = Int8Embedding(model.lm_head)
     return rest
+
+
+def use_native(model: DualARTransformer) -> None:
+    """Let a quantised model, whose weights are in place, step in C where that can be."""
+    library = load_library()
+    if library is not None:
+        for stack in (model.layers, model.fast_layers):
+            stack.native = NativeStack(library, stack)
 
 
 def quantised_dtype(weights: Mapping[str, Tensor]) -> str | None:

@@ -12,8 +12,8 @@ from torch import Tensor
 
 WINDOW_SIZE = 16
 
-NUM_CANDIDATES = 128  # the likeliest tokens are sorted, and all only where these are not enough
-SORT_LIMIT = 4096
+SORT_LIMIT = 4096  # tokens of a vocabulary that is sorted whole
+NUM_CANDIDATES = 128  # of a larger one, the likeliest are sorted
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,27 +78,21 @@ def candidates(
     """
     scores = logits.float().log_softmax(-1)
     num_rows, vocab_size = scores.shape
-    # Waiting for a GPU's answer costs more than to sort a small vocabulary whole.
-    wait = vocab_size > SORT_LIMIT or not scores.is_cuda
-    top_scores, ids = scores.topk(min(NUM_CANDIDATES if wait else SORT_LIMIT, vocab_size))
+    is_small = vocab_size <= SORT_LIMIT
+    top_scores, ids = scores.topk(vocab_size if is_small else NUM_CANDIDATES)
     mass = top_scores.exp().cumsum(-1)
-    if wait and not bool((mass[:, -1:] >= top_p).all()) and ids.shape[1] < vocab_size:
-        if vocab_size <= SORT_LIMIT:
-            top_scores, ids = scores.sort(descending=True)
-            mass = top_scores.exp().cumsum(-1)
-        elif num_rows == 1:
+    if not is_small and not bool((mass[:, -1:] >= top_p).all()):
+        if num_rows == 1:
             kept = scores >= _lowest_kept(scores, top_p)
             ids = torch.arange(vocab_size, device=scores.device)[None]
             return ids, (scores / temperature).masked_fill(~kept, -torch.inf).softmax(-1)
-        else:  # row by row, so that no row's draw depends on the others
-            settings = (torch.as_tensor(x).expand(num_rows, 1) for x in (temperature, top_p))
-            rows = [
-                candidates(*row) for row in zip(logits.split(1), *(x.split(1) for x in settings))
-            ]
-            return tuple(
-                torch.cat([F.pad(x, (0, vocab_size - x.shape[1])) for x in parts])
-                for parts in zip(*rows)
-            )
+        # row by row, so that no row's draw depends on the others
+        settings = (torch.as_tensor(x).expand(num_rows, 1) for x in (temperature, top_p))
+        rows = [candidates(*row) for row in zip(logits.split(1), *(x.split(1) for x in settings))]
+        return tuple(
+            torch.cat([F.pad(x, (0, vocab_size - x.shape[1])) for x in parts])
+            for parts in zip(*rows)
+        )
     dropped = mass > top_p
     dropped[:, 0] = False
     return ids, (top_scores / temperature).masked_fill(dropped, -torch.inf).softmax(-1)

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import StackConfig
+from .native import MAX_ROWS, NativeStack
 
 
 class RMSNorm(nn.Module):
@@ -170,6 +171,7 @@ class Stack(nn.ModuleList):
         heads = [1] * (config.n_head + config.n_local_heads) + [0] * config.n_local_heads
         turned = torch.tensor(heads, device="cpu")
         self.register_buffer("turned", turned, persistent=False)
+        self.native: NativeStack | None = None  # the same, for single positions
 
     def forward(self, x: Tensor, caches: Sequence[KVCache] | None = None) -> Tensor:
         """Run the blocks over new positions.
@@ -201,6 +203,12 @@ class Stack(nn.ModuleList):
                 f"{num_new} new positions, but there is room for {room}: shorten the input, "
                 "begin a new conversation, or make the cache larger"
             )
+        if self.native is not None and caches and num_new == 1 and len(x) <= MAX_ROWS:
+            angles = rope[:, 0, 1].float().expand(len(x), -1, -1)
+            hidden = self.native(x[:, 0], angles, caches)[:, None]
+            for cache in caches:
+                cache.advance(1)
+            return hidden
         # Queries and keys are turned, values are not: complex [B or 1, T, heads, head_dim / 2].
         rope = torch.view_as_complex(rope.index_select(2, self.turned).float())
         hidden = x.flatten(0, 1)

@@ -1,0 +1,402 @@
+// One position through a stack of blocks whose weights take 8 or 4 bits, for a few conversations
+// at once, as fast as memory gives the weights. For processors with AVX-512 VNNI.
+//
+// The inputs of a product become 16-bit integers with one scale for each row, far finer than the
+// weights, and are cut into two signed bytes, 256 * high + low: these the processor multiplies
+// with the weights' unsigned bytes, 64 in one instruction. All else is float32.
+
+#include <immintrin.h>
+#include <math.h>
+#include <omp.h>
+#include <stdint.h>
+#include <string.h>
+
+#ifndef __AVX512VNNI__
+#error "this processor has no AVX-512 VNNI"
+#endif
+
+enum {
+    GROUP = 64,        // inputs that share a scale in 4 bits
+    BLOCK = 4,         // outputs that a thread works on together
+    MAX_ROWS = 16,     // conversations at once
+    AHEAD = 1024,      // bytes from what is read to what is fetched from memory
+};
+
+typedef uint16_t bf16;
+
+typedef struct {
+    const uint8_t *weight; // int8 [outputs, inputs], or two inputs a byte, the first in its upper half
+    const bf16 *scale;     // [outputs], or [outputs, inputs / GROUP, 2]: a step, and the 8th step's value
+    const bf16 *bias;      // [outputs] or NULL
+    int64_t inputs, outputs, bits;
+} Linear;
+
+typedef struct {
+    const bf16 *attention_norm, *feed_forward_norm; // [dim]
+    Linear qkv, out, gate_up, down;
+} Block;
+
+typedef struct {
+    const Block *blocks;
+    int64_t num_blocks, dim, heads, kv_heads, head_dim, hidden;
+    float eps;
+} Stack;
+
+// Rows of a product's inputs.
+typedef struct {
+    int8_t *high, *low; // [rows, stride], zero from the last input on
+    float *sums;        // [rows, stride / GROUP], of the integers
+    float total[MAX_ROWS], scale[MAX_ROWS];
+    int64_t stride;
+} Inputs;
+
+static float to_float(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
+}
+
+static bf16 to_bf16(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
+}
+
+// e^x to float32's precision, in a form that compilers make vector code of.
+static inline float exponential(float x) {
+    x = x < -87 ? -87 : x > 88 ? 88 : x;
+    float n = rintf(x * 1.44269504f), r = x - n * 0.693359375f + n * 2.12194440e-4f;
+    float y = 1 + r * (1 + r * (0.5f + r * (0.166666655f + r * (0.0416657962f +
+              r * (0.00833345205f + r * 0.00139887596f)))));
+    int32_t bits = ((int32_t)n + 127) << 23;
+    float power;
+    memcpy(&power, &bits, 4);
+    return y * power;
+}
+
+static int64_t padded(int64_t size) { return (size + 2 * GROUP - 1) / (2 * GROUP) * (2 * GROUP); }
+
+// One row. 4-bit weights come in pairs: of every 128 inputs the even ones are put first.
+static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
+    int64_t size = linear->inputs, stride = in->stride;
+    int8_t *high = in->high + row * stride, *low = in->low + row * stride;
+    float largest = 1e-30f;
+    for (int64_t i = 0; i < size; i++) largest = fmaxf(largest, fabsf(x[i]));
+    float inverse = 32512 / largest;
+    in->scale[row] = largest / 32512;
+    memset(high, 0, stride);
+    memset(low, 0, stride);
+    in->total[row] = 0;
+    for (int64_t group = 0; group < stride / GROUP; group++) {
+        int64_t begin = group * GROUP, end = begin + GROUP < size ? begin + GROUP : size;
+        int32_t sum = 0;
+        for (int64_t i = begin; i < end; i++) {
+            int32_t q = (int32_t)lrintf(x[i] * inverse);
+            int8_t rest = (int8_t)q;
+            int64_t place = i;
+            if (linear->bits == 4) place = (i & ~127) + (i & 1) * 64 + (i & 127) / 2;
+            high[place] = (q - rest) / 256;
+            low[place] = rest;
+            sum += q;
+        }
+        in->sums[row * (stride / GROUP) + group] = sum;
+        in->total[row] += sum;
+    }
+}
+
+static inline __attribute__((always_inline)) void dot_int8(
+    const Linear *linear, int64_t output, int outputs, const Inputs *in, int64_t first, int rows,
+    float *out
+) {
+    const __m512i sign = _mm512_set1_epi8((char)128);
+    int64_t size = linear->inputs;
+    const uint8_t *weight = linear->weight + output * size;
+    __m512i high[BLOCK * BLOCK], low[BLOCK * BLOCK];
+    for (int n = 0; n < outputs * rows; n++) high[n] = low[n] = _mm512_setzero_si512();
+    for (int64_t i = 0; i < size; i += 64) {
+        __mmask64 mask = size - i >= 64 ? ~0ull : (1ull << (size - i)) - 1;
+        for (int o = 0; o < outputs; o++) {
+            const uint8_t *bytes = weight + o * size + i;
+            _mm_prefetch((const char *)bytes + AHEAD * outputs, _MM_HINT_T0);
+            // -128..127 becomes 0..255
+            __m512i w = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, bytes), sign);
+            for (int r = 0; r < rows; r++) {
+                int64_t at = (first + r) * in->stride + i;
+                int n = o * rows + r;
+                high[n] = _mm512_dpbusd_epi32(high[n], w, _mm512_load_si512(in->high + at));
+                low[n] = _mm512_dpbusd_epi32(low[n], w, _mm512_load_si512(in->low + at));
+            }
+        }
+    }
+    for (int o = 0; o < outputs; o++)
+        for (int r = 0; r < rows; r++) {
+            int n = o * rows + r;
+            __m512 sums = _mm512_mul_ps(_mm512_cvtepi32_ps(high[n]), _mm512_set1_ps(256));
+            sums = _mm512_add_ps(sums, _mm512_cvtepi32_ps(low[n]));
+            float sum = _mm512_reduce_add_ps(sums) - 128 * in->total[first + r];
+            out[n] = sum * to_float(linear->scale[output + o]);
+        }
+}
+
+static inline __attribute__((always_inline)) void dot_int4(
+    const Linear *linear, int64_t output, int outputs, const Inputs *in, int64_t first, int rows,
+    float *out
+) {
+    const __m512i nibble = _mm512_set1_epi8(15);
+    const __m512i halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    int64_t size = linear->inputs, groups = size / GROUP;
+    const uint8_t *weight = linear->weight + output * size / 2;
+    const bf16 *scale = linear->scale + output * groups * 2;
+    __m512 total[BLOCK * BLOCK];
+    for (int n = 0; n < outputs * rows; n++) total[n] = _mm512_setzero_ps();
+    for (int64_t i = 0; i < size; i += 2 * GROUP) {
+        int whole = size - i >= 2 * GROUP;
+        for (int o = 0; o < outputs; o++) {
+            const uint8_t *bytes = weight + (o * size + i) / 2;
+            const bf16 *steps = scale + (o * groups + i / GROUP) * 2;
+            _mm_prefetch((const char *)bytes + AHEAD * outputs, _MM_HINT_T0);
+            __m512i w = _mm512_maskz_loadu_epi8(whole ? ~0ull : 0xffffffffull, bytes);
+            __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
+            __m512i odd = _mm512_and_si512(w, nibble);
+            __m512i pair = _mm512_castsi128_si512(_mm_maskz_loadu_epi32(whole ? 3 : 1, steps));
+            pair = _mm512_permutexvar_epi32(halves, pair);
+            __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
+            for (int r = 0; r < rows; r++) {
+                const int8_t *high = in->high + (first + r) * in->stride + i;
+                const int8_t *low = in->low + (first + r) * in->stride + i;
+                __m512i h = _mm512_setzero_si512(), l = h;
+                h = _mm512_dpbusd_epi32(h, even, _mm512_load_si512(high));
+                l = _mm512_dpbusd_epi32(l, even, _mm512_load_si512(low));
+                h = _mm512_dpbusd_epi32(h, odd, _mm512_load_si512(high + GROUP));
+                l = _mm512_dpbusd_epi32(l, odd, _mm512_load_si512(low + GROUP));
+                __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h, 8), l));
+                total[o * rows + r] = _mm512_fmadd_ps(sum, step, total[o * rows + r]);
+            }
+        }
+    }
+    for (int o = 0; o < outputs; o++) {
+        for (int64_t group = 0; group < groups; group += 16) {
+            __mmask16 mask = groups - group >= 16 ? 0xffff : (1 << (groups - group)) - 1;
+            __m512i pairs = _mm512_maskz_loadu_epi32(mask, scale + (o * groups + group) * 2);
+            __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+            __m512 middle =
+                _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
+            __m512 least = _mm512_fnmadd_ps(step, _mm512_set1_ps(8), middle);
+            for (int r = 0; r < rows; r++) {
+                const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
+                __m512 sum = _mm512_maskz_loadu_ps(mask, sums);
+                total[o * rows + r] = _mm512_fmadd_ps(least, sum, total[o * rows + r]);
+            }
+        }
+        for (int r = 0; r < rows; r++)
+            out[o * rows + r] = _mm512_reduce_add_ps(total[o * rows + r]);
+    }
+}
+
+// The calling thread's share of y [rows, outputs].
+static void product(
+    const Linear *linear, const Inputs *in, int64_t rows, float *y, int thread, int threads
+) {
+// The compiler makes a version of its own for each of these pairs.
+#define CASE(OUTPUTS, ROWS)                                                                       \
+    case OUTPUTS * 8 + ROWS:                                                                      \
+        if (linear->bits == 8) dot_int8(linear, output, OUTPUTS, in, first, ROWS, out);           \
+        else dot_int4(linear, output, OUTPUTS, in, first, ROWS, out);                             \
+        break;
+    int64_t num_blocks = (linear->outputs + BLOCK - 1) / BLOCK;
+    int64_t begin = num_blocks * thread / threads * BLOCK;
+    int64_t end = num_blocks * (thread + 1) / threads * BLOCK;
+    if (end > linear->outputs) end = linear->outputs;
+    for (int64_t block = begin; block < end; block += BLOCK) {
+        int64_t block_end = block + BLOCK < end ? block + BLOCK : end;
+        for (int64_t first = 0; first < rows; first += BLOCK) {
+            int64_t num_rows = rows - first < BLOCK ? rows - first : BLOCK;
+            int64_t outputs;
+            for (int64_t output = block; output < block_end; output += outputs) {
+                float out[BLOCK * BLOCK];
+                outputs = num_rows <= 2 ? 4 : 2;
+                if (output + outputs > block_end) outputs = 1;
+                switch (outputs * 8 + num_rows) {
+                    CASE(4, 1) CASE(4, 2) CASE(2, 3) CASE(2, 4)
+                    CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
+                }
+                for (int64_t o = 0; o < outputs; o++) {
+                    float bias = linear->bias ? to_float(linear->bias[output + o]) : 0;
+                    for (int64_t r = 0; r < num_rows; r++)
+                        y[(first + r) * linear->outputs + output + o] =
+                            out[o * num_rows + r] * in->scale[first + r] + bias;
+                }
+            }
+        }
+    }
+#undef CASE
+}
+
+static void norm(const float *x, const bf16 *weight, int64_t dim, float eps, float *y) {
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < dim; i++) squares += x[i] * x[i];
+    float factor = 1 / sqrtf(squares / dim + eps);
+#pragma omp simd
+    for (int64_t i = 0; i < dim; i++) y[i] = x[i] * factor * to_float(weight[i]);
+}
+
+// Turns adjacent pairs by their angles [size / 2, 2]: a cosine and a sine.
+static void rotate(float *x, const float *angles, int64_t size) {
+    for (int64_t i = 0; i < size; i += 2) {
+        float a = x[i], b = x[i + 1], cosine = angles[i], sine = angles[i + 1];
+        x[i] = a * cosine - b * sine;
+        x[i + 1] = a * sine + b * cosine;
+    }
+}
+
+// Queries [queries, size] that share keys and values [positions, size] -> y [queries, size].
+static void attend(
+    const float *q, const bf16 *keys, const bf16 *values, int64_t queries, int64_t positions,
+    int64_t size, float *scores, float *y
+) {
+    float factor = 1 / sqrtf(size), row[size];
+    for (int64_t p = 0; p < positions; p++) {
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) row[i] = to_float(keys[p * size + i]);
+        for (int64_t n = 0; n < queries; n++) {
+            float sum = 0;
+#pragma omp simd reduction(+ : sum)
+            for (int64_t i = 0; i < size; i++) sum += q[n * size + i] * row[i];
+            scores[n * positions + p] = sum * factor;
+        }
+    }
+    for (int64_t n = 0; n < queries; n++) {
+        float *s = scores + n * positions, largest = s[0], sum = 0;
+#pragma omp simd reduction(max : largest)
+        for (int64_t p = 0; p < positions; p++) largest = s[p] > largest ? s[p] : largest;
+#pragma omp simd reduction(+ : sum)
+        for (int64_t p = 0; p < positions; p++) {
+            s[p] = exponential(s[p] - largest);
+            sum += s[p];
+        }
+#pragma omp simd
+        for (int64_t p = 0; p < positions; p++) s[p] /= sum;
+    }
+    memset(y, 0, queries * size * sizeof(float));
+    for (int64_t p = 0; p < positions; p++) {
+#pragma omp simd
+        for (int64_t i = 0; i < size; i++) row[i] = to_float(values[p * size + i]);
+        for (int64_t n = 0; n < queries; n++) {
+            float weight = scores[n * positions + p];
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) y[n * size + i] += weight * row[i];
+        }
+    }
+}
+
+static void *take(char **memory, int64_t bytes) {
+    void *taken = *memory;
+    *memory += (bytes + 63) / 64 * 64;
+    return taken;
+}
+
+static Inputs take_inputs(char **memory, int64_t rows, int64_t size) {
+    Inputs in = {.stride = padded(size)};
+    in.high = take(memory, rows * in.stride);
+    in.low = take(memory, rows * in.stride);
+    in.sums = take(memory, rows * in.stride / GROUP * sizeof(float));
+    return in;
+}
+
+// y [rows, outputs] of x [rows, inputs], float32. Scratch: 64-byte aligned, 3 * rows * padded inputs.
+void native_product(
+    const Linear *linear, const float *x, float *y, int64_t rows, char *scratch, int threads
+) {
+    Inputs in = take_inputs(&scratch, rows, linear->inputs);
+    for (int64_t r = 0; r < rows; r++) quantise_row(x + r * linear->inputs, linear, &in, r);
+#pragma omp parallel num_threads(threads)
+    product(linear, &in, rows, y, omp_get_thread_num(), omp_get_num_threads());
+}
+
+// One position of each row through all blocks; x [rows, dim] float32 is replaced.
+//
+// angles: [rows, head_dim / 2, 2]. caches: of each row and block, bf16 [2 * kv_heads, room,
+// head_dim], keys first. lengths: of each row, positions that its caches hold; rooms: can hold.
+// Scratch: 64-byte aligned, native_scratch(stack, rows, longest length) bytes.
+void native_step(
+    const Stack *stack, float *x, const float *angles, bf16 *const *caches, const int64_t *lengths,
+    const int64_t *rooms, int64_t rows, char *scratch, int threads
+) {
+    int64_t dim = stack->dim, size = stack->head_dim, kv_heads = stack->kv_heads;
+    int64_t queries = stack->heads / kv_heads, hidden = stack->hidden;
+    int64_t num_heads = stack->heads + 2 * kv_heads, longest = 0;
+    for (int64_t r = 0; r < rows; r++) longest = lengths[r] > longest ? lengths[r] : longest;
+    float *normed = take(&scratch, rows * dim * sizeof(float));
+    float *heads = take(&scratch, rows * num_heads * size * sizeof(float));
+    float *change = take(&scratch, rows * dim * sizeof(float));
+    float *gates = take(&scratch, rows * 2 * hidden * sizeof(float));
+    float *scores = take(&scratch, rows * stack->heads * (longest + 1) * sizeof(float));
+    Inputs in = take_inputs(&scratch, rows, dim), wide = take_inputs(&scratch, rows, hidden);
+
+#pragma omp parallel num_threads(threads)
+    {
+        int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        for (int64_t b = 0; b < stack->num_blocks; b++) {
+            const Block *block = stack->blocks + b;
+            for (int64_t r = thread; r < rows; r += team) {
+                norm(x + r * dim, block->attention_norm, dim, stack->eps, normed + r * dim);
+                quantise_row(normed + r * dim, &block->qkv, &in, r);
+            }
+#pragma omp barrier
+            product(&block->qkv, &in, rows, heads, thread, team);
+#pragma omp barrier
+            for (int64_t task = thread; task < rows * kv_heads; task += team) {
+                int64_t r = task / kv_heads, head = task % kv_heads;
+                float *q = heads + (r * num_heads + head * queries) * size;
+                float *k = heads + (r * num_heads + stack->heads + head) * size;
+                float *v = k + kv_heads * size;
+                for (int64_t n = 0; n < queries; n++) rotate(q + n * size, angles + r * size, size);
+                rotate(k, angles + r * size, size);
+                bf16 *keys = caches[r * stack->num_blocks + b] + head * rooms[r] * size;
+                bf16 *values = keys + kv_heads * rooms[r] * size;
+                for (int64_t i = 0; i < size; i++) {
+                    keys[lengths[r] * size + i] = to_bf16(k[i]);
+                    values[lengths[r] * size + i] = to_bf16(v[i]);
+                }
+                attend(
+                    q, keys, values, queries, lengths[r] + 1, size,
+                    scores + task * queries * (longest + 1),
+                    normed + r * dim + head * queries * size
+                );
+            }
+#pragma omp barrier
+            for (int64_t r = thread; r < rows; r += team)
+                quantise_row(normed + r * dim, &block->out, &in, r);
+#pragma omp barrier
+            product(&block->out, &in, rows, change, thread, team);
+#pragma omp barrier
+            for (int64_t r = thread; r < rows; r += team) {
+                for (int64_t i = r * dim; i < (r + 1) * dim; i++) x[i] += change[i];
+                norm(x + r * dim, block->feed_forward_norm, dim, stack->eps, normed + r * dim);
+                quantise_row(normed + r * dim, &block->gate_up, &in, r);
+            }
+#pragma omp barrier
+            product(&block->gate_up, &in, rows, gates, thread, team);
+#pragma omp barrier
+            for (int64_t r = thread; r < rows; r += team) {
+                float *gate = gates + r * 2 * hidden, *up = gate + hidden;
+#pragma omp simd
+                for (int64_t i = 0; i < hidden; i++) gate[i] *= up[i] / (1 + exponential(-gate[i]));
+                quantise_row(gate, &block->down, &wide, r);
+            }
+#pragma omp barrier
+            product(&block->down, &wide, rows, change, thread, team);
+#pragma omp barrier
+            for (int64_t r = thread; r < rows; r += team)
+                for (int64_t i = r * dim; i < (r + 1) * dim; i++) x[i] += change[i];
+        }
+    }
+}
+
+int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
+    int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
+                     2 * stack->hidden + stack->heads * (longest + 1);
+    return rows * (floats * 4 + 3 * padded(stack->dim) + 3 * padded(stack->hidden)) + 11 * 64;
+}

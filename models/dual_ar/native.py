@@ -1,0 +1,195 @@
+"""One position through a quantised stack, in C: for lone positions PyTorch's own cost is the most.
+
+The C file is compiled when it is first asked for, within about two seconds. Without a compiler, or
+on a processor that it is not for, everything works in PyTorch alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import shutil
+import subprocess
+import tempfile
+from collections.abc import Sequence
+from ctypes import (
+    CDLL,
+    POINTER,
+    Structure,
+    addressof,
+    c_float,
+    c_int,
+    c_int64,
+    c_void_p,
+)
+from pathlib import Path
+
+import torch
+from loguru import logger
+from torch import Tensor, nn
+
+from .cache import KVCache
+
+SOURCE = Path(__file__).with_suffix(".c")
+MAX_ROWS = 16  # as in the C file
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+
+
+class _Linear(Structure):
+    _fields_ = [
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("bits", c_int64),
+    ]
+
+
+class _Block(Structure):
+    _fields_ = [
+        ("attention_norm", c_void_p),
+        ("feed_forward_norm", c_void_p),
+        *((name, _Linear) for name in ("qkv", "out", "gate_up", "down")),
+    ]
+
+
+class _Stack(Structure):
+    _fields_ = [
+        ("blocks", POINTER(_Block)),
+        *(
+            (name, c_int64)
+            for name in ("num_blocks", "dim", "heads", "kv_heads", "head_dim", "hidden")
+        ),
+        ("eps", c_float),
+    ]
+
+
+@functools.cache
+def load_library() -> CDLL | None:
+    """The compiled C file; None where it can't be compiled."""
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        logger.info("no C compiler: quantised weights are used through PyTorch, more slowly")
+        return None
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "native.so"
+        command = [compiler, *FLAGS, "-o", str(path), str(SOURCE), "-lm"]
+        done = subprocess.run(command, capture_output=True, text=True, check=False)
+        if done.returncode:
+            reason = next((line for line in done.stderr.splitlines() if "error" in line), "")
+            logger.info(f"quantised weights are used through PyTorch, more slowly: {reason}")
+            return None
+        library = CDLL(str(path))
+    library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
+    library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
+    library.native_scratch.argtypes = [c_void_p, c_int64, c_int64]
+    library.native_scratch.restype = c_int64
+    return library
+
+
+class NativeLinear:
+    """A quantised layer as the C file sees it.
+
+    Args:
+        library: from `load_library`.
+        weight: int8 [out, in], or uint8 [out, in / 2], two inputs a byte, the first in its upper
+            half.
+        scale: bfloat16 [out], or [out, in / 64, 2].
+        bias: bfloat16 [out] or None.
+    """
+
+    def __init__(self, library: CDLL, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self.library = library
+        self.tensors = (weight, scale, bias)  # what the pointers point to
+        bits = 8 if weight.dtype == torch.int8 else 4
+        self.num_inputs, self.num_outputs = weight.shape[1] * 8 // bits, weight.shape[0]
+        pointers = [None if x is None else _pointer(x) for x in self.tensors]
+        self.struct = _Linear(*pointers, self.num_inputs, self.num_outputs, bits)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, in] -> [N, out], N up to `MAX_ROWS`, in x's dtype."""
+        inputs = x.float().contiguous()
+        y = torch.empty(len(x), self.num_outputs)
+        scratch = _scratch(len(x) * (3 * self.num_inputs + 1024))
+        self.library.native_product(
+            addressof(self.struct), inputs.data_ptr(), y.data_ptr(), len(x), scratch.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return y.to(x.dtype)
+
+
+class NativeStack:
+    """A stack's blocks as the C file sees them.
+
+    Args:
+        library: from `load_library`.
+        stack: of quantised layers, which have a `native` form, and bfloat16 norms.
+    """
+
+    def __init__(self, library: CDLL, stack: nn.ModuleList) -> None:
+        config = stack.config
+        self.library, self.stack = library, stack
+        blocks = [
+            _Block(
+                _pointer(block.input_layernorm.weight),
+                _pointer(block.post_attention_layernorm.weight),
+                *(
+                    layer.native.struct
+                    for layer in (
+                        block.self_attn.wqkv,
+                        block.self_attn.wo,
+                        block.feed_forward.w_gate_up,
+                        block.feed_forward.w_down,
+                    )
+                ),
+            )
+            for block in stack
+        ]
+        self.struct = _Stack(
+            (_Block * len(blocks))(*blocks),
+            len(blocks),
+            config.dim,
+            config.n_head,
+            config.n_local_heads,
+            config.head_dim,
+            config.intermediate_size,
+            config.norm_eps,
+        )
+
+    def __call__(self, x: Tensor, angles: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """Run one position of each row, and append it to the caches, which do not advance.
+
+        Args:
+            x: [B, dim], B up to `MAX_ROWS`.
+            angles: float32 [B, head_dim / 2, 2], cosines and sines.
+            caches: bfloat16, of B rows in all.
+
+        Returns:
+            [B, dim].
+        """
+        hidden = x.to(torch.float32, copy=True)
+        angles = angles.contiguous()
+        pointers, lengths, rooms = [], [], []
+        for cache in caches:
+            pointers += cache.pointers()
+            lengths += [cache.length] * cache.num_rows
+            rooms += [cache.max_len] * cache.num_rows
+        num_rows, stack = len(x), addressof(self.struct)
+        scratch = _scratch(self.library.native_scratch(stack, num_rows, max(lengths)))
+        self.library.native_step(
+            stack, hidden.data_ptr(), angles.data_ptr(), (c_void_p * len(pointers))(*pointers),
+            (c_int64 * num_rows)(*lengths), (c_int64 * num_rows)(*rooms), num_rows,
+            scratch.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return hidden.to(x.dtype)
+
+
+def _scratch(num_bytes: int) -> Tensor:
+    """Memory for the C file's own use, at an address that 64 divides."""
+    memory = torch.empty(num_bytes + 64, dtype=torch.uint8)
+    return memory[-memory.data_ptr() % 64 :]
+
+
+def _pointer(tensor: Tensor) -> int:
+    assert tensor.is_contiguous() and tensor.dtype in (torch.int8, torch.uint8, torch.bfloat16)
+    return tensor.data_ptr()
