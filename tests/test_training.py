@@ -1,8 +1,6 @@
 """The recipe's trainings: what they learn from, that they learn, and that they resume."""
 
 import csv
-import json
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -20,6 +18,7 @@ from training.dialogues import STYLES, load_dialogues
 from training.loop import Stage
 from training.pitch import lock_pitch
 from training.preference import _train, log_probability
+from training.readings import PUNCTUATION
 from training.spelling import Speller
 
 SEMANTIC_ID = 30
@@ -34,6 +33,7 @@ CONFIG = DualARConfig(
     num_codebooks=3,
     max_seq_len=64,
 )
+NUM_FRAMES = 160
 READINGS = {"你好": [("n", "i2"), ("X", "Au3")], "好": [("X", "Au3")]}
 
 
@@ -102,24 +102,34 @@ def test_the_speller_learns_to_spell():
 
 @pytest.fixture
 def recording(tmp_path: Path) -> Path:
-    """Half a minute of noise in pieces of half a second to two and a half seconds."""
+    """Twenty seconds of noise that grows louder and softer, as speech does."""
     rng = np.random.default_rng(0)
-    lengths = rng.integers(11_000, 55_000, 20)
+    noise = rng.standard_normal(20 * 22050) * np.repeat(rng.uniform(50, 9000, 200), 2205)
     path = tmp_path / "speech.npy"
-    np.save(path, rng.integers(-9000, 9000, lengths.sum()).astype(np.int16))
-    starts = np.cumsum([0, *lengths])[:-1].tolist()
-    texts = ["你好" if i % 2 else "好" for i in range(20)]
-    path.with_suffix(".json").write_text(json.dumps({"texts": texts, "starts": starts}))
+    np.save(path, noise.clip(-32768, 32767).astype(np.int16))
     return path
 
 
-def test_pieces_begin_with_an_utterance_and_know_their_words(recording: Path):
-    crops = codec_training.Crops(recording, 0, "cpu")
-    wave, ends, texts = crops.draw_utterances(8, 60_000)
-    for piece, end, spoken in zip(wave[:, 0], ends, texts):
-        first = int(np.flatnonzero((crops.samples[crops.starts] / 32768) == float(piece[0]))[0])
-        assert end <= 60_000 and crops.starts[first] + end in crops.starts
-        assert spoken == crops.texts[first : first + len(spoken)]
+def test_components_are_read_back_from_their_codes(recording: Path, monkeypatch):
+    monkeypatch.setattr(codec_training, "GUIDE_FRAMES", 400)
+    codec = codec_training.new_codec()
+    wave = codec_training.Crops(recording, 0, "cpu").draw(1, 400 * 1024)
+    guide = codec_training.Components(codec, wave)
+    mel = codec.spec_transform(wave)
+    numbers = guide(mel)
+    assert numbers.shape == (400, 32)
+    torch.testing.assert_close(numbers.T.cov(), torch.eye(32), rtol=0, atol=1e-2)
+    read, codes = guide.read(numbers)
+    blocks = guide.blocks(mel)
+    assert codes.shape == (8, 400) and codes.max() < 1000 and len(codes[0].unique()) > 100
+    error, rest = (read - blocks).square().mean(), (blocks - blocks.mean(0)).square().mean()
+    assert error < 0.3 * rest
+    # What the codec's own quantiser makes of the same numbers.
+    spread = torch.tensor(codec_training.SPREAD)
+    for group, rvq in enumerate(codec.quantizer.residual_fsq.rvqs):
+        rvq.project_in = nn.Identity()
+        _, indices = rvq(numbers.unflatten(1, (8, 4))[None, :, group] * spread)
+        assert torch.equal(indices[0, :, 0], codes[group])
 
 
 @pytest.fixture
@@ -142,8 +152,10 @@ def test_locked_pieces_are_codes_and_their_wave(locked: Path):
         assert any(torch.equal(row, c[:, start // 1024 :][:, :10].long()) for c in crops.codes)
 
 
-@pytest.mark.skipif(shutil.which("espeak-ng") is None, reason="needs espeak-ng: it spells")
-def test_the_codec_is_trained_in_three_stages(recording: Path, locked: Path, tmp_path: Path):
+def test_the_codec_is_trained_in_three_stages(
+    recording: Path, locked: Path, tmp_path: Path, monkeypatch
+):
+    monkeypatch.setattr(codec_training, "GUIDE_FRAMES", 400)
     stages = tmp_path / "stages"
     codes = codec_training.train_codes(recording, recording, stages, 0.02, "cpu")
     pulses = vocoder_training.train_pulses(codes, locked, locked, stages, 0.02, "cpu")
@@ -190,7 +202,9 @@ def conversations() -> Conversations:
     dialogues = load_dialogues()
 
     def spoken(intent: str, text: str, manner: str) -> Spoken:
-        return Spoken(intent=intent, text=text, manner=manner, codes=torch.ones(8, 70).short())
+        onsets = [4 + 3 * n for n in range(sum(char not in PUNCTUATION for char in text))]
+        codes = torch.ones(8, NUM_FRAMES).short()
+        return Spoken(intent=intent, text=text, manner=manner, codes=codes, onsets=onsets)
 
     users = [spoken(name, text, "sad") for name, text, _ in user_lines(dialogues, heldout=False)]
     replies = [spoken(*line, style) for line in reply_lines(dialogues) for style in STYLES]
@@ -212,16 +226,34 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, speak: 
             assert words.startswith("<|user:") and "<|style:" in words
             assert example.learn_text[column + 1] and not example.learn_text[column]
             assert question in conversations.questions
-        said = [(a, b, t) for a, b, t in example.heard if example.learn_codes[a]]
-        assert "".join(t for *_, t in said) == (learned if speak else "")
-        for start, end, _ in said:
-            assert end - start == 70 and example.learn_codes[start:end].all()
-            assert text[end] == tokens.end and example.learn_text[end]
-        if not speak:  # words, and where speech begins; not its end
+            if speak:
+                reply = text[column + 1 : column + 1 + NUM_FRAMES]
+                written = conversations.tokenizer.decode(reply, skip_special_tokens=True)
+                assert written in {text for text, _ in conversations.replies}
+                assert example.learn_codes[column + 1 : column + 1 + NUM_FRAMES].all()
+                assert text[column + 1 + NUM_FRAMES] == tokens.end
+                assert example.learn_text[column + 1 + NUM_FRAMES]
+                assert written in learned
+        for start, end, _ in example.heard:
+            assert end - start == NUM_FRAMES and not example.learn_text[start:end].any()
+        if not speak:  # words, without the columns between them and without the end
             assert not example.learn_codes.any()
-            assert (text[example.learn_text] == tokens.semantic).sum() == len(example.asked)
+            assert not (text[example.learn_text] == tokens.semantic).any()
             assert not example.learn_text[-1] and text[-1] == tokens.end
     assert set(num_turns) == {1, 2}
+
+
+def test_a_reply_writes_each_character_before_it_is_spoken(conversations: Conversations):
+    text, style = "好，你好。", "warm"
+    spoken = Spoken(
+        intent="", text=text, manner=style, codes=torch.ones(8, 40).short(), onsets=[4, 12, 13]
+    )
+    row = conversations.reply_columns("sad", spoken)[0].tolist()
+    written = {n: t for n, t in enumerate(row) if t != conversations.tokens.semantic}
+    pieces = {n: conversations.tokenizer.decode([t]) for n, t in written.items()}
+    assert pieces == {
+        0: "<|user:sad|>", 1: "<|style:warm|>", 2: "好", 3: "，", 10: "你", 11: "好", 12: "。"
+    }  # fmt: skip
 
 
 def test_text_is_cut_into_pieces_that_say_the_same(conversations: Conversations):

@@ -1,14 +1,13 @@
-"""Train the small codec's encoder and quantiser: codes that carry the mel and the words.
+"""Train the small codec's encoder: codes that carry the mel, and so the words.
 
-Trained naively, the quantiser collapses: the log-mel's large mean drives its input into saturation
-and one code per group is left. Against that, it learns from the log-mel alone, its output starts at
-the data's mean, each group's projection is scaled to the quantiser's range, and a small penalty
-keeps the projections' spread (after VICReg: Bardes et al., arXiv:2105.04906). A spectrum's distance
-alone loses words that a listener would not; so what is said also has to be spelled from the codes.
-The vocoder that speaks them comes after: see `vocoder`.
+Trained naively, by what can be read off its codes, the quantiser collapses: the log-mel's large
+mean drives its input into saturation and one code per group is left. And where that is prevented,
+half an hour of training finds worse codes than linear algebra does in seconds. So the encoder is
+told what to code: the principal components of the log-mel in a frame of codes, as many as the
+quantiser has numbers, each spread over its levels. The vocoder that speaks the codes comes after:
+see `vocoder`.
 """
 
-import json
 from pathlib import Path
 
 import numpy as np
@@ -19,7 +18,6 @@ from torch import Tensor, nn
 from models.firefly import FireflyArchitecture, FireflyConfig
 
 from .loop import Stage
-from .spelling import Speller, read_lines
 
 TINY_CODEC = FireflyConfig(
     sample_rate=22050,
@@ -39,11 +37,8 @@ TINY_CODEC = FireflyConfig(
     resblock_dilations=(1, 3),
 )
 SPREAD = (0.35, 0.6, 0.6, 0.6)  # standard deviation at which a level's codes are used evenly
-SPREAD_WEIGHT = 0.1
 MEL_FLOOR = -7.5  # below is background noise, which no code should be spent on
-SPELLING_WEIGHT = 0.2
-# Steps, and as many until its full weight: earlier it would collapse the codes.
-SPELLING_START = 300
+GUIDE_FRAMES = 25_000  # of speech, 19 minutes, that the components are of
 
 
 def new_codec(seed: int = 0) -> FireflyArchitecture:
@@ -56,9 +51,6 @@ class Crops:
 
     def __init__(self, path: Path, seed: int, device: str) -> None:
         self.samples = np.load(path, mmap_mode="r")
-        spoken = json.loads(path.with_suffix(".json").read_text(encoding="utf-8"))
-        self.texts: list[str] = spoken["texts"]
-        self.starts = np.array(spoken["starts"])  # of the texts, in samples
         self.rng = np.random.default_rng(seed)
         self.device = device
 
@@ -67,68 +59,39 @@ class Crops:
         batch = np.stack([self.samples[start : start + num_samples] for start in starts])
         return torch.from_numpy(batch / np.float32(32768))[:, None].to(self.device)
 
-    def draw_utterances(
-        self, batch_size: int, num_samples: int
-    ) -> tuple[Tensor, list[int], list[list[str]]]:
-        """Pieces that begin with an utterance.
-
-        Returns:
-            wave [B, 1, T]; where the last utterance that is whole ends, in samples; and the texts
-            that are whole: none where the first is too long already.
-        """
-        first = self.rng.integers(0, np.searchsorted(self.starts, self.starts[-1] - num_samples),
-                                  batch_size)  # fmt: skip
-        last = [np.searchsorted(self.starts, self.starts[i] + num_samples, "right") - 1
-                for i in first]  # fmt: skip
-        batch = np.stack([self.samples[s : s + num_samples] for s in self.starts[first]])
-        wave = torch.from_numpy(batch / np.float32(32768))[:, None].to(self.device)
-        ends = [int(self.starts[j] - self.starts[i]) for i, j in zip(first, last)]
-        return wave, ends, [self.texts[i:j] for i, j in zip(first, last)]
-
 
 def train_codes(speech: Path, heldout: Path, folder: Path, minutes: float, device: str) -> Path:
-    """Train encoder and quantiser, by what linear heads read off the codes: mel and words."""
+    """Train the encoder, up to what the quantiser is given; the quantiser itself has no weights."""
     codec = new_codec().to(device)
     config = codec.config
-    mel_head = nn.Conv1d(config.latent_dim, config.n_mels, 1).to(device)
     crops, valid = Crops(speech, 1, device), Crops(heldout, 2, device)
     valid_wave = valid.draw(64, 64 * config.samples_per_frame)
-    speller = Speller(config.latent_dim, read_lines(sorted(set(crops.texts)))).to(device)
-    trained = nn.ModuleDict({"backbone": codec.backbone, "quantizer": codec.quantizer})
+    guide = Components(codec, crops.draw(1, GUIDE_FRAMES * config.samples_per_frame))
 
-    with torch.no_grad():
-        mel = codec.spec_transform(crops.draw(64, 64 * config.samples_per_frame))
-        mel_head.bias.copy_(mel.mean(dim=(0, 2)))
-        _spread_codes(codec, mel)
-
-    def code(wave: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Mel L1, spread loss, what the heads read [B, C, T], and codes."""
+    def code(wave: Tensor) -> tuple[Tensor, Tensor]:
+        """What the quantiser is given and what it should be given, [positions, K * levels]."""
         with torch.no_grad():
             mel = codec.spec_transform(wave)
         with torch.autocast(device, torch.bfloat16):
             hidden = codec.backbone(mel)
-            quantised, codes = codec.quantizer(hidden)
-            predicted = mel_head(quantised)
-        l1 = F.l1_loss(predicted.float().clamp(min=MEL_FLOOR), mel.clamp(min=MEL_FLOOR))
-        return l1, _spread_loss(codec, hidden), quantised, codes
+        return spread_projections(codec, hidden), guide(mel)
 
     def step(index: int) -> Tensor:
-        wave, ends, texts = crops.draw_utterances(3, 96 * config.samples_per_frame)
-        l1, spread, quantised, _ = code(wave)
-        syllabic = F.avg_pool1d(quantised, 2).mT  # 43 a second are enough to spell by
-        heard = [(row[: end // (2 * config.hop_length)], spoken)
-                 for row, end, spoken in zip(syllabic, ends, texts) if spoken]  # fmt: skip
-        spelling = speller.loss(*map(list, zip(*heard))) if heard else 0.0
-        spelling_weight = SPELLING_WEIGHT * min(max(index / SPELLING_START - 1, 0.0), 1.0)
-        return l1 + SPREAD_WEIGHT * spread + spelling_weight * spelling
+        return F.mse_loss(*code(crops.draw(6, 64 * config.samples_per_frame)))
 
     def validate(index: int) -> dict[str, float]:
-        l1, spread, _, codes = code(valid_wave)
-        used = [codes[:, group].unique().numel() for group in range(config.num_codebooks)]
-        return {"valid_mel_l1": l1.item(), "spread": spread.item(), "codes_used_min": min(used)}
+        numbers, wanted = code(valid_wave)
+        read, codes = guide.read(numbers)
+        mel = codec.spec_transform(valid_wave).clamp(min=MEL_FLOOR)
+        return {
+            "valid_loss": F.mse_loss(numbers, wanted).item(),
+            "valid_mel_l1": F.l1_loss(read, guide.blocks(mel)).item(),
+            "codes_used_min": min(group.unique().numel() for group in codes),
+        }
 
+    trained = nn.ModuleDict({"backbone": codec.backbone, "quantizer": codec.quantizer})
     Stage(name="codes", folder=folder, minutes=minutes, learning_rate=5e-4).run(
-        {"codec": trained, "mel_head": mel_head, "speller": speller}, step, validate
+        {"codec": trained}, step, validate
     )
     return folder / "codes.pt"
 
@@ -141,28 +104,65 @@ def load_codes(path: Path) -> FireflyArchitecture:
     return codec.eval()
 
 
-def projections(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
-    """What each group's quantiser sees before it bounds it: [G, positions, levels]."""
+def spread_projections(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
+    """What the quantiser will bound, divided by the wanted spread: [positions, K * levels]."""
     for conv, block in codec.quantizer.downsample:
         hidden = block(conv(hidden))
     groups = codec.quantizer.residual_fsq.rvqs
     parts = hidden.float().mT.flatten(0, 1).chunk(len(groups), dim=-1)
-    return torch.stack([fsq.project_in(part) for fsq, part in zip(groups, parts)])
+    spread = torch.tensor(SPREAD, device=hidden.device)
+    return torch.cat([fsq.project_in(part) / spread for fsq, part in zip(groups, parts)], dim=1)
 
 
-def _spread_loss(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
-    z = projections(codec, hidden) / torch.tensor(SPREAD, device=hidden.device)
-    centred = z - z.mean(dim=1, keepdim=True)
-    covariance = centred.mT @ centred / z.shape[1]
-    identity = torch.eye(z.shape[-1], device=z.device)
-    return z.mean(dim=1).square().mean() + (covariance - identity).square().mean()
+class Components:
+    """The principal components of the log-mel in a frame of codes, each of variance 1.
 
+    The first of every group's numbers, which has the most levels, gets the largest components.
 
-def _spread_codes(codec: FireflyArchitecture, mel: Tensor) -> None:
-    """Scale each group's projection so that one batch has mean 0 and the wanted spread."""
-    z = projections(codec, codec.backbone(mel))
-    spread = torch.tensor(SPREAD, device=mel.device)
-    for fsq, part in zip(codec.quantizer.residual_fsq.rvqs, z):
-        scale = spread / part.std(dim=0)
-        fsq.project_in.weight.mul_(scale[:, None])
-        fsq.project_in.bias.copy_((fsq.project_in.bias - part.mean(dim=0)) * scale)
+    Args:
+        wave: [1, 1, T], what they are the components of.
+    """
+
+    def __init__(self, codec: FireflyArchitecture, wave: Tensor) -> None:
+        config = codec.config
+        self.groups = codec.quantizer.residual_fsq.rvqs
+        self.num_mels = config.mels_per_frame
+        blocks = self.blocks(codec.spec_transform(wave))
+        values, vectors = torch.linalg.eigh(blocks.T.cov())
+        num_levels = len(config.fsq_levels)
+        order = torch.arange(config.num_codebooks * num_levels).view(num_levels, -1).T.flatten()
+        self.mean = blocks.mean(dim=0)
+        self.vectors = vectors.flip(1)[:, order] / values.flip(0)[order].sqrt()
+        self.reader = torch.linalg.lstsq(
+            self._quantise((blocks - self.mean) @ self.vectors)[0], blocks
+        ).solution
+
+    def blocks(self, mel: Tensor) -> Tensor:
+        """[B, M, T] -> [B * T / mels_per_frame, mels_per_frame * M]."""
+        frames = mel.clamp(min=MEL_FLOOR).mT.unflatten(1, (-1, self.num_mels))
+        return frames.flatten(2).flatten(0, 1)
+
+    def __call__(self, mel: Tensor) -> Tensor:
+        """Log-mel [B, M, T] -> [B * T / mels_per_frame, K * levels]."""
+        return (self.blocks(mel) - self.mean) @ self.vectors
+
+    def read(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """What is left of numbers [N, K * levels] in their codes.
+
+        Returns:
+            the blocks [N, mels_per_frame * M] that a linear map makes of them, and codes [K, N].
+        """
+        quantised, codes = self._quantise(numbers)
+        return quantised @ self.reader, codes
+
+    def _quantise(self, numbers: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the levels and a 1 for each row [N, K * levels + 1], and codes [K, N]."""
+        spread = numbers.new_tensor(SPREAD)
+        parts = numbers.unflatten(1, (len(self.groups), -1)) * spread
+        pairs = [
+            fsq.layers[0](fsq.layers[0].bound(part[None]))
+            for fsq, part in zip(self.groups, parts.unbind(1))
+        ]
+        levels, codes = zip(*pairs)
+        ones = torch.ones_like(numbers[:, :1])
+        return torch.cat([*(x[0] for x in levels), ones], dim=1), torch.cat(codes)

@@ -14,6 +14,7 @@ from models.dual_ar.prompt import PromptTokens, turn_grid
 
 from .corpus import Spoken
 from .dialogues import STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
+from .readings import PUNCTUATION
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
@@ -22,6 +23,7 @@ INPUT_SHARES = {
 }
 FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
+LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
 
 
@@ -33,8 +35,7 @@ class Example:
         grid: [1+K, T] long, as in a prompt, replies included.
         learn_text: [T] bool, the column's text token is to be predicted.
         learn_codes: [T] bool, the column's codes are to be predicted.
-        heard: (first column, end column, text) of each turn that is speech alone, and of each
-            reply that is spoken.
+        heard: (first column, end column, text) of each turn that is speech alone.
         asked: (column before the reply, what it replies to) of each turn; names of `questions`.
     """
 
@@ -72,7 +73,7 @@ class Conversations:
         self.tokens = PromptTokens.from_encode(tokenizer.encode)
         self.num_codebooks = num_codebooks
         self.intents = {intent.name: intent for intent in dialogues.intents}
-        self.replies = {(reply.text, reply.manner): reply.codes for reply in replies}
+        self.replies = {(reply.text, reply.manner): reply for reply in replies}
         self.users: dict[str, list[Spoken]] = defaultdict(list)
         for user in users:
             self.users[user.intent].append(user)
@@ -118,13 +119,24 @@ class Conversations:
         codes = user.codes.long() if inputs != "text" else None
         return turn_grid(self.tokens, text, codes, self.num_codebooks, after_reply=after_reply)
 
-    def reply_columns(self, text: str, emotion: str, style: str, codes: Tensor) -> Tensor:
-        """A reply [1+K, n]: emotion, style, words, then `<|semantic|>`; without its end."""
-        words = self.tokenizer.encode(f"<|user:{emotion}|><|style:{style}|>{text}")
-        assert len(words) <= codes.shape[1], (text, len(words), codes.shape)
-        row = torch.full((1, codes.shape[1]), self.tokens.semantic)
-        row[0, : len(words)] = torch.tensor(words)
-        return torch.cat([row, codes.long() + 1])
+    def reply_columns(self, emotion: str, reply: Spoken) -> Tensor:
+        """A reply [1+K, n]: emotion, style, and each character shortly before it is spoken, with
+        `<|semantic|>` between; without its end.
+
+        So what is to be spoken next always stands a few columns back.
+        """
+        row = torch.full((1, reply.codes.shape[1]), self.tokens.semantic)
+        opening = self.tokenizer.encode(f"<|user:{emotion}|><|style:{reply.manner}|>")
+        row[0, : len(opening)] = torch.tensor(opening)
+        column = len(opening)
+        onsets = iter(reply.onsets)
+        for char in reply.text:
+            if char not in PUNCTUATION:
+                column = max(column, next(onsets) - LEAD_FRAMES)
+            for token in self.tokenizer.encode(char):
+                row[0, column] = token
+                column += 1
+        return torch.cat([row, reply.codes.long() + 1])
 
     def end_column(self) -> Tensor:
         """The end token with pad codes, [1+K, 1]."""
@@ -161,7 +173,7 @@ class Conversations:
             free_style=free_style,
             text=text,
             prompt=self.prompt(user, inputs, after_reply=kind is not None, rng=rng),
-            reply=self.reply_columns(text, emotion, style, self.replies[text, style]),
+            reply=self.reply_columns(emotion, self.replies[text, style]),
         )
 
     def _turn(
@@ -175,7 +187,7 @@ class Conversations:
         turn = self._draw_turn(source, intent, kind, rng, speak)
         prompt, reply = turn.prompt, turn.reply
         if not speak:  # the model reads no codes beneath words
-            reply = reply[:, : int((reply[0] != self.tokens.semantic).sum()) + 1]
+            reply = reply[:, reply[0] != self.tokens.semantic]
         grid = torch.cat([prompt, reply, self.end_column()], dim=1)
         learn_text = torch.zeros(grid.shape[1], dtype=torch.bool)
         learn_text[prompt.shape[1] :] = True
@@ -188,8 +200,6 @@ class Conversations:
         heard = []
         if turn.inputs == "speech":
             heard = [(int(columns[0]), int(columns[-1]) + 1, turn.user.text)]
-        if speak:
-            heard.append((prompt.shape[1], grid.shape[1] - 1, turn.text))
         asked = [(prompt.shape[1] - 1, intent.name if kind is None else f"{intent.name}.{kind}")]
         return Example(
             grid=grid, learn_text=learn_text, learn_codes=learn_codes, heard=heard, asked=asked

@@ -4,8 +4,7 @@ Speech is made afresh wherever it is needed and stays in the recipe's work folde
 in shards, so that more renditions can be added at any time: what was made is never overwritten.
 """
 
-import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -26,9 +25,12 @@ PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their w
 ASSISTANT_SHARE = 0.45  # of the codec's training speech
 LOCKED_ASSISTANT_SHARE = 0.75  # of the vocoder's
 SHARD_SIZE = 512
-# A reply's first frames carry its emotion, its style and its first word: the speech waits for them.
+# A reply's first frames carry its emotion and style, and its first word: the speech waits for them.
 PAUSE_SAMPLES = 2773  # with the synthesiser's own lead, four frames
 _PAUSE = NOISE_FLOOR * np.random.default_rng(0).standard_normal(PAUSE_SAMPLES, dtype=np.float32)
+
+# (text, wave [n] at 22,050 Hz) -> the second at which each Chinese character begins
+FindOnsets = Callable[[str, np.ndarray], Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,13 +38,15 @@ class Spoken:
     """One spoken utterance: who says what how, and its codes [K, L] int16.
 
     `intent` is the intent's name or, for a follow-up question, `follow.<kind>`; `manner` is the
-    user's emotion or the assistant's style.
+    user's emotion or the assistant's style. `onsets` are the frames in which the characters of a
+    reply begin, punctuation left out.
     """
 
     intent: str
     text: str
     manner: str
     codes: Tensor
+    onsets: Sequence[int] = ()
 
 
 def draw_emotion(intent: Intent | None, rng: np.random.Generator) -> str:
@@ -93,14 +97,11 @@ def write_speech(
 ) -> Path:
     """A long recording of users and assistant in turn, int16 at 22,050 Hz, for the codec.
 
-    Beside it, as `.json`, lie the texts and the sample that each begins at.
-
     Held out: held-out utterances in held-out voices, in which the assistant speaks them too.
     """
     rng = np.random.default_rng(seed)
     draw = _draw_lines(dialogues, heldout, ASSISTANT_SHARE, rng)
     pieces: list[np.ndarray] = []
-    texts: list[str] = []
     wanted = round(minutes * 60 * SAMPLE_RATE)
     bar = tqdm(total=round(minutes * 60), unit="s", desc=path.stem)
     while sum(map(len, pieces)) < wanted:
@@ -110,13 +111,8 @@ def write_speech(
             else:
                 wave = speak_user(text, manner, rng, heldout=heldout)
             pieces.append((np.clip(wave, -1, 1) * 32767).astype(np.int16))
-            texts.append(text)
         bar.update(round(sum(map(len, pieces)) / SAMPLE_RATE) - bar.n)
     path.parent.mkdir(parents=True, exist_ok=True)
-    starts = np.cumsum([0, *map(len, pieces)])[:-1].tolist()
-    path.with_suffix(".json").write_text(
-        json.dumps({"texts": texts, "starts": starts}, ensure_ascii=False), encoding="utf-8"
-    )
     np.save(path, np.concatenate(pieces))
     return path
 
@@ -173,11 +169,15 @@ def write_users(
 
 
 def write_replies(
-    codec: FireflyArchitecture, dialogues: Dialogues, folder: Path, workers: int = 1
+    codec: FireflyArchitecture,
+    dialogues: Dialogues,
+    folder: Path,
+    find_onsets: FindOnsets,
+    workers: int = 1,
 ) -> None:
     """Every reply in every style, as shards of codes."""
     jobs = [(*line, style) for line in reply_lines(dialogues) for style in STYLES]
-    _write_shards(codec, _speak_reply_job, jobs, folder, "all", workers)
+    _write_shards(codec, _speak_reply_job, jobs, folder, "all", workers, find_onsets)
 
 
 def read_shards(folder: Path) -> Iterator[Spoken]:
@@ -185,10 +185,10 @@ def read_shards(folder: Path) -> Iterator[Spoken]:
     for path in sorted(folder.glob("*.pt")):
         shard = torch.load(path, weights_only=True)
         parts = shard["codes"].split(shard["lengths"], dim=1)
-        for intent, text, manner, codes in zip(
-            shard["intents"], shard["texts"], shard["manners"], parts
+        for intent, text, manner, onsets, codes in zip(
+            shard["intents"], shard["texts"], shard["manners"], shard["onsets"], parts
         ):
-            yield Spoken(intent=intent, text=text, manner=manner, codes=codes)
+            yield Spoken(intent=intent, text=text, manner=manner, codes=codes, onsets=onsets)
 
 
 @torch.no_grad()
@@ -222,7 +222,15 @@ def _speak_reply_job(job) -> tuple[str, str, str, np.ndarray]:
     return name, text, style, np.concatenate([_PAUSE, speak_assistant(text, style)])
 
 
-def _write_shards(codec, speak, jobs, folder: Path, prefix: str, workers: int) -> None:
+def _write_shards(
+    codec: FireflyArchitecture,
+    speak: Callable[[tuple], tuple[str, str, str, np.ndarray]],
+    jobs: Sequence[tuple],
+    folder: Path,
+    prefix: str,
+    workers: int,
+    find_onsets: FindOnsets = lambda text, wave: [],
+) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     shards = [jobs[i : i + SHARD_SIZE] for i in range(0, len(jobs), SHARD_SIZE)]
     with ProcessPoolExecutor(workers) as pool:
@@ -232,12 +240,17 @@ def _write_shards(codec, speak, jobs, folder: Path, prefix: str, workers: int) -
                 continue
             spoken = list(pool.map(speak, shard, chunksize=16))
             codes = [encode(codec, wave) for *_, wave in spoken]
-            names, texts, manners, _ = zip(*spoken)
+            names, texts, manners, waves = zip(*spoken)
+            onsets = [
+                [int(second * codec.config.frame_rate) for second in find_onsets(text, wave)]
+                for text, wave in zip(texts, waves)
+            ]
             torch.save(
                 {
                     "intents": list(names),
                     "texts": list(texts),
                     "manners": list(manners),
+                    "onsets": onsets,
                     "lengths": [c.shape[1] for c in codes],
                     "codes": torch.cat(codes, dim=1),
                 },

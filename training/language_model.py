@@ -3,9 +3,8 @@
 First it learns to understand, from prompts and the replies' words alone, which are a tenth of the
 work of whole replies and decide all of what is said; then to speak. Beside either it learns to
 spell what it hears and to tell what was asked: a CTC head (Graves et al., 2006) on an inner layer
-predicts the syllables of the user's speech and of the model's own, and a classifier on the last one
-the question. These heads are not part of the checkpoint; they teach fast what replies alone teach
-slowly.
+predicts the syllables of the user's speech, and a classifier on the last one the question. These
+heads are not part of the checkpoint; they teach fast what replies alone teach slowly.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
@@ -21,7 +20,7 @@ from models.dual_ar import DualARConfig, DualARTransformer
 
 from .codec import TINY_CODEC
 from .conversations import Conversations, Example, collate
-from .corpus import Spoken, read_shards, reply_lines, user_lines
+from .corpus import Spoken, read_shards, user_lines
 from .dialogues import EMOTIONS, Dialogues
 from .loop import Stage
 from .spelling import Speller, Syllable, read_lines
@@ -30,6 +29,7 @@ UNDERSTANDING_BATCH_SIZE = 48
 SPEAKING_BATCH_SIZE = 12
 POOL_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
 MAX_CODE_FRAMES = 800  # frames a step whose codes are learned, drawn from the batch's replies
+MAX_WORDS = 100  # tokens of a reply's words
 CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
 CORRUPTED_PROMPT_SHARE = 0.1  # the same where it learns to understand
 LISTENING_LAYER = 3  # its output is what the CTC head reads
@@ -144,7 +144,6 @@ class Corpus:
 def new_listener(model: DualARTransformer, corpus: Corpus) -> Listener:
     """One that knows all that is said and asked in training."""
     texts = {text for _, text, _ in user_lines(corpus.dialogues, heldout=False)}
-    texts |= {text for _, text in reply_lines(corpus.dialogues)}
     return Listener(model, read_lines(sorted(texts)), corpus.conversations.questions)
 
 
@@ -231,10 +230,13 @@ def load_language_model(path: Path, tokenizer) -> DualARTransformer:
 def words_loss(
     model: DualARTransformer, listener: Listener, examples: Sequence[Example], device: str
 ) -> Tensor:
-    """Cross-entropy of the replies' text tokens, and the listener's loss."""
+    """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
+    listener's loss."""
     grid, learn_text, _ = (x.to(device) for x in collate(examples))
     heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_PROMPT_SHARE)
-    text_loss = _text_loss(model, model.forward_hidden(heard), grid, learn_text)
+    text_loss = _text_loss(
+        model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
+    )
     return text_loss + listener.loss(examples)
 
 
@@ -263,12 +265,17 @@ def losses(
 
 
 def _text_loss(
-    model: DualARTransformer, hidden: Tensor, grid: Tensor, learn_text: Tensor
+    model: DualARTransformer,
+    hidden: Tensor,
+    grid: Tensor,
+    learn_text: Tensor,
+    excluded: Sequence[int] = (),
 ) -> Tensor:
     """Cross-entropy of the text after hidden [B, T-1, dim], per token of words, not of speech."""
     learn_text = learn_text[:, 1:]
     targets = grid[:, 0, 1:][learn_text]
     logits = model.text_logits(hidden[learn_text]).float()
+    logits[:, excluded] = -torch.inf
     loss = F.cross_entropy(logits, targets, reduction="sum")
     return loss / (targets != model.semantic_id).sum()
 
@@ -294,24 +301,25 @@ def understanding(
 ) -> dict[str, float]:
     """How well held-out lines are understood: emotion, and replies of the right intent.
 
-    Words do not depend on codes (the model reads none beneath text), so the text is decoded alone.
+    The words are decoded alone, as `words_loss` teaches them.
     """
     emotions = conversations.tokenizer.convert_tokens_to_ids([f"<|user:{e}|>" for e in EMOTIONS])
+    known = {text for text, _ in conversations.replies}
     emotion_hits = intent_hits = 0
     for user in users:
         grid = conversations.prompt(user, inputs)[None]
-        cache = model.new_cache(grid.shape[-1] + 64)
+        cache = model.new_cache(grid.shape[-1] + MAX_WORDS)
         words: list[int] = []
-        while len(words) < 60:
+        text = ""
+        while text not in known and len(words) < MAX_WORDS:
             hidden = model.forward_hidden(grid.to(model.device), [cache])
-            token = int(model.text_logits(hidden[0, -1]).argmax())
-            if token in (conversations.tokens.semantic, conversations.tokens.end):
-                break
-            words.append(token)
+            logits = model.text_logits(hidden[0, -1])
+            logits[model.semantic_id] = -torch.inf
+            words.append(int(logits.argmax()))
+            text = conversations.tokenizer.decode(words, skip_special_tokens=True)
             grid = torch.zeros(1, 1 + conversations.num_codebooks, 1, dtype=torch.long)
-            grid[0, 0] = token
-        emotion_hits += bool(words) and words[0] == emotions[EMOTIONS.index(user.manner)]
-        text = conversations.tokenizer.decode(words, skip_special_tokens=True)
+            grid[0, 0] = words[-1]
+        emotion_hits += words[0] == emotions[EMOTIONS.index(user.manner)]
         replies = conversations.intents[user.intent].replies.values()
         intent_hits += any(text in texts for texts in replies)
     return {"emotion": emotion_hits / len(users), "intent": intent_hits / len(users)}

@@ -63,7 +63,7 @@ def speak(
 ) -> list[Spoken]:
     """Let the model speak given words, drawn as in training."""
     rng = np.random.default_rng(seed)
-    end, semantic = conversations.end_column(), conversations.tokens.semantic
+    end = conversations.end_column()
     spoken = []
     for _ in tqdm(range(num_prompts // NUM_ROWS), desc="speaking", unit="batch", leave=False):
         drawn = [conversations.draw_reply(rng) for _ in range(NUM_ROWS)]
@@ -74,7 +74,7 @@ def speak(
                 MAX_FRAMES,
                 replace(sampling, seed=int(rng.integers(2**31))),
                 conversations.tokens.end,
-                forced=good[0, good[0] != semantic].tolist(),
+                forced=good[0].tolist(),
             )
             for _, prompt, good in drawn
         ]

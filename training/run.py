@@ -108,7 +108,8 @@ class Recipe:
 
     def corpus(self) -> None:
         codec = load_codes(self.work / "codes.pt")
-        write_replies(codec, self.dialogues, self.work / "replies", self.workers)
+        judge = train_judge(self.dialogues, self.work)
+        write_replies(codec, self.dialogues, self.work / "replies", judge.onsets, self.workers)
         for name, rounds, seed, heldout in (
             ("heldout_users", HELDOUT_ROUNDS, 4, True),
             ("users", USER_ROUNDS, 3, False),

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.audio import write_wav
 from models.firefly import FireflyArchitecture
 
-from .codec import SPREAD, TINY_CODEC, load_codes, projections
+from .codec import TINY_CODEC, load_codes, spread_projections
 from .loop import Stage
 
 HEARING_WEIGHT = 1.0
@@ -159,8 +159,7 @@ def hearing_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) 
     """Twice the mel L1, and the L1 of what the quantiser would be given for either, spread to 1."""
     mels = [codec.spec_transform(x) for x in (predicted, target)]
     with torch.autocast(target.device.type, torch.bfloat16):
-        heard = [projections(codec, codec.backbone(mel)) for mel in mels]
-    heard = [z / torch.tensor(SPREAD, device=target.device) for z in heard]
+        heard = [spread_projections(codec, codec.backbone(mel)) for mel in mels]
     return 2 * F.l1_loss(*mels) + HEARING_WEIGHT * F.l1_loss(*heard)
 
 
