@@ -8,7 +8,6 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
-from html import escape
 from pathlib import Path
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")  # read when gradio is imported
@@ -267,7 +266,7 @@ class VoicePage:
                         }
         except ValueError as error:
             yield {self.status: ""}
-            raise _error(escape(str(error), quote=False)) from error
+            raise _error(texts.fault(str(error))) from error
 
     def _listen(self, request: gr.Request) -> str:
         self._session(request).listen()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from html import escape
 from pathlib import Path
 
@@ -27,6 +28,27 @@ RECORDINGS = {
     "education": "学习",
     "health": "健康",
     "entertainment": "娱乐",
+}
+# What can be wrong with a user's input, as a pattern of the English message, in Chinese.
+FAULTS = {
+    r"there is no sound file": "找不到这个声音文件：请重新上传。",
+    r"is empty \(0 bytes\)": "声音文件是空的（0 字节）：请重新录音或导出。",
+    r"can't be read as sound": "读不出这个声音文件：请使用完整的 wav、flac、ogg 或 mp3 文件。",
+    r"is cut off": "声音文件不完整：请重新复制或导出。",
+    r"has no samples": "录音里没有声音数据：请重新录音或导出。",
+    r"NaN or infinite": "声音文件里有无效的数值：请重新导出。",
+    r"float samples up to ([^ ,]+)": "声音数据最大达到 {}，只允许 -1 到 1：请按满刻度缩小。",
+    r"has (\d+) channels, allowed are up to (\d+)": (
+        "声音有 {} 个声道，最多 {} 个：请使用单声道或立体声。"
+    ),
+    r"has (\d+) samples a second, allowed are (\d+) to (\d+)": (
+        "采样率为每秒 {} 次，允许 {} 到 {}：请转换，例如转成 44100。"
+    ),
+    r"lasts ([\d.]+) s, allowed are up to ([\d.]+) s": "声音长 {} 秒，最长 {} 秒：请截短一些。",
+    r"takes (\d+) positions, but at most (\d+)": (
+        "输入太长（占 {} 个位置，最多 {} 个）：请缩短录音或文字。"
+    ),
+    r"nothing was heard": "没有听到声音：请至少说半秒钟。",
 }
 PREFIX = "page_"  # Gradio has keys of its own, "audio" among them
 LOCALES = {
@@ -64,6 +86,22 @@ def both(key: str) -> str:
     return "".join(
         f'<span class="{name}" lang="{name}">{escape(words.get(key, key))}</span>'
         for name, words in STRINGS.items()
+    )
+
+
+def fault(message: str) -> str:
+    """What was wrong with a user's input, in both languages; an unknown fault is told in English.
+
+    Args:
+        message: the English one.
+    """
+    chinese = message
+    for pattern, words in FAULTS.items():
+        if found := re.search(pattern, message):
+            chinese = words.format(*found.groups())
+    return "".join(
+        f'<span class="{name}" lang="{name}">{escape(words, quote=False)}</span>'
+        for name, words in (("en", message), ("zh", chinese))
     )
 
 

@@ -3,6 +3,7 @@
 import base64
 import gc
 import json
+import re
 import time
 import urllib.request
 import weakref
@@ -17,6 +18,7 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 
 import app
+from models.audio import load_audio
 from models.checkpoint import Checkpoint, load_checkpoint
 from models.dual_ar import SamplingConfig, Stepper
 from page import texts
@@ -263,6 +265,33 @@ def test_a_closed_session_is_freed(checkpoint: Checkpoint, tmp_path: Path):
 def test_both_languages_say_everything():
     assert texts.STRINGS["zh"].keys() == texts.STRINGS["en"].keys()
     assert all(text for words in texts.STRINGS.values() for text in words.values())
+
+
+def faulty_sounds(folder: Path) -> Iterator[object]:
+    """Everything that `load_audio` refuses of what a browser may send."""
+    yield folder / "gone.wav"
+    for name, content in (("empty.wav", b""), ("text.wav", b"no sound at all")):
+        (folder / name).write_bytes(content)
+        yield folder / name
+    soundfile.write(folder / "cut.wav", np.zeros(4000, np.int16), 16_000)
+    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:3000])
+    yield folder / "cut.wav"
+    yield 16_000, np.zeros(0, np.int16)
+    yield 16_000, np.full(100, np.nan, np.float32)
+    yield 16_000, np.full(100, 300, np.float32)
+    yield 16_000, np.zeros((100, 99), np.int16)
+    yield 10, np.zeros(100, np.int16)
+    yield 16_000, np.zeros(100 * 16_000, np.int16)
+
+
+def test_every_fault_of_a_sound_is_told_in_chinese(tmp_path: Path):
+    for sound in faulty_sounds(tmp_path):
+        with pytest.raises(ValueError, match=".") as refusal:
+            load_audio(sound, 60)
+        chinese = texts.fault(str(refusal.value)).partition('lang="zh">')[2]
+        assert re.search("[一-鿿]", chinese) and "{}" not in chinese
+    assert "100.0 秒，最长 60 秒" in chinese
+    assert "<script>" not in texts.fault("<script>")
 
 
 def test_words_of_another_checkpoint_stand_for_themselves():
