@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
+from .dual_ar.native import load_library
 from .dual_ar.quantised import (
     install_quantised,
     quantise_weights,
@@ -84,7 +85,7 @@ def load_checkpoint(
         device: "cpu", "cuda" or "auto", which is CUDA where there is one.
         dtype: of the language model; "float32", "bfloat16", on the CPU also "int8" or "int4", which
             quantise it, or "auto": as it is stored if that is quantised, else bfloat16 on CUDA, and
-            on the CPU int8 for large models and float32 for small ones.
+            on the CPU int8, but float32 for small models where int8 can't be used natively.
         revision: branch, tag or commit of a Hugging Face id.
 
     Raises:
@@ -237,7 +238,7 @@ def _load_model(
 def _fastest_dtype(weights: Mapping[str, Tensor], device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16"
-    return "int8" if _is_large(weights) else "float32"
+    return "int8" if load_library() is not None or _is_large(weights) else "float32"
 
 
 def _is_large(weights: Mapping[str, Tensor]) -> bool:

@@ -70,7 +70,7 @@ def test_published_layout_at_full_codec_size(tmp_path, full_codec):
     torch.save(nested, tmp_path / "model.pth")
     write_tokenizer(tmp_path, CONTROL_TOKENS)
     torch.save(full_codec.state_dict(), tmp_path / PUBLISHED_CODEC)
-    checkpoint = load_checkpoint(tmp_path)
+    checkpoint = load_checkpoint(tmp_path, dtype="float32")
     assert equal_weights(checkpoint.model, rename_dual_ar(published_weights()))
     assert equal_weights(checkpoint.codec, folded(full_codec))
     assert checkpoint.name == str(tmp_path)
@@ -90,17 +90,19 @@ def test_published_files_in_all_their_forms(folder, nested, prefix, older):
     weights = {prefix + key: tensor for key, tensor in weights.items()}
     (folder / "model.safetensors").unlink()
     torch.save({"state_dict": weights} if nested else weights, folder / "model.pth")
-    assert equal_weights(load_checkpoint(folder).model, rename_dual_ar(published_weights()))
+    assert equal_weights(
+        load_checkpoint(folder, dtype="float32").model, rename_dual_ar(published_weights())
+    )
 
 
 def test_codec_with_weight_norm_is_folded(folder, small_codec):
     (folder / "codec.safetensors").unlink()
     torch.save(small_codec.state_dict(), folder / PUBLISHED_CODEC)
-    assert equal_weights(load_checkpoint(folder).codec, folded(small_codec))
+    assert equal_weights(load_checkpoint(folder, dtype="float32").codec, folded(small_codec))
 
 
 def test_saved_loads_equal(saved, model, small_codec):
-    checkpoint = load_checkpoint(saved)
+    checkpoint = load_checkpoint(saved, dtype="float32")
     assert checkpoint.model.config == model.config
     assert equal_weights(checkpoint.model, model.state_dict())
     assert checkpoint.codec.config == small_codec.config
@@ -116,7 +118,7 @@ def test_saved_loads_equal(saved, model, small_codec):
 
 @torch.no_grad()
 def test_a_loaded_model_computes_the_same(saved, model, small_codec):
-    checkpoint = load_checkpoint(saved)
+    checkpoint = load_checkpoint(saved, dtype="float32")
     grid = torch.randint(0, 260, (1, 9, 12), generator=torch.Generator().manual_seed(0))
     for found, expected in zip(checkpoint.model(grid), model(grid)):
         assert torch.equal(found, expected)
@@ -129,7 +131,7 @@ def test_a_loaded_model_computes_the_same(saved, model, small_codec):
 
 
 def test_saving_again_gives_the_same_files(saved, tmp_path):
-    checkpoint = load_checkpoint(saved)
+    checkpoint = load_checkpoint(saved, dtype="float32")
     save_checkpoint(
         tmp_path,
         checkpoint.model,
@@ -185,6 +187,6 @@ def test_tiny_is_the_default(saved, tmp_path, monkeypatch):
 
 def test_other_programs_keys_in_the_generation_config_are_none_of_ours(folder):
     change_json(folder / "generation_config.json", do_sample=True, eos_token_id=[1, 2])
-    assert load_checkpoint(folder).sampling.top_p == 0.9
+    assert load_checkpoint(folder, dtype="float32").sampling.top_p == 0.9
     (folder / "generation_config.json").unlink()
-    assert load_checkpoint(folder).sampling == SamplingConfig()
+    assert load_checkpoint(folder, dtype="float32").sampling == SamplingConfig()

@@ -183,9 +183,14 @@ def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
     assert torch.equal(loaded.model(grid)[0], saved.model(grid)[0])
     small, large = (path / "model.safetensors" for path in (tmp_path / "small", source))
     assert small.stat().st_size < 0.6 * large.stat().st_size
-    assert load_checkpoint(source).dtype == "float32"
-    monkeypatch.setattr("models.checkpoint.LARGE_MODEL", 1000)
-    assert load_checkpoint(source).dtype == "int8"
+    for native, threshold, chosen in (
+        (True, 10**9, "int8"),
+        (False, 10**9, "float32"),
+        (False, 1000, "int8"),
+    ):
+        monkeypatch.setattr("models.checkpoint.load_library", lambda found=native: found or None)
+        monkeypatch.setattr("models.checkpoint.LARGE_MODEL", threshold)
+        assert load_checkpoint(source).dtype == chosen
     with pytest.raises(ValueError, match=f"is quantised to {dtype}, which the CPU"):
         load_checkpoint(tmp_path / "small", dtype="float32")
     with pytest.raises(ValueError, match=f"is quantised to {dtype} already"):

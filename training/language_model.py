@@ -163,7 +163,7 @@ def train_understanding(
 
     def validate(index: int) -> dict[str, float]:
         corpus.refresh()
-        some = corpus.heldout[:: max(1, len(corpus.heldout) // 132)]
+        some = corpus.heldout[:: max(1, len(corpus.heldout) // 66)]
         with torch.autocast(device, torch.bfloat16):
             figures = understanding(model, corpus.conversations, some)
             written = understanding(model, corpus.conversations, some, "text")
@@ -311,12 +311,15 @@ def understanding(
         cache = model.new_cache(grid.shape[-1] + MAX_WORDS)
         words: list[int] = []
         text = ""
-        while text not in known and len(words) < MAX_WORDS:
+        while len(words) < MAX_WORDS and text not in known:
             hidden = model.forward_hidden(grid.to(model.device), [cache])
             logits = model.text_logits(hidden[0, -1])
             logits[model.semantic_id] = -torch.inf
             words.append(int(logits.argmax()))
             text = conversations.tokenizer.decode(words, skip_special_tokens=True)
+            text = text.rstrip("\ufffd")  # the first bytes of a character
+            if not any(reply.startswith(text) for reply in known):
+                break
             grid = torch.zeros(1, 1 + conversations.num_codebooks, 1, dtype=torch.long)
             grid[0, 0] = words[-1]
         emotion_hits += words[0] == emotions[EMOTIONS.index(user.manner)]
