@@ -28,7 +28,7 @@ from .spelling import Speller, Syllable, read_lines
 UNDERSTANDING_BATCH_SIZE = 48
 SPEAKING_BATCH_SIZE = 12
 POOL_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
-MAX_CODE_FRAMES = 800  # frames a step whose codes are learned, drawn from the batch's replies
+MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
 MAX_WORDS = 100  # tokens of a reply's words
 CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
 CORRUPTED_PROMPT_SHARE = 0.1  # the same where it learns to understand
@@ -214,7 +214,7 @@ def train_language_model(
         name="language_model",
         folder=work,
         minutes=minutes,
-        learning_rate=5e-4,
+        learning_rate=1e-3,
         **STAGE,
     ).run({"model": model, "listener": listener}, step, validate)
 
