@@ -105,20 +105,20 @@ def test_single_positions_of_many_rows_are_those_of_the_whole(model, grid, dtype
     assert [cache.length for cache in caches] == [length + 2 for length in lengths]
     for row, length, hidden in zip(rows, lengths, stepped):
         whole = other.forward_hidden(row[None, :, : length + 2])[0, -1:]
-        torch.testing.assert_close(hidden, whole, rtol=0.05, atol=0.05)
+        assert (hidden - whole).norm() / whole.norm() < 0.05
 
     fast_cache = other.new_fast_cache(num_rows)
     codes = torch.stack([row[1:3, -1] for row in rows])
     inputs = [stepped[:, 0], *other.embed_codes(codes).unbind(1)]
     logits = torch.stack([other.step_fast(x, fast_cache) for x in inputs], dim=1)
     expected = other.forward_fast(stepped[:, 0], codes)
-    torch.testing.assert_close(logits, expected, rtol=0.05, atol=0.05)
+    assert (logits - expected).norm() / expected.norm() < 0.05
 
 
 @pytest.mark.skipif(load_library() is None, reason="no C compiler, or no AVX-512 VNNI")
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), [(64, 9), (192, 7), (448, 66)])
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, MAX_ROWS])
-def test_native_products_are_exact(num_inputs, num_outputs, num_rows):
+def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_rows):
     torch.manual_seed(0)
     weight = torch.randn(num_outputs, num_inputs)
     x = torch.randn(num_rows, num_inputs) * torch.logspace(-3, 3, num_rows)[:, None]
@@ -129,14 +129,14 @@ def test_native_products_are_exact(num_inputs, num_outputs, num_rows):
     step, middle = four.scale.double().split(1, dim=2)
     steps = torch.stack([four.steps >> 4, four.steps & 15], dim=-1).flatten(1).double()
     unpacked = (steps.unflatten(1, (-1, 64)) - 8) * step + middle
-    for layer, used in (
-        (eight, eight.weight.double() * eight.scale.double()[:, None]),
-        (four, unpacked.flatten(1)),
+    for layer, used, tolerance in (
+        (eight, eight.weight.double() * eight.scale.double()[:, None], 2e-4),
+        (four, unpacked.flatten(1), 2e-2),
     ):
         expected = x.double() @ used.T + bias.double()
         found = layer.native(x).double()
         error = (found - expected).norm(dim=1) / expected.norm(dim=1)
-        assert error.max() < 2e-4
+        assert error.max() < tolerance
 
 
 def test_layers_and_their_exact_values(way):

@@ -1,9 +1,10 @@
 // One position through a stack of blocks whose weights take 8 or 4 bits, for a few conversations
 // at once, as fast as memory gives the weights. For processors with AVX-512 VNNI.
 //
-// The inputs of a product become 16-bit integers with one scale for each row, far finer than the
-// weights, and are cut into two signed bytes, 256 * high + low: these the processor multiplies
-// with the weights' unsigned bytes, 64 in one instruction. All else is float32.
+// The inputs of a product become integers too, always finer than the weights: with weights of 8
+// bits they take 16, with a scale for each row, cut into two signed bytes, 256 * high + low; with
+// weights of 4 bits they take 8, with a scale for each group. Signed bytes are what the processor
+// multiplies with the weights' unsigned ones, 64 in one instruction. All else is float32.
 
 #include <immintrin.h>
 #include <math.h>
@@ -25,9 +26,9 @@ enum {
 typedef uint16_t bf16;
 
 typedef struct {
-    const uint8_t *weight; // int8 [outputs, inputs], or two inputs a byte, the first in its upper half
-    const bf16 *scale;     // [outputs], or [outputs, inputs / GROUP, 2]: a step, and the 8th step's value
-    const bf16 *bias;      // [outputs] or NULL
+    const uint8_t *weight; // int8 [outputs, inputs]; or two inputs a byte, the first in the upper half
+    const bf16 *scale; // [outputs]; or [outputs, inputs / GROUP, 2]: a step, and what the 8th means
+    const bf16 *bias;  // [outputs] or NULL
     int64_t inputs, outputs, bits;
 } Linear;
 
@@ -42,11 +43,12 @@ typedef struct {
     float eps;
 } Stack;
 
-// Rows of a product's inputs.
+// Rows of a product's inputs, each filled up with zeros to `stride`.
 typedef struct {
-    int8_t *high, *low; // [rows, stride], zero from the last input on
-    float *sums;        // [rows, stride / GROUP], of the integers
-    float total[MAX_ROWS], scale[MAX_ROWS];
+    int8_t *high, *low; // [rows, stride]; in 4 bits there is no low
+    float *scales;      // [rows, stride / 8], in 4 bits; 8 times that of every group
+    float *sums;        // [rows, stride / GROUP], in 4 bits: of the group's inputs
+    float scale[MAX_ROWS], sum[MAX_ROWS]; // in 8 bits: of the row, and of its integers
     int64_t stride;
 } Inputs;
 
@@ -77,32 +79,51 @@ static inline float exponential(float x) {
 
 static int64_t padded(int64_t size) { return (size + 2 * GROUP - 1) / (2 * GROUP) * (2 * GROUP); }
 
-// One row. 4-bit weights come in pairs: of every 128 inputs the even ones are put first.
-static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
-    int64_t size = linear->inputs, stride = in->stride;
-    int8_t *high = in->high + row * stride, *low = in->low + row * stride;
+static float largest_of(const float *x, int64_t size) {
     float largest = 1e-30f;
-    for (int64_t i = 0; i < size; i++) largest = fmaxf(largest, fabsf(x[i]));
-    float inverse = 32512 / largest;
-    in->scale[row] = largest / 32512;
-    memset(high, 0, stride);
-    memset(low, 0, stride);
-    in->total[row] = 0;
-    for (int64_t group = 0; group < stride / GROUP; group++) {
-        int64_t begin = group * GROUP, end = begin + GROUP < size ? begin + GROUP : size;
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < size; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
+    return largest;
+}
+
+static void quantise_row_for_int8(const float *x, int64_t size, Inputs *in, int64_t row) {
+    int8_t *high = in->high + row * in->stride, *low = in->low + row * in->stride;
+    float scale = largest_of(x, size) / 32512, inverse = 1 / scale;
+    int64_t sum = 0;
+    for (int64_t i = 0; i < size; i++) {
+        int32_t q = (int32_t)lrintf(x[i] * inverse);
+        low[i] = (int8_t)q;
+        high[i] = (q - low[i]) / 256;
+        sum += q;
+    }
+    memset(high + size, 0, in->stride - size);
+    memset(low + size, 0, in->stride - size);
+    in->scale[row] = scale;
+    in->sum[row] = sum;
+}
+
+// The weights come in pairs: of every 128 inputs the even ones are put first.
+static void quantise_row_for_int4(const float *x, int64_t size, Inputs *in, int64_t row) {
+    int8_t *high = in->high + row * in->stride;
+    memset(high + in->stride - 2 * GROUP, 0, 2 * GROUP);
+    for (int64_t group = 0; group < in->stride / GROUP; group++) {
+        int64_t begin = group * GROUP;
+        int8_t *place = high + begin / 128 * 128 + begin % 128 / 2;
+        float scale = begin < size ? largest_of(x + begin, GROUP) / 127 : 0;
         int32_t sum = 0;
-        for (int64_t i = begin; i < end; i++) {
-            int32_t q = (int32_t)lrintf(x[i] * inverse);
-            int8_t rest = (int8_t)q;
-            int64_t place = i;
-            if (linear->bits == 4) place = (i & ~127) + (i & 1) * 64 + (i & 127) / 2;
-            high[place] = (q - rest) / 256;
-            low[place] = rest;
+        for (int64_t i = 0; i < GROUP && begin < size; i++) {
+            int32_t q = (int32_t)lrintf(x[begin + i] / scale);
+            place[i % 2 * GROUP + i / 2] = q;
             sum += q;
         }
-        in->sums[row * (stride / GROUP) + group] = sum;
-        in->total[row] += sum;
+        in->sums[row * (in->stride / GROUP) + group] = sum * scale;
+        for (int64_t i = 0; i < 8; i++) in->scales[row * (in->stride / 8) + group * 8 + i] = scale;
     }
+}
+
+static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
+    if (linear->bits == 8) quantise_row_for_int8(x, linear->inputs, in, row);
+    else quantise_row_for_int4(x, linear->inputs, in, row);
 }
 
 static inline __attribute__((always_inline)) void dot_int8(
@@ -134,8 +155,8 @@ static inline __attribute__((always_inline)) void dot_int8(
             int n = o * rows + r;
             __m512 sums = _mm512_mul_ps(_mm512_cvtepi32_ps(high[n]), _mm512_set1_ps(256));
             sums = _mm512_add_ps(sums, _mm512_cvtepi32_ps(low[n]));
-            float sum = _mm512_reduce_add_ps(sums) - 128 * in->total[first + r];
-            out[n] = sum * to_float(linear->scale[output + o]);
+            float sum = _mm512_reduce_add_ps(sums) - 128 * in->sum[first + r];
+            out[n] = sum * in->scale[first + r] * to_float(linear->scale[output + o]);
         }
 }
 
@@ -164,14 +185,13 @@ static inline __attribute__((always_inline)) void dot_int4(
             __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
             for (int r = 0; r < rows; r++) {
                 const int8_t *high = in->high + (first + r) * in->stride + i;
-                const int8_t *low = in->low + (first + r) * in->stride + i;
-                __m512i h = _mm512_setzero_si512(), l = h;
-                h = _mm512_dpbusd_epi32(h, even, _mm512_load_si512(high));
-                l = _mm512_dpbusd_epi32(l, even, _mm512_load_si512(low));
-                h = _mm512_dpbusd_epi32(h, odd, _mm512_load_si512(high + GROUP));
-                l = _mm512_dpbusd_epi32(l, odd, _mm512_load_si512(low + GROUP));
-                __m512 sum = _mm512_cvtepi32_ps(_mm512_add_epi32(_mm512_slli_epi32(h, 8), l));
-                total[o * rows + r] = _mm512_fmadd_ps(sum, step, total[o * rows + r]);
+                const float *scales = in->scales + (first + r) * (in->stride / 8) + i / 8;
+                __m512i sum = _mm512_setzero_si512();
+                sum = _mm512_dpbusd_epi32(sum, even, _mm512_load_si512(high));
+                sum = _mm512_dpbusd_epi32(sum, odd, _mm512_load_si512(high + GROUP));
+                __m512 factor = _mm512_mul_ps(step, _mm512_load_ps(scales));
+                total[o * rows + r] =
+                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, total[o * rows + r]);
             }
         }
     }
@@ -214,7 +234,7 @@ static void product(
             int64_t num_rows = rows - first < BLOCK ? rows - first : BLOCK;
             int64_t outputs;
             for (int64_t output = block; output < block_end; output += outputs) {
-                float out[BLOCK * BLOCK];
+                float out[BLOCK * BLOCK] = {0};
                 outputs = num_rows <= 2 ? 4 : 2;
                 if (output + outputs > block_end) outputs = 1;
                 switch (outputs * 8 + num_rows) {
@@ -223,9 +243,9 @@ static void product(
                 }
                 for (int64_t o = 0; o < outputs; o++) {
                     float bias = linear->bias ? to_float(linear->bias[output + o]) : 0;
+                    float *column = y + first * linear->outputs + output + o;
                     for (int64_t r = 0; r < num_rows; r++)
-                        y[(first + r) * linear->outputs + output + o] =
-                            out[o * num_rows + r] * in->scale[first + r] + bias;
+                        column[r * linear->outputs] = out[o * num_rows + r] + bias;
                 }
             }
         }
@@ -301,11 +321,14 @@ static Inputs take_inputs(char **memory, int64_t rows, int64_t size) {
     Inputs in = {.stride = padded(size)};
     in.high = take(memory, rows * in.stride);
     in.low = take(memory, rows * in.stride);
+    in.scales = take(memory, rows * in.stride / 8 * sizeof(float));
     in.sums = take(memory, rows * in.stride / GROUP * sizeof(float));
     return in;
 }
 
-// y [rows, outputs] of x [rows, inputs], float32. Scratch: 64-byte aligned, 3 * rows * padded inputs.
+// y [rows, outputs] of x [rows, inputs], float32.
+//
+// Scratch: 64-byte aligned, 3 * rows * padded inputs + 256 bytes.
 void native_product(
     const Linear *linear, const float *x, float *y, int64_t rows, char *scratch, int threads
 ) {
@@ -398,5 +421,5 @@ void native_step(
 int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
                      2 * stack->hidden + stack->heads * (longest + 1);
-    return rows * (floats * 4 + 3 * padded(stack->dim) + 3 * padded(stack->hidden)) + 11 * 64;
+    return rows * (floats * 4 + 3 * padded(stack->dim) + 3 * padded(stack->hidden)) + 13 * 64;
 }
