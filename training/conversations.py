@@ -19,7 +19,7 @@ from .readings import PUNCTUATION
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
     False: {"speech": 0.7, "speech_text": 0.15, "text": 0.15},
-    True: {"speech": 0.45, "speech_text": 0.1, "text": 0.45},
+    True: {"speech": 0.15, "speech_text": 0.05, "text": 0.8},
 }
 FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
