@@ -156,24 +156,24 @@ class NativeStack:
             config.norm_eps,
         )
 
-    def __call__(self, x: Tensor, angles: Tensor, caches: Sequence[KVCache]) -> Tensor:
+    def __call__(self, x: Tensor, rope: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Run one position of each row, and append it to the caches, which do not advance.
 
         Args:
             x: [B, dim], B up to `MAX_ROWS`.
-            angles: float32 [B, head_dim / 2, 2], cosines and sines.
+            rope: float32 [positions, head_dim / 2, 2], cosines and sines.
             caches: bfloat16, of B rows in all.
 
         Returns:
             [B, dim].
         """
         hidden = x.to(torch.float32, copy=True)
-        angles = angles.contiguous()
         pointers, lengths, rooms = [], [], []
         for cache in caches:
             pointers += cache.pointers()
             lengths += [cache.length] * cache.num_rows
             rooms += [cache.max_len] * cache.num_rows
+        angles = rope[lengths]
         num_rows, stack = len(x), addressof(self.struct)
         scratch = _scratch(self.library.native_scratch(stack, num_rows, max(lengths)))
         self.library.native_step(

@@ -188,32 +188,34 @@ class Stack(nn.ModuleList):
             ValueError: more positions than the stack, or a cache, has room for.
         """
         num_new = x.shape[1]
-        if caches is None:
-            room, rope = self.config.max_seq_len, self.rope[None, :num_new]
-        else:
-            room = min(cache.free for cache in caches)
-            ropes = [self.rope[cache.length : cache.length + num_new] for cache in caches]
-            if len(caches) == 1:
-                rope = ropes[0][None]
-            else:
-                rows = [cache.num_rows for cache in caches]
-                rope = torch.stack([rope for n, rope in zip(rows, ropes) for _ in range(n)])
+        room = self.config.max_seq_len if caches is None else min(cache.free for cache in caches)
         if num_new > room:
             raise ValueError(
                 f"{num_new} new positions, but there is room for {room}: shorten the input, "
                 "begin a new conversation, or make the cache larger"
             )
         if self.native is not None and caches and num_new == 1 and len(x) <= MAX_ROWS:
-            angles = rope[:, 0, 1].float().expand(len(x), -1, -1)
-            hidden = self.native(x[:, 0], angles, caches)[:, None]
-            for cache in caches:
-                cache.advance(1)
-            return hidden
+            hidden = self.native(x[:, 0], self.rope[:, 1], caches)[:, None]
+        else:
+            hidden = self._run(x, caches)
+        for cache in caches or ():
+            cache.advance(num_new)
+        return hidden
+
+    def _run(self, x: Tensor, caches: Sequence[KVCache] | None) -> Tensor:
+        num_new = x.shape[1]
+        if caches is None:
+            rope = self.rope[None, :num_new]
+        else:
+            ropes = [self.rope[cache.length : cache.length + num_new] for cache in caches]
+            if len(caches) == 1:
+                rope = ropes[0][None]
+            else:
+                rows = [cache.num_rows for cache in caches]
+                rope = torch.stack([rope for n, rope in zip(rows, ropes) for _ in range(n)])
         # Queries and keys are turned, values are not: complex [B or 1, T, heads, head_dim / 2].
         rope = torch.view_as_complex(rope.index_select(2, self.turned).float())
         hidden = x.flatten(0, 1)
         for layer, block in enumerate(self):
             hidden = block(hidden, rope, layer, caches)
-        for cache in caches or ():
-            cache.advance(num_new)
         return hidden.view_as(x)
