@@ -30,7 +30,8 @@ def bytes_per_step(checkpoint: Checkpoint) -> int:
 
 
 def _weight_bytes(module: nn.Module) -> int:
-    weights = (getattr(part, "weight", None) for part in module.modules())
+    parts = list(module.modules())
+    weights = (getattr(part, "steps", getattr(part, "weight", None)) for part in parts)
     return sum(weight.nbytes for weight in weights if weight is not None)
 
 

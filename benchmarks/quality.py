@@ -20,12 +20,22 @@ from .common import report
 
 @torch.inference_mode()
 def most_likely(checkpoint: Checkpoint, turn: Turn) -> Tensor:
-    """The model's first choice for every text token and code of a turn's reply: [n, 1+K]."""
+    """The model's first choice for every text token and code of a turn's reply: [n, 1+K].
+
+    Column by column, as it speaks.
+    """
     model, reply = checkpoint.model, turn.columns[:, turn.prompt_length :]
-    hidden = model.forward_hidden(turn.columns[None])[0, turn.prompt_length - 1 : -1]
-    text = model.text_logits(hidden).argmax(-1)
-    codes = model.forward_fast(hidden, reply[1:-1].T).argmax(-1)
-    return torch.cat([text[:, None], codes], dim=1)[:-1]  # the end has no codes
+    cache = model.new_cache()
+    unread = turn.columns[:, : turn.prompt_length]
+    frames = []
+    for column in reply[:, :-1].T:  # the end has no codes
+        hidden = model.forward_hidden(unread[None], [cache])[:, -1]
+        fast_cache = model.new_fast_cache(1)
+        inputs = [hidden, *model.embed_codes(column[1:-1, None])]
+        logits = [model.text_logits(hidden), *(model.step_fast(x, fast_cache) for x in inputs)]
+        frames.append(torch.cat([x.argmax(-1) for x in logits]))
+        unread = column[:, None]
+    return torch.stack(frames)
 
 
 def main() -> None:

@@ -32,6 +32,7 @@ MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the 
 MAX_WORDS = 100  # tokens of a reply's words
 CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
 CORRUPTED_PROMPT_SHARE = 0.1  # the same where it learns to understand
+NEIGHBOUR_STEPS = (0.5, 1.0, 1.0, 1.0)  # from a code to its neighbours, in each of its numbers
 LISTENING_LAYER = 3  # its output is what the CTC head reads
 SPELLING_WEIGHT = 0.5
 QUESTION_WEIGHT = 0.5
@@ -55,7 +56,31 @@ def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
         num_codebooks=TINY_CODEC.num_codebooks,
     )
     torch.manual_seed(seed)
-    return DualARTransformer(config, tokenizer.convert_tokens_to_ids("<|semantic|>"))
+    model = DualARTransformer(config, tokenizer.convert_tokens_to_ids("<|semantic|>"))
+    # Codes of like numbers begin alike: what is learned of one is learned of its neighbours.
+    numbers = code_numbers() / code_numbers().std(dim=0)
+    codebooks = model.codebook_embeddings.weight.data.view(config.num_codebooks, -1, config.dim)
+    for weight in (*codebooks, model.fast_embeddings.weight.data, model.fast_output.weight.data):
+        directions = torch.randn(numbers.shape[1], config.dim) * config.initializer_range
+        weight[1:] += numbers @ directions
+    return model
+
+
+def code_numbers() -> Tensor:
+    """The numbers that the codes stand for, counted in steps: [codebook_size, levels]."""
+    sizes = TINY_CODEC.fsq_levels
+    return torch.cartesian_prod(*(torch.arange(size).float() for size in reversed(sizes))).flip(1)
+
+
+def neighbours() -> Tensor:
+    """How far each code counts as right where another is: [codes + 1, codes + 1], rows add to 1.
+
+    Numbers lie near one another where their sounds do, and most of a code is noise: to tell the
+    likely ones from a thousand alike is learned much faster so. A code's first number matters most.
+    """
+    steps = (code_numbers()[:, None] - code_numbers()) / torch.tensor(NEIGHBOUR_STEPS)
+    near = (-steps.square().sum(-1) / 2).softmax(-1)
+    return F.pad(near, (1, 0, 1, 0))
 
 
 class Listener(nn.Module):
@@ -189,6 +214,7 @@ def train_language_model(
     model.load_state_dict(state["modules"]["model"])
     listener.load_state_dict(state["modules"]["listener"])
     rng = np.random.default_rng(5)
+    near = neighbours().to(device)
     spoken = corpus.batches(SPEAKING_BATCH_SIZE, rng, speak=True)
     written = corpus.batches(UNDERSTANDING_BATCH_SIZE, rng, speak=False)
 
@@ -197,7 +223,7 @@ def train_language_model(
             if index % 3 == 0:  # else it would forget the words for the codes
                 return words_loss(model, listener, next(written), device)
             examples = next(spoken)
-            text_loss, code_loss = losses(model, examples, device, rng)
+            text_loss, code_loss = losses(model, examples, device, rng, near)
             return text_loss + code_loss + listener.loss(examples)
 
     def validate(index: int) -> dict[str, float]:
@@ -245,8 +271,9 @@ def losses(
     examples: Sequence[Example],
     device: str,
     rng: np.random.Generator,
+    near: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the replies' text tokens, and of their codes."""
+    """Cross-entropy of the replies' text tokens, and of their codes, or of what is near them."""
     grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
     codebook_size = model.config.codebook_size
     hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], codebook_size, CORRUPTED_SHARE))
@@ -261,7 +288,8 @@ def losses(
     codes = targets[rows, columns, 1:]
     heard = _corrupt(codes[:, :-1], codebook_size, CORRUPTED_SHARE)
     logits = model.forward_fast(hidden[rows, columns], heard)
-    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+    right = codes.flatten() if near is None else near[codes.flatten()]
+    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), right)
 
 
 def _text_loss(

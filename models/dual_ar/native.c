@@ -272,7 +272,7 @@ static void rotate(float *x, const float *angles, int64_t size) {
 }
 
 // Queries [queries, size] that share keys and values [positions, size] -> y [queries, size].
-static void attend(
+static inline __attribute__((always_inline)) void attend(
     const float *q, const bf16 *keys, const bf16 *values, int64_t queries, int64_t positions,
     int64_t size, float *scores, float *y
 ) {
@@ -383,11 +383,10 @@ void native_step(
                     keys[lengths[r] * size + i] = to_bf16(k[i]);
                     values[lengths[r] * size + i] = to_bf16(v[i]);
                 }
-                attend(
-                    q, keys, values, queries, lengths[r] + 1, size,
-                    scores + task * queries * (longest + 1),
-                    normed + r * dim + head * queries * size
-                );
+                float *own = scores + task * queries * (longest + 1);
+                float *y = normed + r * dim + head * queries * size;
+                if (size == 64) attend(q, keys, values, queries, lengths[r] + 1, 64, own, y);
+                else attend(q, keys, values, queries, lengths[r] + 1, size, own, y);
             }
 #pragma omp barrier
             for (int64_t r = thread; r < rows; r += team)
