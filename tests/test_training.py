@@ -15,6 +15,7 @@ from training import vocoder as vocoder_training
 from training.conversations import Conversations
 from training.corpus import Spoken, reply_lines, user_lines
 from training.dialogues import STYLES, load_dialogues
+from training.language_model import code_numbers, neighbours
 from training.loop import Stage
 from training.pitch import lock_pitch
 from training.preference import _train, log_probability
@@ -263,6 +264,18 @@ def test_text_is_cut_into_pieces_that_say_the_same(conversations: Conversations)
     assert cut.shape[1] > whole.shape[1]
     decode = conversations.tokenizer.decode
     assert decode(cut[0]) == decode(whole[0]) and user.text in decode(cut[0])
+
+
+def test_neighbours_are_the_codes_of_like_numbers():
+    numbers, near = code_numbers(), neighbours()
+    codebook = codec_training.new_codec().quantizer.residual_fsq.rvqs[0].layers[0].implicit_codebook
+    half = torch.tensor([4.0, 2.0, 2.0, 2.0])
+    torch.testing.assert_close((numbers - half) / half, codebook.float())
+    torch.testing.assert_close(near.sum(1)[1:], torch.ones(1000))
+    assert (near[0] == 0).all() and (near[:, 0] == 0).all()  # the pad is no neighbour
+    assert torch.equal(near[1:].argmax(1), torch.arange(1, 1001))
+    next_in_first, next_in_second = near[1, 2], near[1, 9]
+    assert 0 < next_in_first < next_in_second < near[1, 1]
 
 
 def test_log_probability_is_that_of_every_token_and_code(model):
