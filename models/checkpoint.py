@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
-from .dual_ar.native import load_library
+from .dual_ar.native import compile_library, load_library
 from .dual_ar.quantised import (
     install_quantised,
     quantise_weights,
@@ -96,6 +96,8 @@ def load_checkpoint(
     torch_device = _find_device(device)
     _check_dtype(dtype, torch_device)
     folder = find_folder(name_or_path, revision, (*MODEL_FILES, *CODEC_FILES))
+    if dtype not in FLOATS and torch_device.type == "cpu":
+        compile_library()
     config, sampling = _read_config(folder / "config.json", DualARConfig), _read_sampling(folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])

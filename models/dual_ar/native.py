@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import tempfile
 from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from ctypes import (
     CDLL,
     POINTER,
@@ -65,8 +66,20 @@ class _Stack(Structure):
 
 
 @functools.cache
+def compile_library() -> Future:
+    """Begin to compile the C file, beside what the caller does meanwhile."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(_compile)
+    pool.shutdown(wait=False)
+    return future
+
+
 def load_library() -> CDLL | None:
     """The compiled C file; None where it can't be compiled."""
+    return compile_library().result()
+
+
+def _compile() -> CDLL | None:
     compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
     if compiler is None:
         logger.info("no C compiler: quantised weights are used through PyTorch, more slowly")
