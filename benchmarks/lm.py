@@ -30,9 +30,8 @@ def bytes_per_step(checkpoint: Checkpoint) -> int:
 
 
 def _weight_bytes(module: nn.Module) -> int:
-    parts = list(module.modules())
-    weights = (getattr(part, "steps", getattr(part, "weight", None)) for part in parts)
-    return sum(weight.nbytes for weight in weights if weight is not None)
+    stored = (getattr(x, "steps", getattr(x, "weight", None)) for x in module.modules())
+    return sum(weight.nbytes for weight in stored if weight is not None)
 
 
 def frames_per_second(

@@ -48,7 +48,8 @@ class Checkpoint:
     """A language model, its codec and its tokenizer, ready to generate.
 
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
-    `DTYPES`; the codec is float32, but for its vocoder, which is bfloat16 unless that is float32.
+    `DTYPES`; the codec is float32, but for the vocoder of a large model that is not float32, which is
+    bfloat16.
     `emotion_ids` and `style_ids` give the token of each word in the tokenizer's `<|user:word|>`
     and `<|style:word|>`; they are empty where it has none.
     """
@@ -103,7 +104,7 @@ def load_checkpoint(
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
     model, dtype = _load_model(folder, config, semantic_id, dtype, torch_device)
     codec = _load_codec(folder, config)
-    if dtype != "float32":
+    if dtype != "float32" and _is_large(model.state_dict()):
         codec.head.to(torch.bfloat16)
     return Checkpoint(
         name=str(name_or_path),

@@ -168,12 +168,14 @@ def test_sixteen_bit_storage(tmp_path, saved, model, small_codec, stored):
 
 
 @torch.no_grad()
-def test_bfloat16(saved, model):
+@pytest.mark.parametrize(("threshold", "head"), [(0, torch.bfloat16), (10**9, torch.float32)])
+def test_bfloat16(saved, model, monkeypatch, threshold, head):
+    monkeypatch.setattr("models.checkpoint.LARGE_MODEL", threshold)
     checkpoint = load_checkpoint(saved, dtype="bfloat16")
     assert checkpoint.dtype == "bfloat16"
     assert all(weight.dtype == torch.bfloat16 for weight in checkpoint.model.parameters())
     for name, weight in checkpoint.codec.named_parameters():  # the codes stay exact
-        assert weight.dtype == (torch.bfloat16 if name.startswith("head.") else torch.float32)
+        assert weight.dtype == (head if name.startswith("head.") else torch.float32)
     logits, _ = checkpoint.model(torch.ones(1, 9, 4, dtype=torch.long))
     assert logits.dtype == torch.bfloat16
     assert logits.isfinite().all()

@@ -46,7 +46,7 @@ typedef struct {
 // Rows of a product's inputs, each filled up with zeros to `stride`.
 typedef struct {
     int8_t *high, *low; // [rows, stride]; in 4 bits there is no low
-    float *scales;      // [rows, stride / 8], in 4 bits; 8 times that of every group
+    float *scales;      // [rows, stride / 8], in 4 bits: every group's, eight times over
     float *sums;        // [rows, stride / GROUP], in 4 bits: of the group's inputs
     float scale[MAX_ROWS], sum[MAX_ROWS]; // in 8 bits: of the row, and of its integers
     int64_t stride;

@@ -112,7 +112,7 @@ class NativeLinear:
     """
 
     def __init__(self, library: CDLL, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        self.library = library
+        self.compiled = library
         self.tensors = (weight, scale, bias)  # what the pointers point to
         bits = 8 if weight.dtype == torch.int8 else 4
         self.num_inputs, self.num_outputs = weight.shape[1] * 8 // bits, weight.shape[0]
@@ -124,7 +124,7 @@ class NativeLinear:
         inputs = x.float().contiguous()
         y = torch.empty(len(x), self.num_outputs)
         scratch = _scratch(len(x) * (3 * self.num_inputs + 1024))
-        self.library.native_product(
+        self.compiled.native_product(
             addressof(self.struct), inputs.data_ptr(), y.data_ptr(), len(x), scratch.data_ptr(),
             torch.get_num_threads(),
         )  # fmt: skip
@@ -141,7 +141,7 @@ class NativeStack:
 
     def __init__(self, library: CDLL, stack: nn.ModuleList) -> None:
         config = stack.config
-        self.library, self.stack = library, stack
+        self.compiled = library
         blocks = [
             _Block(
                 _pointer(block.input_layernorm.weight),
@@ -188,8 +188,8 @@ class NativeStack:
             rooms += [cache.max_len] * cache.num_rows
         angles = rope[lengths]
         num_rows, stack = len(x), addressof(self.struct)
-        scratch = _scratch(self.library.native_scratch(stack, num_rows, max(lengths)))
-        self.library.native_step(
+        scratch = _scratch(self.compiled.native_scratch(stack, num_rows, max(lengths)))
+        self.compiled.native_step(
             stack, hidden.data_ptr(), angles.data_ptr(), (c_void_p * len(pointers))(*pointers),
             (c_int64 * num_rows)(*lengths), (c_int64 * num_rows)(*rooms), num_rows,
             scratch.data_ptr(), torch.get_num_threads(),
