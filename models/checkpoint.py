@@ -48,8 +48,8 @@ class Checkpoint:
     """A language model, its codec and its tokenizer, ready to generate.
 
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
-    `DTYPES`; the codec is float32, but for the vocoder of a large model that is not float32, which is
-    bfloat16.
+    `DTYPES`; the codec is float32, but for the vocoder of a large model, which is bfloat16 unless
+    the model is float32.
     `emotion_ids` and `style_ids` give the token of each word in the tokenizer's `<|user:word|>`
     and `<|style:word|>`; they are empty where it has none.
     """
