@@ -6,7 +6,8 @@ from parity import ASSETS
 from safetensors.torch import load_file
 
 from models.dual_ar import SamplingConfig
-from models.dual_ar.sampling import candidates, draw, penalise
+from models.dual_ar.native import NativeDraw, load_library
+from models.dual_ar.sampling import candidates, draw, draw_points, penalise
 
 
 def spread(ids, probs, vocab_size):
@@ -45,6 +46,68 @@ def test_large_vocabulary_is_not_cut_short(scale, top_p):
     assert (probs - expected).abs().sum(-1).max() < 2e-3
 
 
+@pytest.fixture(scope="module")
+def native_draw() -> NativeDraw:
+    library = load_library()
+    if library is None:
+        pytest.skip("the C file can't be compiled here")
+    return NativeDraw(library)
+
+
+def assert_draws_follow(native_draw, probs, logits, window, settings):
+    """Draws of a token at many points are those of the line of probs [vocab] in the ids' order."""
+    points = (torch.arange(500).double() + 0.5) / 500
+    before = logits.clone()
+    drawn = native_draw(
+        logits.expand(500, -1),
+        window.expand(500, -1),
+        settings.expand(500, -1).contiguous(),
+        points,
+    )
+    assert torch.equal(logits, before)
+    ends = probs.double().cumsum(0) / probs.double().sum()
+    starts = ends - probs.double() / probs.double().sum()
+    assert (probs[drawn] > 0).all()
+    assert (starts[drawn] < points + 2e-3).all() and (points < ends[drawn] + 2e-3).all()
+
+
+@pytest.mark.parametrize("with_window", [True, False])
+def test_native_draws_follow_the_published_probabilities(native_draw, with_window):
+    golden = load_file(ASSETS / "dual_ar_a.safetensors")
+    expected = golden["sampler_probs" if with_window else "sampler_probs_no_window"]
+    settings = golden["sampler_settings"].clone()
+    if not with_window:
+        settings[:, 2] = 1.0
+    for row in range(len(expected)):
+        assert_draws_follow(
+            native_draw,
+            expected[row],
+            golden["sampler_logits"][row : row + 1],
+            golden["sampler_window"][row : row + 1].long(),
+            settings[row : row + 1],
+        )
+
+
+@pytest.mark.parametrize("scale", [0.0, 0.5, 4.0, 20.0])
+@pytest.mark.parametrize("top_p", [1e-6, 0.7, 0.99, 1.0])
+def test_native_draws_from_a_large_vocabulary(native_draw, scale, top_p):
+    logits = scale * torch.randn(1, 20_000, generator=torch.Generator().manual_seed(0))
+    logits += torch.linspace(0, 1e-2, 20_000)
+    window = torch.zeros(1, 16, dtype=torch.long)
+    settings = torch.tensor([[0.8, top_p, 1.0]])
+    probs = by_sorting(logits, 0.8, top_p)[0]
+    assert_draws_follow(native_draw, probs, logits, window, settings)
+
+
+def test_native_draws_bear_logits_that_are_no_numbers(native_draw):
+    logits = torch.randn(3, 3000)
+    logits[0, 5], logits[1, 7], logits[2, 0] = torch.nan, -torch.inf, torch.nan
+    settings = torch.tensor([[0.7, 0.7, 1.2]]).expand(3, -1).contiguous()
+    points = torch.full((3,), 0.5, dtype=torch.float64)
+    drawn = native_draw(logits, torch.zeros(3, 16, dtype=torch.long), settings, points)
+    assert (drawn >= 0).all() and (drawn < 3000).all() and drawn[1] != 7
+
+
 def test_rows_have_their_own_settings():
     logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
     logits[0, 7] = 30
@@ -61,7 +124,7 @@ def test_draws_follow_the_probabilities():
     ids = torch.tensor([[4, 2, 9, 7]])
     probs = torch.tensor([[0.5, 0.3, 0.2, 0.0]])
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.cat([draw(ids, probs, [generator]) for _ in range(4000)])
+    drawn = torch.cat([draw(ids, probs, draw_points([generator])) for _ in range(4000)])
     shares = torch.bincount(drawn, minlength=10)[ids[0]] / 4000
     assert (shares - probs[0]).abs().max() < 0.03
     assert shares[3] == 0
@@ -71,8 +134,8 @@ def test_each_row_draws_from_its_own_generator():
     ids = torch.arange(100).expand(2, -1)
     probs = torch.full((2, 100), 0.01)
     seeds = [torch.Generator().manual_seed(seed) for seed in (1, 2)]
-    together = draw(ids, probs, seeds)
-    alone = draw(ids[1:], probs[1:], [torch.Generator().manual_seed(2)])
+    together = draw(ids, probs, draw_points(seeds))
+    alone = draw(ids[1:], probs[1:], draw_points([torch.Generator().manual_seed(2)]))
     assert together[1] == alone[0]
 
 

@@ -1,6 +1,7 @@
 """The recipe's trainings: what they learn from, that they learn, and that they resume."""
 
 import csv
+from multiprocessing import Pool
 from pathlib import Path
 
 import numpy as np
@@ -15,12 +16,15 @@ from training import vocoder as vocoder_training
 from training.conversations import Conversations
 from training.corpus import Spoken, reply_lines, user_lines
 from training.dialogues import STYLES, load_dialogues
-from training.language_model import code_numbers, neighbours
+from training.language_model import code_numbers
 from training.loop import Stage
-from training.pitch import lock_pitch
+from training.pitch import Sound, lock_pitch, make
 from training.preference import _train, log_probability
 from training.readings import PUNCTUATION
 from training.spelling import Speller
+from training.syllables import Syllables, at_edge, covering, mark_phases
+from training.synthesise import speak_assistant
+from training.timing import speak_timed
 
 SEMANTIC_ID = 30
 CONFIG = DualARConfig(
@@ -113,6 +117,7 @@ def recording(tmp_path: Path) -> Path:
 
 def test_components_are_read_back_from_their_codes(recording: Path, monkeypatch):
     monkeypatch.setattr(codec_training, "GUIDE_FRAMES", 400)
+    monkeypatch.setattr(codec_training, "FINEST", 0.1)
     codec = codec_training.new_codec()
     wave = codec_training.Crops(recording, 0, "cpu").draw(1, 400 * 1024)
     guide = codec_training.Components(codec, wave)
@@ -145,7 +150,7 @@ def locked(tmp_path: Path) -> Path:
 
 
 def test_locked_pieces_are_codes_and_their_wave(locked: Path):
-    crops = vocoder_training.LockedCrops(locked, 0, "cpu")
+    crops = vocoder_training.LockedCrops([locked], 0, "cpu")
     codes, wave = crops.draw(6, 10)
     assert codes.shape == (6, 8, 10) and wave.shape == (6, 1, 10_240)
     for piece, row in zip(wave[:, 0] * 32768, codes):
@@ -159,13 +164,13 @@ def test_the_codec_is_trained_in_three_stages(
     monkeypatch.setattr(codec_training, "GUIDE_FRAMES", 400)
     stages = tmp_path / "stages"
     codes = codec_training.train_codes(recording, recording, stages, 0.02, "cpu")
-    pulses = vocoder_training.train_pulses(codes, locked, locked, stages, 0.02, "cpu")
+    pulses = vocoder_training.train_pulses(codes, [locked], [locked], stages, 0.02, "cpu")
     learned = torch.load(pulses, weights_only=True)["modules"]["reader"]
-    vocoder = vocoder_training.train_vocoder(codes, pulses, locked, locked, stages, 0.0, "cpu")
+    vocoder = vocoder_training.train_vocoder(codes, pulses, [locked], [locked], stages, 0.0, "cpu")
     first = vocoder.head.conv_pre.state_dict()
     assert all(torch.equal(learned[f"stages.0.{key}"], x) for key, x in first.items())
 
-    vocoder = vocoder_training.train_vocoder(codes, pulses, locked, locked, stages, 0.02, "cpu")
+    vocoder = vocoder_training.train_vocoder(codes, pulses, [locked], [locked], stages, 0.02, "cpu")
     assert vocoder.training is False
     loaded = vocoder_training.load_codec(codes, stages / "vocoder.pt")
     for (name, a), b in zip(vocoder.state_dict().items(), loaded.state_dict().values()):
@@ -186,7 +191,7 @@ def test_a_locked_voice_has_whole_periods_in_every_frame():
     frequency = np.linspace(180, 260, 1024 * 40)  # Hz, gliding
     phase = np.cumsum(frequency) / 22050
     voice = sum(np.cos(2 * np.pi * n * phase) / n for n in range(1, 12)).astype(np.float32) / 8
-    locked = lock_pitch(voice, 1024)
+    locked = lock_pitch(voice)
     assert locked.shape == voice.shape and locked.dtype == np.float32
 
     def likeness(wave: np.ndarray) -> float:
@@ -195,7 +200,70 @@ def test_a_locked_voice_has_whole_periods_in_every_frame():
         return np.median([np.corrcoef(a, b)[0, 1] for a, b in zip(frames, frames[1:])])
 
     assert likeness(locked) > 0.6 > 0.3 > abs(likeness(voice))
-    np.testing.assert_array_equal(lock_pitch(voice[:2048] * 0, 1024), 0)  # silence stays silent
+    np.testing.assert_array_equal(lock_pitch(voice[:2048] * 0), 0)  # silence stays silent
+
+
+def test_a_sound_is_made_with_whole_periods_and_its_pitch():
+    frequency = np.linspace(150, 190, 1024 * 20)  # Hz, gliding
+    phase = np.cumsum(frequency) / 22050
+    voice = sum(np.cos(2 * np.pi * n * phase) / n for n in range(1, 12)).astype(np.float32) / 8
+    sound = Sound.analyse(voice)
+    parts = [sound.stretch(1024 * n, 1024 * (n + 4), 5) for n in (2, 6, 10)]
+    sounds = [Sound.silence(4), *parts, Sound.silence(2)]
+    wave = make(sounds)
+    assert wave.shape == (21 * 1024,) and wave.dtype == np.float32
+    for part, heard in zip(parts, (155, 163, 171)):
+        quarters = part.quarters()
+        assert len(quarters) == 6 and quarters[0] == 0 and quarters[-1] % 4 == 0
+        # Stretching leaves the pitch alone, and fitting it moves it by little.
+        np.testing.assert_allclose(quarters[-1] / 4 / 5 * 22050 / 1024, heard, rtol=0.04)
+    # Wherever a syllable begins, the voice is at the same place in its period.
+    starts = [wave[1024 * n : 1024 * n + 80] for n in (4, 9, 14)]
+    assert min(np.corrcoef(starts)[np.triu_indices(3, 1)]) > 0.9
+    assert np.abs(wave[: 3 * 1024]).max() < 1e-3 < np.abs(starts[0]).max()
+
+
+def test_a_reply_is_put_together_from_syllables():
+    codec = codec_training.new_codec()
+    codes = {
+        ("warm", ("n", "i2")): torch.full((8, 3), 1).short(),
+        ("warm", ("X", "Au3")): torch.full((8, 4), 2).short(),
+    }
+    silence = torch.zeros(8, 1).short()
+    readings = {"你好，好。": [("n", "i2"), ("X", "Au3"), ("X", "Au3")]}
+    syllables = Syllables(codes=codes, silence=silence, readings=readings)
+    said, onsets = syllables.say("你好，好。", "warm")
+    assert said[0].tolist() == [0] * 4 + [1] * 3 + [2] * 4 + [0] * 3 + [2] * 4 + [0] * 3
+    assert onsets == [4, 7, 14]
+    assert at_edge("你好，好吗今") == [True, True, True, False, True]
+
+    marked = torch.full((8, 4), 437).short()  # 437 is (5, 4, 0, 2) in levels of 8, 5, 5, 5
+    mark_phases(codec, marked, np.array([0, 5, 10, 15]))
+    assert marked[:6].unique().tolist() == [437]
+    assert marked[6].tolist() == [37, 837, 37, 837] and marked[7].tolist() == [37, 37, 837, 837]
+
+
+def test_every_syllable_is_covered_inside_a_line_where_it_can_be():
+    readings = {"甲乙丙": ["a", "b", "c"], "乙丙甲": ["b", "c", "a"], "丁，甲": ["d", "a"]}
+    # In the middle only b and c are heard, d and a stand at an edge.
+    assert sorted(covering(readings)) == ["丁，甲", "乙丙甲", "甲乙丙"]
+    # Here d does not need its line, and neither does a.
+    readings["乙甲丁丙"] = ["b", "a", "d", "c"]
+    assert sorted(covering(readings)) == ["乙丙甲", "乙甲丁丙", "甲乙丙"]
+
+
+def test_espeak_tells_when_each_syllable_is_said():
+    text = "先登录好购票软件，填好信息。"
+    with Pool(1, maxtasksperchild=1) as pool:
+        wave, spans = pool.apply(speak_timed, (text, "calm"))
+    assert len(spans) == 12
+    assert all(start < end for start, end in spans)
+    pauses = [after - end for (_, end), (after, _) in zip(spans, spans[1:])]
+    assert [n for n, pause in enumerate(pauses) if pause > 1000] == [7]
+    # The program says the same; what `speak` cuts off and adds is silence.
+    program = speak_assistant(text, "calm")[1323:-2646]
+    first = next(n for n in range(4000) if np.abs(wave[n : n + 500] - program[:500]).max() < 1e-3)
+    assert np.abs(wave[first : first + len(program)] - program).max() < 1e-3
 
 
 @pytest.fixture(scope="module")
@@ -266,16 +334,10 @@ def test_text_is_cut_into_pieces_that_say_the_same(conversations: Conversations)
     assert decode(cut[0]) == decode(whole[0]) and user.text in decode(cut[0])
 
 
-def test_neighbours_are_the_codes_of_like_numbers():
-    numbers, near = code_numbers(), neighbours()
+def test_code_numbers_are_the_quantisers():
     codebook = codec_training.new_codec().quantizer.residual_fsq.rvqs[0].layers[0].implicit_codebook
     half = torch.tensor([4.0, 2.0, 2.0, 2.0])
-    torch.testing.assert_close((numbers - half) / half, codebook.float())
-    torch.testing.assert_close(near.sum(1)[1:], torch.ones(1000))
-    assert (near[0] == 0).all() and (near[:, 0] == 0).all()  # the pad is no neighbour
-    assert torch.equal(near[1:].argmax(1), torch.arange(1, 1001))
-    next_in_first, next_in_second = near[1, 2], near[1, 9]
-    assert 0 < next_in_first < next_in_second < near[1, 1]
+    torch.testing.assert_close((code_numbers() - half) / half, codebook.float())
 
 
 def test_log_probability_is_that_of_every_token_and_code(model):

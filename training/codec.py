@@ -4,7 +4,7 @@ Trained naively, by what can be read off its codes, the quantiser collapses: the
 mean drives its input into saturation and one code per group is left. And where that is prevented,
 half an hour of training finds worse codes than linear algebra does in seconds. So the encoder is
 told what to code: the principal components of the log-mel in a frame of codes, as many as the
-quantiser has numbers, each spread over its levels. The vocoder that speaks the codes comes after:
+quantiser has numbers. The vocoder that speaks the codes comes after:
 see `vocoder`.
 """
 
@@ -38,6 +38,7 @@ TINY_CODEC = FireflyConfig(
 )
 SPREAD = (0.35, 0.6, 0.6, 0.6)  # standard deviation at which a level's codes are used evenly
 MEL_FLOOR = -7.5  # below is background noise, which no code should be spent on
+FINEST = 8.0  # deviation of a component below which its number uses the middle levels alone
 GUIDE_FRAMES = 25_000  # of speech, 19 minutes, that the components are of
 
 
@@ -115,9 +116,11 @@ def spread_projections(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
 
 
 class Components:
-    """The principal components of the log-mel in a frame of codes, each of variance 1.
+    """The principal components of the log-mel in a frame of codes.
 
-    The first of every group's numbers, which has the most levels, gets the largest components.
+    The largest have variance 1, to be spread over the levels; those below `FINEST` are quantised
+    with its step, for finer ones would tell of noise and make codes hard to predict. The first of
+    every group's numbers, which has the most levels, gets the largest components.
 
     Args:
         wave: [1, 1, T], what they are the components of.
@@ -132,7 +135,7 @@ class Components:
         num_levels = len(config.fsq_levels)
         order = torch.arange(config.num_codebooks * num_levels).view(num_levels, -1).T.flatten()
         self.mean = blocks.mean(dim=0)
-        self.vectors = vectors.flip(1)[:, order] / values.flip(0)[order].sqrt()
+        self.vectors = vectors.flip(1)[:, order] / values.flip(0)[order].sqrt().clamp(min=FINEST)
         self.reader = torch.linalg.lstsq(
             self._quantise((blocks - self.mean) @ self.vectors)[0], blocks
         ).solution

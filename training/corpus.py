@@ -4,7 +4,7 @@ Speech is made afresh wherever it is needed and stays in the recipe's work folde
 in shards, so that more renditions can be added at any time: what was made is never overwritten.
 """
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
@@ -18,19 +18,13 @@ from tqdm import tqdm
 from models.firefly import FireflyArchitecture
 
 from .dialogues import EMOTIONS, STYLES, Dialogues, Intent
-from .pitch import lock_pitch
+from .pitch import FRAME, lock_pitch
 from .synthesise import NOISE_FLOOR, SAMPLE_RATE, speak_assistant, speak_user
 
 PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
 ASSISTANT_SHARE = 0.45  # of the codec's training speech
 LOCKED_ASSISTANT_SHARE = 0.75  # of the vocoder's
 SHARD_SIZE = 512
-# A reply's first frames carry its emotion and style, and its first word: the speech waits for them.
-PAUSE_SAMPLES = 2773  # with the synthesiser's own lead, four frames
-_PAUSE = NOISE_FLOOR * np.random.default_rng(0).standard_normal(PAUSE_SAMPLES, dtype=np.float32)
-
-# (text, wave [n] at 22,050 Hz) -> the second at which each Chinese character begins
-FindOnsets = Callable[[str, np.ndarray], Sequence[float]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -133,13 +127,12 @@ def write_locked(
     """
     rng = np.random.default_rng(seed)
     draw = _draw_lines(dialogues, heldout, LOCKED_ASSISTANT_SHARE, rng)
-    frame = codec.config.samples_per_frame
     waves: list[np.ndarray] = []
     codes: list[Tensor] = []
     bar = tqdm(total=round(minutes * 60), unit="s", desc=path.stem)
     with ProcessPoolExecutor(workers) as pool:
         while sum(map(len, waves)) < minutes * 60 * SAMPLE_RATE:
-            jobs = [(*line, int(rng.integers(2**31)), heldout, frame) for line in islice(draw, 32)]
+            jobs = [(*line, int(rng.integers(2**31)), heldout) for line in islice(draw, 32)]
             for pair in pool.map(_lock_job, jobs, chunksize=4):
                 codes.append(torch.stack([encode(codec, wave) for wave in pair]))
                 waves.append((np.clip(pair[1], -1, 1) * 32767).astype(np.int16))
@@ -165,30 +158,36 @@ def write_users(
             jobs.append((name, text, draw_emotion(intent, rng), int(rng.integers(2**31)), heldout))
     rng.shuffle(jobs)
     jobs = [(str(n), str(t), str(e), int(s), heldout) for n, t, e, s, _ in jobs]
-    _write_shards(codec, _speak_user_job, jobs, folder, f"{seed}", workers)
-
-
-def write_replies(
-    codec: FireflyArchitecture,
-    dialogues: Dialogues,
-    folder: Path,
-    find_onsets: FindOnsets,
-    workers: int = 1,
-) -> None:
-    """Every reply in every style, as shards of codes."""
-    jobs = [(*line, style) for line in reply_lines(dialogues) for style in STYLES]
-    _write_shards(codec, _speak_reply_job, jobs, folder, "all", workers, find_onsets)
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [jobs[i : i + SHARD_SIZE] for i in range(0, len(jobs), SHARD_SIZE)]
+    with ProcessPoolExecutor(workers) as pool:
+        for index, shard in enumerate(tqdm(shards, desc=folder.name, unit="shard")):
+            path = folder / f"{seed}-{index:04d}.pt"
+            if path.exists():
+                continue
+            names, texts, manners, waves = zip(*pool.map(_speak_user_job, shard, chunksize=16))
+            codes = [encode(codec, wave) for wave in waves]
+            torch.save(
+                {
+                    "intents": list(names),
+                    "texts": list(texts),
+                    "manners": list(manners),
+                    "lengths": [c.shape[1] for c in codes],
+                    "codes": torch.cat(codes, dim=1),
+                },
+                path,
+            )
 
 
 def read_shards(folder: Path) -> Iterator[Spoken]:
-    """What `write_users` or `write_replies` have put there so far."""
+    """What `write_users` has put there so far."""
     for path in sorted(folder.glob("*.pt")):
         shard = torch.load(path, weights_only=True)
         parts = shard["codes"].split(shard["lengths"], dim=1)
-        for intent, text, manner, onsets, codes in zip(
-            shard["intents"], shard["texts"], shard["manners"], shard["onsets"], parts
+        for intent, text, manner, codes in zip(
+            shard["intents"], shard["texts"], shard["manners"], parts
         ):
-            yield Spoken(intent=intent, text=text, manner=manner, codes=codes, onsets=onsets)
+            yield Spoken(intent=intent, text=text, manner=manner, codes=codes)
 
 
 @torch.no_grad()
@@ -207,52 +206,11 @@ def _speak_user_job(job) -> tuple[str, str, str, np.ndarray]:
 
 def _lock_job(job) -> np.ndarray:
     """Speech, and the same with its pitch locked: [2, T], T in whole frames."""
-    text, manner, seed, heldout, frame = job
+    text, manner, seed, heldout = job
     if manner in STYLES:
         wave = speak_assistant(text, manner)
     else:
         wave = speak_user(text, manner, np.random.default_rng(seed), heldout=heldout)
-    noise = np.random.default_rng(0).standard_normal(-len(wave) % frame, dtype=np.float32)
+    noise = np.random.default_rng(0).standard_normal(-len(wave) % FRAME, dtype=np.float32)
     wave = np.concatenate([wave, NOISE_FLOOR * noise])
-    return np.stack([wave, lock_pitch(wave, frame)])
-
-
-def _speak_reply_job(job) -> tuple[str, str, str, np.ndarray]:
-    name, text, style = job
-    return name, text, style, np.concatenate([_PAUSE, speak_assistant(text, style)])
-
-
-def _write_shards(
-    codec: FireflyArchitecture,
-    speak: Callable[[tuple], tuple[str, str, str, np.ndarray]],
-    jobs: Sequence[tuple],
-    folder: Path,
-    prefix: str,
-    workers: int,
-    find_onsets: FindOnsets = lambda text, wave: [],
-) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    shards = [jobs[i : i + SHARD_SIZE] for i in range(0, len(jobs), SHARD_SIZE)]
-    with ProcessPoolExecutor(workers) as pool:
-        for index, shard in enumerate(tqdm(shards, desc=folder.name, unit="shard")):
-            path = folder / f"{prefix}-{index:04d}.pt"
-            if path.exists():
-                continue
-            spoken = list(pool.map(speak, shard, chunksize=16))
-            codes = [encode(codec, wave) for *_, wave in spoken]
-            names, texts, manners, waves = zip(*spoken)
-            onsets = [
-                [int(second * codec.config.frame_rate) for second in find_onsets(text, wave)]
-                for text, wave in zip(texts, waves)
-            ]
-            torch.save(
-                {
-                    "intents": list(names),
-                    "texts": list(texts),
-                    "manners": list(manners),
-                    "onsets": onsets,
-                    "lengths": [c.shape[1] for c in codes],
-                    "codes": torch.cat(codes, dim=1),
-                },
-                path,
-            )
+    return np.stack([wave, lock_pitch(wave)])

@@ -97,19 +97,6 @@ class Judge(nn.Module):
         units = [self.units[i - 1] for i in best.unique_consecutive().tolist() if i]
         return _join_units(units)
 
-    @torch.no_grad()
-    def onsets(self, text: str, wave: np.ndarray) -> list[float]:
-        """The second at which each Chinese character of `text` begins in `wave` [n], 22,050 Hz."""
-        syllables = phonemes(text)
-        index = {unit: i for i, unit in enumerate(self.units, start=1)}
-        targets = torch.tensor([[index[unit] for syllable in syllables for unit in syllable]])
-        logits = self(self.features(wave, SAMPLE_RATE)[None]).mT  # [1, T, units + 1]
-        aligned, _ = AF.forced_align(logits.log_softmax(-1), targets)
-        begins = (aligned[0] != 0) & (aligned[0] != F.pad(aligned[0], (1, 0))[:-1])
-        first_units = np.cumsum([0, *map(len, syllables)])[:-1]
-        steps = begins.nonzero()[:, 0][first_units]
-        return (steps * 2 * TINY_CODEC.hop_length / SAMPLE_RATE).tolist()
-
     def count_errors(self, text: str, wave: np.ndarray, sample_rate: int) -> tuple[int, int]:
         """Errors of `wave` [n] against `text`, and the number of its characters (at least 1).
 

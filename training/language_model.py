@@ -24,6 +24,7 @@ from .corpus import Spoken, read_shards, user_lines
 from .dialogues import EMOTIONS, Dialogues
 from .loop import Stage
 from .spelling import Speller, Syllable, read_lines
+from .syllables import load_syllables
 
 UNDERSTANDING_BATCH_SIZE = 48
 SPEAKING_BATCH_SIZE = 12
@@ -32,7 +33,6 @@ MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the 
 MAX_WORDS = 100  # tokens of a reply's words
 CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
 CORRUPTED_PROMPT_SHARE = 0.1  # the same where it learns to understand
-NEIGHBOUR_STEPS = (0.5, 1.0, 1.0, 1.0)  # from a code to its neighbours, in each of its numbers
 LISTENING_LAYER = 3  # its output is what the CTC head reads
 SPELLING_WEIGHT = 0.5
 QUESTION_WEIGHT = 0.5
@@ -70,17 +70,6 @@ def code_numbers() -> Tensor:
     """The numbers that the codes stand for, counted in steps: [codebook_size, levels]."""
     sizes = TINY_CODEC.fsq_levels
     return torch.cartesian_prod(*(torch.arange(size).float() for size in reversed(sizes))).flip(1)
-
-
-def neighbours() -> Tensor:
-    """How far each code counts as right where another is: [codes + 1, codes + 1], rows add to 1.
-
-    Numbers lie near one another where their sounds do, and most of a code is noise: to tell the
-    likely ones from a thousand alike is learned much faster so. A code's first number matters most.
-    """
-    steps = (code_numbers()[:, None] - code_numbers()) / torch.tensor(NEIGHBOUR_STEPS)
-    near = (-steps.square().sum(-1) / 2).softmax(-1)
-    return F.pad(near, (1, 0, 1, 0))
 
 
 class Listener(nn.Module):
@@ -135,7 +124,7 @@ class Corpus:
 
     def __init__(self, dialogues: Dialogues, tokenizer, work: Path) -> None:
         self.dialogues, self.tokenizer, self.work = dialogues, tokenizer, work
-        self.replies = list(read_shards(work / "replies"))
+        self.replies = list(load_syllables(work / "syllables.pt").replies(dialogues))
         heldout = read_shards(work / "heldout_users")
         self.heldout = [user for user in heldout if not user.intent.startswith("follow")]
         self.num_shards = 0
@@ -214,16 +203,15 @@ def train_language_model(
     model.load_state_dict(state["modules"]["model"])
     listener.load_state_dict(state["modules"]["listener"])
     rng = np.random.default_rng(5)
-    near = neighbours().to(device)
     spoken = corpus.batches(SPEAKING_BATCH_SIZE, rng, speak=True)
     written = corpus.batches(UNDERSTANDING_BATCH_SIZE, rng, speak=False)
 
     def step(index: int) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            if index % 3 == 0:  # else it would forget the words for the codes
+            if index % 2 == 0:  # else it would forget the words for the codes
                 return words_loss(model, listener, next(written), device)
             examples = next(spoken)
-            text_loss, code_loss = losses(model, examples, device, rng, near)
+            text_loss, code_loss = losses(model, examples, device, rng)
             return text_loss + code_loss + listener.loss(examples)
 
     def validate(index: int) -> dict[str, float]:
@@ -271,9 +259,8 @@ def losses(
     examples: Sequence[Example],
     device: str,
     rng: np.random.Generator,
-    near: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the replies' text tokens, and of their codes, or of what is near them."""
+    """Cross-entropy of the replies' text tokens, and of their codes."""
     grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
     codebook_size = model.config.codebook_size
     hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], codebook_size, CORRUPTED_SHARE))
@@ -288,8 +275,7 @@ def losses(
     codes = targets[rows, columns, 1:]
     heard = _corrupt(codes[:, :-1], codebook_size, CORRUPTED_SHARE)
     logits = model.forward_fast(hidden[rows, columns], heard)
-    right = codes.flatten() if near is None else near[codes.flatten()]
-    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), right)
+    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
 
 
 def _text_loss(

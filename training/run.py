@@ -17,7 +17,7 @@ from models.tokenizer import load_tokenizer
 
 from .codec import load_codes, train_codes
 from .conversations import Conversations
-from .corpus import read_shards, write_locked, write_replies, write_speech, write_users
+from .corpus import read_shards, write_locked, write_speech, write_users
 from .dialogues import load_dialogues
 from .judge import train_judge
 from .language_model import (
@@ -27,6 +27,7 @@ from .language_model import (
     train_understanding,
 )
 from .preference import train_preference
+from .syllables import load_syllables, write_syllables
 from .tokenizer import VOCAB_SIZE, write_tokenizer
 from .vocoder import load_codec, train_pulses, train_vocoder
 
@@ -41,6 +42,7 @@ SHARES = {
 }
 SPEECH_MINUTES, HELDOUT_MINUTES = 160, 15
 LOCKED_MINUTES, LOCKED_HELDOUT_MINUTES = 68, 2
+SYLLABLES_MINUTES = 60
 USER_ROUNDS, HELDOUT_ROUNDS = 6, 1  # renditions of each line
 # Speech that its words determine is best drawn near its mode, and silence repeats codes.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
@@ -85,11 +87,18 @@ class Recipe:
             if not path.exists():
                 write_locked(codec, self.dialogues, path, minutes, seed, heldout, self.workers)
 
+    def syllables(self) -> None:
+        path = self.work / "syllables.pt"
+        if not path.exists():
+            codec = load_codes(self.work / "codes.pt")
+            speech = self.work / "syllables_speech.pt"
+            write_syllables(codec, self.dialogues, path, speech, SYLLABLES_MINUTES, self.workers)
+
     def pulses(self) -> None:
         train_pulses(
             self.work / "codes.pt",
-            self.work / "locked.pt",
-            self.work / "locked_heldout.pt",
+            [self.work / "locked.pt", self.work / "syllables_speech.pt"],
+            [self.work / "locked_heldout.pt"],
             self.work,
             self.minutes * SHARES["pulses"],
             self.device,
@@ -99,8 +108,8 @@ class Recipe:
         train_vocoder(
             self.work / "codes.pt",
             self.work / "pulses.pt",
-            self.work / "locked.pt",
-            self.work / "locked_heldout.pt",
+            [self.work / "locked.pt", self.work / "syllables_speech.pt"],
+            [self.work / "locked_heldout.pt"],
             self.work,
             self.minutes * SHARES["vocoder"],
             self.device,
@@ -108,8 +117,6 @@ class Recipe:
 
     def corpus(self) -> None:
         codec = load_codes(self.work / "codes.pt")
-        judge = train_judge(self.dialogues, self.work)
-        write_replies(codec, self.dialogues, self.work / "replies", judge.onsets, self.workers)
         for name, rounds, seed, heldout in (
             ("heldout_users", HELDOUT_ROUNDS, 4, True),
             ("users", USER_ROUNDS, 3, False),
@@ -144,7 +151,7 @@ class Recipe:
             Conversations(
                 self.dialogues,
                 read_shards(self.work / "users"),
-                read_shards(self.work / "replies"),
+                load_syllables(self.work / "syllables.pt").replies(self.dialogues),
                 tokenizer,
                 codec.config.num_codebooks,
             ),
@@ -166,7 +173,7 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], None]]:
-        names = ("tokenizer", "speech", "codes", "locked", "pulses", "vocoder")
+        names = ("tokenizer", "speech", "codes", "locked", "syllables", "pulses", "vocoder")
         names += ("corpus", "understanding", "language_model", "preference", "export")
         return {name: getattr(self, name) for name in names}
 

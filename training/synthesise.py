@@ -21,7 +21,7 @@ LEAD_SECONDS, TAIL_SECONDS = 0.060, 0.120
 NOISE_FLOOR = 1e-4
 # The plain `cmn` voice of espeak-ng 1.51 reads its own pinyin aloud as English ("zui four"), this
 # one does not. Given as a path, espeak need not scan all its voices first.
-_LANGUAGE = "sit/cmn-Latn-pinyin"
+LANGUAGE = "sit/cmn-Latn-pinyin"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,11 +106,11 @@ def speak(text: str, voice: str, prosody: Prosody) -> np.ndarray:
         raise ValueError(f"no voice {voice!r}: choose one of {', '.join(VOICES)}")
     variant = VOICES[voice]
     pitch = int(np.clip(prosody.pitch + variant.pitch_shift, 0, 99))
-    spelling = _spelling(text)
+    words = spelling(text)
     wav = _run_espeak(
-        "-m", "-v", f"{_LANGUAGE}+{voice}", "-p", str(pitch), "-s", str(prosody.rate),
+        "-m", "-v", f"{LANGUAGE}+{voice}", "-p", str(pitch), "-s", str(prosody.rate),
         "-a", str(prosody.volume), "--stdout",
-        text=f'<prosody range="{prosody.pitch_range}">{spelling}</prosody>',
+        text=f'<prosody range="{prosody.pitch_range}">{words}</prosody>',
     )  # fmt: skip
     # espeak streams its wav, so the lengths in its header are not to be trusted
     wave = np.frombuffer(wav, dtype="<i2", offset=44).astype(np.float32) / 32768
@@ -209,7 +209,7 @@ def phonemes(text: str) -> list[list[str]]:
     Raises:
         ValueError: a character that is not allowed or that espeak does not know.
     """
-    return [list(syllable) for syllable in _phonemes(_spelling(text), _num_characters(text))]
+    return [list(syllable) for syllable in _phonemes(spelling(text), _num_characters(text))]
 
 
 _INITIAL = re.compile(r"ts\.h|ts\.|tsh|ts|tS;h|tS;|s\.|S;|z\.|[pkt]h|[pktmfnlsXwj;]")
@@ -221,7 +221,7 @@ def _num_characters(text: str) -> int:
 
 
 def _phonemes(spelling: str, num_syllables: int) -> tuple[tuple[str, ...], ...]:
-    output = _run_espeak("-v", _LANGUAGE, "-q", "-x", text=spelling).decode()
+    output = _run_espeak("-v", LANGUAGE, "-q", "-x", text=spelling).decode()
     words = re.sub(r"['_|,%]", "", output).split()
     if "(" in output or len(words) != num_syllables:
         raise ValueError(
@@ -244,7 +244,7 @@ def _split_syllable(word: str) -> tuple[str, ...]:
 
 
 @functools.cache
-def _spelling(text: str) -> str:
+def spelling(text: str) -> str:
     """`text` as espeak must be given it, with pinyin where it would read a character wrongly."""
     wrong = sorted({c for c in text if c not in PUNCTUATION and not "\u4e00" <= c <= "\u9fff"})
     if wrong or not _num_characters(text):

@@ -5,6 +5,7 @@ which they do (see `pitch`), its slow stages first. Then the whole of it learns,
 the encoder's ears as well.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +26,12 @@ STFT_SIZES = (256, 512, 1024, 2048)
 
 
 class LockedCrops:
-    """Random pieces of `write_locked`'s speech."""
+    """Random pieces of what `write_locked` and `write_syllables` have put into files."""
 
-    def __init__(self, path: Path, seed: int, device: str) -> None:
-        data = torch.load(path, weights_only=True)
-        self.wave, self.codes = data["wave"], data["codes"]
+    def __init__(self, paths: Sequence[Path], seed: int, device: str) -> None:
+        data = [torch.load(path, weights_only=True) for path in paths]
+        self.wave = torch.cat([d["wave"] for d in data])
+        self.codes = torch.cat([d["codes"].expand(2, -1, -1) for d in data], dim=2)
         self.frame = len(self.wave) // self.codes.shape[2]
         self.rng = np.random.default_rng(seed)
         self.device = device
@@ -69,7 +71,12 @@ class PulseReader(nn.Module):
 
 
 def train_pulses(
-    codes: Path, locked: Path, heldout: Path, folder: Path, minutes: float, device: str
+    codes: Path,
+    locked: Sequence[Path],
+    heldout: Sequence[Path],
+    folder: Path,
+    minutes: float,
+    device: str,
 ) -> Path:
     """Let the vocoder's slow stages learn where the pulses are, by the wave itself."""
     codec = load_codes(codes).to(device)
@@ -94,8 +101,8 @@ def train_pulses(
 def train_vocoder(
     codes: Path,
     pulses: Path,
-    locked: Path,
-    heldout: Path,
+    locked: Sequence[Path],
+    heldout: Sequence[Path],
     folder: Path,
     minutes: float,
     device: str,

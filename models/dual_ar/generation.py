@@ -11,7 +11,7 @@ from torch import Tensor
 
 from .cache import KVCache
 from .model import DualARTransformer
-from .sampling import WINDOW_SIZE, SamplingConfig, candidates, draw, penalise
+from .sampling import WINDOW_SIZE, SamplingConfig, candidates, draw, draw_points, penalise
 
 
 class Reply:
@@ -148,7 +148,7 @@ def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tens
 @torch.inference_mode()
 def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(model, replies)
-    sampler = _Sampler(replies)
+    sampler = _Sampler(model, replies)
     sampled = sampler(model.text_logits(hidden), 0).tolist()
     texts = [reply.choose_text(token) for reply, token in zip(replies, sampled, strict=True)]
     for reply, text in zip(replies, texts, strict=True):
@@ -160,7 +160,7 @@ def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | N
         return frames
     if len(live) < len(replies):
         hidden = hidden[live]
-        sampler = _Sampler([replies[row] for row in live])
+        sampler = _Sampler(model, [replies[row] for row in live])
     codes = _make_codes(model, hidden, sampler)
     for row, frame_codes in zip(live, codes, strict=True):
         frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))
@@ -199,21 +199,24 @@ def _make_codes(model: DualARTransformer, hidden: Tensor, sampler: _Sampler) -> 
 class _Sampler:
     """The settings and windows of several replies, side by side for one frame."""
 
-    def __init__(self, replies: Sequence[Reply]):
+    def __init__(self, model: DualARTransformer, replies: Sequence[Reply]):
         settings = [(r.sampling.temperature, r.sampling.top_p, r.penalty) for r in replies]
         self.penalises = any(penalty != 1 for *_, penalty in settings)
-        window = torch.stack([reply.window for reply in replies])
-        settings = torch.tensor(settings, device=window.device)
-        self.temperature, self.top_p, self.penalty = settings.split(1, dim=1)
-        self.window = window
+        self.window = torch.stack([reply.window for reply in replies])
+        self.settings = torch.tensor(settings, device=self.window.device)
+        self.native_draw = model.native_draw
         self.generators = [reply.generator for reply in replies]
 
     def __call__(self, logits: Tensor, grid_row: int) -> Tensor:
         """Draw from logits [B, vocab] a token [B] for one row of the grid."""
+        points, window = draw_points(self.generators), self.window[:, grid_row]
+        if self.native_draw is not None:
+            return self.native_draw(logits, window, self.settings, points)
+        temperature, top_p, penalty = self.settings.split(1, dim=1)
         logits = logits.float()
         if self.penalises:
-            logits = penalise(logits, self.window[:, grid_row], self.penalty)
-        return draw(*candidates(logits, self.temperature, self.top_p), self.generators)
+            logits = penalise(logits, window, penalty)
+        return draw(*candidates(logits, temperature, top_p), points)
 
 
 class Stepper:

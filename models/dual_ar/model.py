@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import DualARConfig
+from .native import NativeDraw
 from .transformer import RMSNorm, Stack
 
 
@@ -47,6 +48,7 @@ class DualARTransformer(nn.Module):
         self.fast_layers = Stack(config.fast)
         self.fast_norm = RMSNorm(config.dim, config.norm_eps)
         self.fast_output = nn.Linear(config.dim, config.codebook_size, bias=False)
+        self.native_draw: NativeDraw | None = None  # how tokens are drawn where not by PyTorch
         self.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:

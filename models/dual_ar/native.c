@@ -1,5 +1,6 @@
 // One position through a stack of blocks whose weights take 8 or 4 bits, for a few conversations
-// at once, as fast as memory gives the weights. For processors with AVX-512 VNNI.
+// at once, as fast as memory gives the weights; and the draw of a token. For processors with
+// AVX-512 VNNI.
 //
 // The inputs of a product become integers too, always finer than the weights: with weights of 8
 // bits they take 16, with a scale for each row, cut into two signed bytes, 256 * high + low; with
@@ -10,6 +11,7 @@
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
+#include <stdlib.h>
 #include <string.h>
 
 #ifndef __AVX512VNNI__
@@ -21,6 +23,8 @@ enum {
     BLOCK = 4,         // outputs that a thread works on together
     MAX_ROWS = 16,     // conversations at once
     AHEAD = 1024,      // bytes from what is read to what is fetched from memory
+    BINS_PER_NAT = 64, // by which tokens are counted, from the likeliest one down
+    BINS = 40 * BINS_PER_NAT,
 };
 
 typedef uint16_t bf16;
@@ -421,4 +425,90 @@ int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
                      2 * stack->hidden + stack->heads * (longest + 1);
     return rows * (floats * 4 + 3 * padded(stack->dim) + 3 * padded(stack->hidden)) + 13 * 64;
+}
+
+typedef struct {
+    float logit, chance;
+} Token;
+
+static int likelier_first(const void *a, const void *b) {
+    float x = ((const Token *)a)->logit, y = ((const Token *)b)->logit;
+    return (x < y) - (x > y);
+}
+
+static inline uint32_t bin_of(float depth) {
+    uint32_t bin = (int32_t)(depth * BINS_PER_NAT);
+    return bin < BINS ? bin : BINS;
+}
+
+// The token in whose share of the line from 0 to 1 the point falls, among the likeliest ones that
+// together stay within top_p. Scratch: chances [size], tokens [size].
+static int64_t draw_from(
+    const float *logits, int64_t size, float temperature, float top_p, double point,
+    float *restrict chances, Token *tokens
+) {
+    double masses[BINS + 1] = {0}, total = 0;
+    float largest = logits[0];
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < size; i++) largest = logits[i] > largest ? logits[i] : largest;
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) chances[i] = exponential(logits[i] - largest);
+    for (int64_t i = 0; i < size; i++) masses[bin_of(largest - logits[i])] += chances[i];
+    for (uint32_t b = 0; b <= BINS; b++) total += masses[b];
+
+    // Whole bins first, then the likeliest ones of the first that does not fit.
+    double allowed = top_p * total, used = 0;
+    uint32_t last = 0;
+    while (last < BINS && used + masses[last] <= allowed) used += masses[last++];
+    int64_t count = 0;
+    for (int64_t i = 0; i < size; i++)
+        if (bin_of(largest - logits[i]) == last) tokens[count++] = (Token){logits[i], chances[i]};
+    qsort(tokens, count, sizeof(Token), likelier_first);
+    float lowest = INFINITY; // the least likely that is kept
+    for (int64_t k = 0; k < count; k++) {
+        used += tokens[k].chance;
+        if (used > allowed && (last || k)) break;
+        lowest = tokens[k].logit;
+    }
+    if (lowest == INFINITY)
+        for (int64_t i = 0; i < size; i++)
+            if (bin_of(largest - logits[i]) < last && logits[i] < lowest) lowest = logits[i];
+
+    double sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < size; i++) {
+        chances[i] = exponential((logits[i] - largest) / temperature) * (logits[i] >= lowest);
+        sum += chances[i];
+    }
+    point *= sum;
+    int64_t drawn = 0;
+    while (drawn < size && (point -= chances[drawn]) >= 0) drawn++;
+    while (drawn && (drawn == size || chances[drawn] == 0)) drawn--; // rounding has left a rest
+    return drawn;
+}
+
+// A token for each row of logits [rows, size], which are changed.
+//
+// window: [rows, width], tokens that the penalty makes less likely, each once. settings: [rows, 3],
+// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: 12 * rows * size bytes.
+void native_draw(
+    float *logits, const int64_t *window, const float *settings, const double *points, int64_t rows,
+    int64_t size, int64_t width, int64_t *drawn, char *scratch, int threads
+) {
+    float *chances = (float *)scratch;
+    Token *tokens = (Token *)(chances + rows * size);
+#pragma omp parallel for num_threads(rows < threads ? rows : threads)
+    for (int64_t r = 0; r < rows; r++) {
+        float *row = logits + r * size, penalty = settings[3 * r + 2];
+        const int64_t *seen = window + r * width;
+        for (int64_t w = 0; w < width; w++) {
+            int64_t before = 0;
+            while (seen[before] != seen[w]) before++;
+            if (before == w) row[seen[w]] *= row[seen[w]] < 0 ? penalty : 1 / penalty;
+        }
+        drawn[r] = draw_from(
+            row, size, settings[3 * r], settings[3 * r + 1], points[r], chances + r * size,
+            tokens + r * size
+        );
+    }
 }

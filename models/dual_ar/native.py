@@ -1,7 +1,8 @@
-"""One position through a quantised stack, in C: for lone positions PyTorch's own cost is the most.
+"""One position through a quantised stack, and a token's draw, in C.
 
-The C file is compiled when it is first asked for, within about two seconds. Without a compiler, or
-on a processor that it is not for, everything works in PyTorch alone.
+For lone positions PyTorch's own cost is the most. The C file is compiled when it is first asked
+for, within about two seconds. Without a compiler, or on a processor that it is not for, everything
+works in PyTorch alone.
 """
 
 from __future__ import annotations
@@ -95,6 +96,7 @@ def _compile() -> CDLL | None:
         library = CDLL(str(path))
     library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
+    library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_scratch.argtypes = [c_void_p, c_int64, c_int64]
     library.native_scratch.restype = c_int64
     return library
@@ -195,6 +197,37 @@ class NativeStack:
             scratch.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return hidden.to(x.dtype)
+
+
+class NativeDraw:
+    """`sampling.penalise`, `candidates` and `draw` at once.
+
+    Args:
+        library: from `load_library`.
+    """
+
+    def __init__(self, library: CDLL) -> None:
+        self.compiled = library
+
+    def __call__(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
+        """Draw a token [B] long for each row.
+
+        Args:
+            logits: [B, vocab].
+            window: [B, W] long, the tokens generated last.
+            settings: [B, 3] float32, temperature, top-p and repetition penalty.
+            points: [B] float64, 0 <= point < 1: where on the line of the shares the draw falls.
+        """
+        logits = logits.to(torch.float32, copy=True).contiguous()
+        window = window.contiguous()
+        drawn = torch.empty(len(logits), dtype=torch.long)
+        scratch = _scratch(12 * logits.numel())
+        self.compiled.native_draw(
+            logits.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
+            *logits.shape, window.shape[1], drawn.data_ptr(), scratch.data_ptr(),
+            torch.get_num_threads(),
+        )  # fmt: skip
+        return drawn
 
 
 def _scratch(num_bytes: int) -> Tensor:

@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .model import DualARTransformer
-from .native import MAX_ROWS, NativeLinear, NativeStack, load_library
+from .native import MAX_ROWS, NativeDraw, NativeLinear, NativeStack, load_library
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
@@ -174,6 +174,7 @@ def use_native(model: DualARTransformer) -> None:
     if library is not None:
         for stack in (model.layers, model.fast_layers):
             stack.native = NativeStack(library, stack)
+        model.native_draw = NativeDraw(library)
 
 
 def quantised_dtype(weights: Mapping[str, Tensor]) -> str | None:

@@ -113,22 +113,27 @@ def _lowest_kept(scores: Tensor, top_p: Tensor | float) -> float:
     return fits
 
 
-def draw(ids: Tensor, probs: Tensor, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw one token a row, each with its row's own generator.
+def draw(ids: Tensor, probs: Tensor, points: Tensor) -> Tensor:
+    """Draw one token a row: the one in whose share of the line from 0 to 1 the row's point falls.
 
     Args:
         ids: [B, n] long, from `candidates`.
         probs: [B, n].
-        generators: one per row, on the same device.
+        points: [B] float64, 0 <= point < 1.
 
     Returns:
         [B] long.
     """
-    points = [
-        torch.rand(1, generator=generator, dtype=torch.float64, device=probs.device)
-        for generator in generators
-    ]
-    # The drawn token is the one in whose share of the line from 0 to 1 the row's point falls.
     shares = probs.double().cumsum(-1)
-    points = torch.stack(points) * shares[:, -1:]
+    points = points[:, None] * shares[:, -1:]
     return ids.gather(1, torch.searchsorted(shares, points, right=True))[:, 0]
+
+
+def draw_points(generators: Sequence[torch.Generator]) -> Tensor:
+    """A point [B] float64 from 0 to 1 for each row, from its own generator, all on one device."""
+    return torch.cat(
+        [
+            torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device)
+            for generator in generators
+        ]
+    )

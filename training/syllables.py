@@ -1,0 +1,191 @@
+"""The assistant's speech, put together from syllables.
+
+A small model learns fast what is always the same. So every syllable is taken once for each style
+from a line that espeak-ng says, stretched to whole frames of codes, and is from then on always
+said and coded alike. It holds whole periods of the voice, and its codes tell in which quarter of a
+period each frame begins, by two numbers that are too small in any other speech to get so far out.
+"""
+
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from multiprocessing import Pool
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.firefly import FireflyArchitecture
+
+from .corpus import Spoken, encode, reply_lines
+from .dialogues import STYLES, Dialogues
+from .pitch import FRAME, STEPS_PER_FRAME, Sound, make
+from .readings import PUNCTUATION
+from .spelling import Syllable, read_lines
+from .synthesise import SAMPLE_RATE
+from .timing import speak_timed
+
+# A reply's first frames carry its emotion and style, and its first word: the speech waits for them.
+LEAD_FRAMES, TAIL_FRAMES = 4, 3
+PAUSE_FRAMES = {"，": 3, "。": 5, "？": 5, "！": 5}
+PHASE_CODEBOOKS = (6, 7)  # their last numbers tell the quarter
+
+
+@dataclass(frozen=True, kw_only=True)
+class Syllables:
+    """The codes of every syllable in every style.
+
+    Fields:
+        codes: (style, syllable) -> [K, n] int16.
+        silence: [K, 1] int16, one frame of it.
+        readings: text -> its syllables.
+    """
+
+    codes: Mapping[tuple[str, Syllable], Tensor]
+    silence: Tensor
+    readings: Mapping[str, Sequence[Syllable]]
+
+    def say(self, text: str, style: str) -> tuple[Tensor, list[int]]:
+        """The codes [K, L] int16 of a text, and the frames in which its characters begin."""
+        parts, onsets, frame = [], [], 0
+        for part in arrange(text, self.readings[text]):
+            if isinstance(part, int):
+                parts.append(self.silence.expand(-1, part))
+            else:
+                onsets.append(frame)
+                parts.append(self.codes[style, part])
+            frame += parts[-1].shape[1]
+        return torch.cat(parts, dim=1), onsets
+
+    def replies(self, dialogues: Dialogues) -> Iterator[Spoken]:
+        """Every reply in every style."""
+        for intent, text in reply_lines(dialogues):
+            for style in STYLES:
+                codes, onsets = self.say(text, style)
+                yield Spoken(intent=intent, text=text, manner=style, codes=codes, onsets=onsets)
+
+
+def arrange(text: str, syllables: Sequence[Syllable]) -> list[Syllable | int]:
+    """The order of what is heard: syllables, and frames of silence."""
+    rest = iter(syllables)
+    inner = [
+        PAUSE_FRAMES[char] if char in PUNCTUATION else next(rest)
+        for char in text.rstrip(PUNCTUATION)
+    ]
+    return [LEAD_FRAMES, *inner, TAIL_FRAMES]
+
+
+def write_syllables(
+    codec: FireflyArchitecture,
+    dialogues: Dialogues,
+    path: Path,
+    speech: Path,
+    minutes: float,
+    workers: int = 1,
+) -> None:
+    """Record every syllable of the replies, and write some replies that are made of them.
+
+    Args:
+        path: gets the codes, for `load_syllables`.
+        speech: gets replies in all styles for the vocoder to speak, as `write_locked` does.
+    """
+    readings = read_lines(sorted({text for _, text in reply_lines(dialogues)}))
+    jobs = [(t, readings[t], style) for style in STYLES for t in covering(readings)]
+    found: dict[tuple[str, Syllable], list[tuple[bool, Sound, Tensor]]] = defaultdict(list)
+    with Pool(workers, maxtasksperchild=1) as pool:  # see `timing`
+        recorded = zip(jobs, pool.imap(_record, jobs))
+        for (text, syllables, style), (sounds, spoken) in tqdm(recorded, "syllables", len(jobs)):
+            codes = encode(codec, make(sounds))
+            parts = codes.split([len(sound.f0) // STEPS_PER_FRAME for sound in sounds], dim=1)
+            for syllable, edge, index in zip(syllables, at_edge(text), spoken):
+                mark_phases(codec, parts[index], sounds[index].quarters()[:-1])
+                found[style, syllable].append((edge, sounds[index], parts[index]))
+    chosen = {key: _typical(sounds) for key, sounds in found.items()}
+    silence = encode(codec, make([Sound.silence(20)]))[:, 10:11]
+    codes = {key: codes for key, (_, _, codes) in chosen.items()}
+    syllables = Syllables(codes=codes, silence=silence, readings=readings)
+    torch.save({"codes": codes, "silence": silence, "readings": readings}, path)
+
+    rng = np.random.default_rng(15)
+    texts = list(readings)
+    waves: list[np.ndarray] = []
+    said: list[Tensor] = []
+    while sum(map(len, waves)) < minutes * 60 * SAMPLE_RATE:
+        text, style = str(rng.choice(texts)), str(rng.choice(STYLES))
+        sounds = [
+            Sound.silence(part) if isinstance(part, int) else chosen[style, part][1]
+            for part in arrange(text, readings[text])
+        ]
+        waves.append((np.clip(make(sounds), -1, 1) * 32767).astype(np.int16))
+        said.append(syllables.say(text, style)[0][None])
+    torch.save(
+        {"wave": torch.from_numpy(np.concatenate(waves)), "codes": torch.cat(said, dim=2)}, speech
+    )
+
+
+def load_syllables(path: Path) -> Syllables:
+    """What `write_syllables` wrote."""
+    return Syllables(**torch.load(path, weights_only=True))
+
+
+def covering(readings: Mapping[str, Sequence[Syllable]]) -> list[str]:
+    """Lines in which every syllable is said, inside of one where it can be; few, but not the
+    fewest."""
+    inner = {
+        text: {s for s, edge in zip(syllables, at_edge(text)) if not edge}
+        for text, syllables in readings.items()
+    }
+    lines: list[str] = []
+    missing = {syllable for syllables in readings.values() for syllable in syllables}
+    for sets in (inner, {text: set(syllables) for text, syllables in readings.items()}):
+        reachable = missing & set().union(*sets.values())
+        while reachable:
+            lines.append(max(sets, key=lambda text: len(sets[text] & reachable)))
+            reachable -= sets[lines[-1]]
+        missing -= {syllable for text in lines for syllable in sets[text]}
+    return list(dict.fromkeys(lines))
+
+
+def at_edge(text: str) -> list[bool]:
+    """Whether each Chinese character of a text stands beside a pause."""
+    padded = f"。{text}。"
+    return [
+        before in PUNCTUATION or after in PUNCTUATION
+        for before, char, after in zip(padded, text, padded[2:])
+        if char not in PUNCTUATION
+    ]
+
+
+def mark_phases(codec: FireflyArchitecture, codes: Tensor, quarters: np.ndarray) -> None:
+    """Write the quarter of a period in which each frame begins into its codes [K, n]."""
+    *lower, last = codec.config.fsq_levels
+    step = int(np.prod(lower))
+    for bit, codebook in enumerate(PHASE_CODEBOOKS):
+        high = torch.from_numpy(quarters >> bit & 1).to(codes.dtype)
+        codes[codebook] = codes[codebook] % step + high * step * (last - 1)
+
+
+def _record(job: tuple[str, Sequence[Syllable], str]) -> tuple[list[Sound], list[int]]:
+    """A line as sounds in whole frames, and which of them are syllables."""
+    text, _, style = job
+    wave, spans = speak_timed(text, style)
+    sound = Sound.analyse(np.pad(wave, (0, FRAME)))
+    sounds, spoken, end = [Sound.silence(LEAD_FRAMES)], [], spans[0][0]
+    for start, next_end in spans:
+        if pause := round((start - end) / FRAME):
+            sounds.append(Sound.silence(pause))
+        end = next_end
+        spoken.append(len(sounds))
+        sounds.append(sound.stretch(start, end, max(2, round((end - start) / FRAME))))
+    return [*sounds, Sound.silence(TAIL_FRAMES)], spoken
+
+
+def _typical(
+    recordings: Iterable[tuple[bool, Sound, Tensor]],
+) -> tuple[bool, Sound, Tensor]:
+    """The one of middle length among those that stand beside no pause, or among all."""
+    recordings = list(recordings)
+    inner = [recording for recording in recordings if not recording[0]] or recordings
+    return sorted(inner, key=lambda recording: len(recording[1].f0))[len(inner) // 2]
