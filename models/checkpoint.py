@@ -69,7 +69,7 @@ class Checkpoint:
     @property
     def is_large(self) -> bool:
         """The model is so large that reading its weights is what a CPU does most of the time."""
-        return _is_large(self.model.state_dict())
+        return _is_large(self.model.config)
 
 
 def load_checkpoint(
@@ -104,7 +104,7 @@ def load_checkpoint(
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
     model, dtype = _load_model(folder, config, semantic_id, dtype, torch_device)
     codec = _load_codec(folder, config)
-    if dtype != "float32" and _is_large(model.state_dict()):
+    if dtype != "float32" and _is_large(config):
         codec.head.to(torch.bfloat16)
     return Checkpoint(
         name=str(name_or_path),
@@ -225,7 +225,7 @@ def _load_model(
             f"use dtype 'auto' and device 'cpu', or the weights it was made from"
         )
     if dtype == "auto":
-        dtype = stored or _fastest_dtype(weights, device)
+        dtype = stored or _fastest_dtype(config, device)
     with _naming(folder / "config.json"), torch.device("meta"):
         model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
     if dtype not in FLOATS:
@@ -238,14 +238,16 @@ def _load_model(
     return model, dtype
 
 
-def _fastest_dtype(weights: Mapping[str, Tensor], device: torch.device) -> str:
+def _fastest_dtype(config: DualARConfig, device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16"
-    return "int8" if load_library() is not None or _is_large(weights) else "float32"
+    return "int8" if load_library() is not None or _is_large(config) else "float32"
 
 
-def _is_large(weights: Mapping[str, Tensor]) -> bool:
-    return sum(weight.numel() for weight in weights.values()) >= LARGE_MODEL
+def _is_large(config: DualARConfig) -> bool:
+    with torch.device("meta"):
+        model = DualARTransformer(config, semantic_id=0)
+    return sum(weight.numel() for weight in model.parameters()) >= LARGE_MODEL
 
 
 def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:

@@ -68,7 +68,9 @@ def assign_weights(
         if weights[key].shape != tensor.shape
     ]
     refuse_keys(path, "has other shapes than the config asks for", wrong)
-    converted = {key: tensor.to(dtype or tensor.dtype) for key, tensor in weights.items()}
+    # Where some are converted the others are copied, else they would keep the whole file mapped.
+    copy = dtype is not None and any(tensor.dtype != dtype for tensor in weights.values())
+    converted = {k: tensor.to(dtype or tensor.dtype, copy=copy) for k, tensor in weights.items()}
     module.load_state_dict(converted, strict=True, assign=True)
 
 

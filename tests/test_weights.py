@@ -139,3 +139,13 @@ def test_what_is_not_finite_is_not_stored(tmp_path, weights, value):
     with pytest.raises(ValueError, match="weight has values that are not finite as torch.float16"):
         write_weights(path, weights, torch.float16)
     assert not path.exists()
+
+
+def test_a_file_that_is_converted_is_let_go(tmp_path, weights):
+    weights["weight"] = weights["weight"].bfloat16()
+    path = save(tmp_path / "a.safetensors", weights)
+    read = read_weights(path)
+    layer = nn.Linear(20, 50)
+    assign_weights(layer, read, path, torch.float32)
+    assert layer.bias.data_ptr() != read["bias"].data_ptr()  # else all of the file stays mapped
+    torch.testing.assert_close(layer.bias.detach(), weights["bias"])

@@ -22,6 +22,7 @@ INPUT_SHARES = {
     True: {"speech": 0.15, "speech_text": 0.05, "text": 0.8},
 }
 FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
+SPACED_SHARE = 0.5  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
@@ -91,7 +92,7 @@ class Conversations:
         """One conversation of one or two turns.
 
         Args:
-            speak: else the replies are words alone, and neither codes nor the end are learned.
+            speak: else only words are learned; some stand as they are spoken, others alone.
         """
         intent = self.intents[str(rng.choice(list(self.intents)))]
         turns = [self._turn(intent.name, intent, None, rng, speak)]
@@ -186,12 +187,13 @@ class Conversations:
     ) -> Example:
         turn = self._draw_turn(source, intent, kind, rng, speak)
         prompt, reply = turn.prompt, turn.reply
-        if not speak:  # the model reads no codes beneath words
-            reply = reply[:, reply[0] != self.tokens.semantic]
+        if not speak and rng.random() >= SPACED_SHARE:
+            reply = reply[:, reply[0] != self.tokens.semantic]  # which the model reads no codes of
         grid = torch.cat([prompt, reply, self.end_column()], dim=1)
         learn_text = torch.zeros(grid.shape[1], dtype=torch.bool)
         learn_text[prompt.shape[1] :] = True
-        learn_text[-1] = speak
+        if not speak:
+            learn_text &= (grid[0] != self.tokens.semantic) & (grid[0] != self.tokens.end)
         learn_codes = learn_text & speak
         learn_codes[-1] = False
         if turn.free_style:

@@ -26,13 +26,14 @@ from .loop import Stage
 from .spelling import Speller, Syllable, read_lines
 from .syllables import load_syllables
 
-UNDERSTANDING_BATCH_SIZE = 48
+UNDERSTANDING_BATCH_SIZE = 36
 SPEAKING_BATCH_SIZE = 12
 POOL_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
 MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
 MAX_WORDS = 100  # tokens of a reply's words
-CORRUPTED_SHARE = 0.04  # of the codes that the model reads in training
-CORRUPTED_PROMPT_SHARE = 0.1  # the same where it learns to understand
+# Of the codes that the model reads in training, some are replaced by any others: of a reply's own
+# as many that it learns to tell its speech from the words, and does not stumble over its errors.
+CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.1, 0.5, 0.5
 LISTENING_LAYER = 3  # its output is what the CTC head reads
 SPELLING_WEIGHT = 0.5
 QUESTION_WEIGHT = 0.5
@@ -208,7 +209,7 @@ def train_language_model(
 
     def step(index: int) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            if index % 2 == 0:  # else it would forget the words for the codes
+            if index % 3 == 0:  # else it would forget the words for the codes
                 return words_loss(model, listener, next(written), device)
             examples = next(spoken)
             text_loss, code_loss = losses(model, examples, device, rng)
@@ -247,7 +248,7 @@ def words_loss(
     """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
     listener's loss."""
     grid, learn_text, _ = (x.to(device) for x in collate(examples))
-    heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_PROMPT_SHARE)
+    heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_SHARE)
     text_loss = _text_loss(
         model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
     )
@@ -263,7 +264,8 @@ def losses(
     """Cross-entropy of the replies' text tokens, and of their codes."""
     grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
     codebook_size = model.config.codebook_size
-    hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], codebook_size, CORRUPTED_SHARE))
+    share = torch.where(learn_codes, CORRUPTED_REPLY_SHARE, CORRUPTED_SHARE)[:, None, :-1]
+    hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], codebook_size, share))
     text_loss = _text_loss(model, hidden, grid, learn_text)
 
     learn_codes = learn_codes[:, 1:]
@@ -273,7 +275,7 @@ def losses(
         kept = torch.from_numpy(rng.choice(len(rows), MAX_CODE_FRAMES, replace=False)).to(device)
         rows, columns = rows[kept], columns[kept]
     codes = targets[rows, columns, 1:]
-    heard = _corrupt(codes[:, :-1], codebook_size, CORRUPTED_SHARE)
+    heard = _corrupt(codes[:, :-1], codebook_size, CORRUPTED_FRAME_SHARE)
     logits = model.forward_fast(hidden[rows, columns], heard)
     return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
 
@@ -294,7 +296,7 @@ def _text_loss(
     return loss / (targets != model.semantic_id).sum()
 
 
-def _corrupt(tokens: Tensor, codebook_size: int, share: float) -> Tensor:
+def _corrupt(tokens: Tensor, codebook_size: int, share: Tensor | float) -> Tensor:
     """Replace a share of the codes by any others, so that the model bears errors.
 
     Args:
