@@ -232,9 +232,11 @@ def test_a_reply_is_put_together_from_syllables():
     silence = torch.zeros(8, 1).short()
     readings = {"你好，好。": [("n", "i2"), ("X", "Au3"), ("X", "Au3")]}
     syllables = Syllables(codes=codes, silence=silence, readings=readings)
-    said, onsets = syllables.say("你好，好。", "warm")
-    assert said[0].tolist() == [0] * 4 + [1] * 3 + [2] * 4 + [0] * 3 + [2] * 4 + [0] * 3
-    assert onsets == [4, 7, 14]
+    said = syllables.say("", "你好，好。", "warm")
+    assert said.codes[0].tolist() == [0] * 4 + [1] * 3 + [2] * 4 + [0] * 3 + [2] * 4 + [0] * 3
+    assert said.onsets == [4, 7, 14]
+    names = {0: "", 1: "n i2", 2: "X Au3"}
+    assert said.syllables == [names[code] for code in said.codes[0].tolist()]
     assert at_edge("你好，好吗今") == [True, True, True, False, True]
 
     marked = torch.full((8, 4), 437).short()  # 437 is (5, 4, 0, 2) in levels of 8, 5, 5, 5

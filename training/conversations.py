@@ -38,6 +38,7 @@ class Example:
         learn_codes: [T] bool, the column's codes are to be predicted.
         heard: (first column, end column, text) of each turn that is speech alone.
         asked: (column before the reply, what it replies to) of each turn; names of `questions`.
+        said: (column before the reply, syllable heard in each of its columns) of each spoken turn.
     """
 
     grid: Tensor
@@ -45,16 +46,18 @@ class Example:
     learn_codes: Tensor
     heard: list[tuple[int, int, str]]
     asked: list[tuple[int, str]]
+    said: list[tuple[int, Sequence[str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n] as the model reads them."""
+    """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n], which is `spoken`, as the
+    model reads them."""
 
     user: Spoken
     inputs: str
     free_style: bool
-    text: str
+    spoken: Spoken
     prompt: Tensor
     reply: Tensor
 
@@ -149,7 +152,7 @@ class Conversations:
         """One first turn: the words of a reply, its prompt, and its columns without the end."""
         intent = self.intents[str(rng.choice(list(self.intents)))]
         drawn = self._draw_turn(intent.name, intent, None, rng, speak=True)
-        return drawn.text, drawn.prompt, drawn.reply
+        return drawn.spoken.text, drawn.prompt, drawn.reply
 
     def _draw_turn(
         self,
@@ -168,13 +171,14 @@ class Conversations:
         free_style = rng.random() < FREE_STYLE_SHARE
         style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
         text = choose_reply(intent, style, rng) if kind is None else intent.then[kind]
+        spoken = self.replies[text, style]
         return _Turn(
             user=user,
             inputs=inputs,
             free_style=free_style,
-            text=text,
+            spoken=spoken,
             prompt=self.prompt(user, inputs, after_reply=kind is not None, rng=rng),
-            reply=self.reply_columns(emotion, self.replies[text, style]),
+            reply=self.reply_columns(emotion, spoken),
         )
 
     def _turn(
@@ -187,7 +191,8 @@ class Conversations:
     ) -> Example:
         turn = self._draw_turn(source, intent, kind, rng, speak)
         prompt, reply = turn.prompt, turn.reply
-        if not speak and rng.random() >= SPACED_SHARE:
+        alone = not speak and rng.random() >= SPACED_SHARE
+        if alone:
             reply = reply[:, reply[0] != self.tokens.semantic]  # which the model reads no codes of
         grid = torch.cat([prompt, reply, self.end_column()], dim=1)
         learn_text = torch.zeros(grid.shape[1], dtype=torch.bool)
@@ -202,9 +207,14 @@ class Conversations:
         heard = []
         if turn.inputs == "speech":
             heard = [(int(columns[0]), int(columns[-1]) + 1, turn.user.text)]
-        asked = [(prompt.shape[1] - 1, intent.name if kind is None else f"{intent.name}.{kind}")]
+        before = prompt.shape[1] - 1
         return Example(
-            grid=grid, learn_text=learn_text, learn_codes=learn_codes, heard=heard, asked=asked
+            grid=grid,
+            learn_text=learn_text,
+            learn_codes=learn_codes,
+            heard=heard,
+            asked=[(before, intent.name if kind is None else f"{intent.name}.{kind}")],
+            said=[] if alone else [(before, turn.spoken.syllables)],
         )
 
 
@@ -223,7 +233,7 @@ def choose_reply(intent: Intent, style: str, rng: np.random.Generator) -> str:
 
 def join(turns: Sequence[Example]) -> Example:
     """Turns one after another; the end token of a reply is where the next turn begins."""
-    grids, texts, codes, heard, asked, start = [], [], [], [], [], 0
+    grids, texts, codes, heard, asked, said, start = [], [], [], [], [], [], 0
     for index, turn in enumerate(turns):
         skip = 1 if index else 0  # a further prompt opens with the end token that stands already
         grids.append(turn.grid[:, skip:])
@@ -232,6 +242,7 @@ def join(turns: Sequence[Example]) -> Example:
         shift = start - skip
         heard += [(a + shift, b + shift, text) for a, b, text in turn.heard]
         asked += [(column + shift, question) for column, question in turn.asked]
+        said += [(column + shift, syllables) for column, syllables in turn.said]
         start += turn.grid.shape[1] - skip
     return Example(
         grid=torch.cat(grids, dim=1),
@@ -239,6 +250,7 @@ def join(turns: Sequence[Example]) -> Example:
         learn_codes=torch.cat(codes),
         heard=heard,
         asked=asked,
+        said=said,
     )
 
 

@@ -32,8 +32,9 @@ class Spoken:
     """One spoken utterance: who says what how, and its codes [K, L] int16.
 
     `intent` is the intent's name or, for a follow-up question, `follow.<kind>`; `manner` is the
-    user's emotion or the assistant's style. `onsets` are the frames in which the characters of a
-    reply begin, punctuation left out.
+    user's emotion or the assistant's style. Of a reply, `onsets` are the frames in which its
+    characters begin, punctuation left out, and `syllables` what is heard in each frame, "" where
+    nothing is.
     """
 
     intent: str
@@ -41,6 +42,7 @@ class Spoken:
     manner: str
     codes: Tensor
     onsets: Sequence[int] = ()
+    syllables: Sequence[str] = ()
 
 
 def draw_emotion(intent: Intent | None, rng: np.random.Generator) -> str:

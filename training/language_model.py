@@ -2,8 +2,9 @@
 
 First it learns to understand, from prompts and the replies' words alone, which are a tenth of the
 work of whole replies and decide all of what is said; then to speak. Beside either it learns to
-spell what it hears and to tell what was asked: a CTC head (Graves et al., 2006) on an inner layer
-predicts the syllables of the user's speech, and a classifier on the last one the question. These
+spell what it hears, to tell what was asked, and which syllable it is about to speak: a CTC head
+(Graves et al., 2006) on an inner layer predicts the syllables of the user's speech, a classifier on
+the last one the question, and one on the inner layer the syllable of every frame of speech. These
 heads are not part of the checkpoint; they teach fast what replies alone teach slowly.
 """
 
@@ -34,9 +35,10 @@ MAX_WORDS = 100  # tokens of a reply's words
 # Of the codes that the model reads in training, some are replaced by any others: of a reply's own
 # as many that it learns to tell its speech from the words, and does not stumble over its errors.
 CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.1, 0.5, 0.5
-LISTENING_LAYER = 3  # its output is what the CTC head reads
+LISTENING_LAYER = 3  # its output is what the heads of words and syllables read
 SPELLING_WEIGHT = 0.5
 QUESTION_WEIGHT = 0.5
+SYLLABLE_WEIGHT = 1.0
 STAGE = {"betas": (0.9, 0.95), "weight_decay": 0.05, "validate_seconds": 300}
 
 
@@ -74,11 +76,13 @@ def code_numbers() -> Tensor:
 
 
 class Listener(nn.Module):
-    """Heads that are trained beside the model: what words were heard, and what was asked.
+    """Heads that are trained beside the model: what words were heard, what was asked, and which
+    syllable is spoken next.
 
     Args:
-        readings: of all that is said, as from `read_lines`.
+        readings: of all that users say, as from `read_lines`.
         questions: all that may be asked.
+        syllables: all that replies are made of, and "" for silence.
     """
 
     def __init__(
@@ -86,12 +90,15 @@ class Listener(nn.Module):
         model: DualARTransformer,
         readings: Mapping[str, Sequence[Syllable]],
         questions: Sequence[str],
+        syllables: Sequence[str],
     ) -> None:
         super().__init__()
         dim = model.config.dim
         self.speller = Speller(dim, readings)
         self.questions = {question: index for index, question in enumerate(questions)}
         self.question_head = nn.Linear(dim, len(questions))
+        self.syllables = {syllable: index for index, syllable in enumerate(syllables)}
+        self.syllable_head = nn.Linear(dim, len(syllables))
         self.hidden: dict[int, Tensor] = {}
         for layer in (LISTENING_LAYER, len(model.layers) - 1):
             model.layers[layer].register_forward_hook(partial(self._keep, layer))
@@ -101,7 +108,7 @@ class Listener(nn.Module):
         self.hidden[layer] = output
 
     def loss(self, examples: Sequence[Example]) -> Tensor:
-        """Of the last forward pass: CTC loss per unit, and cross-entropy of the questions."""
+        """Of the last forward pass: CTC loss per unit, cross-entropy of questions and syllables."""
         inner, last = (
             self.hidden[layer].unflatten(0, (len(examples), -1))  # [B, T, dim]
             for layer in (LISTENING_LAYER, self.last_layer)
@@ -117,6 +124,14 @@ class Listener(nn.Module):
             heard = [inner[row, start:end] for row, start, end, _ in spans]
             spelling = self.speller.loss(heard, [[text] for *_, text in spans])
             loss = loss + SPELLING_WEIGHT * spelling
+        said = [(row, *spoken) for row, e in enumerate(examples) for spoken in e.said]
+        if said:
+            columns = [inner[row, start : start + len(names)] for row, start, names in said]
+            indices = [self.syllables[name] for *_, names in said for name in names]
+            loss = loss + SYLLABLE_WEIGHT * F.cross_entropy(
+                self.syllable_head(torch.cat(columns)).float(),
+                torch.tensor(indices, device=inner.device),
+            )
         return loss
 
 
@@ -159,7 +174,10 @@ class Corpus:
 def new_listener(model: DualARTransformer, corpus: Corpus) -> Listener:
     """One that knows all that is said and asked in training."""
     texts = {text for _, text, _ in user_lines(corpus.dialogues, heldout=False)}
-    return Listener(model, read_lines(sorted(texts)), corpus.conversations.questions)
+    syllables = {syllable for reply in corpus.replies for syllable in reply.syllables}
+    return Listener(
+        model, read_lines(sorted(texts)), corpus.conversations.questions, sorted(syllables)
+    )
 
 
 def train_understanding(

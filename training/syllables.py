@@ -47,24 +47,31 @@ class Syllables:
     silence: Tensor
     readings: Mapping[str, Sequence[Syllable]]
 
-    def say(self, text: str, style: str) -> tuple[Tensor, list[int]]:
-        """The codes [K, L] int16 of a text, and the frames in which its characters begin."""
-        parts, onsets, frame = [], [], 0
+    def say(self, intent: str, text: str, style: str) -> Spoken:
+        """A reply to an intent, spoken."""
+        codes, onsets, heard = [], [], []
         for part in arrange(text, self.readings[text]):
             if isinstance(part, int):
-                parts.append(self.silence.expand(-1, part))
+                codes.append(self.silence.expand(-1, part))
             else:
-                onsets.append(frame)
-                parts.append(self.codes[style, part])
-            frame += parts[-1].shape[1]
-        return torch.cat(parts, dim=1), onsets
+                onsets.append(len(heard))
+                codes.append(self.codes[style, part])
+            name = "" if isinstance(part, int) else " ".join(part)
+            heard += [name] * codes[-1].shape[1]
+        return Spoken(
+            intent=intent,
+            text=text,
+            manner=style,
+            codes=torch.cat(codes, dim=1),
+            onsets=onsets,
+            syllables=heard,
+        )
 
     def replies(self, dialogues: Dialogues) -> Iterator[Spoken]:
         """Every reply in every style."""
         for intent, text in reply_lines(dialogues):
             for style in STYLES:
-                codes, onsets = self.say(text, style)
-                yield Spoken(intent=intent, text=text, manner=style, codes=codes, onsets=onsets)
+                yield self.say(intent, text, style)
 
 
 def arrange(text: str, syllables: Sequence[Syllable]) -> list[Syllable | int]:
@@ -119,7 +126,7 @@ def write_syllables(
             for part in arrange(text, readings[text])
         ]
         waves.append((np.clip(make(sounds), -1, 1) * 32767).astype(np.int16))
-        said.append(syllables.say(text, style)[0][None])
+        said.append(syllables.say("", text, style).codes[None])
     torch.save(
         {"wave": torch.from_numpy(np.concatenate(waves)), "codes": torch.cat(said, dim=2)}, speech
     )
