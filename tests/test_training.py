@@ -242,7 +242,8 @@ def test_a_reply_is_put_together_from_syllables():
     marked = torch.full((8, 4), 437).short()  # 437 is (5, 4, 0, 2) in levels of 8, 5, 5, 5
     mark_phases(codec, marked, np.array([0, 5, 10, 15]))
     assert marked[:6].unique().tolist() == [437]
-    assert marked[6].tolist() == [37, 837, 37, 837] and marked[7].tolist() == [37, 37, 837, 837]
+    cosines, sines = (marked[6:] - 37) // 200 / 2 - 1
+    assert cosines.tolist() == [1, 0, -1, 0] and sines.tolist() == [0, 1, 0, -1]
 
 
 def test_every_syllable_is_covered_inside_a_line_where_it_can_be():

@@ -3,7 +3,7 @@
 A small model learns fast what is always the same. So every syllable is taken once for each style
 from a line that espeak-ng says, stretched to whole frames of codes, and is from then on always
 said and coded alike. It holds whole periods of the voice, and its codes tell in which quarter of a
-period each frame begins, by two numbers that are too small in any other speech to get so far out.
+period each frame begins, by two numbers that in other speech are too small to get so far out.
 """
 
 from collections import defaultdict
@@ -30,7 +30,7 @@ from .timing import speak_timed
 # A reply's first frames carry its emotion and style, and its first word: the speech waits for them.
 LEAD_FRAMES, TAIL_FRAMES = 4, 3
 PAUSE_FRAMES = {"，": 3, "。": 5, "？": 5, "！": 5}
-PHASE_CODEBOOKS = (6, 7)  # their last numbers tell the quarter
+PHASE_CODEBOOKS = (6, 7)  # their last numbers are cosine and sine of the voice's phase
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -166,12 +166,17 @@ def at_edge(text: str) -> list[bool]:
 
 
 def mark_phases(codec: FireflyArchitecture, codes: Tensor, quarters: np.ndarray) -> None:
-    """Write the quarter of a period in which each frame begins into its codes [K, n]."""
+    """Write cosine and sine of the phase in which each frame begins into its codes [K, n].
+
+    Args:
+        quarters: [n] int, of a period.
+    """
     *lower, last = codec.config.fsq_levels
-    step = int(np.prod(lower))
-    for bit, codebook in enumerate(PHASE_CODEBOOKS):
-        high = torch.from_numpy(quarters >> bit & 1).to(codes.dtype)
-        codes[codebook] = codes[codebook] % step + high * step * (last - 1)
+    step, middle = int(np.prod(lower)), last // 2
+    cosines = np.array([1, 0, -1, 0])
+    for codebook, waves in zip(PHASE_CODEBOOKS, (cosines, -np.roll(cosines, -1))):
+        number = torch.from_numpy(middle + middle * waves[quarters % 4]).to(codes.dtype)
+        codes[codebook] = codes[codebook] % step + number * step
 
 
 def _record(job: tuple[str, Sequence[Syllable], str]) -> tuple[list[Sound], list[int]]:
