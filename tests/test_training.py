@@ -1,6 +1,7 @@
 """The recipe's trainings: what they learn from, that they learn, and that they resume."""
 
 import csv
+import ctypes.util
 from multiprocessing import Pool
 from pathlib import Path
 
@@ -22,7 +23,14 @@ from training.pitch import Sound, lock_pitch, make
 from training.preference import _train, log_probability
 from training.readings import PUNCTUATION
 from training.spelling import Speller
-from training.syllables import Syllables, at_edge, covering, mark_phases
+from training.syllables import (
+    Syllables,
+    at_edge,
+    covering,
+    load_syllables,
+    mark_phases,
+    write_syllables,
+)
 from training.synthesise import speak_assistant
 from training.timing import speak_timed
 
@@ -40,6 +48,12 @@ CONFIG = DualARConfig(
 )
 NUM_FRAMES = 160
 READINGS = {"你好": [("n", "i2"), ("X", "Au3")], "好": [("X", "Au3")]}
+
+
+needs_espeak = pytest.mark.skipif(
+    ctypes.util.find_library("espeak-ng") is None,
+    reason="espeak-ng is missing: apt-get install espeak-ng",
+)
 
 
 @pytest.fixture
@@ -246,6 +260,29 @@ def test_a_reply_is_put_together_from_syllables():
     assert cosines.tolist() == [1, 0, -1, 0] and sines.tolist() == [0, 1, 0, -1]
 
 
+@needs_espeak
+def test_syllables_are_recorded_and_said_alike(tmp_path: Path, monkeypatch):
+    lines = [("greeting", "你好。"), ("greeting", "你好，真的很好。")]
+    monkeypatch.setattr("training.syllables.reply_lines", lambda dialogues: lines)
+    monkeypatch.setattr("training.syllables.STYLES", ("warm", "calm"))
+    codec, dialogues = codec_training.new_codec().eval(), load_dialogues()
+    path, speech = tmp_path / "syllables.pt", tmp_path / "speech.pt"
+    write_syllables(codec, dialogues, path, speech, minutes=0.2, workers=1)
+    replies = list(load_syllables(path).replies(dialogues))
+    assert [(reply.text, reply.manner) for reply in replies] == [
+        (text, style) for _, text in lines for style in ("warm", "calm")
+    ]
+    for reply in replies:
+        assert reply.codes.shape == (8, len(reply.syllables)) and reply.codes.dtype == torch.int16
+        assert reply.syllables[:4] == [""] * 4 and reply.syllables[4] == reply.syllables[5] != ""
+    # 你 is the same in both lines, with its phase: it begins with a period.
+    short, long = (reply.codes[:, 4 : reply.onsets[1]] for reply in (replies[0], replies[2]))
+    assert torch.equal(short, long) and (short[6:, 0] // 200).tolist() == [4, 2]
+    written = torch.load(speech, weights_only=True)
+    assert len(written["wave"]) == 1024 * written["codes"].shape[2] >= 0.2 * 60 * 22050
+    assert written["wave"].abs().max() > 1000
+
+
 def test_every_syllable_is_covered_inside_a_line_where_it_can_be():
     readings = {"甲乙丙": ["a", "b", "c"], "乙丙甲": ["b", "c", "a"], "丁，甲": ["d", "a"]}
     # In the middle only b and c are heard, d and a stand at an edge.
@@ -255,6 +292,7 @@ def test_every_syllable_is_covered_inside_a_line_where_it_can_be():
     assert sorted(covering(readings)) == ["乙丙甲", "乙甲丁丙", "甲乙丙"]
 
 
+@needs_espeak
 def test_espeak_tells_when_each_syllable_is_said():
     text = "先登录好购票软件，填好信息。"
     with Pool(1, maxtasksperchild=1) as pool:
