@@ -4,8 +4,7 @@ Trained naively, by what can be read off its codes, the quantiser collapses: the
 mean drives its input into saturation and one code per group is left. And where that is prevented,
 half an hour of training finds worse codes than linear algebra does in seconds. So the encoder is
 told what to code: the principal components of the log-mel in a frame of codes, as many as the
-quantiser has numbers. The vocoder that speaks the codes comes after:
-see `vocoder`.
+quantiser has numbers. The vocoder that speaks the codes comes after: see `vocoder`.
 """
 
 from pathlib import Path

@@ -1,21 +1,16 @@
 """Train the small language model on conversations of codes.
 
-First it learns to understand, from prompts and the replies' words alone, which are a tenth of the
-work of whole replies and decide all of what is said; then to speak. Beside either it learns to
-spell what it hears, to tell what was asked, and which syllable it is about to speak: a CTC head
-(Graves et al., 2006) on an inner layer predicts the syllables of the user's speech, a classifier on
-the last one the question, and one on the inner layer the syllable of every frame of speech. These
-heads are not part of the checkpoint; they teach fast what replies alone teach slowly.
+First it learns to understand, from prompts and the replies' words, which decide all of what is said
+at a fraction of the work of codes; then to speak. Beside either it learns what a `Listener` asks.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
-from functools import partial
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from models.dual_ar import DualARConfig, DualARTransformer
 
@@ -23,8 +18,9 @@ from .codec import TINY_CODEC
 from .conversations import Conversations, Example, collate
 from .corpus import Spoken, read_shards, user_lines
 from .dialogues import EMOTIONS, Dialogues
+from .listener import Listener
 from .loop import Stage
-from .spelling import Speller, Syllable, read_lines
+from .spelling import read_lines
 from .syllables import load_syllables
 
 UNDERSTANDING_BATCH_SIZE = 36
@@ -35,10 +31,6 @@ MAX_WORDS = 100  # tokens of a reply's words
 # Of the codes that the model reads in training, some are replaced by any others: of a reply's own
 # as many that it learns to tell its speech from the words, and does not stumble over its errors.
 CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.1, 0.5, 0.5
-LISTENING_LAYER = 3  # its output is what the heads of words and syllables read
-SPELLING_WEIGHT = 0.5
-QUESTION_WEIGHT = 0.5
-SYLLABLE_WEIGHT = 1.0
 STAGE = {"betas": (0.9, 0.95), "weight_decay": 0.05, "validate_seconds": 300}
 
 
@@ -73,66 +65,6 @@ def code_numbers() -> Tensor:
     """The numbers that the codes stand for, counted in steps: [codebook_size, levels]."""
     sizes = TINY_CODEC.fsq_levels
     return torch.cartesian_prod(*(torch.arange(size).float() for size in reversed(sizes))).flip(1)
-
-
-class Listener(nn.Module):
-    """Heads that are trained beside the model: what words were heard, what was asked, and which
-    syllable is spoken next.
-
-    Args:
-        readings: of all that users say, as from `read_lines`.
-        questions: all that may be asked.
-        syllables: all that replies are made of, and "" for silence.
-    """
-
-    def __init__(
-        self,
-        model: DualARTransformer,
-        readings: Mapping[str, Sequence[Syllable]],
-        questions: Sequence[str],
-        syllables: Sequence[str],
-    ) -> None:
-        super().__init__()
-        dim = model.config.dim
-        self.speller = Speller(dim, readings)
-        self.questions = {question: index for index, question in enumerate(questions)}
-        self.question_head = nn.Linear(dim, len(questions))
-        self.syllables = {syllable: index for index, syllable in enumerate(syllables)}
-        self.syllable_head = nn.Linear(dim, len(syllables))
-        self.hidden: dict[int, Tensor] = {}
-        for layer in (LISTENING_LAYER, len(model.layers) - 1):
-            model.layers[layer].register_forward_hook(partial(self._keep, layer))
-        self.last_layer = layer
-
-    def _keep(self, layer: int, module, args, output: Tensor) -> None:
-        self.hidden[layer] = output
-
-    def loss(self, examples: Sequence[Example]) -> Tensor:
-        """Of the last forward pass: CTC loss per unit, cross-entropy of questions and syllables."""
-        inner, last = (
-            self.hidden[layer].unflatten(0, (len(examples), -1))  # [B, T, dim]
-            for layer in (LISTENING_LAYER, self.last_layer)
-        )
-        asked = [(row, *question) for row, e in enumerate(examples) for question in e.asked]
-        rows, columns, names = zip(*asked)
-        indices = torch.tensor([self.questions[name] for name in names], device=last.device)
-        loss = QUESTION_WEIGHT * F.cross_entropy(
-            self.question_head(last[list(rows), list(columns)]).float(), indices
-        )
-        spans = [(row, *heard) for row, e in enumerate(examples) for heard in e.heard]
-        if spans:
-            heard = [inner[row, start:end] for row, start, end, _ in spans]
-            spelling = self.speller.loss(heard, [[text] for *_, text in spans])
-            loss = loss + SPELLING_WEIGHT * spelling
-        said = [(row, *spoken) for row, e in enumerate(examples) for spoken in e.said]
-        if said:
-            columns = [inner[row, start : start + len(names)] for row, start, names in said]
-            indices = [self.syllables[name] for *_, names in said for name in names]
-            loss = loss + SYLLABLE_WEIGHT * F.cross_entropy(
-                self.syllable_head(torch.cat(columns)).float(),
-                torch.tensor(indices, device=inner.device),
-            )
-        return loss
 
 
 class Corpus:

@@ -7,7 +7,7 @@ period each frame begins, by two numbers that in other speech are too small to g
 """
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from multiprocessing import Pool
 from pathlib import Path
@@ -194,10 +194,7 @@ def _record(job: tuple[str, Sequence[Syllable], str]) -> tuple[list[Sound], list
     return [*sounds, Sound.silence(TAIL_FRAMES)], spoken
 
 
-def _typical(
-    recordings: Iterable[tuple[bool, Sound, Tensor]],
-) -> tuple[bool, Sound, Tensor]:
+def _typical(recordings: Sequence[tuple[bool, Sound, Tensor]]) -> tuple[bool, Sound, Tensor]:
     """The one of middle length among those that stand beside no pause, or among all."""
-    recordings = list(recordings)
     inner = [recording for recording in recordings if not recording[0]] or recordings
     return sorted(inner, key=lambda recording: len(recording[1].f0))[len(inner) // 2]
