@@ -11,6 +11,7 @@ from torch import Tensor
 
 from .cache import KVCache
 from .model import DualARTransformer
+from .native import MAX_ROWS
 from .sampling import WINDOW_SIZE, SamplingConfig, candidates, draw, draw_points, penalise
 
 
@@ -160,7 +161,7 @@ def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | N
         return frames
     if len(live) < len(replies):
         hidden = hidden[live]
-        sampler = _Sampler(model, [replies[row] for row in live])
+        sampler.keep(live)
     codes = _make_codes(model, hidden, sampler)
     for row, frame_codes in zip(live, codes, strict=True):
         frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))
@@ -187,6 +188,10 @@ def _read(model: DualARTransformer, replies: Sequence[Reply]) -> Tensor:
 
 def _make_codes(model: DualARTransformer, hidden: Tensor, sampler: _Sampler) -> Tensor:
     """Draw K codes one after another; returns [B, K]."""
+    if model.native_codes is not None and len(hidden) <= MAX_ROWS:
+        return model.native_codes(
+            hidden, sampler.window[:, 1:], sampler.settings, sampler.points[:, 1:]
+        )
     cache = model.new_fast_cache(hidden.shape[0])
     codes = []
     x = hidden
@@ -197,19 +202,25 @@ def _make_codes(model: DualARTransformer, hidden: Tensor, sampler: _Sampler) -> 
 
 
 class _Sampler:
-    """The settings and windows of several replies, side by side for one frame."""
+    """The settings, windows and points of several replies, side by side for one frame."""
 
     def __init__(self, model: DualARTransformer, replies: Sequence[Reply]):
         settings = [(r.sampling.temperature, r.sampling.top_p, r.penalty) for r in replies]
         self.penalises = any(penalty != 1 for *_, penalty in settings)
-        self.window = torch.stack([reply.window for reply in replies])
+        self.window = torch.stack([reply.window for reply in replies])  # [B, 1+K, W]
         self.settings = torch.tensor(settings, device=self.window.device)
+        self.points = draw_points([reply.generator for reply in replies], self.window.shape[1])
         self.native_draw = model.native_draw
-        self.generators = [reply.generator for reply in replies]
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Leave out the other replies."""
+        self.window, self.settings, self.points = (
+            x[rows] for x in (self.window, self.settings, self.points)
+        )
 
     def __call__(self, logits: Tensor, grid_row: int) -> Tensor:
         """Draw from logits [B, vocab] a token [B] for one row of the grid."""
-        points, window = draw_points(self.generators), self.window[:, grid_row]
+        window, points = self.window[:, grid_row], self.points[:, grid_row]
         if self.native_draw is not None:
             return self.native_draw(logits, window, self.settings, points)
         temperature, top_p, penalty = self.settings.split(1, dim=1)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import DualARConfig
-from .native import NativeDraw
+from .native import NativeCodes, NativeDraw
 from .transformer import RMSNorm, Stack
 
 
@@ -48,7 +48,9 @@ class DualARTransformer(nn.Module):
         self.fast_layers = Stack(config.fast)
         self.fast_norm = RMSNorm(config.dim, config.norm_eps)
         self.fast_output = nn.Linear(config.dim, config.codebook_size, bias=False)
-        self.native_draw: NativeDraw | None = None  # how tokens are drawn where not by PyTorch
+        # How tokens, and codes, are drawn where not by PyTorch.
+        self.native_draw: NativeDraw | None = None
+        self.native_codes: NativeCodes | None = None
         self.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -1,5 +1,5 @@
 // One position through a stack of blocks whose weights take 8 or 4 bits, for a few conversations
-// at once, as fast as memory gives the weights; and the draw of a token. For processors with
+// at once, as fast as memory gives the weights; the draw of a token; and a frame's codes. For processors with
 // AVX-512 VNNI.
 //
 // The inputs of a product become integers too, always finer than the weights: with weights of 8
@@ -46,6 +46,13 @@ typedef struct {
     int64_t num_blocks, dim, heads, kv_heads, head_dim, hidden;
     float eps;
 } Stack;
+
+// A stack whose last hidden state chooses the next code, which is what it reads next.
+typedef struct {
+    Stack stack;
+    Linear output;
+    const bf16 *norm, *embedding; // [dim] and [codes, dim]
+} Head;
 
 // Rows of a product's inputs, each filled up with zeros to `stride`.
 typedef struct {
@@ -487,9 +494,23 @@ static int64_t draw_from(
     return drawn;
 }
 
+// The token of a row of logits, which are changed: those of `seen` are made less likely, each once.
+// settings: temperature, top-p and penalty.
+static int64_t draw_row(
+    float *logits, int64_t size, const int64_t *seen, int64_t width, const float *settings,
+    double point, float *chances, Token *tokens
+) {
+    for (int64_t w = 0; w < width; w++) {
+        int64_t before = 0;
+        while (seen[before] != seen[w]) before++;
+        if (before == w) logits[seen[w]] *= logits[seen[w]] < 0 ? settings[2] : 1 / settings[2];
+    }
+    return draw_from(logits, size, settings[0], settings[1], point, chances, tokens);
+}
+
 // A token for each row of logits [rows, size], which are changed.
 //
-// window: [rows, width], tokens that the penalty makes less likely, each once. settings: [rows, 3],
+// window: [rows, width], tokens that the penalty makes less likely. settings: [rows, 3],
 // temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: 12 * rows * size bytes.
 void native_draw(
     float *logits, const int64_t *window, const float *settings, const double *points, int64_t rows,
@@ -498,17 +519,61 @@ void native_draw(
     float *chances = (float *)scratch;
     Token *tokens = (Token *)(chances + rows * size);
 #pragma omp parallel for num_threads(rows < threads ? rows : threads)
-    for (int64_t r = 0; r < rows; r++) {
-        float *row = logits + r * size, penalty = settings[3 * r + 2];
-        const int64_t *seen = window + r * width;
-        for (int64_t w = 0; w < width; w++) {
-            int64_t before = 0;
-            while (seen[before] != seen[w]) before++;
-            if (before == w) row[seen[w]] *= row[seen[w]] < 0 ? penalty : 1 / penalty;
-        }
-        drawn[r] = draw_from(
-            row, size, settings[3 * r], settings[3 * r + 1], points[r], chances + r * size,
-            tokens + r * size
+    for (int64_t r = 0; r < rows; r++)
+        drawn[r] = draw_row(
+            logits + r * size, size, window + r * width, width, settings + 3 * r, points[r],
+            chances + r * size, tokens + r * size
         );
+}
+
+// The codes [rows, count] of a frame, drawn one after another. x [rows, dim], what the first one
+// follows from, is replaced.
+//
+// angles: [count, head_dim / 2, 2]. windows: [rows, count, width] and points: [rows, count]; else as
+// for native_draw. Scratch: 64-byte aligned, native_codes_scratch(head, rows, count) bytes.
+void native_codes(
+    const Head *head, float *x, const float *angles, const int64_t *windows, const float *settings,
+    const double *points, int64_t rows, int64_t count, int64_t width, int64_t *codes, char *scratch,
+    int threads
+) {
+    const Stack *stack = &head->stack;
+    int64_t dim = stack->dim, size = head->output.outputs, half = stack->head_dim;
+    int64_t cache_size = 2 * stack->kv_heads * count * stack->head_dim;
+    int64_t lengths[MAX_ROWS], rooms[MAX_ROWS];
+    float *logits = take(&scratch, rows * size * sizeof(float));
+    float *chances = take(&scratch, size * sizeof(float));
+    Token *tokens = take(&scratch, size * sizeof(Token));
+    float *turns = take(&scratch, rows * half * sizeof(float));
+    float *normed = take(&scratch, rows * dim * sizeof(float));
+    bf16 **caches = take(&scratch, rows * stack->num_blocks * sizeof(bf16 *));
+    for (int64_t n = 0; n < rows * stack->num_blocks; n++)
+        caches[n] = take(&scratch, cache_size * sizeof(bf16));
+    for (int64_t k = 0; k < count; k++) {
+        for (int64_t r = 0; r < rows; r++) {
+            lengths[r] = k;
+            rooms[r] = count;
+            memcpy(turns + r * half, angles + k * half, half * sizeof(float));
+        }
+        native_step(stack, x, turns, caches, lengths, rooms, rows, scratch, threads);
+        for (int64_t r = 0; r < rows; r++)
+            norm(x + r * dim, head->norm, dim, stack->eps, normed + r * dim);
+        native_product(&head->output, normed, logits, rows, scratch, threads);
+        for (int64_t r = 0; r < rows; r++) {
+            int64_t at = r * count + k;
+            codes[at] = draw_row(
+                logits + r * size, size, windows + at * width, width, settings + 3 * r, points[at],
+                chances, tokens
+            );
+            for (int64_t i = 0; i < dim; i++)
+                x[r * dim + i] = to_float(head->embedding[codes[at] * dim + i]);
+        }
     }
+}
+
+int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count) {
+    const Stack *stack = &head->stack;
+    int64_t cache = 2 * stack->kv_heads * count * stack->head_dim * sizeof(bf16) + 64 + sizeof(bf16 *);
+    int64_t row = head->output.outputs * 4 + (stack->head_dim + stack->dim) * 4 +
+                  stack->num_blocks * cache;
+    return rows * row + head->output.outputs * 12 + 6 * 64 + native_scratch(stack, rows, count);
 }

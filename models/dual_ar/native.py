@@ -1,4 +1,4 @@
-"""One position through a quantised stack, and a token's draw, in C.
+"""One position through a quantised stack, a token's draw, and a frame's codes, in C.
 
 For lone positions PyTorch's own cost is the most. The C file is compiled when it is first asked
 for, within about two seconds. Without a compiler, or on a processor that it is not for, everything
@@ -66,6 +66,15 @@ class _Stack(Structure):
     ]
 
 
+class _Head(Structure):
+    _fields_ = [
+        ("stack", _Stack),
+        ("output", _Linear),
+        ("norm", c_void_p),
+        ("embedding", c_void_p),
+    ]
+
+
 @functools.cache
 def compile_library() -> Future:
     """Begin to compile the C file, beside what the caller does meanwhile."""
@@ -97,8 +106,10 @@ def _compile() -> CDLL | None:
     library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
-    library.native_scratch.argtypes = [c_void_p, c_int64, c_int64]
-    library.native_scratch.restype = c_int64
+    library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
+    for scratch in (library.native_scratch, library.native_codes_scratch):
+        scratch.argtypes = [c_void_p, c_int64, c_int64]
+        scratch.restype = c_int64
     return library
 
 
@@ -219,7 +230,7 @@ class NativeDraw:
             points: [B] float64, 0 <= point < 1: where on the line of the shares the draw falls.
         """
         logits = logits.to(torch.float32, copy=True).contiguous()
-        window = window.contiguous()
+        window, points = window.contiguous(), points.contiguous()
         drawn = torch.empty(len(logits), dtype=torch.long)
         scratch = _scratch(12 * logits.numel())
         self.compiled.native_draw(
@@ -228,6 +239,53 @@ class NativeDraw:
             torch.get_num_threads(),
         )  # fmt: skip
         return drawn
+
+
+class NativeCodes:
+    """A frame's codes at once: the fast stack, its head and `NativeDraw` in turn.
+
+    Args:
+        library: from `load_library`.
+        stack: the fast stack.
+        norm: bfloat16 [dim], the weight of the norm after it.
+        output: its head, a quantised layer's `native` form.
+        embedding: bfloat16 [codebook_size, dim], what the stack reads of a code.
+    """
+
+    def __init__(
+        self,
+        library: CDLL,
+        stack: nn.ModuleList,
+        norm: Tensor,
+        output: NativeLinear,
+        embedding: Tensor,
+    ) -> None:
+        self.compiled = library
+        self.stack = NativeStack(library, stack)
+        self.num_codebooks = stack.config.max_seq_len
+        self.angles = stack.rope[:, 1].contiguous()
+        self.struct = _Head(self.stack.struct, output.struct, _pointer(norm), _pointer(embedding))
+
+    def __call__(self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor) -> Tensor:
+        """Draw codes [B, K] long.
+
+        Args:
+            hidden: [B, dim] of the slow stack, B up to `MAX_ROWS`.
+            windows: [B, K, W] long, the codes generated last of every codebook.
+            settings: [B, 3], as for `NativeDraw`.
+            points: [B, K] float64, as for `NativeDraw`.
+        """
+        hidden = hidden.to(torch.float32, copy=True).contiguous()
+        windows, points = windows.contiguous(), points.contiguous()
+        codes = torch.empty(points.shape, dtype=torch.long)
+        head = addressof(self.struct)
+        scratch = _scratch(self.compiled.native_codes_scratch(head, *codes.shape))
+        self.compiled.native_codes(
+            head, hidden.data_ptr(), self.angles.data_ptr(), windows.data_ptr(),
+            settings.data_ptr(), points.data_ptr(), *windows.shape, codes.data_ptr(),
+            scratch.data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return codes
 
 
 def _scratch(num_bytes: int) -> Tensor:

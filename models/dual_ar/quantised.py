@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .model import DualARTransformer
-from .native import MAX_ROWS, NativeDraw, NativeLinear, NativeStack, load_library
+from .native import MAX_ROWS, NativeCodes, NativeDraw, NativeLinear, NativeStack, load_library
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
@@ -172,9 +172,15 @@ def use_native(model: DualARTransformer) -> None:
     """Let a quantised model, whose weights are in place, step in C where that can be."""
     library = load_library()
     if library is not None:
-        for stack in (model.layers, model.fast_layers):
-            stack.native = NativeStack(library, stack)
+        model.layers.native = NativeStack(library, model.layers)
         model.native_draw = NativeDraw(library)
+        model.native_codes = NativeCodes(
+            library,
+            model.fast_layers,
+            model.fast_norm.weight,
+            model.fast_output.native,
+            model.fast_embeddings.weight,
+        )
 
 
 def quantised_dtype(weights: Mapping[str, Tensor]) -> str | None:

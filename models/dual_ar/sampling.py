@@ -129,11 +129,11 @@ def draw(ids: Tensor, probs: Tensor, points: Tensor) -> Tensor:
     return ids.gather(1, torch.searchsorted(shares, points, right=True))[:, 0]
 
 
-def draw_points(generators: Sequence[torch.Generator]) -> Tensor:
-    """A point [B] float64 from 0 to 1 for each row, from its own generator, all on one device."""
-    return torch.cat(
+def draw_points(generators: Sequence[torch.Generator], count: int = 1) -> Tensor:
+    """Points [B, count] float64 from 0 to 1, each row's from its own generator, on one device."""
+    return torch.stack(
         [
-            torch.rand(1, generator=generator, dtype=torch.float64, device=generator.device)
+            torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)
             for generator in generators
         ]
     )
