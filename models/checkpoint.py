@@ -102,8 +102,8 @@ def load_checkpoint(
     config, sampling = _read_config(folder / "config.json", DualARConfig), _read_sampling(folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
+    codec = _load_codec(folder, config)  # first: meanwhile the C file is compiled
     model, dtype = _load_model(folder, config, semantic_id, dtype, torch_device)
-    codec = _load_codec(folder, config)
     if dtype != "float32" and _is_large(config):
         codec.head.to(torch.bfloat16)
     return Checkpoint(
@@ -230,7 +230,10 @@ def _load_model(
         model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
     if dtype not in FLOATS:
         with _naming(path):
-            weights = weights if stored else quantise_weights(weights, dtype)
+            if stored:  # the file's are not aligned as the C code needs them
+                weights = {key: tensor.clone() for key, tensor in weights.items()}
+            else:
+                weights = quantise_weights(weights, dtype)
             weights = install_quantised(model, weights)
     assign_weights(model, weights, path, FLOATS.get(dtype))
     if dtype not in FLOATS:

@@ -170,6 +170,20 @@ def test_layers_and_their_exact_values(way):
     assert torch.equal(int8["lm_head.weight"], int8["layers.0.wo.weight"])  # tied
 
 
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+def test_both_ways_round_alike(model, dtype, monkeypatch):
+    if load_library() is None:
+        pytest.skip("no C compiler, or a processor without AVX-512 VNNI")
+    weights = model.state_dict() | {"lm_head.weight": torch.randn(7, 192).half()}
+    weights["layers.0.self_attn.wo.weight"][3] = 0
+    found = quantise_weights(weights, dtype)
+    monkeypatch.setattr(quantised_module, "load_library", lambda: None)
+    expected = quantise_weights(weights, dtype)
+    assert found.keys() == expected.keys()
+    for key, tensor in expected.items():
+        assert torch.equal(found[key], tensor), key
+
+
 def test_sizes_that_4_bits_do_not_fit():
     weights = {"wo.weight": torch.ones(16, 48), "lm_head.weight": torch.ones(16, 48)}
     with pytest.raises(ValueError, match="int4 needs layer sizes that 64 divides, got 48"):

@@ -1,5 +1,6 @@
 // One position through a stack of blocks whose weights take 8 or 4 bits, for a few conversations
-// at once, as fast as memory gives the weights; the draw of a token; and a frame's codes. For processors with
+// at once, as fast as memory gives the weights; the draw of a token; a frame's
+// codes; and the rounding to few bits. For processors with
 // AVX-512 VNNI.
 //
 // The inputs of a product become integers too, always finer than the weights: with weights of 8
@@ -432,6 +433,40 @@ int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
                      2 * stack->hidden + stack->heads * (longest + 1);
     return rows * (floats * 4 + 3 * padded(stack->dim) + 3 * padded(stack->hidden)) + 13 * 64;
+}
+
+// Float weights [rows, inputs] as a Linear takes them, but with float scales.
+void native_quantise(
+    const float *weight, int64_t rows, int64_t inputs, int64_t bits, uint8_t *steps, float *scales,
+    int threads
+) {
+    int64_t size = bits == 8 ? inputs : GROUP, groups = inputs / size;
+#pragma omp parallel for num_threads(threads)
+    for (int64_t group = 0; group < rows * groups; group++) {
+        const float *x = weight + group * size;
+        uint8_t *to = steps + group * size * bits / 8;
+        float low = x[0], high = x[0];
+#pragma omp simd reduction(min : low) reduction(max : high)
+        for (int64_t i = 0; i < size; i++) {
+            low = x[i] < low ? x[i] : low;
+            high = x[i] > high ? x[i] : high;
+        }
+        if (bits == 8) {
+            float scale = fmaxf(fmaxf(-low, high), 1e-8f) / 127;
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) to[i] = (uint8_t)(int8_t)rintf(x[i] / scale);
+            scales[group] = scale;
+        } else {
+            float step = fmaxf(high - low, 1e-8f) / 15;
+            uint8_t q[GROUP];
+#pragma omp simd
+            for (int64_t i = 0; i < GROUP; i++)
+                q[i] = (uint8_t)fminf(rintf((x[i] - low) / step), 15);
+            for (int64_t i = 0; i < GROUP / 2; i++) to[i] = q[2 * i] << 4 | q[2 * i + 1];
+            scales[2 * group] = step;
+            scales[2 * group + 1] = low + 8 * step;
+        }
+    }
 }
 
 typedef struct {

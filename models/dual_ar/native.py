@@ -106,6 +106,7 @@ def _compile() -> CDLL | None:
     library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
+    library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     for scratch in (library.native_scratch, library.native_codes_scratch):
         scratch.argtypes = [c_void_p, c_int64, c_int64]
@@ -286,6 +287,20 @@ class NativeCodes:
             scratch.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return codes
+
+
+def native_quantise(library: CDLL, weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Round weights [out, in] float32 to 8 or 4 bits; returns what `NativeLinear` takes, but the
+    scales in float32."""
+    num_outputs, num_inputs = weight.shape
+    dtype, shape = (torch.int8, ()) if bits == 8 else (torch.uint8, (num_inputs // 64, 2))
+    steps = torch.empty(num_outputs, num_inputs * bits // 8, dtype=dtype)
+    scale = torch.empty(num_outputs, *shape)
+    library.native_quantise(
+        weight.contiguous().data_ptr(), num_outputs, num_inputs, bits, steps.data_ptr(),
+        scale.data_ptr(), torch.get_num_threads(),
+    )  # fmt: skip
+    return steps, scale
 
 
 def _scratch(num_bytes: int) -> Tensor:

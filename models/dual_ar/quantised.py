@@ -13,7 +13,15 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .model import DualARTransformer
-from .native import MAX_ROWS, NativeCodes, NativeDraw, NativeLinear, NativeStack, load_library
+from .native import (
+    MAX_ROWS,
+    NativeCodes,
+    NativeDraw,
+    NativeLinear,
+    NativeStack,
+    load_library,
+    native_quantise,
+)
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
@@ -35,7 +43,7 @@ class Int8Linear(nn.Module):
 
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
-        self.weight = weight.clone()  # the kernel crashes on a file's, which are not aligned
+        self.weight = weight
         self.scale = scale.bfloat16()
         self.bias = None if bias is None else bias.bfloat16()
         self.native = _native(self.weight, self.scale, self.bias)
@@ -75,7 +83,7 @@ class Int4Linear(nn.Module):
     def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
         super().__init__()
         self.num_outputs = len(weight)
-        self.steps, self.scale = weight.clone(), scale.bfloat16()
+        self.steps, self.scale = weight, scale.bfloat16()
         self.bias = None if bias is None else bias.bfloat16()
         self.native = _native(self.steps, self.scale, self.bias)
         if self.native is None:
@@ -130,7 +138,7 @@ def quantise_weights(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Ten
         if kind == "weight" and name in LAYERS + HEADS:
             quantise = _to_int4 if dtype == "int4" and name in LAYERS else _to_int8
             rows = max(1, CHUNK_SIZE // tensor.shape[1])
-            chunks = [quantise(chunk.to(torch.float32, copy=True)) for chunk in tensor.split(rows)]
+            chunks = [quantise(chunk.float()) for chunk in tensor.split(rows)]
             quantised[key], quantised[f"{layer}.scale"] = map(torch.cat, zip(*chunks))
         else:
             quantised[key] = tensor.to(torch.bfloat16, copy=True)  # lets go of the file
@@ -195,18 +203,22 @@ def _unpack(weight: Tensor) -> Tensor:
 
 
 def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
+    if (library := load_library()) is not None:
+        return native_quantise(library, weight, 8)
     low, high = weight.aminmax(dim=1)
     scale = torch.maximum(-low, high).clamp_(min=1e-8) / 127
-    return weight.div_(scale[:, None]).round_().to(torch.int8), scale
+    return (weight / scale[:, None]).round_().to(torch.int8), scale
 
 
 def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     if weight.shape[1] % GROUP_SIZE:
         raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {weight.shape[1]}")
+    if (library := load_library()) is not None:
+        return native_quantise(library, weight, 4)
     groups = weight.unflatten(1, (-1, GROUP_SIZE))
     low, high = groups.aminmax(dim=-1)
     step = (high - low).clamp(min=1e-8) / 15
     middle = low + 8 * step
-    groups.sub_(low[..., None]).div_(step[..., None]).round_().clamp_(0, 15)
-    steps = groups.to(torch.uint8).flatten(1)
+    steps = ((groups - low[..., None]) / step[..., None]).round_().clamp_(0, 15)
+    steps = steps.to(torch.uint8).flatten(1)
     return (steps[:, ::2] << 4) | steps[:, 1::2], torch.stack([step, middle], dim=-1)
