@@ -289,18 +289,13 @@ class NativeCodes:
         return codes
 
 
-def native_quantise(library: CDLL, weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
-    """Round weights [out, in] float32 to 8 or 4 bits; returns what `NativeLinear` takes, but the
-    scales in float32."""
-    num_outputs, num_inputs = weight.shape
-    dtype, shape = (torch.int8, ()) if bits == 8 else (torch.uint8, (num_inputs // 64, 2))
-    steps = torch.empty(num_outputs, num_inputs * bits // 8, dtype=dtype)
-    scale = torch.empty(num_outputs, *shape)
+def native_quantise(library: CDLL, weight: Tensor, steps: Tensor, scale: Tensor) -> None:
+    """Round weights [out, in] float32, into what `NativeLinear` takes, but float32 scales."""
+    bits = 8 if steps.dtype == torch.int8 else 4
     library.native_quantise(
-        weight.contiguous().data_ptr(), num_outputs, num_inputs, bits, steps.data_ptr(),
-        scale.data_ptr(), torch.get_num_threads(),
+        weight.data_ptr(), *weight.shape, bits, steps.data_ptr(), scale.data_ptr(),
+        torch.get_num_threads(),
     )  # fmt: skip
-    return steps, scale
 
 
 def _scratch(num_bytes: int) -> Tensor:

@@ -136,10 +136,8 @@ def quantise_weights(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Ten
         layer, _, kind = key.rpartition(".")
         name = layer.rpartition(".")[2]
         if kind == "weight" and name in LAYERS + HEADS:
-            quantise = _to_int4 if dtype == "int4" and name in LAYERS else _to_int8
-            rows = max(1, CHUNK_SIZE // tensor.shape[1])
-            chunks = [quantise(chunk.float()) for chunk in tensor.split(rows)]
-            quantised[key], quantised[f"{layer}.scale"] = map(torch.cat, zip(*chunks))
+            bits = 4 if dtype == "int4" and name in LAYERS else 8
+            quantised[key], quantised[f"{layer}.scale"] = _quantise(tensor, bits)
         else:
             quantised[key] = tensor.to(torch.bfloat16, copy=True)  # lets go of the file
     return quantised
@@ -202,19 +200,36 @@ def _unpack(weight: Tensor) -> Tensor:
     return torch.stack([weight >> 4, weight & 15], dim=-1).flatten(1)
 
 
+def _quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+    """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
+    num_outputs, num_inputs = weight.shape
+    if bits == 8:
+        steps = torch.empty(num_outputs, num_inputs, dtype=torch.int8)
+        scale = torch.empty(num_outputs)
+    elif num_inputs % GROUP_SIZE:
+        raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {num_inputs}")
+    else:
+        steps = torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8)
+        scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
+    library = load_library()
+    rows = max(1, CHUNK_SIZE // num_inputs)
+    for chunk, *results in zip(weight.split(rows), steps.split(rows), scale.split(rows)):
+        chunk = chunk.float().contiguous()
+        if library is not None:
+            native_quantise(library, chunk, *results)
+        else:
+            for result, value in zip(results, (_to_int8 if bits == 8 else _to_int4)(chunk)):
+                result.copy_(value)
+    return steps, scale
+
+
 def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
-    if (library := load_library()) is not None:
-        return native_quantise(library, weight, 8)
     low, high = weight.aminmax(dim=1)
     scale = torch.maximum(-low, high).clamp_(min=1e-8) / 127
-    return (weight / scale[:, None]).round_().to(torch.int8), scale
+    return (weight / scale[:, None]).round_(), scale
 
 
 def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
-    if weight.shape[1] % GROUP_SIZE:
-        raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {weight.shape[1]}")
-    if (library := load_library()) is not None:
-        return native_quantise(library, weight, 4)
     groups = weight.unflatten(1, (-1, GROUP_SIZE))
     low, high = groups.aminmax(dim=-1)
     step = (high - low).clamp(min=1e-8) / 15
