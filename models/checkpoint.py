@@ -48,8 +48,8 @@ class Checkpoint:
     """A language model, its codec and its tokenizer, ready to generate.
 
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
-    `DTYPES`; the codec is float32, but for the vocoder of a large model, which is bfloat16 unless
-    the model is float32.
+    `DTYPES`; the codec is float32, but for the vocoder, which is bfloat16 unless the model is
+    float32 or the CPU is slow at it.
     `emotion_ids` and `style_ids` give the token of each word in the tokenizer's `<|user:word|>`
     and `<|style:word|>`; they are empty where it has none.
     """
@@ -104,7 +104,7 @@ def load_checkpoint(
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
     codec = _load_codec(folder, config)  # first: meanwhile the C file is compiled
     model, dtype = _load_model(folder, config, semantic_id, dtype, torch_device)
-    if dtype != "float32" and _is_large(config):
+    if dtype != "float32" and _multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
     return Checkpoint(
         name=str(name_or_path),
@@ -247,6 +247,10 @@ def _fastest_dtype(config: DualARConfig, device: torch.device) -> str:
     return "int8" if load_library() is not None or _is_large(config) else "float32"
 
 
+def _multiplies_bfloat16(device: torch.device) -> bool:
+    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
+
+
 def _is_large(config: DualARConfig) -> bool:
     with torch.device("meta"):
         model = DualARTransformer(config, semantic_id=0)
@@ -270,7 +274,7 @@ def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
     with _naming(config_path):
         codec = _new_codec(config, weights)
     assign_weights(codec, weights, path, torch.float32)
-    return codec.fold_weight_norm()
+    return codec.fold_weight_norm().lay_out_weights()
 
 
 def _new_codec(config: FireflyConfig, weights: Iterable[str]) -> FireflyArchitecture:

@@ -168,9 +168,9 @@ def test_sixteen_bit_storage(tmp_path, saved, model, small_codec, stored):
 
 
 @torch.no_grad()
-@pytest.mark.parametrize(("threshold", "head"), [(0, torch.bfloat16), (10**9, torch.float32)])
-def test_bfloat16(saved, model, monkeypatch, threshold, head):
-    monkeypatch.setattr("models.checkpoint.LARGE_MODEL", threshold)
+@pytest.mark.parametrize(("is_fast", "head"), [(True, torch.bfloat16), (False, torch.float32)])
+def test_bfloat16(saved, model, monkeypatch, is_fast, head):
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: is_fast)
     checkpoint = load_checkpoint(saved, dtype="bfloat16")
     assert checkpoint.dtype == "bfloat16"
     assert all(weight.dtype == torch.bfloat16 for weight in checkpoint.model.parameters())

@@ -105,6 +105,13 @@ class FireflyArchitecture(nn.Module):
                 parametrize.remove_parametrizations(module, "weight")
         return self
 
+    def lay_out_weights(self) -> "FireflyArchitecture":
+        """Let the convolutions' weights lie in memory as the signals do; they stay the same."""
+        for module in self.modules():
+            if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
+                module.weight.data = module.weight.data.mT.contiguous().mT
+        return self
+
     def _checked(self, codes: Tensor) -> Tensor:
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.codebook_size):
             raise ValueError(

@@ -108,7 +108,9 @@ class FishTransConvNet(nn.Module):
         num_steps = x.shape[-1]
         if num_steps == 0:
             return x.new_zeros(x.shape[0], self.conv.out_channels, 0)
-        kernel = F.pad(self.conv.weight, (0, self.steps * self.stride - self.conv.kernel_size[0]))
+        kernel = self.conv.weight
+        if missing := -kernel.shape[-1] % self.stride:
+            kernel = F.pad(kernel, (0, missing))
         kernel = rearrange(kernel, "c d (m s) -> c (m s d)", m=self.steps)
         parts = (x.mT @ kernel).unflatten(-1, (self.steps, -1)).unbind(2)  # each [B, T, s * C']
         y = F.pad(parts[0], (0, 0, 0, self.steps - 1))
