@@ -184,7 +184,7 @@ def _reply(
             if stop.is_set() or conversation.open_turn is not turn:
                 break
         stepper.leave(reply)
-        yield speech.chunk(ended=frame is None)
+        yield speech.chunk(last=True, ended=frame is None)
     except Exception:
         if not speech.num_said and conversation.open_turn is turn:
             conversation.abandon_turn()
@@ -206,6 +206,11 @@ def warm_up(checkpoint: Checkpoint) -> None:
         torch.set_num_threads(1)
     for _ in generate_long(checkpoint, text="你好", max_new_tokens=1):
         pass
+    codec, num_frames = checkpoint.codec, FIRST_CHUNK_FRAMES
+    while num_frames <= CHUNK_FRAMES:
+        codes = torch.zeros(1, codec.config.num_codebooks, num_frames, dtype=torch.long)
+        codec.decode_chunk(codes.to(checkpoint.device), codec.new_state())
+        num_frames *= 2
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoint import Checkpoint
@@ -88,16 +89,25 @@ class Speech:
         self.waiting.append(frame)
 
     @torch.no_grad()
-    def chunk(self, ended: bool = False) -> ReplyChunk:
-        """Say what is waiting."""
+    def chunk(self, *, last: bool = False, ended: bool = False) -> ReplyChunk:
+        """Say what is waiting.
+
+        Args:
+            last: nothing follows.
+            ended: the model ended the reply itself.
+        """
         codec = self.checkpoint.codec
         audio = np.zeros(0, np.float32)
-        if self.waiting:
+        if num_frames := len(self.waiting):
             codes = torch.stack(self.waiting, dim=1)[None, 1:] - 1  # [1, K, l]
             # The model may have more codes than the codec; it was never taught to say those.
             codes = codes.clamp(max=codec.config.codebook_size - 1)
-            audio = codec.decode_chunk(codes, self._codec_state)[0, 0].float().cpu().numpy()
-        self.num_said += len(self.waiting)
+            if last:
+                # A power of 2: a size that is new to the process takes far longer.
+                codes = F.pad(codes, (0, (1 << (num_frames - 1).bit_length()) - num_frames))
+            wave = codec.decode_chunk(codes, self._codec_state)[0, 0]
+            audio = wave[: num_frames * codec.config.samples_per_frame].float().cpu().numpy()
+        self.num_said += num_frames
         self.waiting = []
         text, self._new_text = self._new_text, ""
         self.text += text
