@@ -375,9 +375,10 @@ def test_gradient_checkpointing_keeps_a_streams_state(small_codec: FireflyArchit
     torch.testing.assert_close(torch.cat(pieces, dim=-1), small_codec.head(x), atol=1e-4, rtol=0)
 
 
-def test_folding_weight_norm_keeps_the_audio(small_codec: FireflyArchitecture):
+def test_weights_for_inference_keep_the_audio(small_codec: FireflyArchitecture):
     folded = rebuilt(small_codec)
-    assert folded.fold_weight_norm() is folded
+    assert folded.fold_weight_norm().lay_out_weights() is folded
+    assert folded.head.conv_pre.conv.weight.mT.is_contiguous()
     assert not any(parametrize.is_parametrized(module) for module in folded.modules())
     x = noise(1, 64, 4)
     torch.testing.assert_close(folded.head(x), small_codec.head(x), atol=1e-5, rtol=0)

@@ -20,7 +20,7 @@ from .codec import TINY_CODEC, load_codes, spread_projections
 from .loop import Stage
 
 HEARING_WEIGHT = 1.0
-WAVE_WEIGHT, LAST_WAVE_WEIGHT = 6.0, 2.0  # first the pulses, then the finer spectrum
+WAVE_WEIGHT, LAST_WAVE_WEIGHT = 6.0, 0.5  # first the pulses, then the finer spectrum
 WAVE_STEPS = 500  # from one to the other
 STFT_SIZES = (256, 512, 1024, 2048)
 
