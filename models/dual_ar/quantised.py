@@ -19,6 +19,7 @@ from .native import (
     NativeDraw,
     NativeLinear,
     NativeStack,
+    empty_weight,
     load_library,
     native_quantise,
 )
@@ -204,12 +205,12 @@ def _quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
     num_outputs, num_inputs = weight.shape
     if bits == 8:
-        steps = torch.empty(num_outputs, num_inputs, dtype=torch.int8)
+        steps = empty_weight(num_outputs, num_inputs, torch.int8)
         scale = torch.empty(num_outputs)
     elif num_inputs % GROUP_SIZE:
         raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {num_inputs}")
     else:
-        steps = torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8)
+        steps = empty_weight(num_outputs, num_inputs // 2, torch.uint8)
         scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
     library = load_library()
     rows = max(1, CHUNK_SIZE // num_inputs)
