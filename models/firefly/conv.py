@@ -79,13 +79,13 @@ class FishConvNet(nn.Module):
         # Only as pictures of one row may signals lie in memory as they do here.
         conv = self.conv
         return F.conv2d(
-            x[:, :, None],
-            conv.weight[:, :, None],
+            x.unsqueeze(2),
+            conv.weight.unsqueeze(2),
             conv.bias,
             stride=(1, self.stride),
             dilation=(1, conv.dilation[0]),
             groups=conv.groups,
-        )[:, :, 0]
+        ).squeeze(2)
 
     def weight_norm(self) -> "FishConvNet":
         weight_norm(self.conv)
