@@ -164,12 +164,13 @@ def locked(tmp_path: Path) -> Path:
 
 
 def test_locked_pieces_are_codes_and_their_wave(locked: Path):
-    crops = vocoder_training.LockedCrops([locked], 0, "cpu")
+    crops = vocoder_training.LockedCrops({locked: 1.0}, 0, "cpu")
     codes, wave = crops.draw(6, 10)
     assert codes.shape == (6, 8, 10) and wave.shape == (6, 1, 10_240)
+    file = torch.load(locked, weights_only=True)
     for piece, row in zip(wave[:, 0] * 32768, codes):
-        start = int((crops.wave.unfold(0, 3, 1) == piece[:3]).all(1).nonzero()[0])
-        assert any(torch.equal(row, c[:, start // 1024 :][:, :10].long()) for c in crops.codes)
+        start = int((file["wave"].unfold(0, 3, 1) == piece[:3]).all(1).nonzero()[0])
+        assert any(torch.equal(row, c[:, start // 1024 :][:, :10].long()) for c in file["codes"])
 
 
 def test_the_codec_is_trained_in_three_stages(
@@ -178,13 +179,14 @@ def test_the_codec_is_trained_in_three_stages(
     monkeypatch.setattr(codec_training, "GUIDE_FRAMES", 400)
     stages = tmp_path / "stages"
     codes = codec_training.train_codes(recording, recording, stages, 0.02, "cpu")
-    pulses = vocoder_training.train_pulses(codes, [locked], [locked], stages, 0.02, "cpu")
+    shares = {locked: 1.0}
+    pulses = vocoder_training.train_pulses(codes, shares, shares, stages, 0.02, "cpu")
     learned = torch.load(pulses, weights_only=True)["modules"]["reader"]
-    vocoder = vocoder_training.train_vocoder(codes, pulses, [locked], [locked], stages, 0.0, "cpu")
+    vocoder = vocoder_training.train_vocoder(codes, pulses, shares, shares, stages, 0.0, "cpu")
     first = vocoder.head.conv_pre.state_dict()
     assert all(torch.equal(learned[f"stages.0.{key}"], x) for key, x in first.items())
 
-    vocoder = vocoder_training.train_vocoder(codes, pulses, [locked], [locked], stages, 0.02, "cpu")
+    vocoder = vocoder_training.train_vocoder(codes, pulses, shares, shares, stages, 0.02, "cpu")
     assert vocoder.training is False
     loaded = vocoder_training.load_codec(codes, stages / "vocoder.pt")
     for (name, a), b in zip(vocoder.state_dict().items(), loaded.state_dict().values()):

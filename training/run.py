@@ -97,8 +97,8 @@ class Recipe:
     def pulses(self) -> None:
         train_pulses(
             self.work / "codes.pt",
-            [self.work / "locked.pt", self.work / "syllables_speech.pt"],
-            [self.work / "locked_heldout.pt"],
+            {self.work / "locked.pt": 0.5, self.work / "syllables_speech.pt": 0.5},
+            {self.work / "locked_heldout.pt": 1.0},
             self.work,
             self.minutes * SHARES["pulses"],
             self.device,
@@ -108,8 +108,8 @@ class Recipe:
         train_vocoder(
             self.work / "codes.pt",
             self.work / "pulses.pt",
-            [self.work / "locked.pt", self.work / "syllables_speech.pt"],
-            [self.work / "locked_heldout.pt"],
+            {self.work / "locked.pt": 0.25, self.work / "syllables_speech.pt": 0.75},
+            {self.work / "locked_heldout.pt": 1.0},
             self.work,
             self.minutes * SHARES["vocoder"],
             self.device,

@@ -5,7 +5,7 @@ which they do (see `pitch`), its slow stages first. Then the whole of it learns,
 the encoder's ears as well.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
@@ -26,25 +26,30 @@ STFT_SIZES = (256, 512, 1024, 2048)
 
 
 class LockedCrops:
-    """Random pieces of what `write_locked` and `write_syllables` have put into files."""
+    """Random pieces of what `write_locked` and `write_syllables` have put into files.
 
-    def __init__(self, paths: Sequence[Path], seed: int, device: str) -> None:
-        data = [torch.load(path, weights_only=True) for path in paths]
-        self.wave = torch.cat([d["wave"] for d in data])
-        self.codes = torch.cat([d["codes"].expand(2, -1, -1) for d in data], dim=2)
-        self.frame = len(self.wave) // self.codes.shape[2]
+    Args:
+        shares: of the pieces, for each file.
+    """
+
+    def __init__(self, shares: Mapping[Path, float], seed: int, device: str) -> None:
+        self.files = [torch.load(path, weights_only=True) for path in shares]
+        self.shares = list(shares.values())
+        self.frame = TINY_CODEC.samples_per_frame
         self.rng = np.random.default_rng(seed)
         self.device = device
 
     def draw(self, batch_size: int, num_frames: int) -> tuple[Tensor, Tensor]:
         """Codes [B, K, L], of the speech as it was or as it is, and its wave [B, 1, T]."""
-        starts = self.rng.integers(0, self.codes.shape[2] - num_frames, batch_size).tolist()
-        rows = self.rng.integers(0, 2, batch_size).tolist()
-        codes = torch.stack([self.codes[r, :, s : s + num_frames] for r, s in zip(rows, starts)])
-        wave = torch.stack(
-            [self.wave[s * self.frame : (s + num_frames) * self.frame] for s in starts]
-        )
-        return codes.long().to(self.device), wave[:, None].to(self.device) / 32768
+        codes, waves = [], []
+        for index in self.rng.choice(len(self.files), batch_size, p=self.shares):
+            file = self.files[index]
+            rows = file["codes"]
+            start = int(self.rng.integers(0, rows.shape[2] - num_frames))
+            codes.append(rows[self.rng.integers(0, len(rows)), :, start : start + num_frames])
+            waves.append(file["wave"][start * self.frame : (start + num_frames) * self.frame])
+        wave = torch.stack(waves)[:, None].to(self.device) / 32768
+        return torch.stack(codes).long().to(self.device), wave
 
 
 class PulseReader(nn.Module):
@@ -72,8 +77,8 @@ class PulseReader(nn.Module):
 
 def train_pulses(
     codes: Path,
-    locked: Sequence[Path],
-    heldout: Sequence[Path],
+    locked: Mapping[Path, float],
+    heldout: Mapping[Path, float],
     folder: Path,
     minutes: float,
     device: str,
@@ -101,8 +106,8 @@ def train_pulses(
 def train_vocoder(
     codes: Path,
     pulses: Path,
-    locked: Sequence[Path],
-    heldout: Sequence[Path],
+    locked: Mapping[Path, float],
+    heldout: Mapping[Path, float],
     folder: Path,
     minutes: float,
     device: str,
