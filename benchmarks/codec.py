@@ -24,11 +24,11 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--frames", type=int, default=128, help="length of the speech")
     parser.add_argument("--chunk", type=int, default=CHUNK_FRAMES, help="frames decoded at once")
-    parser.add_argument("--dtype", choices=FLOATS, default="float32", help="of the vocoder")
+    parser.add_argument("--dtype", choices=FLOATS, default="bfloat16", help="of the vocoder")
     options = parser.parse_args()
     torch.manual_seed(0)
     plain = FireflyArchitecture(FireflyConfig()).eval()
-    codec = FireflyArchitecture(FireflyConfig()).eval().fold_weight_norm()
+    codec = FireflyArchitecture(FireflyConfig()).eval().fold_weight_norm().lay_out_weights()
     if options.shape == "tiny":
         codec, plain = (load_checkpoint("tiny", dtype=d).codec for d in (options.dtype, "float32"))
     else:

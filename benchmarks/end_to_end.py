@@ -9,7 +9,7 @@ import time
 
 import torch
 
-from generate import generate_long
+from generate import generate_long, warm_up
 from models.conversation import Conversation, UserTurn
 from models.dual_ar import SamplingConfig
 
@@ -43,6 +43,7 @@ def main() -> None:
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
     checkpoint, load_seconds = load(options.shape, options.dtype)
+    warm_up(checkpoint)
     answer(checkpoint, 1.0, 12, seed=0)
     runs = [
         answer(checkpoint, options.seconds, options.frames, seed) for seed in range(options.runs)
