@@ -1,7 +1,7 @@
 """Causal convolutions that run on a whole signal or on its pieces, with the same result.
 
-Signals are [B, C, T], but lie in memory as [B, T, C]: so the products need no other order of their
-inputs, and in bfloat16 they are up to ten times as fast.
+Signals are [B, C, T], but lie in memory as [B, T, C]: the products need their inputs in no other
+order, which makes the whole vocoder about twice as fast in bfloat16.
 """
 
 import torch
@@ -121,10 +121,8 @@ class FishTransConvNet(nn.Module):
             if tail is not None:
                 y[:, : self.steps - 1] += tail
             state.buffers[self] = y[:, num_steps:].clone()
-        return (
-            y[:, :num_steps].unflatten(-1, (self.stride, -1)).flatten(1, 2).mT
-            + (self.conv.bias[:, None])
-        )
+        y = y[:, :num_steps].unflatten(-1, (self.stride, -1)).flatten(1, 2)  # [B, T * s, C']
+        return (y + self.conv.bias).mT
 
     def weight_norm(self) -> "FishTransConvNet":
         weight_norm(self.conv)
