@@ -206,11 +206,10 @@ def warm_up(checkpoint: Checkpoint) -> None:
         torch.set_num_threads(1)
     for _ in generate_long(checkpoint, text="你好", max_new_tokens=1):
         pass
-    codec, num_frames = checkpoint.codec, FIRST_CHUNK_FRAMES
-    while num_frames <= CHUNK_FRAMES:
+    codec = checkpoint.codec
+    for num_frames in (1 << n for n in range(CHUNK_FRAMES.bit_length())):  # the chunks' sizes
         codes = torch.zeros(1, codec.config.num_codebooks, num_frames, dtype=torch.long)
         codec.decode_chunk(codes.to(checkpoint.device), codec.new_state())
-        num_frames *= 2
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:

@@ -107,6 +107,13 @@ def test_single_positions_of_many_rows_are_those_of_the_whole(model, grid, dtype
         whole = other.forward_hidden(row[None, :, : length + 2])[0, -1:]
         assert (hidden - whole).norm() / whole.norm() < 0.05
 
+    fast_cache = other.new_fast_cache(num_rows)
+    codes = torch.stack([row[1:3, -1] for row in rows])
+    inputs = [stepped[:, 0], *other.embed_codes(codes).unbind(1)]
+    logits = torch.stack([other.step_fast(x, fast_cache) for x in inputs], dim=1)
+    expected = other.forward_fast(stepped[:, 0], codes)
+    assert (logits - expected).norm() / expected.norm() < 0.05
+
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
 @pytest.mark.parametrize("num_rows", [1, 3, MAX_ROWS])

@@ -1,7 +1,6 @@
 // One position through a stack of blocks whose weights take 8 or 4 bits, for a few conversations
-// at once, as fast as memory gives the weights; the draw of a token; a frame's
-// codes; and the rounding to few bits. For processors with
-// AVX-512 VNNI.
+// at once, as fast as memory gives the weights; the draw of a token; a frame's codes; and the
+// rounding to few bits. For processors with AVX-512 VNNI.
 //
 // The inputs of a product become integers too, always finer than the weights: with weights of 8
 // bits they take 16, with a scale for each row, cut into two signed bytes, 256 * high + low; with

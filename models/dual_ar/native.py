@@ -1,4 +1,4 @@
-"""One position through a quantised stack, a token's draw, and a frame's codes, in C.
+"""One position through a quantised stack, a token's draw, a frame's codes, and rounding, in C.
 
 For lone positions PyTorch's own cost is the most. The C file is compiled when it is first asked
 for, within about two seconds. Without a compiler, or on a processor that it is not for, everything
@@ -8,7 +8,6 @@ works in PyTorch alone.
 from __future__ import annotations
 
 import functools
-import mmap
 import shutil
 import subprocess
 import tempfile
@@ -34,7 +33,6 @@ from .cache import KVCache
 
 SOURCE = Path(__file__).with_suffix(".c")
 MAX_ROWS = 16  # as in the C file
-HUGE_PAGE = 1 << 21  # bytes
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 
 
@@ -289,17 +287,6 @@ class NativeCodes:
             scratch.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return codes
-
-
-def empty_weight(num_outputs: int, row_size: int, dtype: torch.dtype) -> Tensor:
-    """Memory for a weight [num_outputs, row_size] of one byte each, in huge pages where there are
-    any: who reads it from end to end is a twentieth faster."""
-    num_bytes = num_outputs * row_size
-    if num_bytes < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(num_outputs, row_size, dtype=dtype)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(num_outputs, row_size)
 
 
 def native_quantise(library: CDLL, weight: Tensor, steps: Tensor, scale: Tensor) -> None:

@@ -6,6 +6,7 @@ times as much; and what they compute for a position depends on the positions bes
 
 from __future__ import annotations
 
+import mmap
 from collections.abc import Mapping
 
 import torch
@@ -19,13 +20,13 @@ from .native import (
     NativeDraw,
     NativeLinear,
     NativeStack,
-    empty_weight,
     load_library,
     native_quantise,
 )
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
+HUGE_PAGE = 1 << 21  # bytes
 CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own cache
 # Where PyTorch's bfloat16 product is faster than its others, conversion included.
 MANY_ROWS = {"int8": 16, "int4": 64}
@@ -205,12 +206,12 @@ def _quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
     num_outputs, num_inputs = weight.shape
     if bits == 8:
-        steps = empty_weight(num_outputs, num_inputs, torch.int8)
+        steps = _empty(num_outputs, num_inputs, torch.int8)
         scale = torch.empty(num_outputs)
     elif num_inputs % GROUP_SIZE:
         raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {num_inputs}")
     else:
-        steps = empty_weight(num_outputs, num_inputs // 2, torch.uint8)
+        steps = _empty(num_outputs, num_inputs // 2, torch.uint8)
         scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
     library = load_library()
     rows = max(1, CHUNK_SIZE // num_inputs)
@@ -222,6 +223,17 @@ def _quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
             for result, value in zip(results, (_to_int8 if bits == 8 else _to_int4)(chunk)):
                 result.copy_(value)
     return steps, scale
+
+
+def _empty(num_outputs: int, row_size: int, dtype: torch.dtype) -> Tensor:
+    """Memory for a weight [num_outputs, row_size] of one byte each, in huge pages where there are
+    any: who reads it from end to end is a twentieth faster."""
+    num_bytes = num_outputs * row_size
+    if num_bytes < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
+        return torch.empty(num_outputs, row_size, dtype=dtype)
+    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
+    memory.madvise(mmap.MADV_HUGEPAGE)
+    return torch.frombuffer(memory, dtype=dtype).view(num_outputs, row_size)
 
 
 def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:
