@@ -6,6 +6,7 @@ import gc
 import shutil
 import weakref
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -101,8 +102,13 @@ def open_page(browser: playwright.Browser, url: str) -> Iterator[OpenPage]:
 
 
 def choose(page: playwright.Page, kind: str) -> None:
-    page.check(f"#kind input[value={kind}]", force=True)
-    page.wait_for_selector(f"#composer[data-kind={kind}]")
+    chosen = f"#composer[data-kind={kind}]"
+    for _ in range(10):  # a click is lost that comes while the page still starts
+        page.click(f"#kind input[value={kind}]", force=True)
+        with suppress(playwright.TimeoutError):
+            page.wait_for_selector(chosen, timeout=3000)
+            return
+    page.wait_for_selector(chosen)
 
 
 def write(page: playwright.Page, text: str) -> None:
