@@ -180,13 +180,13 @@ def test_the_codec_is_trained_in_three_stages(
     stages = tmp_path / "stages"
     codes = codec_training.train_codes(recording, recording, stages, 0.02, "cpu")
     shares = {locked: 1.0}
-    pulses = vocoder_training.train_pulses(codes, shares, shares, stages, 0.02, "cpu")
-    learned = torch.load(pulses, weights_only=True)["modules"]["reader"]
-    vocoder = vocoder_training.train_vocoder(codes, pulses, shares, shares, stages, 0.0, "cpu")
+    slow = vocoder_training.train_slow_stages(codes, shares, shares, stages, 0.02, "cpu")
+    learned = torch.load(slow, weights_only=True)["modules"]["slow_stages"]
+    vocoder = vocoder_training.train_vocoder(codes, slow, shares, shares, stages, 0.0, "cpu")
     first = vocoder.head.conv_pre.state_dict()
     assert all(torch.equal(learned[f"stages.0.{key}"], x) for key, x in first.items())
 
-    vocoder = vocoder_training.train_vocoder(codes, pulses, shares, shares, stages, 0.02, "cpu")
+    vocoder = vocoder_training.train_vocoder(codes, slow, shares, shares, stages, 0.02, "cpu")
     assert vocoder.training is False
     loaded = vocoder_training.load_codec(codes, stages / "vocoder.pt")
     for (name, a), b in zip(vocoder.state_dict().items(), loaded.state_dict().values()):

@@ -29,12 +29,12 @@ from .language_model import (
 from .preference import train_preference
 from .syllables import load_syllables, write_syllables
 from .tokenizer import VOCAB_SIZE, write_tokenizer
-from .vocoder import load_codec, train_pulses, train_vocoder
+from .vocoder import load_codec, train_slow_stages, train_vocoder
 
 # Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
 SHARES = {
     "codes": 0.12,
-    "pulses": 0.08,
+    "slow_stages": 0.08,
     "vocoder": 0.2,
     "understanding": 0.3,
     "language_model": 0.27,
@@ -94,20 +94,20 @@ class Recipe:
             speech = self.work / "syllables_speech.pt"
             write_syllables(codec, self.dialogues, path, speech, SYLLABLES_MINUTES, self.workers)
 
-    def pulses(self) -> None:
-        train_pulses(
+    def slow_stages(self) -> None:
+        train_slow_stages(
             self.work / "codes.pt",
             {self.work / "locked.pt": 0.5, self.work / "syllables_speech.pt": 0.5},
             {self.work / "locked_heldout.pt": 1.0},
             self.work,
-            self.minutes * SHARES["pulses"],
+            self.minutes * SHARES["slow_stages"],
             self.device,
         )
 
     def vocoder(self) -> None:
         train_vocoder(
             self.work / "codes.pt",
-            self.work / "pulses.pt",
+            self.work / "slow_stages.pt",
             {self.work / "locked.pt": 0.25, self.work / "syllables_speech.pt": 0.75},
             {self.work / "locked_heldout.pt": 1.0},
             self.work,
@@ -173,7 +173,7 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], None]]:
-        names = ("tokenizer", "speech", "codes", "locked", "syllables", "pulses", "vocoder")
+        names = ("tokenizer", "speech", "codes", "locked", "syllables", "slow_stages", "vocoder")
         names += ("corpus", "understanding", "language_model", "preference", "export")
         return {name: getattr(self, name) for name in names}
 

@@ -1,8 +1,9 @@
 """Train the small codec's vocoder, which speaks the codes.
 
-A spectrum's codes do not tell where the voice's pulses are: the vocoder learns it from speech in
-which they do (see `pitch`), its slow stages first. Then the whole of it learns, and has to please
-the encoder's ears as well.
+Its slow stages learn first, by what linear heads can read off them: the log-mel, and the wave. A
+step costs a seventh of one of the whole vocoder, and what is said depends on them. A spectrum's
+codes do not tell where the voice's pulses are, so all learn from speech in which they do (see
+`pitch`). Then the whole of it learns, and has to please the encoder's ears as well.
 """
 
 from collections.abc import Mapping
@@ -16,7 +17,7 @@ from torch import Tensor, nn
 from models.audio import write_wav
 from models.firefly import FireflyArchitecture
 
-from .codec import TINY_CODEC, load_codes, spread_projections
+from .codec import MEL_FLOOR, TINY_CODEC, load_codes, spread_projections
 from .loop import Stage
 
 HEARING_WEIGHT = 1.0
@@ -52,30 +53,36 @@ class LockedCrops:
         return torch.stack(codes).long().to(self.device), wave
 
 
-class PulseReader(nn.Module):
-    """The vocoder's first, slow stages and a linear head, which reads the wave off their output.
+class SlowStages(nn.Module):
+    """The vocoder's first, slow stages, and linear heads that read off them what they know.
 
-    They decide where the voice's pulses are, at a tenth of the work of the whole vocoder.
+    What is said is known once the codes' frames are spread out in time; where the voice's pulses
+    are, after the first of the head's stages.
     """
 
     def __init__(self, codec: FireflyArchitecture) -> None:
         super().__init__()
+        config, head = codec.config, codec.head
         self.upsample = codec.quantizer.upsample
-        head = codec.head
         self.stages = nn.ModuleList([head.conv_pre, head.ups[0], head.resblocks[0]])
-        config = codec.config
-        self.samples = nn.Linear(
-            config.decoder_dim // 2, config.hop_length // config.upsample_rates[0]
+        self.heads = nn.ModuleDict(
+            {
+                "mel": nn.Linear(config.decoder_dim, config.n_mels),
+                "wave": nn.Linear(
+                    config.decoder_dim // 2, config.hop_length // config.upsample_rates[0]
+                ),
+            }
         )
 
-    def forward(self, hidden: Tensor) -> Tensor:
-        """Hidden [B, C, T] -> wave [B, 1, T * hop_length]."""
+    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
+        """Hidden [B, C, T] -> log-mel [B, M, T] and wave [B, 1, T * hop_length], float32."""
         conv_pre, up, block = self.stages
-        x = block(up(F.silu(conv_pre(hidden))))
-        return self.samples(F.silu(x).mT).flatten(1)[:, None]
+        mel = self.heads["mel"](hidden.mT).mT
+        samples = self.heads["wave"](F.silu(block(up(F.silu(conv_pre(hidden))))).mT)
+        return mel.float(), samples.float().flatten(1)[:, None]
 
 
-def train_pulses(
+def train_slow_stages(
     codes: Path,
     locked: Mapping[Path, float],
     heldout: Mapping[Path, float],
@@ -83,29 +90,36 @@ def train_pulses(
     minutes: float,
     device: str,
 ) -> Path:
-    """Let the vocoder's slow stages learn where the pulses are, by the wave itself."""
+    """Let the vocoder's slow stages learn what is said, and where the pulses are."""
     codec = load_codes(codes).to(device)
     codec.requires_grad_(False)
-    reader = PulseReader(codec).requires_grad_(True).to(device)
+    slow = SlowStages(codec).requires_grad_(True).to(device)
     crops, valid = LockedCrops(locked, 3, device), LockedCrops(heldout, 4, device)
     fixed = valid.draw(24, 64)
+    with torch.no_grad():  # without a start at its mean the mel takes long to get there
+        slow.heads["mel"].bias.copy_(codec.spec_transform(fixed[1]).mean(dim=(0, 2)))
 
-    def unexplained(indices: Tensor, wave: Tensor) -> Tensor:
+    def losses(indices: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
         with torch.autocast(device, torch.bfloat16):
-            return wave_loss(reader(codec.quantizer.decode(indices)).float(), wave)
+            return reading_losses(codec, slow, codec.quantizer.decode(indices), wave)
+
+    def step(index: int) -> Tensor:
+        mel, pulses = losses(*crops.draw(12, 48))
+        return 2 * mel + pulses
 
     def validate(index: int) -> dict[str, float]:
-        return {"valid_loss": unexplained(*fixed).item()}
+        mel, pulses = losses(*fixed)
+        return {"valid_mel_l1": mel.item(), "valid_wave": pulses.item()}
 
-    Stage(name="pulses", folder=folder, minutes=minutes, learning_rate=1e-3).run(
-        {"reader": reader}, lambda index: unexplained(*crops.draw(12, 36)), validate
+    Stage(name="slow_stages", folder=folder, minutes=minutes, learning_rate=1e-3).run(
+        {"slow_stages": slow}, step, validate
     )
-    return folder / "pulses.pt"
+    return folder / "slow_stages.pt"
 
 
 def train_vocoder(
     codes: Path,
-    pulses: Path,
+    slow_stages: Path,
     locked: Mapping[Path, float],
     heldout: Mapping[Path, float],
     folder: Path,
@@ -116,31 +130,29 @@ def train_vocoder(
     codec = load_codes(codes).to(device)
     config = codec.config
     codec.requires_grad_(False)
-    state = torch.load(pulses, weights_only=True, map_location=device)
-    reader = PulseReader(codec)
-    reader.to(device).load_state_dict(state["modules"]["reader"])
+    state = torch.load(slow_stages, weights_only=True, map_location=device)
+    slow = SlowStages(codec).to(device)
+    slow.load_state_dict(state["modules"]["slow_stages"])
     decoder = new_decoder(codec)
     decoder.requires_grad_(True)
-    reader.samples.requires_grad_(True)
+    slow.heads.requires_grad_(True)
     crops, valid = LockedCrops(locked, 5, device), LockedCrops(heldout, 6, device)
     fixed = valid.draw(12, 64)
 
-    def decode(indices: Tensor) -> tuple[Tensor, Tensor]:
-        """The wave, and what can be read off the slow stages, which must not lose the pulses."""
-        with torch.autocast(device, torch.bfloat16):
-            hidden = codec.quantizer.decode(indices)
-            return codec.head(hidden).float(), reader(hidden).float()
-
     def step(index: int) -> Tensor:
         indices, wave = crops.draw(5, 36)
-        audio, read = decode(indices)
-        loss = spectral_loss(audio, wave) + hearing_loss(codec, audio, wave)
+        with torch.autocast(device, torch.bfloat16):
+            hidden = codec.quantizer.decode(indices)
+            audio = codec.head(hidden).float()
+            mel, pulses = reading_losses(codec, slow, hidden, wave)  # they must not be lost
+        loss = spectral_loss(audio, wave) + hearing_loss(codec, audio, wave) + 2 * mel
         weight = max(LAST_WAVE_WEIGHT, WAVE_WEIGHT * (1 - index / WAVE_STEPS))
-        return loss + weight * (wave_loss(audio, wave) + wave_loss(read, wave))
+        return loss + weight * (wave_loss(audio, wave) + pulses)
 
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed
-        audio, _ = decode(indices)
+        with torch.autocast(device, torch.bfloat16):
+            audio = codec.head(codec.quantizer.decode(indices)).float()
         for name, speech in (("original", wave), ("decoded", audio)):
             write_wav(
                 folder / f"vocoder_{name}.wav", speech[:4].flatten().cpu(), config.sample_rate
@@ -150,7 +162,7 @@ def train_vocoder(
 
     Stage(
         name="vocoder", folder=folder, minutes=minutes, learning_rate=1e-3, betas=(0.8, 0.99)
-    ).run({"decoder": decoder, "samples": reader.samples}, step, validate)
+    ).run({"decoder": decoder, "heads": slow.heads}, step, validate)
     return codec.eval()
 
 
@@ -165,6 +177,15 @@ def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
     decoder = new_decoder(codec)
     decoder.load_state_dict(torch.load(vocoder, weights_only=True)["modules"]["decoder"])
     return codec.eval()
+
+
+def reading_losses(
+    codec: FireflyArchitecture, slow: SlowStages, hidden: Tensor, wave: Tensor
+) -> tuple[Tensor, Tensor]:
+    """L1 of the log-mel that is read off the slow stages, and `wave_loss` of the wave."""
+    mel, read = slow(hidden)
+    target = codec.spec_transform(wave).clamp(min=MEL_FLOOR)
+    return F.l1_loss(mel, target), wave_loss(read, wave)
 
 
 def hearing_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) -> Tensor:
