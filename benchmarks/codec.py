@@ -28,7 +28,7 @@ def main() -> None:
     options = parser.parse_args()
     torch.manual_seed(0)
     plain = FireflyArchitecture(FireflyConfig()).eval()
-    codec = FireflyArchitecture(FireflyConfig()).eval().fold_weight_norm().lay_out_weights()
+    codec = FireflyArchitecture(FireflyConfig()).eval().prepare_inference()
     if options.shape == "tiny":
         codec, plain = (load_checkpoint("tiny", dtype=d).codec for d in (options.dtype, "float32"))
     else:

@@ -274,7 +274,7 @@ def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
     with _naming(config_path):
         codec = _new_codec(config, weights)
     assign_weights(codec, weights, path, torch.float32)
-    return codec.fold_weight_norm().lay_out_weights()
+    return codec.prepare_inference()
 
 
 def _new_codec(config: FireflyConfig, weights: Iterable[str]) -> FireflyArchitecture:

@@ -88,7 +88,7 @@ class Speech:
         self.columns.append(column)
         self.waiting.append(frame)
 
-    @torch.no_grad()
+    @torch.inference_mode()
     def chunk(self, *, last: bool = False, ended: bool = False) -> ReplyChunk:
         """Say what is waiting.
 

@@ -377,11 +377,18 @@ def test_gradient_checkpointing_keeps_a_streams_state(small_codec: FireflyArchit
 
 def test_weights_for_inference_keep_the_audio(small_codec: FireflyArchitecture):
     folded = rebuilt(small_codec)
-    assert folded.fold_weight_norm().lay_out_weights() is folded
+    assert folded.prepare_inference() is folded
     assert folded.head.conv_pre.conv.weight.mT.is_contiguous()
     assert not any(parametrize.is_parametrized(module) for module in folded.modules())
     x = noise(1, 64, 4)
     torch.testing.assert_close(folded.head(x), small_codec.head(x), atol=1e-5, rtol=0)
+    codes = torch.arange(1000).repeat(8, 1).roll(7)[None]
+    hidden = small_codec.quantizer.decode(codes)
+    torch.testing.assert_close(folded.quantizer.decode(codes), hidden, atol=1e-5, rtol=0)
+    assert (
+        folded.state_dict().keys()
+        == FireflyArchitecture(small_codec.config).fold_weight_norm().state_dict().keys()
+    )
     folded.fold_weight_norm()  # once more does no harm
 
 

@@ -74,12 +74,15 @@ class SlowStages(nn.Module):
             }
         )
 
-    def forward(self, hidden: Tensor) -> tuple[Tensor, Tensor]:
-        """Hidden [B, C, T] -> log-mel [B, M, T] and wave [B, 1, T * hop_length], float32."""
+    def read_mel(self, hidden: Tensor) -> Tensor:
+        """Hidden [B, C, T] -> log-mel [B, M, T]."""
+        return self.heads["mel"](hidden.mT).mT
+
+    def read_wave(self, hidden: Tensor) -> Tensor:
+        """Hidden [B, C, T] -> wave [B, 1, T * hop_length]."""
         conv_pre, up, block = self.stages
-        mel = self.heads["mel"](hidden.mT).mT
-        samples = self.heads["wave"](F.silu(block(up(F.silu(conv_pre(hidden))))).mT)
-        return mel.float(), samples.float().flatten(1)[:, None]
+        x = block(up(F.silu(conv_pre(hidden))))
+        return self.heads["wave"](F.silu(x).mT).flatten(1)[:, None]
 
 
 def train_slow_stages(
@@ -99,16 +102,18 @@ def train_slow_stages(
     with torch.no_grad():  # without a start at its mean the mel takes long to get there
         slow.heads["mel"].bias.copy_(codec.spec_transform(fixed[1]).mean(dim=(0, 2)))
 
-    def losses(indices: Tensor, wave: Tensor) -> tuple[Tensor, Tensor]:
+    def losses(indices: Tensor, wave: Tensor, num_waves: int) -> tuple[Tensor, Tensor]:
         with torch.autocast(device, torch.bfloat16):
-            return reading_losses(codec, slow, codec.quantizer.decode(indices), wave)
+            hidden = codec.quantizer.decode(indices)
+            read = slow.read_wave(hidden[:num_waves]).float()
+            return mel_loss(codec, slow, hidden, wave), wave_loss(read, wave[:num_waves])
 
     def step(index: int) -> Tensor:
-        mel, pulses = losses(*crops.draw(12, 48))
+        mel, pulses = losses(*crops.draw(32, 48), 8)  # the wave is the slower one to read
         return 2 * mel + pulses
 
     def validate(index: int) -> dict[str, float]:
-        mel, pulses = losses(*fixed)
+        mel, pulses = losses(*fixed, len(fixed[0]))
         return {"valid_mel_l1": mel.item(), "valid_wave": pulses.item()}
 
     Stage(name="slow_stages", folder=folder, minutes=minutes, learning_rate=1e-3).run(
@@ -141,13 +146,14 @@ def train_vocoder(
 
     def step(index: int) -> Tensor:
         indices, wave = crops.draw(5, 36)
+        more_indices, more_wave = crops.draw(24, 48)
         with torch.autocast(device, torch.bfloat16):
             hidden = codec.quantizer.decode(indices)
-            audio = codec.head(hidden).float()
-            mel, pulses = reading_losses(codec, slow, hidden, wave)  # they must not be lost
+            audio, read = codec.head(hidden).float(), slow.read_wave(hidden).float()
+            mel = mel_loss(codec, slow, codec.quantizer.decode(more_indices), more_wave)
         loss = spectral_loss(audio, wave) + hearing_loss(codec, audio, wave) + 2 * mel
         weight = max(LAST_WAVE_WEIGHT, WAVE_WEIGHT * (1 - index / WAVE_STEPS))
-        return loss + weight * (wave_loss(audio, wave) + pulses)
+        return loss + weight * (wave_loss(audio, wave) + wave_loss(read, wave))
 
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed
@@ -179,13 +185,10 @@ def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
     return codec.eval()
 
 
-def reading_losses(
-    codec: FireflyArchitecture, slow: SlowStages, hidden: Tensor, wave: Tensor
-) -> tuple[Tensor, Tensor]:
-    """L1 of the log-mel that is read off the slow stages, and `wave_loss` of the wave."""
-    mel, read = slow(hidden)
+def mel_loss(codec: FireflyArchitecture, slow: SlowStages, hidden: Tensor, wave: Tensor) -> Tensor:
+    """L1 of the log-mel that is read off the slow stages."""
     target = codec.spec_transform(wave).clamp(min=MEL_FLOOR)
-    return F.l1_loss(mel, target), wave_loss(read, wave)
+    return F.l1_loss(slow.read_mel(hidden).float(), target)
 
 
 def hearing_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) -> Tensor:

@@ -105,11 +105,17 @@ class FireflyArchitecture(nn.Module):
                 parametrize.remove_parametrizations(module, "weight")
         return self
 
-    def lay_out_weights(self) -> "FireflyArchitecture":
-        """Let the convolutions' weights lie in memory as the signals do; they stay the same."""
+    def prepare_inference(self) -> "FireflyArchitecture":
+        """Do once what need not be done in every call; the weights are final then.
+
+        Weight norm is folded, the convolutions' weights lie in memory as the signals do, and what
+        the codes stand for is tabulated.
+        """
+        self.fold_weight_norm()
         for module in self.modules():
             if isinstance(module, (nn.Conv1d, nn.ConvTranspose1d)):
                 module.weight.data = module.weight.data.mT.contiguous().mT
+        self.quantizer.tabulate()
         return self
 
     def _checked(self, codes: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """Latents <-> codes: finite scalar quantisation (Mentzer et al., 2023, arXiv:2309.15505)."""
 
+import torch
 from einops import rearrange
 from torch import Tensor, nn
 from vector_quantize_pytorch import GroupedResidualFSQ
@@ -31,6 +32,17 @@ class DownsampleFiniteScalarQuantize(nn.Module):
             for factor in reversed(config.downsample_factors)
         )
 
+        self.register_buffer("table", None, persistent=False)
+
+    @torch.no_grad()
+    def tabulate(self) -> None:
+        """Work out once what each code stands for; `decode` then looks it up."""
+        device = next(self.parameters()).device
+        codes = torch.arange(self.residual_fsq.codebook_size, device=device)
+        groups = codes.expand(len(self.residual_fsq.rvqs), 1, -1)
+        values = self.residual_fsq.get_output_from_indices(groups[..., None])  # [1, codes, C]
+        self.table = rearrange(values, "1 n (g c) -> g n c", g=len(groups)).contiguous()
+
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise and reconstruct a whole signal, for training: straight-through gradients.
 
@@ -54,7 +66,11 @@ class DownsampleFiniteScalarQuantize(nn.Module):
 
     def decode(self, codes: Tensor, state: StreamState | None = None) -> Tensor:
         """Codes [B, K, L] -> hidden [B, C, L * mels_per_frame]."""
-        x = self.residual_fsq.get_output_from_indices(rearrange(codes, "b g t -> g b t 1"))
+        if self.table is None:
+            x = self.residual_fsq.get_output_from_indices(rearrange(codes, "b g t -> g b t 1"))
+        else:
+            groups = torch.arange(len(self.table), device=codes.device)
+            x = self.table[groups, codes.mT].flatten(2)
         return self._up(x.mT, state)
 
     def _down(self, x: Tensor, state: StreamState | None) -> Tensor:
