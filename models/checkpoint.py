@@ -27,7 +27,13 @@ from .firefly import FireflyArchitecture, FireflyConfig
 from .hub import find_folder
 from .published import missing_parts, rename_dual_ar
 from .tokenizer import load_tokenizer, save_tokenizer, special_words
-from .weights import assign_weights, read_weights, refuse_keys, write_weights
+from .weights import (
+    assign_weights,
+    give_back_large_blocks,
+    read_weights,
+    refuse_keys,
+    write_weights,
+)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -96,6 +102,7 @@ def load_checkpoint(
     """
     torch_device = _find_device(device)
     _check_dtype(dtype, torch_device)
+    give_back_large_blocks()
     folder = find_folder(name_or_path, revision, (*MODEL_FILES, *CODEC_FILES))
     if dtype not in FLOATS and torch_device.type == "cpu":
         compile_library()

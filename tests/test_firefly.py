@@ -440,6 +440,8 @@ def test_decode_masks_what_lies_beyond_a_length(small_codec: FireflyArchitecture
     assert audio[1, :, : 4 * 1024].count_nonzero() > 0
     alone, _ = small_codec.decode(codes[1:, :, :4], torch.tensor([4]))
     torch.testing.assert_close(audio[1:, :, : 4 * 1024], alone, atol=1e-5, rtol=0)
+    audio, audio_lengths = small_codec.decode(codes[:, :, :0], torch.zeros(2, dtype=torch.long))
+    assert audio.shape == (2, 1, 0) and audio_lengths.tolist() == [0, 0]
 
 
 def test_decode_never_sees_the_future(small_codec: FireflyArchitecture):

@@ -51,9 +51,11 @@ class FireflyArchitecture(nn.Module):
         Returns:
             audio [B, 1, L * samples_per_frame] in -1..1 and audio_lengths [B] in samples.
         """
+        audio_lengths = feature_lengths * self.config.samples_per_frame
+        if indices.shape[-1] == 0:
+            return torch.zeros(len(indices), 1, 0, device=indices.device), audio_lengths
         hidden = self.quantizer.decode(self._checked(indices))
         audio = self.head(hidden * _mask(feature_lengths * self.config.mels_per_frame, hidden))
-        audio_lengths = feature_lengths * self.config.samples_per_frame
         return audio * _mask(audio_lengths, audio), audio_lengths
 
     def new_state(self, batch_size: int = 1) -> StreamState:
