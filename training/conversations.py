@@ -18,11 +18,11 @@ from .readings import PUNCTUATION
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
-    False: {"speech": 0.7, "speech_text": 0.15, "text": 0.15},
-    True: {"speech": 0.15, "speech_text": 0.05, "text": 0.8},
+    False: {"speech": 0.85, "speech_text": 0.05, "text": 0.1},
+    True: {"speech": 0.4, "speech_text": 0.05, "text": 0.55},
 }
 FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
-SPACED_SHARE = 0.5  # of replies whose words alone are learned, that stand among their speech
+SPACED_SHARE = 0.25  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart

@@ -159,7 +159,7 @@ def train_language_model(
 
     def step(index: int) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            if index % 3 == 0:  # else it would forget the words for the codes
+            if index % 5 < 3:  # else it would forget the words for the codes
                 return words_loss(model, listener, next(written), device)
             examples = next(spoken)
             text_loss, code_loss = losses(model, examples, device, rng)

@@ -43,7 +43,7 @@ SHARES = {
 SPEECH_MINUTES, HELDOUT_MINUTES = 160, 15
 LOCKED_MINUTES, LOCKED_HELDOUT_MINUTES = 68, 2
 SYLLABLES_MINUTES = 60
-USER_ROUNDS, HELDOUT_ROUNDS = 6, 1  # renditions of each line
+USER_ROUNDS, HELDOUT_ROUNDS = 10, 1  # renditions of each line
 # Speech that its words determine is best drawn near its mode, and silence repeats codes.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
 
