@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 NUM_LISTED = 4
 M_MMAP_THRESHOLD = -3  # as malloc.h has it
-LARGE_BLOCK = 1 << 21  # bytes; few of what one reply needs for a moment are larger
+LARGE_BLOCK = 1 << 21  # bytes; what a reply needs for a moment is mostly smaller
 
 
 def give_back_large_blocks() -> None:

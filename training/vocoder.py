@@ -1,9 +1,9 @@
 """Train the small codec's vocoder, which speaks the codes.
 
-Its slow stages learn first, by what linear heads can read off them: the log-mel, and the wave. A
-step costs a seventh of one of the whole vocoder, and what is said depends on them. A spectrum's
-codes do not tell where the voice's pulses are, so all learn from speech in which they do (see
-`pitch`). Then the whole of it learns, and has to please the encoder's ears as well.
+Its slow stages learn first, by what linear heads can read off them: the log-mel, and the wave. For
+the same speech that costs a seventh of what the whole vocoder does, and what is said depends on
+them. A spectrum's codes do not tell where the voice's pulses are, so all learn from speech in which
+they do (see `pitch`). Then the whole of it learns, and has to please the encoder's ears as well.
 """
 
 from collections.abc import Mapping
@@ -67,7 +67,7 @@ class SlowStages(nn.Module):
         self.stages = nn.ModuleList([head.conv_pre, head.ups[0], head.resblocks[0]])
         self.heads = nn.ModuleDict(
             {
-                "mel": nn.Linear(config.decoder_dim, config.n_mels),
+                "mel": nn.Linear(config.latent_dim, config.n_mels),
                 "wave": nn.Linear(
                     config.decoder_dim // 2, config.hop_length // config.upsample_rates[0]
                 ),
@@ -100,7 +100,7 @@ def train_slow_stages(
     crops, valid = LockedCrops(locked, 3, device), LockedCrops(heldout, 4, device)
     fixed = valid.draw(24, 64)
     with torch.no_grad():  # without a start at its mean the mel takes long to get there
-        slow.heads["mel"].bias.copy_(codec.spec_transform(fixed[1]).mean(dim=(0, 2)))
+        slow.heads["mel"].bias.copy_(mel_target(codec, fixed[1]).mean(dim=(0, 2)))
 
     def losses(indices: Tensor, wave: Tensor, num_waves: int) -> tuple[Tensor, Tensor]:
         with torch.autocast(device, torch.bfloat16):
@@ -185,10 +185,14 @@ def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
     return codec.eval()
 
 
+def mel_target(codec: FireflyArchitecture, wave: Tensor) -> Tensor:
+    """The log-mel [B, M, T] that the slow stages learn, without what is below the noise."""
+    return codec.spec_transform(wave).clamp(min=MEL_FLOOR)
+
+
 def mel_loss(codec: FireflyArchitecture, slow: SlowStages, hidden: Tensor, wave: Tensor) -> Tensor:
     """L1 of the log-mel that is read off the slow stages."""
-    target = codec.spec_transform(wave).clamp(min=MEL_FLOOR)
-    return F.l1_loss(slow.read_mel(hidden).float(), target)
+    return F.l1_loss(slow.read_mel(hidden).float(), mel_target(codec, wave))
 
 
 def hearing_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) -> Tensor:
