@@ -14,9 +14,11 @@ from models.checkpoint import load_checkpoint
 from models.dual_ar import DualARConfig, DualARTransformer
 from training import codec as codec_training
 from training import vocoder as vocoder_training
+from training.clarity import carriers, choose_clear, heard_right, listener
 from training.conversations import Conversations
 from training.corpus import Spoken, reply_lines, user_lines
 from training.dialogues import STYLES, load_dialogues
+from training.judge import Judge
 from training.language_model import code_numbers
 from training.loop import Stage
 from training.pitch import Sound, lock_pitch, make
@@ -24,12 +26,13 @@ from training.preference import _train, log_probability
 from training.readings import PUNCTUATION
 from training.spelling import Speller
 from training.syllables import (
+    Recorder,
     Syllables,
+    Take,
     at_edge,
     covering,
     load_syllables,
     mark_phases,
-    write_syllables,
 )
 from training.synthesise import speak_assistant
 from training.timing import speak_timed
@@ -180,13 +183,14 @@ def test_the_codec_is_trained_in_three_stages(
     stages = tmp_path / "stages"
     codes = codec_training.train_codes(recording, recording, stages, 0.02, "cpu")
     shares = {locked: 1.0}
-    slow = vocoder_training.train_slow_stages(codes, shares, shares, stages, 0.02, "cpu")
-    learned = torch.load(slow, weights_only=True)["modules"]["slow_stages"]
-    vocoder = vocoder_training.train_vocoder(codes, slow, shares, shares, stages, 0.0, "cpu")
+    ear = Judge(["a1"]).eval()
+    slow = vocoder_training.train_slow_stages(codes, ear, shares, shares, stages, 0.02, "cpu")
+    learned = torch.load(slow, weights_only=True)["modules"]["decoder"]
+    vocoder = vocoder_training.train_vocoder(codes, slow, ear, shares, shares, stages, 0.0, "cpu")
     first = vocoder.head.conv_pre.state_dict()
-    assert all(torch.equal(learned[f"stages.0.{key}"], x) for key, x in first.items())
+    assert all(torch.equal(learned[f"head.conv_pre.{key}"], x) for key, x in first.items())
 
-    vocoder = vocoder_training.train_vocoder(codes, slow, shares, shares, stages, 0.02, "cpu")
+    vocoder = vocoder_training.train_vocoder(codes, slow, ear, shares, shares, stages, 0.02, "cpu")
     assert vocoder.training is False
     loaded = vocoder_training.load_codec(codes, stages / "vocoder.pt")
     for (name, a), b in zip(vocoder.state_dict().items(), loaded.state_dict().values()):
@@ -269,7 +273,8 @@ def test_syllables_are_recorded_and_said_alike(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("training.syllables.STYLES", ("warm", "calm"))
     codec, dialogues = codec_training.new_codec().eval(), load_dialogues()
     path, speech = tmp_path / "syllables.pt", tmp_path / "speech.pt"
-    write_syllables(codec, dialogues, path, speech, minutes=0.2, workers=1)
+    recorder = Recorder(codec, dialogues, workers=1)
+    recorder.write(recorder.typical(), path, speech, minutes=0.2)
     replies = list(load_syllables(path).replies(dialogues))
     assert [(reply.text, reply.manner) for reply in replies] == [
         (text, style) for _, text in lines for style in ("warm", "calm")
@@ -292,6 +297,61 @@ def test_every_syllable_is_covered_inside_a_line_where_it_can_be():
     # Here d does not need its line, and neither does a.
     readings["乙甲丁丙"] = ["b", "a", "d", "c"]
     assert sorted(covering(readings)) == ["乙丙甲", "乙甲丁丙", "甲乙丙"]
+
+
+def test_a_listener_hears_what_the_slow_stages_say():
+    codec = codec_training.new_codec().eval()
+    hear = listener(codec, vocoder_training.SlowStages(codec), Judge(["a", "b", "i1"]).eval())
+    codes = torch.randint(0, 1000, (8, 30)).short()
+    heard = hear(codes, 3)
+    assert heard == hear(codes, 3) and len(heard) > 0
+
+
+def test_a_line_is_heard_right_where_it_matches():
+    assert heard_right(["a", "b", "c", "a"], ["a", "c", "c", "a"]) == [True, False, True, True]
+    assert heard_right(["a", "b"], ["x", "a", "b", "y"]) == [True, True]
+    assert heard_right(["a", "b"], []) == [False, False]
+
+
+def test_wanted_syllables_are_carried_by_few_lines():
+    readings = {"甲乙丙": ["a", "b", "c"], "乙丙甲": ["b", "c", "a"], "丁": ["d"], "戊": ["e"]}
+    assert carriers(readings, {"a", "d"}, 1) == ["甲乙丙", "丁"]
+    assert carriers(readings, {"a", "d"}, 2) == ["甲乙丙", "乙丙甲", "丁"]  # of d there is no more
+
+
+def test_unclear_syllables_are_recorded_again_until_they_are_heard():
+    """A recorder whose takes carry their name as codes: 'b' is clear only as its third take."""
+    names = {"a": 10, "b": 20}
+
+    def take(syllable: str, number: int) -> Take:
+        sound = Sound.silence(2)
+        codes = torch.full((8, 2), names[syllable] + number).short()
+        return Take(sound=sound, codes=codes, at_edge=False)
+
+    class Recorded:
+        readings = {"甲乙": ["a", "b"], "乙": ["b"], "乙，乙": ["b", "b"]}
+        silence, workers = torch.zeros(8, 1).short(), 1
+        wanted: list[list[tuple[str, str]]] = []
+
+        def typical(self):
+            return {(style, s): take(s, 0) for style in STYLES for s in names}
+
+        def record(self, lines, cuts):
+            self.wanted.append(lines)
+            for text, style in lines:
+                for syllable in self.readings[text]:
+                    for number in range(1, 1 + len(cuts)):
+                        yield (style, syllable), take(syllable, number)
+
+    def hear(codes, seed):
+        frames = [code for code in codes[0].tolist() if code][::2]
+        return [{10: "a", 23: "b"}.get(code, "?") for code in frames]
+
+    recorder = Recorded()
+    takes = choose_clear(recorder, hear)
+    assert len(recorder.wanted) == len(STYLES)
+    assert {int(takes[style, "a"].codes[0, 0]) for style in STYLES} == {10}
+    assert {int(takes[style, "b"].codes[0, 0]) for style in STYLES} == {23}
 
 
 @needs_espeak

@@ -23,7 +23,7 @@ from .synthesise import NOISE_FLOOR, SAMPLE_RATE, speak_assistant, speak_user
 
 PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
 ASSISTANT_SHARE = 0.45  # of the codec's training speech
-LOCKED_ASSISTANT_SHARE = 0.75  # of the vocoder's
+LOCKED_ASSISTANT_SHARE = 0.45  # of the vocoder's
 SHARD_SIZE = 512
 
 

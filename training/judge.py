@@ -73,19 +73,27 @@ class Judge(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         """Features [B, M, T] -> logits [B, units + 1, (T + 1) // 2]; 0 is the blank."""
+        return self.head(self.listen(features))
+
+    def listen(self, features: Tensor) -> Tensor:
+        """Features [B, M, T] -> hidden states [B, WIDTH, (T + 1) // 2]."""
         hidden = self.stem(features)
         for block in self.blocks:
             hidden = hidden + block(hidden)
-        return self.head(hidden)
+        return hidden
 
     @torch.no_grad()
     def features(self, wave: np.ndarray, sample_rate: int) -> Tensor:
-        """Wave [n] -> its log-mel [M, n // 256] at 22,050 Hz, about 0 in the mean at any gain."""
+        """Wave [n] -> features [M, n // 256] of its log-mel at 22,050 Hz; see `even`."""
         signal = torch.from_numpy(np.asarray(wave, dtype=np.float32)).to(self.stem.weight.device)
         signal = AF.resample(signal, sample_rate, SAMPLE_RATE)
         signal = F.pad(signal, (0, max(0, self.log_mel.min_samples - len(signal))))
-        mel = self.log_mel(signal[None, None])[0]
-        return (mel - mel.mean()) / 2.5
+        return self.even(self.log_mel(signal[None, None])[0])
+
+    @staticmethod
+    def even(mel: Tensor) -> Tensor:
+        """Log-mel [..., M, T] -> features, 0 in the mean at any gain."""
+        return (mel - mel.mean(dim=(-2, -1), keepdim=True)) / 2.5
 
     @torch.no_grad()
     def recognise(self, wave: np.ndarray, sample_rate: int) -> list[Syllable]:
@@ -93,7 +101,12 @@ class Judge(nn.Module):
 
         An initial that no final follows is a syllable of its own. Call it in eval mode.
         """
-        best = self(self.features(wave, sample_rate)[None])[0].argmax(dim=0)
+        return self.read(self.features(wave, sample_rate))
+
+    @torch.no_grad()
+    def read(self, features: Tensor) -> list[Syllable]:
+        """What is said in features [M, T]; see `recognise`."""
+        best = self(features[None])[0].argmax(dim=0)
         units = [self.units[i - 1] for i in best.unique_consecutive().tolist() if i]
         return _join_units(units)
 
@@ -126,25 +139,30 @@ def load_judge(path: Path) -> Judge:
 
 
 def train_judge(
-    dialogues: Dialogues, folder: Path, minutes: float = JUDGE_MINUTES, device: str = "cpu"
+    dialogues: Dialogues,
+    folder: Path,
+    minutes: float = JUDGE_MINUTES,
+    device: str = "cpu",
+    name: str = "judge",
+    seed: int = 0,
 ) -> Judge:
-    """Train what is left of `minutes`, and return the judge of `<folder>/judge.pt`.
+    """Train what is left of `minutes`, and return the judge of `<folder>/<name>.pt`.
 
     It hears the replies and lines of the users' as the assistant says them.
 
     Raises:
         RuntimeError: espeak-ng is missing.
     """
-    saved = folder / "judge.pt"
+    saved = folder / f"{name}.pt"
     if saved.exists() and torch.load(saved, weights_only=True)["seconds"] >= 60 * minutes:
         return load_judge(saved)
-    torch.manual_seed(0)
-    readings = read_lines(training_lines(dialogues, seed=0))
+    torch.manual_seed(seed)
+    readings = read_lines(training_lines(dialogues, seed))
     units = sorted(
         {u for syllables in readings.values() for syllable in syllables for u in syllable}
     )
     judge = Judge(units).to(device)
-    speech = _Speech(judge, readings, seed=0)
+    speech = _Speech(judge, readings, seed)
     heldout: list[tuple[str, np.ndarray]] = []
 
     def step(index: int) -> Tensor:
@@ -162,9 +180,9 @@ def train_judge(
         )
         return {"heldout_cer": errors / characters}
 
-    Stage(
-        name="judge", folder=folder, minutes=minutes, learning_rate=2e-3, validate_seconds=60
-    ).run({"judge": judge}, step, validate)
+    Stage(name=name, folder=folder, minutes=minutes, learning_rate=2e-3, validate_seconds=60).run(
+        {"judge": judge}, step, validate
+    )
     return load_judge(saved)
 
 

@@ -72,7 +72,7 @@ class Corpus:
 
     def __init__(self, dialogues: Dialogues, tokenizer, work: Path) -> None:
         self.dialogues, self.tokenizer, self.work = dialogues, tokenizer, work
-        self.replies = list(load_syllables(work / "syllables.pt").replies(dialogues))
+        self.replies = list(load_syllables(work / "clear_syllables.pt").replies(dialogues))
         heldout = read_shards(work / "heldout_users")
         self.heldout = [user for user in heldout if not user.intent.startswith("follow")]
         self.num_shards = 0

@@ -11,7 +11,7 @@ whole periods in every syllable, and quarters in its frames, whose codes then te
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pyworld
@@ -89,6 +89,11 @@ class Sound:
         return Sound(
             f0=mix(self.f0), envelope=mix(self.envelope), noise_share=mix(self.noise_share)
         )
+
+    def with_tones(self, factor: float) -> Sound:
+        """The same with its pitch moved that many times as far from its mean."""
+        mean = self.f0.mean()
+        return replace(self, f0=mean + factor * (self.f0 - mean))
 
     def quarters(self) -> np.ndarray:
         """Quarters of a period from its beginning to the bounds of its n frames: [n + 1] int.

@@ -15,11 +15,12 @@ from models.checkpoint import save_checkpoint
 from models.dual_ar import SamplingConfig
 from models.tokenizer import load_tokenizer
 
+from .clarity import choose_clear, listener
 from .codec import load_codes, train_codes
 from .conversations import Conversations
 from .corpus import read_shards, write_locked, write_speech, write_users
 from .dialogues import load_dialogues
-from .judge import train_judge
+from .judge import Judge, train_judge
 from .language_model import (
     load_language_model,
     new_language_model,
@@ -27,11 +28,11 @@ from .language_model import (
     train_understanding,
 )
 from .preference import train_preference
-from .syllables import load_syllables, write_syllables
+from .syllables import Recorder, load_syllables
 from .tokenizer import VOCAB_SIZE, write_tokenizer
-from .vocoder import load_codec, train_slow_stages, train_vocoder
+from .vocoder import load_codec, load_slow_stages, train_slow_stages, train_vocoder
 
-# Shares of the minutes; synthesis and encoding come on top, about a fifth of them on two cores.
+# Shares of the minutes; synthesis, encoding and two recognisers of ten minutes each come on top.
 SHARES = {
     "codes": 0.12,
     "slow_stages": 0.08,
@@ -41,7 +42,7 @@ SHARES = {
     "preference": 0.03,
 }
 SPEECH_MINUTES, HELDOUT_MINUTES = 160, 15
-LOCKED_MINUTES, LOCKED_HELDOUT_MINUTES = 68, 2
+LOCKED_MINUTES, LOCKED_HELDOUT_MINUTES = 108, 2
 SYLLABLES_MINUTES = 60
 USER_ROUNDS, HELDOUT_ROUNDS = 10, 1  # renditions of each line
 # Speech that its words determine is best drawn near its mode, and silence repeats codes.
@@ -91,12 +92,18 @@ class Recipe:
         path = self.work / "syllables.pt"
         if not path.exists():
             codec = load_codes(self.work / "codes.pt")
+            recorder = Recorder(codec, self.dialogues, self.workers)
             speech = self.work / "syllables_speech.pt"
-            write_syllables(codec, self.dialogues, path, speech, SYLLABLES_MINUTES, self.workers)
+            recorder.write(recorder.typical(), path, speech, SYLLABLES_MINUTES)
+
+    def ear(self) -> Judge:
+        """A recogniser for the training; the evaluation has another one."""
+        return train_judge(self.dialogues, self.work, name="ear", seed=1)
 
     def slow_stages(self) -> None:
         train_slow_stages(
             self.work / "codes.pt",
+            self.ear(),
             {self.work / "locked.pt": 0.5, self.work / "syllables_speech.pt": 0.5},
             {self.work / "locked_heldout.pt": 1.0},
             self.work,
@@ -104,11 +111,21 @@ class Recipe:
             self.device,
         )
 
+    def clear_syllables(self) -> None:
+        path = self.work / "clear_syllables.pt"
+        if not path.exists():
+            codec, slow = load_slow_stages(self.work / "codes.pt", self.work / "slow_stages.pt")
+            recorder = Recorder(codec, self.dialogues, self.workers)
+            takes = choose_clear(recorder, listener(codec, slow, self.ear()))
+            speech = self.work / "clear_syllables_speech.pt"
+            recorder.write(takes, path, speech, SYLLABLES_MINUTES)
+
     def vocoder(self) -> None:
         train_vocoder(
             self.work / "codes.pt",
             self.work / "slow_stages.pt",
-            {self.work / "locked.pt": 0.25, self.work / "syllables_speech.pt": 0.75},
+            self.ear(),
+            {self.work / "locked.pt": 0.5, self.work / "clear_syllables_speech.pt": 0.5},
             {self.work / "locked_heldout.pt": 1.0},
             self.work,
             self.minutes * SHARES["vocoder"],
@@ -151,7 +168,7 @@ class Recipe:
             Conversations(
                 self.dialogues,
                 read_shards(self.work / "users"),
-                load_syllables(self.work / "syllables.pt").replies(self.dialogues),
+                load_syllables(self.work / "clear_syllables.pt").replies(self.dialogues),
                 tokenizer,
                 codec.config.num_codebooks,
             ),
@@ -173,8 +190,9 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], None]]:
-        names = ("tokenizer", "speech", "codes", "locked", "syllables", "slow_stages", "vocoder")
-        names += ("corpus", "understanding", "language_model", "preference", "export")
+        names = ("tokenizer", "speech", "codes", "locked", "syllables", "slow_stages")
+        names += ("clear_syllables", "vocoder", "corpus", "understanding", "language_model")
+        names += ("preference", "export")
         return {name: getattr(self, name) for name in names}
 
 

@@ -32,18 +32,20 @@ LEAD_FRAMES, TAIL_FRAMES = 4, 3
 PAUSE_FRAMES = {"，": 3, "。": 5, "？": 5, "！": 5}
 PHASE_CODEBOOKS = (6, 7)  # their last numbers are cosine and sine of the voice's phase
 
+Key = tuple[str, Syllable]  # style and syllable
+
 
 @dataclass(frozen=True, kw_only=True)
 class Syllables:
     """The codes of every syllable in every style.
 
     Fields:
-        codes: (style, syllable) -> [K, n] int16.
+        codes: [K, n] int16 each.
         silence: [K, 1] int16, one frame of it.
         readings: text -> its syllables.
     """
 
-    codes: Mapping[tuple[str, Syllable], Tensor]
+    codes: Mapping[Key, Tensor]
     silence: Tensor
     readings: Mapping[str, Sequence[Syllable]]
 
@@ -84,52 +86,102 @@ def arrange(text: str, syllables: Sequence[Syllable]) -> list[Syllable | int]:
     return [LEAD_FRAMES, *inner, TAIL_FRAMES]
 
 
-def write_syllables(
-    codec: FireflyArchitecture,
-    dialogues: Dialogues,
-    path: Path,
-    speech: Path,
-    minutes: float,
-    workers: int = 1,
-) -> None:
-    """Record every syllable of the replies, and write some replies that are made of them.
+@dataclass(frozen=True, kw_only=True)
+class Cut:
+    """How syllables are cut out of a line.
+
+    Fields:
+        start_seconds: added to where one starts.
+        more_frames: added to how many frames of codes it lasts.
+        tone_range: factor on how far its pitch moves.
+    """
+
+    start_seconds: float = 0.0
+    more_frames: int = 0
+    tone_range: float = 1.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Take:
+    """One recording of a syllable: its sound, its codes [K, n] int16, and whether it stood beside
+    a pause."""
+
+    sound: Sound
+    codes: Tensor
+    at_edge: bool
+
+
+class Recorder:
+    """Records the syllables of the replies.
 
     Args:
-        path: gets the codes, for `load_syllables`.
-        speech: gets replies in all styles for the vocoder to speak, as `write_locked` does.
+        codec: what codes them.
+        workers: processes that synthesise.
     """
-    readings = read_lines(sorted({text for _, text in reply_lines(dialogues)}))
-    jobs = [(t, readings[t], style) for style in STYLES for t in covering(readings)]
-    found: dict[tuple[str, Syllable], list[tuple[bool, Sound, Tensor]]] = defaultdict(list)
-    with Pool(workers, maxtasksperchild=1) as pool:  # see `timing`
-        recorded = zip(jobs, pool.imap(_record, jobs))
-        for (text, syllables, style), (sounds, spoken) in tqdm(recorded, "syllables", len(jobs)):
-            codes = encode(codec, make(sounds))
-            parts = codes.split([len(sound.f0) // STEPS_PER_FRAME for sound in sounds], dim=1)
-            for syllable, edge, index in zip(syllables, at_edge(text), spoken):
-                mark_phases(codec, parts[index], sounds[index].quarters()[:-1])
-                found[style, syllable].append((edge, sounds[index], parts[index]))
-    chosen = {key: _typical(sounds) for key, sounds in found.items()}
-    silence = encode(codec, make([Sound.silence(20)]))[:, 10:11]
-    codes = {key: codes for key, (_, _, codes) in chosen.items()}
-    syllables = Syllables(codes=codes, silence=silence, readings=readings)
-    torch.save({"codes": codes, "silence": silence, "readings": readings}, path)
 
-    rng = np.random.default_rng(15)
-    texts = list(readings)
-    waves: list[np.ndarray] = []
-    said: list[Tensor] = []
-    while sum(map(len, waves)) < minutes * 60 * SAMPLE_RATE:
-        text, style = str(rng.choice(texts)), str(rng.choice(STYLES))
-        sounds = [
-            Sound.silence(part) if isinstance(part, int) else chosen[style, part][1]
-            for part in arrange(text, readings[text])
-        ]
-        waves.append((np.clip(make(sounds), -1, 1) * 32767).astype(np.int16))
-        said.append(syllables.say("", text, style).codes[None])
-    torch.save(
-        {"wave": torch.from_numpy(np.concatenate(waves)), "codes": torch.cat(said, dim=2)}, speech
-    )
+    def __init__(self, codec: FireflyArchitecture, dialogues: Dialogues, workers: int = 1) -> None:
+        self.codec = codec
+        self.readings = read_lines(sorted({text for _, text in reply_lines(dialogues)}))
+        self.silence = encode(codec, make([Sound.silence(20)]))[:, 10:11]
+        self.workers = workers
+
+    def record(
+        self, lines: Sequence[tuple[str, str]], cuts: Sequence[Cut] = (Cut(),)
+    ) -> Iterator[tuple[Key, Take]]:
+        """A take of every syllable in `lines`, pairs of a text and a style, for each cut."""
+        jobs = [(text, style, cuts) for text, style in lines]
+        with Pool(self.workers, maxtasksperchild=1) as pool:  # see `timing`
+            recorded = tqdm(pool.imap(_record, jobs), "recording", len(jobs))
+            for (text, style), results in zip(lines, recorded):
+                for sounds, spoken, wave in results:
+                    lengths = [len(sound.f0) // STEPS_PER_FRAME for sound in sounds]
+                    parts = encode(self.codec, wave).split(lengths, dim=1)
+                    for syllable, edge, index in zip(self.readings[text], at_edge(text), spoken):
+                        mark_phases(self.codec, parts[index], sounds[index].quarters()[:-1])
+                        yield (
+                            (style, syllable),
+                            Take(sound=sounds[index], codes=parts[index].clone(), at_edge=edge),
+                        )
+
+    def typical(self) -> dict[Key, Take]:
+        """Of every syllable in every style the take of middle length among those that stand beside
+        no pause, or among all."""
+        lines = [(text, style) for style in STYLES for text in covering(self.readings)]
+        found: dict[Key, list[Take]] = defaultdict(list)
+        for key, take in self.record(lines):
+            found[key].append(take)
+        chosen = {}
+        for key, takes in found.items():
+            inner = [take for take in takes if not take.at_edge] or takes
+            chosen[key] = sorted(inner, key=lambda take: len(take.sound.f0))[len(inner) // 2]
+        return chosen
+
+    def write(self, takes: Mapping[Key, Take], path: Path, speech: Path, minutes: float) -> None:
+        """Write the codes of the takes, and some replies that are made of them.
+
+        Args:
+            takes: of every syllable in every style.
+            path: gets the codes, for `load_syllables`.
+            speech: gets replies in all styles for the vocoder to speak, as `write_locked` does.
+        """
+        codes = {key: take.codes for key, take in takes.items()}
+        syllables = Syllables(codes=codes, silence=self.silence, readings=self.readings)
+        torch.save({"codes": codes, "silence": self.silence, "readings": self.readings}, path)
+
+        rng = np.random.default_rng(15)
+        texts = list(self.readings)
+        waves: list[np.ndarray] = []
+        said: list[Tensor] = []
+        while sum(map(len, waves)) < minutes * 60 * SAMPLE_RATE:
+            text, style = str(rng.choice(texts)), str(rng.choice(STYLES))
+            sounds = [
+                Sound.silence(part) if isinstance(part, int) else takes[style, part].sound
+                for part in arrange(text, self.readings[text])
+            ]
+            waves.append((np.clip(make(sounds), -1, 1) * 32767).astype(np.int16))
+            said.append(syllables.say("", text, style).codes[None])
+        wave = torch.from_numpy(np.concatenate(waves))
+        torch.save({"wave": wave, "codes": torch.cat(said, dim=2)}, speech)
 
 
 def load_syllables(path: Path) -> Syllables:
@@ -179,22 +231,25 @@ def mark_phases(codec: FireflyArchitecture, codes: Tensor, quarters: np.ndarray)
         codes[codebook] = codes[codebook] % step + number * step
 
 
-def _record(job: tuple[str, Sequence[Syllable], str]) -> tuple[list[Sound], list[int]]:
-    """A line as sounds in whole frames, and which of them are syllables."""
-    text, _, style = job
+def _record(
+    job: tuple[str, str, Sequence[Cut]],
+) -> list[tuple[list[Sound], list[int], np.ndarray]]:
+    """For each cut a line as sounds in whole frames, which of them are syllables, and its wave."""
+    text, style, cuts = job
     wave, spans = speak_timed(text, style)
     sound = Sound.analyse(np.pad(wave, (0, FRAME)))
-    sounds, spoken, end = [Sound.silence(LEAD_FRAMES)], [], spans[0][0]
-    for start, next_end in spans:
-        if pause := round((start - end) / FRAME):
-            sounds.append(Sound.silence(pause))
-        end = next_end
-        spoken.append(len(sounds))
-        sounds.append(sound.stretch(start, end, max(2, round((end - start) / FRAME))))
-    return [*sounds, Sound.silence(TAIL_FRAMES)], spoken
-
-
-def _typical(recordings: Sequence[tuple[bool, Sound, Tensor]]) -> tuple[bool, Sound, Tensor]:
-    """The one of middle length among those that stand beside no pause, or among all."""
-    inner = [recording for recording in recordings if not recording[0]] or recordings
-    return sorted(inner, key=lambda recording: len(recording[1].f0))[len(inner) // 2]
+    recorded = []
+    for cut in cuts:
+        shift = cut.start_seconds * SAMPLE_RATE
+        sounds, spoken, end = [Sound.silence(LEAD_FRAMES)], [], spans[0][0]
+        for start, next_end in spans:
+            if pause := round((start - end) / FRAME):
+                sounds.append(Sound.silence(pause))
+            end = next_end
+            spoken.append(len(sounds))
+            num_frames = max(2, round((end - start) / FRAME)) + cut.more_frames
+            syllable = sound.stretch(start + shift, end, num_frames)
+            sounds.append(syllable.with_tones(cut.tone_range))
+        sounds.append(Sound.silence(TAIL_FRAMES))
+        recorded.append((sounds, spoken, make(sounds)))
+    return recorded

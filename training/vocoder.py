@@ -3,7 +3,8 @@
 Its slow stages learn first, by what linear heads can read off them: the log-mel, and the wave. For
 the same speech that costs a seventh of what the whole vocoder does, and what is said depends on
 them. A spectrum's codes do not tell where the voice's pulses are, so all learn from speech in which
-they do (see `pitch`). Then the whole of it learns, and has to please the encoder's ears as well.
+they do (see `pitch`). Then the whole of it learns, and has to please the ears of the encoder and of
+a recogniser as well.
 """
 
 from collections.abc import Mapping
@@ -18,9 +19,10 @@ from models.audio import write_wav
 from models.firefly import FireflyArchitecture
 
 from .codec import MEL_FLOOR, TINY_CODEC, load_codes, spread_projections
+from .judge import Judge
 from .loop import Stage
 
-HEARING_WEIGHT = 1.0
+HEARING_WEIGHT, WORDS_WEIGHT = 1.0, 2.0
 WAVE_WEIGHT, LAST_WAVE_WEIGHT = 6.0, 0.5  # first the pulses, then the finer spectrum
 WAVE_STEPS = 500  # from one to the other
 STFT_SIZES = (256, 512, 1024, 2048)
@@ -87,6 +89,7 @@ class SlowStages(nn.Module):
 
 def train_slow_stages(
     codes: Path,
+    ear: Judge,
     locked: Mapping[Path, float],
     heldout: Mapping[Path, float],
     folder: Path,
@@ -94,6 +97,7 @@ def train_slow_stages(
     device: str,
 ) -> Path:
     """Let the vocoder's slow stages learn what is said, and where the pulses are."""
+    ear = ear.to(device).requires_grad_(False)
     codec = load_codes(codes).to(device)
     codec.requires_grad_(False)
     slow = SlowStages(codec).requires_grad_(True).to(device)
@@ -106,18 +110,18 @@ def train_slow_stages(
         with torch.autocast(device, torch.bfloat16):
             hidden = codec.quantizer.decode(indices)
             read = slow.read_wave(hidden[:num_waves]).float()
-            return mel_loss(codec, slow, hidden, wave), wave_loss(read, wave[:num_waves])
+            return mel_loss(codec, slow, ear, hidden, wave), wave_loss(read, wave[:num_waves])
 
     def step(index: int) -> Tensor:
         mel, pulses = losses(*crops.draw(32, 48), 8)  # the wave is the slower one to read
-        return 2 * mel + pulses
+        return mel + pulses
 
     def validate(index: int) -> dict[str, float]:
         mel, pulses = losses(*fixed, len(fixed[0]))
-        return {"valid_mel_l1": mel.item(), "valid_wave": pulses.item()}
+        return {"valid_mel": mel.item(), "valid_wave": pulses.item()}
 
     Stage(name="slow_stages", folder=folder, minutes=minutes, learning_rate=1e-3).run(
-        {"slow_stages": slow}, step, validate
+        {"decoder": new_decoder(codec), "heads": slow.heads}, step, validate
     )
     return folder / "slow_stages.pt"
 
@@ -125,22 +129,22 @@ def train_slow_stages(
 def train_vocoder(
     codes: Path,
     slow_stages: Path,
+    ear: Judge,
     locked: Mapping[Path, float],
     heldout: Mapping[Path, float],
     folder: Path,
     minutes: float,
     device: str,
 ) -> FireflyArchitecture:
-    """Train all that turns codes into a wave; the codes stay as they are."""
-    codec = load_codes(codes).to(device)
-    config = codec.config
-    codec.requires_grad_(False)
-    state = torch.load(slow_stages, weights_only=True, map_location=device)
-    slow = SlowStages(codec).to(device)
-    slow.load_state_dict(state["modules"]["slow_stages"])
-    decoder = new_decoder(codec)
-    decoder.requires_grad_(True)
-    slow.heads.requires_grad_(True)
+    """Train all that turns codes into a wave; the codes stay as they are.
+
+    Args:
+        ear: a recogniser that the speech has to please too.
+    """
+    ear = ear.to(device).requires_grad_(False)
+    codec, slow = load_slow_stages(codes, slow_stages)
+    codec, slow = codec.to(device).requires_grad_(False), slow.to(device)
+    config, decoder = codec.config, new_decoder(codec).requires_grad_(True)
     crops, valid = LockedCrops(locked, 5, device), LockedCrops(heldout, 6, device)
     fixed = valid.draw(12, 64)
 
@@ -150,8 +154,8 @@ def train_vocoder(
         with torch.autocast(device, torch.bfloat16):
             hidden = codec.quantizer.decode(indices)
             audio, read = codec.head(hidden).float(), slow.read_wave(hidden).float()
-            mel = mel_loss(codec, slow, codec.quantizer.decode(more_indices), more_wave)
-        loss = spectral_loss(audio, wave) + hearing_loss(codec, audio, wave) + 2 * mel
+            mel = mel_loss(codec, slow, ear, codec.quantizer.decode(more_indices), more_wave)
+        loss = spectral_loss(audio, wave) + hearing_loss(codec, ear, audio, wave) + mel
         weight = max(LAST_WAVE_WEIGHT, WAVE_WEIGHT * (1 - index / WAVE_STEPS))
         return loss + weight * (wave_loss(audio, wave) + wave_loss(read, wave))
 
@@ -177,6 +181,16 @@ def new_decoder(codec: FireflyArchitecture) -> nn.ModuleDict:
     return nn.ModuleDict({"upsample": codec.quantizer.upsample, "head": codec.head})
 
 
+def load_slow_stages(codes: Path, slow_stages: Path) -> tuple[FireflyArchitecture, SlowStages]:
+    """The codec as `train_slow_stages` left it, and the heads of those stages."""
+    codec = load_codes(codes)
+    slow = SlowStages(codec)
+    modules = torch.load(slow_stages, weights_only=True, map_location="cpu")["modules"]
+    new_decoder(codec).load_state_dict(modules["decoder"])
+    slow.heads.load_state_dict(modules["heads"])
+    return codec, slow
+
+
 def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
     """The codec as all its stages left it."""
     codec = load_codes(codes)
@@ -190,17 +204,29 @@ def mel_target(codec: FireflyArchitecture, wave: Tensor) -> Tensor:
     return codec.spec_transform(wave).clamp(min=MEL_FLOOR)
 
 
-def mel_loss(codec: FireflyArchitecture, slow: SlowStages, hidden: Tensor, wave: Tensor) -> Tensor:
-    """L1 of the log-mel that is read off the slow stages."""
-    return F.l1_loss(slow.read_mel(hidden).float(), mel_target(codec, wave))
+def mel_loss(
+    codec: FireflyArchitecture, slow: SlowStages, ear: Judge, hidden: Tensor, wave: Tensor
+) -> Tensor:
+    """Of the log-mel that is read off the slow stages; see `spectrum_loss`."""
+    return spectrum_loss(ear, slow.read_mel(hidden).float(), mel_target(codec, wave))
 
 
-def hearing_loss(codec: FireflyArchitecture, predicted: Tensor, target: Tensor) -> Tensor:
-    """Twice the mel L1, and the L1 of what the quantiser would be given for either, spread to 1."""
+def hearing_loss(
+    codec: FireflyArchitecture, ear: Judge, predicted: Tensor, target: Tensor
+) -> Tensor:
+    """Of waves: `spectrum_loss`, and the L1 of what the quantiser would be given, spread to 1."""
     mels = [codec.spec_transform(x) for x in (predicted, target)]
     with torch.autocast(target.device.type, torch.bfloat16):
         heard = [spread_projections(codec, codec.backbone(mel)) for mel in mels]
-    return 2 * F.l1_loss(*mels) + HEARING_WEIGHT * F.l1_loss(*heard)
+    return spectrum_loss(ear, *mels) + HEARING_WEIGHT * F.l1_loss(*heard)
+
+
+def spectrum_loss(ear: Judge, predicted: Tensor, target: Tensor) -> Tensor:
+    """Of log-mels [B, M, T]: twice their L1, and how differently a recogniser hears them."""
+    with torch.autocast(target.device.type, torch.bfloat16):
+        heard = [ear.listen(ear.even(mel)) for mel in (predicted, target)]
+    words = F.l1_loss(*heard) / heard[1].abs().mean()
+    return 2 * F.l1_loss(predicted, target) + WORDS_WEIGHT * words
 
 
 def wave_loss(predicted: Tensor, target: Tensor) -> Tensor:
