@@ -1,7 +1,7 @@
 """Post-training by preference: away from the model's own worst speech (DPO, arXiv:2305.18290).
 
 The two replies of a pair share prompt and words and differ in the codes: the good one is the
-synthesiser's, the bad one a sample of the model's own that the judge understands badly or that
+synthesiser's, the bad one a sample of the model's own that a recogniser understands badly or that
 does not stop. As for Qwen2.5-Omni's talker (arXiv:2503.20215), the loss is
 -E[log sigmoid(beta * (log p/p_ref(good) - log p/p_ref(bad)))].
 """
@@ -40,7 +40,7 @@ class Spoken:
     """A reply that the model spoke: its prompt and good form, its own [1+K, n], and its faults.
 
     Fields:
-        errors: the judge's, per character of the words.
+        errors: the recogniser's, per character of the words.
         stopped: it ended within `MAX_FRAMES`.
     """
 

@@ -172,7 +172,7 @@ class Recipe:
                 tokenizer,
                 codec.config.num_codebooks,
             ),
-            train_judge(self.dialogues, self.work),
+            self.ear(),
             SAMPLING,
             self.work,
             self.minutes * SHARES["preference"],
