@@ -32,7 +32,7 @@ from .syllables import Recorder, load_syllables
 from .tokenizer import VOCAB_SIZE, write_tokenizer
 from .vocoder import load_codec, load_slow_stages, train_slow_stages, train_vocoder
 
-# Shares of the minutes; synthesis, encoding and two recognisers of ten minutes each come on top.
+# Shares of the minutes; synthesis, encoding and ten minutes for a recogniser come on top.
 SHARES = {
     "codes": 0.12,
     "slow_stages": 0.08,

@@ -185,7 +185,7 @@ class Recorder:
 
 
 def load_syllables(path: Path) -> Syllables:
-    """What `write_syllables` wrote."""
+    """What `Recorder.write` wrote."""
     return Syllables(**torch.load(path, weights_only=True))
 
 

@@ -29,7 +29,7 @@ STFT_SIZES = (256, 512, 1024, 2048)
 
 
 class LockedCrops:
-    """Random pieces of what `write_locked` and `write_syllables` have put into files.
+    """Random pieces of what `write_locked` and `Recorder.write` have put into files.
 
     Args:
         shares: of the pieces, for each file.
@@ -171,7 +171,7 @@ def train_vocoder(
         return {"valid_mel_l1": l1.item(), "valid_wave": wave_loss(audio, wave).item()}
 
     Stage(
-        name="vocoder", folder=folder, minutes=minutes, learning_rate=1e-3, betas=(0.8, 0.99)
+        name="vocoder", folder=folder, minutes=minutes, learning_rate=5e-4, betas=(0.8, 0.99)
     ).run({"decoder": decoder, "heads": slow.heads}, step, validate)
     return codec.eval()
 
