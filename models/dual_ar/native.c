@@ -2,10 +2,9 @@
 // at once, as fast as memory gives the weights; the draw of a token; a frame's codes; and the
 // rounding to few bits. For processors with AVX-512 VNNI.
 //
-// The inputs of a product become integers too, always finer than the weights: with weights of 8
-// bits they take 16, with a scale for each row, cut into two signed bytes, 256 * high + low; with
-// weights of 4 bits they take 8, with a scale for each group. Signed bytes are what the processor
-// multiplies with the weights' unsigned ones, 64 in one instruction. All else is float32.
+// The inputs of a product become integers of 8 bits, with a scale for every 128 of them: signed
+// bytes are what the processor multiplies with the weights' unsigned ones, 64 in one instruction.
+// All else is float32.
 
 #include <immintrin.h>
 #include <math.h>
@@ -19,12 +18,12 @@
 #endif
 
 enum {
-    GROUP = 64,        // inputs that share a scale in 4 bits
-    BLOCK = 4,         // outputs that a thread works on together
+    GROUP = 64,        // weights that share a scale in 4 bits
+    PART = 128,        // inputs that share a scale
+    BLOCK = 4,         // conversations that a weight is multiplied for at once
     MAX_ROWS = 16,     // conversations at once
-    AHEAD = 1024,      // bytes from what is read to what is fetched from memory
-    BINS_PER_NAT = 64, // by which tokens are counted, from the likeliest one down
-    BINS = 40 * BINS_PER_NAT,
+    AHEAD = 4096,      // bytes from what is read to what is fetched from memory
+    SPAN = 1024,       // tokens whose chances are summed in float32
 };
 
 typedef uint16_t bf16;
@@ -56,10 +55,10 @@ typedef struct {
 
 // Rows of a product's inputs, each filled up with zeros to `stride`.
 typedef struct {
-    int8_t *high, *low; // [rows, stride]; in 4 bits there is no low
-    float *scales;      // [rows, stride / 8], in 4 bits: every group's, eight times over
-    float *sums;        // [rows, stride / GROUP], in 4 bits: of the group's inputs
-    float scale[MAX_ROWS], sum[MAX_ROWS]; // in 8 bits: of the row, and of its integers
+    int8_t *bytes; // [rows, stride]
+    float *scales; // [rows, stride / PART]; for weights of 4 bits powers of two
+    float *sums;   // [rows, stride / GROUP], of a group's inputs
+    float sum[MAX_ROWS];
     int64_t stride;
 } Inputs;
 
@@ -88,177 +87,183 @@ static inline float exponential(float x) {
     return y * power;
 }
 
-static int64_t padded(int64_t size) { return (size + 2 * GROUP - 1) / (2 * GROUP) * (2 * GROUP); }
+static int64_t padded(int64_t size) { return (size + PART - 1) / PART * PART; }
+
+// The first of `left` lanes of 16.
+static __mmask16 lanes(int64_t left) { return left >= 16 ? 0xffff : (1 << left) - 1; }
 
 static float largest_of(const float *x, int64_t size) {
-    float largest = 1e-30f;
-#pragma omp simd reduction(max : largest)
-    for (int64_t i = 0; i < size; i++) largest = fabsf(x[i]) > largest ? fabsf(x[i]) : largest;
-    return largest;
-}
-
-static void quantise_row_for_int8(const float *x, int64_t size, Inputs *in, int64_t row) {
-    int8_t *high = in->high + row * in->stride, *low = in->low + row * in->stride;
-    float scale = largest_of(x, size) / 32512, inverse = 1 / scale;
-    int64_t sum = 0;
-    for (int64_t i = 0; i < size; i++) {
-        int32_t q = (int32_t)lrintf(x[i] * inverse);
-        low[i] = (int8_t)q;
-        high[i] = (q - low[i]) / 256;
-        sum += q;
+    __m512 largest = _mm512_set1_ps(1e-12f);
+    for (int64_t i = 0; i < size; i += 16) {
+        __m512 part = _mm512_maskz_loadu_ps(lanes(size - i), x + i);
+        largest = _mm512_max_ps(largest, _mm512_abs_ps(part));
     }
-    memset(high + size, 0, in->stride - size);
-    memset(low + size, 0, in->stride - size);
-    in->scale[row] = scale;
-    in->sum[row] = sum;
+    return _mm512_reduce_max_ps(largest);
 }
 
-// The weights come in pairs: of every 128 inputs the even ones are put first.
-static void quantise_row_for_int4(const float *x, int64_t size, Inputs *in, int64_t row) {
-    int8_t *high = in->high + row * in->stride;
-    memset(high + in->stride - 2 * GROUP, 0, 2 * GROUP);
-    for (int64_t group = 0; group < in->stride / GROUP; group++) {
-        int64_t begin = group * GROUP;
-        int8_t *place = high + begin / 128 * 128 + begin % 128 / 2;
-        float scale = begin < size ? largest_of(x + begin, GROUP) / 127 : 0;
-        int32_t sum = 0;
-        for (int64_t i = 0; i < GROUP && begin < size; i++) {
-            int32_t q = (int32_t)lrintf(x[begin + i] / scale);
-            place[i % 2 * GROUP + i / 2] = q;
-            sum += q;
-        }
-        in->sums[row * (in->stride / GROUP) + group] = sum * scale;
-        for (int64_t i = 0; i < 8; i++) in->scales[row * (in->stride / 8) + group * 8 + i] = scale;
-    }
+static float power_of_two_above(float x) {
+    uint32_t bits;
+    memcpy(&bits, &x, 4);
+    bits = (bits + 0x7fffff) & 0x7f800000;
+    memcpy(&x, &bits, 4);
+    return x;
 }
 
+// Weights of 4 bits come in pairs: for them the even ones of a part are put first.
 static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
-    if (linear->bits == 8) quantise_row_for_int8(x, linear->inputs, in, row);
-    else quantise_row_for_int4(x, linear->inputs, in, row);
+    int64_t size = linear->inputs;
+    float *sums = in->sums + row * (in->stride / GROUP);
+    in->sum[row] = 0;
+    for (int64_t begin = 0; begin < in->stride; begin += PART) {
+        int64_t left = size - begin < PART ? size - begin : PART;
+        float scale = largest_of(x + begin, left) / INT8_MAX;
+        if (linear->bits == 4) scale = power_of_two_above(scale);
+        in->scales[(row * in->stride + begin) / PART] = scale;
+        int8_t bytes[PART] __attribute__((aligned(64)));
+        for (int64_t group = 0; group < PART; group += GROUP) {
+            __m512i sum = _mm512_setzero_si512();
+            for (int64_t i = group; i < group + GROUP; i += 16) {
+                __m512 some = _mm512_maskz_loadu_ps(i < left ? lanes(left - i) : 0, x + begin + i);
+                __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(some, _mm512_set1_ps(1 / scale)));
+                _mm_store_si128((__m128i *)(bytes + i), _mm512_cvtepi32_epi8(q));
+                sum = _mm512_add_epi32(sum, q);
+            }
+            sums[(begin + group) / GROUP] = _mm512_reduce_add_epi32(sum) * scale;
+            in->sum[row] += sums[(begin + group) / GROUP];
+        }
+        __m512i first = _mm512_load_si512(bytes), second = _mm512_load_si512(bytes + GROUP);
+        if (linear->bits == 4) {
+            __m256i even[2] = {_mm512_cvtepi16_epi8(first), _mm512_cvtepi16_epi8(second)};
+            __m256i odd[2] = {
+                _mm512_cvtepi16_epi8(_mm512_srli_epi16(first, 8)),
+                _mm512_cvtepi16_epi8(_mm512_srli_epi16(second, 8)),
+            };
+            first = _mm512_inserti64x4(_mm512_castsi256_si512(even[0]), even[1], 1);
+            second = _mm512_inserti64x4(_mm512_castsi256_si512(odd[0]), odd[1], 1);
+        }
+        _mm512_store_si512(in->bytes + row * in->stride + begin, first);
+        _mm512_store_si512(in->bytes + row * in->stride + begin + GROUP, second);
+    }
 }
 
 static inline __attribute__((always_inline)) void dot_int8(
-    const Linear *linear, int64_t output, int outputs, const Inputs *in, int64_t first, int rows,
-    float *out
+    const Linear *linear, int64_t output, const Inputs *in, int64_t first, int rows, float *out
 ) {
     const __m512i sign = _mm512_set1_epi8((char)128);
     int64_t size = linear->inputs;
     const uint8_t *weight = linear->weight + output * size;
-    __m512i high[BLOCK * BLOCK], low[BLOCK * BLOCK];
-    for (int n = 0; n < outputs * rows; n++) high[n] = low[n] = _mm512_setzero_si512();
-    for (int64_t i = 0; i < size; i += 64) {
-        __mmask64 mask = size - i >= 64 ? ~0ull : (1ull << (size - i)) - 1;
-        for (int o = 0; o < outputs; o++) {
-            const uint8_t *bytes = weight + o * size + i;
-            _mm_prefetch((const char *)bytes + AHEAD * outputs, _MM_HINT_T0);
+    const __m512i *inputs[BLOCK];
+    const float *scales[BLOCK];
+    __m512 totals[BLOCK];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        inputs[r] = (const __m512i *)(in->bytes + (first + r) * in->stride);
+        scales[r] = in->scales + (first + r) * (in->stride / PART);
+        totals[r] = _mm512_setzero_ps();
+    }
+    for (int64_t part = 0; part < in->stride / PART; part++) {
+        __m512i w[2];
+#pragma GCC unroll 2
+        for (int half = 0; half < 2; half++) {
+            const uint8_t *bytes = weight + part * PART + half * 64;
+            int64_t left = size - part * PART - half * 64;
+            __mmask64 mask = left >= 64 ? ~0ull : left > 0 ? (1ull << left) - 1 : 0;
+            _mm_prefetch((const char *)bytes + AHEAD, _MM_HINT_T0);
             // -128..127 becomes 0..255
-            __m512i w = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, bytes), sign);
-            for (int r = 0; r < rows; r++) {
-                int64_t at = (first + r) * in->stride + i;
-                int n = o * rows + r;
-                high[n] = _mm512_dpbusd_epi32(high[n], w, _mm512_load_si512(in->high + at));
-                low[n] = _mm512_dpbusd_epi32(low[n], w, _mm512_load_si512(in->low + at));
-            }
+            w[half] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, bytes), sign);
+        }
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            __m512i sum = _mm512_setzero_si512();
+            sum = _mm512_dpbusd_epi32(sum, w[0], inputs[r][2 * part]);
+            sum = _mm512_dpbusd_epi32(sum, w[1], inputs[r][2 * part + 1]);
+            __m512 scale = _mm512_set1_ps(scales[r][part]);
+            totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, totals[r]);
         }
     }
-    for (int o = 0; o < outputs; o++)
-        for (int r = 0; r < rows; r++) {
-            int n = o * rows + r;
-            __m512 sums = _mm512_mul_ps(_mm512_cvtepi32_ps(high[n]), _mm512_set1_ps(256));
-            sums = _mm512_add_ps(sums, _mm512_cvtepi32_ps(low[n]));
-            float sum = _mm512_reduce_add_ps(sums) - 128 * in->sum[first + r];
-            out[n] = sum * in->scale[first + r] * to_float(linear->scale[output + o]);
-        }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        float total = _mm512_reduce_add_ps(totals[r]) - 128 * in->sum[first + r];
+        out[r] = total * to_float(linear->scale[output]);
+    }
 }
 
 static inline __attribute__((always_inline)) void dot_int4(
-    const Linear *linear, int64_t output, int outputs, const Inputs *in, int64_t first, int rows,
-    float *out
+    const Linear *linear, int64_t output, const Inputs *in, int64_t first, int rows, float *out
 ) {
-    const __m512i nibble = _mm512_set1_epi8(15);
+    const __m512i nibble = _mm512_set1_epi8(15), one = _mm512_set1_epi32(0x3f800000);
     const __m512i halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
     int64_t size = linear->inputs, groups = size / GROUP;
     const uint8_t *weight = linear->weight + output * size / 2;
     const bf16 *scale = linear->scale + output * groups * 2;
-    __m512 total[BLOCK * BLOCK];
-    for (int n = 0; n < outputs * rows; n++) total[n] = _mm512_setzero_ps();
-    for (int64_t i = 0; i < size; i += 2 * GROUP) {
-        int whole = size - i >= 2 * GROUP;
-        for (int o = 0; o < outputs; o++) {
-            const uint8_t *bytes = weight + (o * size + i) / 2;
-            const bf16 *steps = scale + (o * groups + i / GROUP) * 2;
-            _mm_prefetch((const char *)bytes + AHEAD * outputs, _MM_HINT_T0);
-            __m512i w = _mm512_maskz_loadu_epi8(whole ? ~0ull : 0xffffffffull, bytes);
-            __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
-            __m512i odd = _mm512_and_si512(w, nibble);
-            __m512i pair = _mm512_castsi128_si512(_mm_maskz_loadu_epi32(whole ? 3 : 1, steps));
-            pair = _mm512_permutexvar_epi32(halves, pair);
-            __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pair, 16));
-            for (int r = 0; r < rows; r++) {
-                const int8_t *high = in->high + (first + r) * in->stride + i;
-                const float *scales = in->scales + (first + r) * (in->stride / 8) + i / 8;
-                __m512i sum = _mm512_setzero_si512();
-                sum = _mm512_dpbusd_epi32(sum, even, _mm512_load_si512(high));
-                sum = _mm512_dpbusd_epi32(sum, odd, _mm512_load_si512(high + GROUP));
-                __m512 factor = _mm512_mul_ps(step, _mm512_load_ps(scales));
-                total[o * rows + r] =
-                    _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, total[o * rows + r]);
-            }
+    const __m512i *inputs[BLOCK];
+    const float *scales[BLOCK];
+    __m512 totals[BLOCK];
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        inputs[r] = (const __m512i *)(in->bytes + (first + r) * in->stride);
+        scales[r] = in->scales + (first + r) * (in->stride / PART);
+        totals[r] = _mm512_setzero_ps();
+    }
+    for (int64_t part = 0; part < in->stride / PART; part++) {
+        int whole = (part + 1) * PART <= size;
+        const uint8_t *bytes = weight + part * PART / 2;
+        _mm_prefetch((const char *)bytes + AHEAD, _MM_HINT_T0);
+        __m512i w = _mm512_maskz_loadu_epi8(whole ? ~0ull : 0xffffffffull, bytes);
+        __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
+        __m512i odd = _mm512_and_si512(w, nibble);
+        __m128i pair = _mm_maskz_loadu_epi32(whole ? 3 : 1, scale + part * 4);
+        __m512i which = whole ? halves : _mm512_setzero_si512(); // of the steps there are
+        __m512i steps = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(pair));
+        // A float times a power of two is the sum of their bits, less those of 1.
+        __m512i step = _mm512_sub_epi32(_mm512_slli_epi32(steps, 16), one);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            __m512i sum = _mm512_setzero_si512();
+            sum = _mm512_dpbusd_epi32(sum, even, inputs[r][2 * part]);
+            sum = _mm512_dpbusd_epi32(sum, odd, inputs[r][2 * part + 1]);
+            __m512i power = _mm512_castps_si512(_mm512_set1_ps(scales[r][part]));
+            __m512 factor = _mm512_castsi512_ps(_mm512_add_epi32(step, power));
+            totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, totals[r]);
         }
     }
-    for (int o = 0; o < outputs; o++) {
-        for (int64_t group = 0; group < groups; group += 16) {
-            __mmask16 mask = groups - group >= 16 ? 0xffff : (1 << (groups - group)) - 1;
-            __m512i pairs = _mm512_maskz_loadu_epi32(mask, scale + (o * groups + group) * 2);
-            __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-            __m512 middle =
-                _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
-            __m512 least = _mm512_fnmadd_ps(step, _mm512_set1_ps(8), middle);
-            for (int r = 0; r < rows; r++) {
-                const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
-                __m512 sum = _mm512_maskz_loadu_ps(mask, sums);
-                total[o * rows + r] = _mm512_fmadd_ps(least, sum, total[o * rows + r]);
-            }
+    for (int64_t group = 0; group < groups; group += 16) {
+        __mmask16 mask = lanes(groups - group);
+        __m512i pairs = _mm512_maskz_loadu_epi32(mask, scale + group * 2);
+        __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+        __m512 middle = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
+        __m512 least = _mm512_fnmadd_ps(step, _mm512_set1_ps(8), middle);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
+            totals[r] = _mm512_fmadd_ps(least, _mm512_maskz_loadu_ps(mask, sums), totals[r]);
         }
-        for (int r = 0; r < rows; r++)
-            out[o * rows + r] = _mm512_reduce_add_ps(total[o * rows + r]);
     }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) out[r] = _mm512_reduce_add_ps(totals[r]);
 }
 
-// The calling thread's share of y [rows, outputs].
+// The calling thread's share of y [rows, outputs]. The weights are read from end to end, which is
+// what memory is fastest at.
 static void product(
     const Linear *linear, const Inputs *in, int64_t rows, float *y, int thread, int threads
 ) {
-// The compiler makes a version of its own for each of these pairs.
-#define CASE(OUTPUTS, ROWS)                                                                       \
-    case OUTPUTS * 8 + ROWS:                                                                      \
-        if (linear->bits == 8) dot_int8(linear, output, OUTPUTS, in, first, ROWS, out);           \
-        else dot_int4(linear, output, OUTPUTS, in, first, ROWS, out);                             \
+// The compiler makes a version of its own for each of these.
+#define CASE(ROWS)                                                                                \
+    case ROWS:                                                                                    \
+        if (linear->bits == 8) dot_int8(linear, output, in, first, ROWS, out);                    \
+        else dot_int4(linear, output, in, first, ROWS, out);                                      \
         break;
-    int64_t num_blocks = (linear->outputs + BLOCK - 1) / BLOCK;
-    int64_t begin = num_blocks * thread / threads * BLOCK;
-    int64_t end = num_blocks * (thread + 1) / threads * BLOCK;
-    if (end > linear->outputs) end = linear->outputs;
-    for (int64_t block = begin; block < end; block += BLOCK) {
-        int64_t block_end = block + BLOCK < end ? block + BLOCK : end;
+    int64_t begin = linear->outputs * thread / threads;
+    int64_t end = linear->outputs * (thread + 1) / threads;
+    for (int64_t output = begin; output < end; output++) {
+        float bias = linear->bias ? to_float(linear->bias[output]) : 0;
         for (int64_t first = 0; first < rows; first += BLOCK) {
             int64_t num_rows = rows - first < BLOCK ? rows - first : BLOCK;
-            int64_t outputs;
-            for (int64_t output = block; output < block_end; output += outputs) {
-                float out[BLOCK * BLOCK] = {0};
-                outputs = num_rows <= 2 ? 4 : 2;
-                if (output + outputs > block_end) outputs = 1;
-                switch (outputs * 8 + num_rows) {
-                    CASE(4, 1) CASE(4, 2) CASE(2, 3) CASE(2, 4)
-                    CASE(1, 1) CASE(1, 2) CASE(1, 3) CASE(1, 4)
-                }
-                for (int64_t o = 0; o < outputs; o++) {
-                    float bias = linear->bias ? to_float(linear->bias[output + o]) : 0;
-                    float *column = y + first * linear->outputs + output + o;
-                    for (int64_t r = 0; r < num_rows; r++)
-                        column[r * linear->outputs] = out[o * num_rows + r] + bias;
-                }
-            }
+            float out[BLOCK];
+            switch (num_rows) { CASE(1) CASE(2) CASE(3) CASE(4) }
+            for (int64_t r = 0; r < num_rows; r++)
+                y[(first + r) * linear->outputs + output] = out[r] + bias;
         }
     }
 #undef CASE
@@ -330,16 +335,15 @@ static void *take(char **memory, int64_t bytes) {
 
 static Inputs take_inputs(char **memory, int64_t rows, int64_t size) {
     Inputs in = {.stride = padded(size)};
-    in.high = take(memory, rows * in.stride);
-    in.low = take(memory, rows * in.stride);
-    in.scales = take(memory, rows * in.stride / 8 * sizeof(float));
+    in.bytes = take(memory, rows * in.stride);
+    in.scales = take(memory, rows * in.stride / PART * sizeof(float));
     in.sums = take(memory, rows * in.stride / GROUP * sizeof(float));
     return in;
 }
 
 // y [rows, outputs] of x [rows, inputs], float32.
 //
-// Scratch: 64-byte aligned, 3 * rows * padded inputs + 256 bytes.
+// Scratch: 64-byte aligned, 2 * rows * padded inputs + 192 bytes.
 void native_product(
     const Linear *linear, const float *x, float *y, int64_t rows, char *scratch, int threads
 ) {
@@ -431,7 +435,7 @@ void native_step(
 int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
                      2 * stack->hidden + stack->heads * (longest + 1);
-    return rows * (floats * 4 + 3 * padded(stack->dim) + 3 * padded(stack->hidden)) + 13 * 64;
+    return rows * (floats * 4 + 2 * padded(stack->dim) + 2 * padded(stack->hidden)) + 11 * 64;
 }
 
 // Float weights [rows, inputs] as a Linear takes them, but with float scales.
@@ -468,95 +472,90 @@ void native_quantise(
     }
 }
 
-typedef struct {
-    float logit, chance;
-} Token;
-
-static int likelier_first(const void *a, const void *b) {
-    float x = ((const Token *)a)->logit, y = ((const Token *)b)->logit;
-    return (x < y) - (x > y);
+// The sum of those chances that are at least as large as the least.
+static double mass_of(const float *chances, int64_t size, float least) {
+    double mass = 0;
+    for (int64_t begin = 0; begin < size; begin += SPAN) { // float32 is exact enough within one
+        __m512 sums[4] = {0}, limit = _mm512_set1_ps(least);
+        for (int64_t i = begin; i < begin + SPAN && i < size; i += 64)
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < 4; k++) {
+                int64_t at = i + 16 * k;
+                __m512 part = _mm512_maskz_loadu_ps(at < size ? lanes(size - at) : 0, chances + at);
+                __mmask16 kept = _mm512_cmp_ps_mask(part, limit, _CMP_GE_OQ);
+                sums[k] = _mm512_mask_add_ps(sums[k], kept, sums[k], part);
+            }
+        __m512 pairs[2] = {_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])};
+        mass += _mm512_reduce_add_ps(_mm512_add_ps(pairs[0], pairs[1]));
+    }
+    return mass;
 }
 
-static inline uint32_t bin_of(float depth) {
-    uint32_t bin = (int32_t)(depth * BINS_PER_NAT);
-    return bin < BINS ? bin : BINS;
-}
-
-// The token in whose share of the line from 0 to 1 the point falls, among the likeliest ones that
-// together stay within top_p. Scratch: chances [size], tokens [size].
-static int64_t draw_from(
-    const float *logits, int64_t size, float temperature, float top_p, double point,
-    float *restrict chances, Token *tokens
-) {
-    double masses[BINS + 1] = {0}, total = 0;
-    float largest = logits[0];
-#pragma omp simd reduction(max : largest)
-    for (int64_t i = 0; i < size; i++) largest = logits[i] > largest ? logits[i] : largest;
-#pragma omp simd
-    for (int64_t i = 0; i < size; i++) chances[i] = exponential(logits[i] - largest);
-    for (int64_t i = 0; i < size; i++) masses[bin_of(largest - logits[i])] += chances[i];
-    for (uint32_t b = 0; b <= BINS; b++) total += masses[b];
-
-    // Whole bins first, then the likeliest ones of the first that does not fit.
-    double allowed = top_p * total, used = 0;
-    uint32_t last = 0;
-    while (last < BINS && used + masses[last] <= allowed) used += masses[last++];
-    int64_t count = 0;
-    for (int64_t i = 0; i < size; i++)
-        if (bin_of(largest - logits[i]) == last) tokens[count++] = (Token){logits[i], chances[i]};
-    qsort(tokens, count, sizeof(Token), likelier_first);
-    float lowest = INFINITY; // the least likely that is kept
-    for (int64_t k = 0; k < count; k++) {
-        used += tokens[k].chance;
-        if (used > allowed && (last || k)) break;
-        lowest = tokens[k].logit;
+// The least of the chances that together stay within a share of them all; at most the largest, 1.
+static float least_kept(const float *chances, int64_t size, float share) {
+    double allowed = share * mass_of(chances, size, 0);
+    uint32_t low = 0, high = 0x3f800000; // floats from 0 to 1 in their order, as integers
+    while (low < high) {
+        uint32_t middle = (low + high) / 2;
+        float least;
+        memcpy(&least, &middle, 4);
+        if (mass_of(chances, size, least) <= allowed) high = middle;
+        else low = middle + 1;
     }
-    if (lowest == INFINITY)
-        for (int64_t i = 0; i < size; i++)
-            if (bin_of(largest - logits[i]) < last && logits[i] < lowest) lowest = logits[i];
-
-    double sum = 0;
-#pragma omp simd reduction(+ : sum)
-    for (int64_t i = 0; i < size; i++) {
-        chances[i] = exponential((logits[i] - largest) / temperature) * (logits[i] >= lowest);
-        sum += chances[i];
-    }
-    point *= sum;
-    int64_t drawn = 0;
-    while (drawn < size && (point -= chances[drawn]) >= 0) drawn++;
-    while (drawn && (drawn == size || chances[drawn] == 0)) drawn--; // rounding has left a rest
-    return drawn;
+    float least;
+    memcpy(&least, &high, 4);
+    return least;
 }
 
 // The token of a row of logits, which are changed: those of `seen` are made less likely, each once.
-// settings: temperature, top-p and penalty.
+// It is the one in whose share of the line from 0 to 1 the point falls, among the likeliest ones
+// that together stay within top-p, or the likeliest.
+//
+// settings: temperature, top-p and penalty. Scratch: chances [size].
 static int64_t draw_row(
     float *logits, int64_t size, const int64_t *seen, int64_t width, const float *settings,
-    double point, float *chances, Token *tokens
+    double point, float *restrict chances
 ) {
     for (int64_t w = 0; w < width; w++) {
         int64_t before = 0;
         while (seen[before] != seen[w]) before++;
         if (before == w) logits[seen[w]] *= logits[seen[w]] < 0 ? settings[2] : 1 / settings[2];
     }
-    return draw_from(logits, size, settings[0], settings[1], point, chances, tokens);
+    float temperature = settings[0], largest = logits[0];
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < size; i++) largest = logits[i] > largest ? logits[i] : largest;
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++) chances[i] = exponential(logits[i] - largest);
+    float least = least_kept(chances, size, settings[1]);
+#pragma omp simd
+    for (int64_t i = 0; i < size; i++)
+        chances[i] = exponential((logits[i] - largest) / temperature) * (chances[i] >= least);
+
+    point *= mass_of(chances, size, 0);
+    int64_t drawn = 0;
+    for (double mass; drawn < size; drawn += SPAN, point -= mass) {
+        mass = mass_of(chances + drawn, size - drawn < SPAN ? size - drawn : SPAN, 0);
+        if (point < mass) break;
+    }
+    while (drawn < size && (point -= chances[drawn]) >= 0) drawn++;
+    while (drawn && (drawn >= size || chances[drawn] == 0)) drawn--; // rounding has left a rest
+    return drawn;
 }
 
 // A token for each row of logits [rows, size], which are changed.
 //
 // window: [rows, width], tokens that the penalty makes less likely. settings: [rows, 3],
-// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: 12 * rows * size bytes.
+// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: 4 * rows * size bytes.
 void native_draw(
     float *logits, const int64_t *window, const float *settings, const double *points, int64_t rows,
     int64_t size, int64_t width, int64_t *drawn, char *scratch, int threads
 ) {
     float *chances = (float *)scratch;
-    Token *tokens = (Token *)(chances + rows * size);
 #pragma omp parallel for num_threads(rows < threads ? rows : threads)
     for (int64_t r = 0; r < rows; r++)
         drawn[r] = draw_row(
             logits + r * size, size, window + r * width, width, settings + 3 * r, points[r],
-            chances + r * size, tokens + r * size
+            chances + r * size
         );
 }
 
@@ -576,7 +575,6 @@ void native_codes(
     int64_t lengths[MAX_ROWS], rooms[MAX_ROWS];
     float *logits = take(&scratch, rows * size * sizeof(float));
     float *chances = take(&scratch, size * sizeof(float));
-    Token *tokens = take(&scratch, size * sizeof(Token));
     float *turns = take(&scratch, rows * half * sizeof(float));
     float *normed = take(&scratch, rows * dim * sizeof(float));
     bf16 **caches = take(&scratch, rows * stack->num_blocks * sizeof(bf16 *));
@@ -596,7 +594,7 @@ void native_codes(
             int64_t at = r * count + k;
             codes[at] = draw_row(
                 logits + r * size, size, windows + at * width, width, settings + 3 * r, points[at],
-                chances, tokens
+                chances
             );
             for (int64_t i = 0; i < dim; i++)
                 x[r * dim + i] = to_float(head->embedding[codes[at] * dim + i]);
@@ -609,5 +607,5 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count) {
     int64_t cache = 2 * stack->kv_heads * count * stack->head_dim * sizeof(bf16) + 64 + sizeof(bf16 *);
     int64_t row = head->output.outputs * 4 + (stack->head_dim + stack->dim) * 4 +
                   stack->num_blocks * cache;
-    return rows * row + head->output.outputs * 12 + 6 * 64 + native_scratch(stack, rows, count);
+    return rows * row + head->output.outputs * 4 + 5 * 64 + native_scratch(stack, rows, count);
 }

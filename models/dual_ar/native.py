@@ -8,9 +8,11 @@ works in PyTorch alone.
 from __future__ import annotations
 
 import functools
+import math
 import shutil
 import subprocess
 import tempfile
+import threading
 from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from ctypes import (
@@ -136,13 +138,12 @@ class NativeLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """[N, in] -> [N, out], N up to `MAX_ROWS`, in x's dtype."""
         inputs = x.float().contiguous()
-        y = torch.empty(len(x), self.num_outputs)
-        scratch = _scratch(len(x) * (3 * self.num_inputs + 1024))
+        y, scratch = _scratch((len(x), self.num_outputs), len(x) * (2 * self.num_inputs + 1024))
         self.compiled.native_product(
             addressof(self.struct), inputs.data_ptr(), y.data_ptr(), len(x), scratch.data_ptr(),
             torch.get_num_threads(),
         )  # fmt: skip
-        return y.to(x.dtype)
+        return y.to(x.dtype, copy=True)
 
 
 class NativeStack:
@@ -194,7 +195,6 @@ class NativeStack:
         Returns:
             [B, dim].
         """
-        hidden = x.to(torch.float32, copy=True)
         pointers, lengths, rooms = [], [], []
         for cache in caches:
             pointers += cache.pointers()
@@ -202,13 +202,16 @@ class NativeStack:
             rooms += [cache.max_len] * cache.num_rows
         angles = rope[lengths]
         num_rows, stack = len(x), addressof(self.struct)
-        scratch = _scratch(self.compiled.native_scratch(stack, num_rows, max(lengths)))
+        hidden, scratch = _scratch(
+            x.shape, self.compiled.native_scratch(stack, num_rows, max(lengths))
+        )
+        hidden.copy_(x)
         self.compiled.native_step(
             stack, hidden.data_ptr(), angles.data_ptr(), (c_void_p * len(pointers))(*pointers),
             (c_int64 * num_rows)(*lengths), (c_int64 * num_rows)(*rooms), num_rows,
             scratch.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
-        return hidden.to(x.dtype)
+        return hidden.to(x.dtype, copy=True)
 
 
 class NativeDraw:
@@ -230,12 +233,12 @@ class NativeDraw:
             settings: [B, 3] float32, temperature, top-p and repetition penalty.
             points: [B] float64, 0 <= point < 1: where on the line of the shares the draw falls.
         """
-        logits = logits.to(torch.float32, copy=True).contiguous()
+        changed, scratch = _scratch(logits.shape, 4 * logits.numel())
+        changed.copy_(logits)
         window, points = window.contiguous(), points.contiguous()
         drawn = torch.empty(len(logits), dtype=torch.long)
-        scratch = _scratch(12 * logits.numel())
         self.compiled.native_draw(
-            logits.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
+            changed.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
             *logits.shape, window.shape[1], drawn.data_ptr(), scratch.data_ptr(),
             torch.get_num_threads(),
         )  # fmt: skip
@@ -276,13 +279,13 @@ class NativeCodes:
             settings: [B, 3], as for `NativeDraw`.
             points: [B, K] float64, as for `NativeDraw`.
         """
-        hidden = hidden.to(torch.float32, copy=True).contiguous()
         windows, points = windows.contiguous(), points.contiguous()
         codes = torch.empty(points.shape, dtype=torch.long)
         head = addressof(self.struct)
-        scratch = _scratch(self.compiled.native_codes_scratch(head, *codes.shape))
+        x, scratch = _scratch(hidden.shape, self.compiled.native_codes_scratch(head, *codes.shape))
+        x.copy_(hidden)
         self.compiled.native_codes(
-            head, hidden.data_ptr(), self.angles.data_ptr(), windows.data_ptr(),
+            head, x.data_ptr(), self.angles.data_ptr(), windows.data_ptr(),
             settings.data_ptr(), points.data_ptr(), *windows.shape, codes.data_ptr(),
             scratch.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
@@ -298,10 +301,19 @@ def native_quantise(library: CDLL, weight: Tensor, steps: Tensor, scale: Tensor)
     )  # fmt: skip
 
 
-def _scratch(num_bytes: int) -> Tensor:
-    """Memory for the C file's own use, at an address that 64 divides."""
-    memory = torch.empty(num_bytes + 64, dtype=torch.uint8)
-    return memory[-memory.data_ptr() % 64 :]
+_kept = threading.local()  # memory that is asked for anew costs as much as a product
+
+
+def _scratch(shape: Sequence[int], num_bytes: int) -> tuple[Tensor, Tensor]:
+    """A float32 tensor of `shape`, and memory for the C file's own use, at an address that 64
+    divides; both until this thread's next call."""
+    own = (4 * math.prod(shape) + 63) // 64 * 64
+    memory = getattr(_kept, "memory", torch.empty(0, dtype=torch.uint8))
+    if len(memory) < own + num_bytes + 64:
+        with torch.inference_mode(False):  # else it could not be written outside of that mode
+            memory = _kept.memory = torch.empty(own + num_bytes + 64, dtype=torch.uint8)
+    memory = memory[-memory.data_ptr() % 64 :]
+    return memory[: 4 * math.prod(shape)].view(torch.float32).view(shape), memory[own:]
 
 
 def _pointer(tensor: Tensor) -> int:

@@ -1,7 +1,8 @@
 """Linear layers whose weights take 8 or 4 bits: a CPU that speaks waits for memory, mostly.
 
-The activations stay bfloat16: kernels that quantise those as well are little faster, and err ten
-times as much; and what they compute for a position depends on the positions beside it.
+The C file rounds the activations to 8 bits in groups, which errs no more than the weights do. In
+PyTorch they stay bfloat16: its kernels that quantise them as well are little faster and err more,
+and what they compute for a position depends on the positions beside it.
 """
 
 from __future__ import annotations
