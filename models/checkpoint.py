@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
+from .dual_ar.graph import use_graphs
 from .dual_ar.native import compile_library, load_library
 from .dual_ar.quantised import (
     install_quantised,
@@ -113,6 +114,8 @@ def load_checkpoint(
     model, dtype = _load_model(folder, config, semantic_id, dtype, torch_device)
     if dtype != "float32" and _multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
+    if torch_device.type == "cuda":
+        use_graphs(model)
     return Checkpoint(
         name=str(name_or_path),
         model=model.to(torch_device).eval().requires_grad_(False),

@@ -129,7 +129,7 @@ def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows):
     seen = torch.zeros(num_rows, 8, 16, dtype=torch.long)
     for penalty in (1.0, 1.9):
         settings[:, 2] = penalty
-        codes = other.native_codes(hidden, seen, settings, points)
+        codes = other.make_codes(hidden, seen, settings, points)
         logits = other.forward_fast(hidden, codes[:, :-1]).float().flatten(0, 1)
         expected = other.native_draw(
             logits, seen.flatten(0, 1), settings.repeat_interleave(8, dim=0), points.flatten()

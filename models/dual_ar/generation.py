@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Future
+from functools import partial
 from threading import Condition
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from .cache import KVCache
 from .model import DualARTransformer
 from .native import MAX_ROWS
-from .sampling import WINDOW_SIZE, SamplingConfig, candidates, draw, draw_points, penalise
+from .sampling import WINDOW_SIZE, SamplingConfig, draw_points, sample
 
 
 class Reply:
@@ -149,8 +150,10 @@ def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tens
 @torch.inference_mode()
 def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(model, replies)
-    sampler = _Sampler(model, replies)
-    sampled = sampler(model.text_logits(hidden), 0).tolist()
+    drawing = _Drawing(model, replies)
+    choose = model.native_draw or sample
+    window, points = drawing.window[:, 0], drawing.points[:, 0]
+    sampled = choose(model.text_logits(hidden), window, drawing.settings, points).tolist()
     texts = [reply.choose_text(token) for reply, token in zip(replies, sampled, strict=True)]
     for reply, text in zip(replies, texts, strict=True):
         reply.ended = text == reply.end_id
@@ -161,8 +164,11 @@ def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | N
         return frames
     if len(live) < len(replies):
         hidden = hidden[live]
-        sampler.keep(live)
-    codes = _make_codes(model, hidden, sampler)
+        drawing.keep(live)
+    make_codes = partial(draw_codes, model)
+    if model.make_codes is not None and len(live) <= MAX_ROWS:
+        make_codes = model.make_codes
+    codes = make_codes(hidden, drawing.window[:, 1:], drawing.settings, drawing.points[:, 1:])
     for row, frame_codes in zip(live, codes, strict=True):
         frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))
     return frames
@@ -186,48 +192,44 @@ def _read(model: DualARTransformer, replies: Sequence[Reply]) -> Tensor:
     return torch.stack(hidden)
 
 
-def _make_codes(model: DualARTransformer, hidden: Tensor, sampler: _Sampler) -> Tensor:
-    """Draw K codes one after another; returns [B, K]."""
-    if model.native_codes is not None and len(hidden) <= MAX_ROWS:
-        return model.native_codes(
-            hidden, sampler.window[:, 1:], sampler.settings, sampler.points[:, 1:]
-        )
-    cache = model.new_fast_cache(hidden.shape[0])
-    codes = []
-    x = hidden
+def draw_codes(
+    model: DualARTransformer, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor
+) -> Tensor:
+    """Draw a frame's codes one after another; nothing of it waits for the device.
+
+    Args:
+        hidden: [B, dim] of the slow stack.
+        windows: [B, K, W] long, the codes generated last of every codebook.
+        settings: [B, 3], as for `sample`.
+        points: [B, K] float64, as for `sample`.
+
+    Returns:
+        [B, K] long.
+    """
+    cache = model.new_fast_cache(len(hidden))
+    choose = model.native_draw or sample
+    codes: list[Tensor] = []
     for codebook in range(model.config.num_codebooks):
-        codes.append(sampler(model.step_fast(x, cache), 1 + codebook))
-        x = model.embed_codes(codes[-1])
+        x = model.embed_codes(codes[-1]) if codes else hidden
+        logits = model.step_fast(x, cache)
+        codes.append(choose(logits, windows[:, codebook], settings, points[:, codebook]))
     return torch.stack(codes, dim=1)
 
 
-class _Sampler:
+class _Drawing:
     """The settings, windows and points of several replies, side by side for one frame."""
 
     def __init__(self, model: DualARTransformer, replies: Sequence[Reply]):
         settings = [(r.sampling.temperature, r.sampling.top_p, r.penalty) for r in replies]
-        self.penalises = any(penalty != 1 for *_, penalty in settings)
         self.window = torch.stack([reply.window for reply in replies])  # [B, 1+K, W]
         self.settings = torch.tensor(settings, device=self.window.device)
         self.points = draw_points([reply.generator for reply in replies], self.window.shape[1])
-        self.native_draw = model.native_draw
 
     def keep(self, rows: Sequence[int]) -> None:
         """Leave out the other replies."""
         self.window, self.settings, self.points = (
             x[rows] for x in (self.window, self.settings, self.points)
         )
-
-    def __call__(self, logits: Tensor, grid_row: int) -> Tensor:
-        """Draw from logits [B, vocab] a token [B] for one row of the grid."""
-        window, points = self.window[:, grid_row], self.points[:, grid_row]
-        if self.native_draw is not None:
-            return self.native_draw(logits, window, self.settings, points)
-        temperature, top_p, penalty = self.settings.split(1, dim=1)
-        logits = logits.float()
-        if self.penalises:
-            logits = penalise(logits, window, penalty)
-        return draw(*candidates(logits, temperature, top_p), points)
 
 
 class Stepper:

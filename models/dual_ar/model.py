@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import DualARConfig
-from .native import NativeCodes, NativeDraw
+from .native import NativeDraw
 from .transformer import RMSNorm, Stack
 
 
@@ -48,9 +48,10 @@ class DualARTransformer(nn.Module):
         self.fast_layers = Stack(config.fast)
         self.fast_norm = RMSNorm(config.dim, config.norm_eps)
         self.fast_output = nn.Linear(config.dim, config.codebook_size, bias=False)
-        # How tokens, and codes, are drawn where not by PyTorch.
+        # How a token, and a frame's codes for up to `MAX_ROWS` rows, are drawn where that is not
+        # left to `sampling.sample` and `generation.draw_codes`.
         self.native_draw: NativeDraw | None = None
-        self.native_codes: NativeCodes | None = None
+        self.make_codes: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
         self.apply(self._init_weights)
 
     def _init_weights(self, module: nn.Module) -> None:

@@ -215,7 +215,7 @@ class NativeStack:
 
 
 class NativeDraw:
-    """`sampling.penalise`, `candidates` and `draw` at once.
+    """`sampling.sample`.
 
     Args:
         library: from `load_library`.
@@ -225,14 +225,7 @@ class NativeDraw:
         self.compiled = library
 
     def __call__(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
-        """Draw a token [B] long for each row.
-
-        Args:
-            logits: [B, vocab].
-            window: [B, W] long, the tokens generated last.
-            settings: [B, 3] float32, temperature, top-p and repetition penalty.
-            points: [B] float64, 0 <= point < 1: where on the line of the shares the draw falls.
-        """
+        """See `sampling.sample`."""
         changed, scratch = _scratch(logits.shape, 4 * logits.numel())
         changed.copy_(logits)
         window, points = window.contiguous(), points.contiguous()
@@ -246,7 +239,7 @@ class NativeDraw:
 
 
 class NativeCodes:
-    """A frame's codes at once: the fast stack, its head and `NativeDraw` in turn.
+    """`generation.draw_codes`: the fast stack, its head and `NativeDraw` in turn.
 
     Args:
         library: from `load_library`.
@@ -271,14 +264,7 @@ class NativeCodes:
         self.struct = _Head(self.stack.struct, output.struct, _pointer(norm), _pointer(embedding))
 
     def __call__(self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor) -> Tensor:
-        """Draw codes [B, K] long.
-
-        Args:
-            hidden: [B, dim] of the slow stack, B up to `MAX_ROWS`.
-            windows: [B, K, W] long, the codes generated last of every codebook.
-            settings: [B, 3], as for `NativeDraw`.
-            points: [B, K] float64, as for `NativeDraw`.
-        """
+        """See `generation.draw_codes`; B up to `MAX_ROWS`."""
         windows, points = windows.contiguous(), points.contiguous()
         codes = torch.empty(points.shape, dtype=torch.long)
         head = addressof(self.struct)

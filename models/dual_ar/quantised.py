@@ -183,7 +183,7 @@ def use_native(model: DualARTransformer) -> None:
     if library is not None:
         model.layers.native = NativeStack(library, model.layers)
         model.native_draw = NativeDraw(library)
-        model.native_codes = NativeCodes(
+        model.make_codes = NativeCodes(
             library,
             model.fast_layers,
             model.fast_norm.weight,

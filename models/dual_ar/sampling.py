@@ -47,6 +47,20 @@ class SamplingConfig:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be {limits}")
 
 
+def sample(logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
+    """Draw a token [B] long for each row.
+
+    Args:
+        logits: [B, vocab].
+        window: [B, W] long, the tokens generated last.
+        settings: [B, 3] float32, temperature, top-p and repetition penalty.
+        points: [B] float64, 0 <= point < 1: where on the line of the shares the draw falls.
+    """
+    temperature, top_p, penalty = settings.split(1, dim=1)
+    logits = penalise(logits.float(), window, penalty)
+    return draw(*candidates(logits, temperature, top_p), points)
+
+
 def penalise(logits: Tensor, window: Tensor, penalty: Tensor | float) -> Tensor:
     """Divide the positive and multiply the negative logits of the window's tokens.
 
