@@ -22,6 +22,7 @@ enum {
     PART = 128,        // inputs that share a scale
     BLOCK = 4,         // conversations that a weight is multiplied for at once
     MAX_ROWS = 16,     // conversations at once
+    MAX_HEAD = 256,    // numbers in a head
     AHEAD = 4096,      // bytes from what is read to what is fetched from memory
     SPAN = 1024,       // tokens whose chances are summed in float32
 };
@@ -287,43 +288,93 @@ static void rotate(float *x, const float *angles, int64_t size) {
     }
 }
 
+// 16 numbers, as far as they are among the first `left`.
+static inline __m512 read_floats(const float *x, int64_t left) {
+    return _mm512_maskz_loadu_ps(lanes(left), x);
+}
+
+static inline __m512 read_bf16(const bf16 *x, int64_t left) {
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(left), x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+// The sums of four vectors.
+static inline __m128 sums_of(const __m512 x[BLOCK]) {
+    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+    __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+    __m512 quarters = _mm512_add_ps(
+        _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d))
+    );
+    __m256 halves = _mm256_add_ps(
+        _mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1)
+    );
+    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+}
+
 // Queries [queries, size] that share keys and values [positions, size] -> y [queries, size].
+//
+// Four queries at a time; scores: [positions + 3, 4].
 static inline __attribute__((always_inline)) void attend(
     const float *q, const bf16 *keys, const bf16 *values, int64_t queries, int64_t positions,
     int64_t size, float *scores, float *y
 ) {
-    float factor = 1 / sqrtf(size), row[size];
-    for (int64_t p = 0; p < positions; p++) {
-#pragma omp simd
-        for (int64_t i = 0; i < size; i++) row[i] = to_float(keys[p * size + i]);
-        for (int64_t n = 0; n < queries; n++) {
-            float sum = 0;
-#pragma omp simd reduction(+ : sum)
-            for (int64_t i = 0; i < size; i++) sum += q[n * size + i] * row[i];
-            scores[n * positions + p] = sum * factor;
-        }
-    }
-    for (int64_t n = 0; n < queries; n++) {
-        float *s = scores + n * positions, largest = s[0], sum = 0;
-#pragma omp simd reduction(max : largest)
-        for (int64_t p = 0; p < positions; p++) largest = s[p] > largest ? s[p] : largest;
-#pragma omp simd reduction(+ : sum)
+    int64_t parts = (size + 15) / 16;
+    __m128 factor = _mm_set1_ps(1 / sqrtf(size));
+    for (int64_t first = 0; first < queries; first += BLOCK) {
+        __m512 x[BLOCK][MAX_HEAD / 16]; // the queries, then what becomes of them
+#pragma GCC unroll 4
+        for (int64_t n = 0; n < BLOCK; n++)
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < parts; k++)
+                x[n][k] = first + n < queries
+                              ? read_floats(q + (first + n) * size + 16 * k, size - 16 * k)
+                              : _mm512_setzero_ps();
+        __m128 largest = _mm_set1_ps(-INFINITY);
         for (int64_t p = 0; p < positions; p++) {
-            s[p] = exponential(s[p] - largest);
-            sum += s[p];
+            __m512 products[BLOCK] = {0};
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < parts; k++) {
+                __m512 key = read_bf16(keys + p * size + 16 * k, size - 16 * k);
+#pragma GCC unroll 4
+                for (int64_t n = 0; n < BLOCK; n++)
+                    products[n] = _mm512_fmadd_ps(x[n][k], key, products[n]);
+            }
+            __m128 score = _mm_mul_ps(sums_of(products), factor);
+            largest = _mm_max_ps(largest, score);
+            _mm_storeu_ps(scores + BLOCK * p, score);
         }
+        for (int64_t p = positions; p % BLOCK; p++)
+            _mm_storeu_ps(scores + BLOCK * p, _mm_set1_ps(-INFINITY));
+        float most[16], sums[16] = {0}, total[BLOCK] = {0};
+        for (int64_t i = 0; i < 16; i += BLOCK) _mm_storeu_ps(most + i, largest);
+        for (int64_t p = 0; p < positions; p += BLOCK)
 #pragma omp simd
-        for (int64_t p = 0; p < positions; p++) s[p] /= sum;
-    }
-    memset(y, 0, queries * size * sizeof(float));
-    for (int64_t p = 0; p < positions; p++) {
-#pragma omp simd
-        for (int64_t i = 0; i < size; i++) row[i] = to_float(values[p * size + i]);
-        for (int64_t n = 0; n < queries; n++) {
-            float weight = scores[n * positions + p];
-#pragma omp simd
-            for (int64_t i = 0; i < size; i++) y[n * size + i] += weight * row[i];
-        }
+            for (int64_t i = 0; i < 16; i++) {
+                scores[BLOCK * p + i] = exponential(scores[BLOCK * p + i] - most[i]);
+                sums[i] += scores[BLOCK * p + i];
+            }
+        for (int64_t i = 0; i < 16; i++) total[i % BLOCK] += sums[i];
+
+#pragma GCC unroll 4
+        for (int64_t n = 0; n < BLOCK; n++)
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < parts; k++) x[n][k] = _mm512_setzero_ps();
+        for (int64_t p = 0; p < positions; p++)
+#pragma GCC unroll 4
+            for (int64_t k = 0; k < parts; k++) {
+                __m512 value = read_bf16(values + p * size + 16 * k, size - 16 * k);
+#pragma GCC unroll 4
+                for (int64_t n = 0; n < BLOCK; n++) {
+                    __m512 score = _mm512_set1_ps(scores[BLOCK * p + n]);
+                    x[n][k] = _mm512_fmadd_ps(score, value, x[n][k]);
+                }
+            }
+        for (int64_t n = 0; n < BLOCK && first + n < queries; n++)
+            for (int64_t k = 0; k < parts; k++) {
+                __m512 mean = _mm512_div_ps(x[n][k], _mm512_set1_ps(total[n]));
+                _mm512_mask_storeu_ps(y + (first + n) * size + 16 * k, lanes(size - 16 * k), mean);
+            }
     }
 }
 
@@ -370,7 +421,7 @@ void native_step(
     float *heads = take(&scratch, rows * num_heads * size * sizeof(float));
     float *change = take(&scratch, rows * dim * sizeof(float));
     float *gates = take(&scratch, rows * 2 * hidden * sizeof(float));
-    float *scores = take(&scratch, rows * stack->heads * (longest + 1) * sizeof(float));
+    float *scores = take(&scratch, rows * kv_heads * BLOCK * (longest + BLOCK) * sizeof(float));
     Inputs in = take_inputs(&scratch, rows, dim), wide = take_inputs(&scratch, rows, hidden);
 
 #pragma omp parallel num_threads(threads)
@@ -398,7 +449,7 @@ void native_step(
                     keys[lengths[r] * size + i] = to_bf16(k[i]);
                     values[lengths[r] * size + i] = to_bf16(v[i]);
                 }
-                float *own = scores + task * queries * (longest + 1);
+                float *own = scores + task * BLOCK * (longest + BLOCK);
                 float *y = normed + r * dim + head * queries * size;
                 if (size == 64) attend(q, keys, values, queries, lengths[r] + 1, 64, own, y);
                 else attend(q, keys, values, queries, lengths[r] + 1, size, own, y);
@@ -434,7 +485,7 @@ void native_step(
 
 int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
-                     2 * stack->hidden + stack->heads * (longest + 1);
+                     2 * stack->hidden + stack->kv_heads * BLOCK * (longest + BLOCK);
     return rows * (floats * 4 + 2 * padded(stack->dim) + 2 * padded(stack->hidden)) + 11 * 64;
 }
 

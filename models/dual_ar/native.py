@@ -34,7 +34,7 @@ from torch import Tensor, nn
 from .cache import KVCache
 
 SOURCE = Path(__file__).with_suffix(".c")
-MAX_ROWS = 16  # as in the C file
+MAX_ROWS, MAX_HEAD = 16, 256  # as in the C file
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 
 

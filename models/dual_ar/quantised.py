@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from .model import DualARTransformer
 from .native import (
+    MAX_HEAD,
     MAX_ROWS,
     NativeCodes,
     NativeDraw,
@@ -180,7 +181,7 @@ def install_quantised(model: DualARTransformer, weights: Mapping[str, Tensor]) -
 def use_native(model: DualARTransformer) -> None:
     """Let a quantised model, whose weights are in place, step in C where that can be."""
     library = load_library()
-    if library is not None:
+    if library is not None and model.config.head_dim <= MAX_HEAD:
         model.layers.native = NativeStack(library, model.layers)
         model.native_draw = NativeDraw(library)
         model.make_codes = NativeCodes(
