@@ -10,7 +10,6 @@
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
-#include <stdlib.h>
 #include <string.h>
 
 #ifndef __AVX512VNNI__
@@ -58,8 +57,8 @@ typedef struct {
 typedef struct {
     int8_t *bytes; // [rows, stride]
     float *scales; // [rows, stride / PART]; for weights of 4 bits powers of two
-    float *sums;   // [rows, stride / GROUP], of a group's inputs
-    float sum[MAX_ROWS];
+    float *sums;   // [rows, stride / GROUP], of the inputs of a group
+    float sum[MAX_ROWS]; // of those of a row
     int64_t stride;
 } Inputs;
 
