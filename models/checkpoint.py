@@ -19,6 +19,7 @@ from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
 from .dual_ar.graph import use_graphs
 from .dual_ar.native import compile_library, load_library
 from .dual_ar.quantised import (
+    fits_4_bits,
     install_quantised,
     quantise_weights,
     quantised_dtype,
@@ -92,8 +93,9 @@ def load_checkpoint(
             "tiny", which comes with this repository; else a Hugging Face id as "owner/name".
         device: "cpu", "cuda" or "auto", which is CUDA where there is one.
         dtype: of the language model; "float32", "bfloat16", on the CPU also "int8" or "int4", which
-            quantise it, or "auto": as it is stored if that is quantised, else bfloat16 on CUDA, and
-            on the CPU int8, but float32 for small models where int8 can't be used natively.
+            quantise it, or "auto": as it is stored if that is quantised, else what is fastest:
+            bfloat16 on CUDA; on the CPU int4 for large models and int8 for small ones where they
+            step in C, else int8 and float32.
         revision: branch, tag or commit of a Hugging Face id.
 
     Raises:
@@ -234,10 +236,10 @@ def _load_model(
             f"{path} is quantised to {stored}, which the CPU speaks with as it is: "
             f"use dtype 'auto' and device 'cpu', or the weights it was made from"
         )
-    if dtype == "auto":
-        dtype = stored or _fastest_dtype(config, device)
     with _naming(folder / "config.json"), torch.device("meta"):
         model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
+    if dtype == "auto":
+        dtype = stored or _fastest_dtype(config, device)
     if dtype not in FLOATS:
         with _naming(path):
             if stored:  # the file's are not aligned as the C code needs them
@@ -254,7 +256,9 @@ def _load_model(
 def _fastest_dtype(config: DualARConfig, device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16"
-    return "int8" if load_library() is not None or _is_large(config) else "float32"
+    if load_library() is None:
+        return "int8" if _is_large(config) else "float32"
+    return "int4" if _is_large(config) and fits_4_bits(config) else "int8"
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

@@ -12,7 +12,6 @@ from torch import Tensor
 
 from .cache import KVCache
 from .model import DualARTransformer
-from .native import MAX_ROWS
 from .sampling import WINDOW_SIZE, SamplingConfig, draw_points, sample
 
 
@@ -165,9 +164,7 @@ def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | N
     if len(live) < len(replies):
         hidden = hidden[live]
         drawing.keep(live)
-    make_codes = partial(draw_codes, model)
-    if model.make_codes is not None and len(live) <= MAX_ROWS:
-        make_codes = model.make_codes
+    make_codes = model.make_codes or partial(draw_codes, model)
     codes = make_codes(hidden, drawing.window[:, 1:], drawing.settings, drawing.points[:, 1:])
     for row, frame_codes in zip(live, codes, strict=True):
         frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))

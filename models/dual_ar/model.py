@@ -48,8 +48,8 @@ class DualARTransformer(nn.Module):
         self.fast_layers = Stack(config.fast)
         self.fast_norm = RMSNorm(config.dim, config.norm_eps)
         self.fast_output = nn.Linear(config.dim, config.codebook_size, bias=False)
-        # How a token, and a frame's codes for up to `MAX_ROWS` rows, are drawn where that is not
-        # left to `sampling.sample` and `generation.draw_codes`.
+        # How a token, and a frame's codes, are drawn where that is not left to `sampling.sample`
+        # and `generation.draw_codes`.
         self.native_draw: NativeDraw | None = None
         self.make_codes: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
         self.apply(self._init_weights)

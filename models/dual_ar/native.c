@@ -19,8 +19,7 @@
 enum {
     GROUP = 64,        // weights that share a scale in 4 bits
     PART = 128,        // inputs that share a scale
-    BLOCK = 4,         // conversations that a weight is multiplied for at once
-    MAX_ROWS = 16,     // conversations at once
+    BLOCK = 4,         // rows, and outputs, that are computed at once
     MAX_HEAD = 256,    // numbers in a head
     AHEAD = 4096,      // bytes from what is read to what is fetched from memory
     SPAN = 1024,       // tokens whose chances are summed in float32
@@ -53,13 +52,14 @@ typedef struct {
     const bf16 *norm, *embedding; // [dim] and [codes, dim]
 } Head;
 
-// Rows of a product's inputs, each filled up with zeros to `stride`.
+// Rows of a product's inputs, each filled up with zeros to `stride`. A block of rows lies together,
+// part by part: [rows of the block, PART].
 typedef struct {
-    int8_t *bytes; // [rows, stride]
-    float *scales; // [rows, stride / PART]; for weights of 4 bits powers of two
+    int64_t rows, stride;
+    int8_t *bytes; // [blocks, stride / PART, rows of the block, PART]
+    float *scales; // [blocks, stride / PART, rows of the block]; powers of two for 4 bits
     float *sums;   // [rows, stride / GROUP], of the inputs of a group
-    float sum[MAX_ROWS]; // of those of a row
-    int64_t stride;
+    float *sum;    // [rows], of all
 } Inputs;
 
 static float to_float(bf16 x) {
@@ -112,13 +112,17 @@ static float power_of_two_above(float x) {
 // Weights of 4 bits come in pairs: for them the even ones of a part are put first.
 static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
     int64_t size = linear->inputs;
+    int64_t first = row / BLOCK * BLOCK;
+    int64_t block = in->rows - first < BLOCK ? in->rows - first : BLOCK; // its rows
+    int8_t *to = in->bytes + first * in->stride + (row - first) * PART;
+    float *scales = in->scales + first * in->stride / PART + row - first;
     float *sums = in->sums + row * (in->stride / GROUP);
     in->sum[row] = 0;
-    for (int64_t begin = 0; begin < in->stride; begin += PART) {
+    for (int64_t begin = 0; begin < in->stride; begin += PART, to += block * PART, scales += block) {
         int64_t left = size - begin < PART ? size - begin : PART;
         float scale = largest_of(x + begin, left) / INT8_MAX;
         if (linear->bits == 4) scale = power_of_two_above(scale);
-        in->scales[(row * in->stride + begin) / PART] = scale;
+        *scales = scale;
         int8_t bytes[PART] __attribute__((aligned(64)));
         for (int64_t group = 0; group < PART; group += GROUP) {
             __m512i sum = _mm512_setzero_si512();
@@ -131,140 +135,165 @@ static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64
             sums[(begin + group) / GROUP] = _mm512_reduce_add_epi32(sum) * scale;
             in->sum[row] += sums[(begin + group) / GROUP];
         }
-        __m512i first = _mm512_load_si512(bytes), second = _mm512_load_si512(bytes + GROUP);
+        __m512i some[2] = {_mm512_load_si512(bytes), _mm512_load_si512(bytes + GROUP)};
         if (linear->bits == 4) {
-            __m256i even[2] = {_mm512_cvtepi16_epi8(first), _mm512_cvtepi16_epi8(second)};
+            __m256i even[2] = {_mm512_cvtepi16_epi8(some[0]), _mm512_cvtepi16_epi8(some[1])};
             __m256i odd[2] = {
-                _mm512_cvtepi16_epi8(_mm512_srli_epi16(first, 8)),
-                _mm512_cvtepi16_epi8(_mm512_srli_epi16(second, 8)),
+                _mm512_cvtepi16_epi8(_mm512_srli_epi16(some[0], 8)),
+                _mm512_cvtepi16_epi8(_mm512_srli_epi16(some[1], 8)),
             };
-            first = _mm512_inserti64x4(_mm512_castsi256_si512(even[0]), even[1], 1);
-            second = _mm512_inserti64x4(_mm512_castsi256_si512(odd[0]), odd[1], 1);
+            some[0] = _mm512_inserti64x4(_mm512_castsi256_si512(even[0]), even[1], 1);
+            some[1] = _mm512_inserti64x4(_mm512_castsi256_si512(odd[0]), odd[1], 1);
         }
-        _mm512_store_si512(in->bytes + row * in->stride + begin, first);
-        _mm512_store_si512(in->bytes + row * in->stride + begin + GROUP, second);
+        _mm512_store_si512(to, some[0]);
+        _mm512_store_si512(to + GROUP, some[1]);
     }
 }
 
-static inline __attribute__((always_inline)) void dot_int8(
-    const Linear *linear, int64_t output, const Inputs *in, int64_t first, int rows, float *out
+// Adds to the totals of some rows what a part of one output's weights gives; `size` of them, PART
+// or less. bytes: of the rows, [rows, PART]; scales: [rows].
+static inline __attribute__((always_inline)) void part_int8(
+    const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
+    __m512 *totals
 ) {
     const __m512i sign = _mm512_set1_epi8((char)128);
-    int64_t size = linear->inputs;
-    const uint8_t *weight = linear->weight + output * size;
-    const __m512i *inputs[BLOCK];
-    const float *scales[BLOCK];
-    __m512 totals[BLOCK];
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        inputs[r] = (const __m512i *)(in->bytes + (first + r) * in->stride);
-        scales[r] = in->scales + (first + r) * (in->stride / PART);
-        totals[r] = _mm512_setzero_ps();
-    }
-    for (int64_t part = 0; part < in->stride / PART; part++) {
-        __m512i w[2];
+    __m512i w[2];
 #pragma GCC unroll 2
-        for (int half = 0; half < 2; half++) {
-            const uint8_t *bytes = weight + part * PART + half * 64;
-            int64_t left = size - part * PART - half * 64;
-            __mmask64 mask = left >= 64 ? ~0ull : left > 0 ? (1ull << left) - 1 : 0;
-            _mm_prefetch((const char *)bytes + AHEAD, _MM_HINT_T0);
-            // -128..127 becomes 0..255
-            w[half] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, bytes), sign);
-        }
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            __m512i sum = _mm512_setzero_si512();
-            sum = _mm512_dpbusd_epi32(sum, w[0], inputs[r][2 * part]);
-            sum = _mm512_dpbusd_epi32(sum, w[1], inputs[r][2 * part + 1]);
-            __m512 scale = _mm512_set1_ps(scales[r][part]);
-            totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, totals[r]);
-        }
+    for (int half = 0; half < 2; half++) {
+        int64_t left = size - half * 64;
+        __mmask64 mask = left >= 64 ? ~0ull : left > 0 ? (1ull << left) - 1 : 0;
+        _mm_prefetch((const char *)weight + half * 64 + AHEAD, _MM_HINT_T0);
+        // -128..127 becomes 0..255
+        w[half] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, weight + half * 64), sign);
     }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        float total = _mm512_reduce_add_ps(totals[r]) - 128 * in->sum[first + r];
-        out[r] = total * to_float(linear->scale[output]);
+        const __m512i *inputs = (const __m512i *)(bytes + r * PART);
+        __m512i sum = _mm512_setzero_si512();
+        sum = _mm512_dpbusd_epi32(sum, w[0], inputs[0]);
+        sum = _mm512_dpbusd_epi32(sum, w[1], inputs[1]);
+        __m512 scale = _mm512_set1_ps(scales[r]);
+        totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, totals[r]);
     }
 }
 
-static inline __attribute__((always_inline)) void dot_int4(
-    const Linear *linear, int64_t output, const Inputs *in, int64_t first, int rows, float *out
+static inline __attribute__((always_inline)) void part_int4(
+    const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
+    int rows, __m512 *totals
 ) {
     const __m512i nibble = _mm512_set1_epi8(15), one = _mm512_set1_epi32(0x3f800000);
     const __m512i halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    int64_t size = linear->inputs, groups = size / GROUP;
-    const uint8_t *weight = linear->weight + output * size / 2;
-    const bf16 *scale = linear->scale + output * groups * 2;
-    const __m512i *inputs[BLOCK];
-    const float *scales[BLOCK];
-    __m512 totals[BLOCK];
+    _mm_prefetch((const char *)weight + AHEAD, _MM_HINT_T0);
+    __m512i w = _mm512_maskz_loadu_epi8(groups == 2 ? ~0ull : 0xffffffffull, weight);
+    __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
+    __m512i odd = _mm512_and_si512(w, nibble);
+    __m128i pair = _mm_maskz_loadu_epi32(groups == 2 ? 3 : 1, scale);
+    __m512i which = groups == 2 ? halves : _mm512_setzero_si512(); // of the steps there are
+    __m512i steps = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(pair));
+    // A float times a power of two is the sum of their bits, less those of 1.
+    __m512i step = _mm512_sub_epi32(_mm512_slli_epi32(steps, 16), one);
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) {
-        inputs[r] = (const __m512i *)(in->bytes + (first + r) * in->stride);
-        scales[r] = in->scales + (first + r) * (in->stride / PART);
-        totals[r] = _mm512_setzero_ps();
+        const __m512i *inputs = (const __m512i *)(bytes + r * PART);
+        __m512i sum = _mm512_setzero_si512();
+        sum = _mm512_dpbusd_epi32(sum, even, inputs[0]);
+        sum = _mm512_dpbusd_epi32(sum, odd, inputs[1]);
+        __m512i power = _mm512_castps_si512(_mm512_set1_ps(scales[r]));
+        __m512 factor = _mm512_castsi512_ps(_mm512_add_epi32(step, power));
+        totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, totals[r]);
     }
-    for (int64_t part = 0; part < in->stride / PART; part++) {
-        int whole = (part + 1) * PART <= size;
-        const uint8_t *bytes = weight + part * PART / 2;
-        _mm_prefetch((const char *)bytes + AHEAD, _MM_HINT_T0);
-        __m512i w = _mm512_maskz_loadu_epi8(whole ? ~0ull : 0xffffffffull, bytes);
-        __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
-        __m512i odd = _mm512_and_si512(w, nibble);
-        __m128i pair = _mm_maskz_loadu_epi32(whole ? 3 : 1, scale + part * 4);
-        __m512i which = whole ? halves : _mm512_setzero_si512(); // of the steps there are
-        __m512i steps = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(pair));
-        // A float times a power of two is the sum of their bits, less those of 1.
-        __m512i step = _mm512_sub_epi32(_mm512_slli_epi32(steps, 16), one);
+}
+
+// What an output is of a block of rows, as sums that are left to be made: totals [rows].
+static inline __attribute__((always_inline)) void dot(
+    const Linear *linear, int bits, int64_t output, const Inputs *in, int64_t first, int rows,
+    __m512 *to
+) {
+    __m512 totals[BLOCK];
+    int64_t size = linear->inputs, groups = size / GROUP, parts = size / PART, part = 0;
+    const uint8_t *weight = linear->weight + output * size * bits / 8;
+    const bf16 *scale = linear->scale + output * groups * 2;
+    const int8_t *bytes = in->bytes + first * in->stride;
+    const float *scales = in->scales + first * in->stride / PART;
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            __m512i sum = _mm512_setzero_si512();
-            sum = _mm512_dpbusd_epi32(sum, even, inputs[r][2 * part]);
-            sum = _mm512_dpbusd_epi32(sum, odd, inputs[r][2 * part + 1]);
-            __m512i power = _mm512_castps_si512(_mm512_set1_ps(scales[r][part]));
-            __m512 factor = _mm512_castsi512_ps(_mm512_add_epi32(step, power));
-            totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, totals[r]);
+    for (int r = 0; r < rows; r++)
+        totals[r] = _mm512_zextps128_ps512(_mm_set_ss(bits == 8 ? -128 * in->sum[first + r] : 0));
+    if (bits == 4)
+        for (int64_t group = 0; group < groups; group += 16)
+            _mm_prefetch((const char *)(scale + 2 * group) + AHEAD / 8, _MM_HINT_T0);
+    for (; part < parts; part++, weight += PART * bits / 8, bytes += rows * PART, scales += rows)
+        if (bits == 8) part_int8(weight, PART, bytes, scales, rows, totals);
+        else part_int4(weight, scale + part * 4, 2, bytes, scales, rows, totals);
+    if (part * PART < size) {
+        if (bits == 8) part_int8(weight, size - part * PART, bytes, scales, rows, totals);
+        else part_int4(weight, scale + part * 4, 1, bytes, scales, rows, totals);
+    }
+    if (bits == 4)
+        for (int64_t group = 0; group < groups; group += 16) {
+            __mmask16 mask = lanes(groups - group);
+            __m512i pairs = _mm512_maskz_loadu_epi32(mask, scale + group * 2);
+            __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+            __m512i upper = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000));
+            __m512 least = _mm512_fnmadd_ps(step, _mm512_set1_ps(8), _mm512_castsi512_ps(upper));
+#pragma GCC unroll 4
+            for (int r = 0; r < rows; r++) {
+                const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
+                totals[r] = _mm512_fmadd_ps(least, _mm512_maskz_loadu_ps(mask, sums), totals[r]);
+            }
         }
-    }
-    for (int64_t group = 0; group < groups; group += 16) {
-        __mmask16 mask = lanes(groups - group);
-        __m512i pairs = _mm512_maskz_loadu_epi32(mask, scale + group * 2);
-        __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-        __m512 middle = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
-        __m512 least = _mm512_fnmadd_ps(step, _mm512_set1_ps(8), middle);
 #pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
-            totals[r] = _mm512_fmadd_ps(least, _mm512_maskz_loadu_ps(mask, sums), totals[r]);
-        }
+    for (int r = 0; r < rows; r++) to[r] = totals[r];
+}
+
+// The sums of four vectors.
+static inline __m128 sums_of(const __m512 x[BLOCK]) {
+    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+    __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+    __m512 quarters = _mm512_add_ps(
+        _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d))
+    );
+    __m256 halves = _mm256_add_ps(
+        _mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1)
+    );
+    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+}
+
+// Some outputs, BLOCK or less, of a block of rows.
+static inline __attribute__((always_inline)) void products(
+    const Linear *linear, int bits, int64_t output, int64_t count, const Inputs *in, int64_t first,
+    int rows, float *y
+) {
+    __m512 totals[BLOCK * BLOCK] = {0}; // [count, rows]
+    float sums[BLOCK * BLOCK];
+    for (int64_t n = 0; n < count; n++)
+        dot(linear, bits, output + n, in, first, rows, totals + n * rows);
+    for (int r = 0; r < rows; r++) _mm_storeu_ps(sums + r * BLOCK, sums_of(totals + r * BLOCK));
+    for (int64_t n = 0; n < count; n++) {
+        float scale = bits == 8 ? to_float(linear->scale[output + n]) : 1;
+        float bias = linear->bias ? to_float(linear->bias[output + n]) : 0;
+        for (int r = 0; r < rows; r++)
+            y[(first + r) * linear->outputs + output + n] = sums[n * rows + r] * scale + bias;
     }
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) out[r] = _mm512_reduce_add_ps(totals[r]);
 }
 
 // The calling thread's share of y [rows, outputs]. The weights are read from end to end, which is
 // what memory is fastest at.
 static void product(
-    const Linear *linear, const Inputs *in, int64_t rows, float *y, int thread, int threads
+    const Linear *linear, const Inputs *in, float *y, int thread, int threads
 ) {
 // The compiler makes a version of its own for each of these.
 #define CASE(ROWS)                                                                                \
     case ROWS:                                                                                    \
-        if (linear->bits == 8) dot_int8(linear, output, in, first, ROWS, out);                    \
-        else dot_int4(linear, output, in, first, ROWS, out);                                      \
+        if (linear->bits == 8) products(linear, 8, output, count, in, first, ROWS, y);            \
+        else products(linear, 4, output, count, in, first, ROWS, y);                              \
         break;
     int64_t begin = linear->outputs * thread / threads;
     int64_t end = linear->outputs * (thread + 1) / threads;
-    for (int64_t output = begin; output < end; output++) {
-        float bias = linear->bias ? to_float(linear->bias[output]) : 0;
-        for (int64_t first = 0; first < rows; first += BLOCK) {
-            int64_t num_rows = rows - first < BLOCK ? rows - first : BLOCK;
-            float out[BLOCK];
-            switch (num_rows) { CASE(1) CASE(2) CASE(3) CASE(4) }
-            for (int64_t r = 0; r < num_rows; r++)
-                y[(first + r) * linear->outputs + output] = out[r] + bias;
-        }
+    for (int64_t output = begin; output < end; output += BLOCK) {
+        int64_t count = end - output < BLOCK ? end - output : BLOCK;
+        for (int64_t first = 0; first < in->rows; first += BLOCK)
+            switch (in->rows - first) { CASE(1) CASE(2) CASE(3) default: CASE(4) }
     }
 #undef CASE
 }
@@ -295,20 +324,6 @@ static inline __m512 read_floats(const float *x, int64_t left) {
 static inline __m512 read_bf16(const bf16 *x, int64_t left) {
     __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(left), x));
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
-// The sums of four vectors.
-static inline __m128 sums_of(const __m512 x[BLOCK]) {
-    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
-    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
-    __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
-    __m512 quarters = _mm512_add_ps(
-        _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d))
-    );
-    __m256 halves = _mm256_add_ps(
-        _mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1)
-    );
-    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
 }
 
 // Queries [queries, size] that share keys and values [positions, size] -> y [queries, size].
@@ -384,23 +399,38 @@ static void *take(char **memory, int64_t bytes) {
 }
 
 static Inputs take_inputs(char **memory, int64_t rows, int64_t size) {
-    Inputs in = {.stride = padded(size)};
+    Inputs in = {.rows = rows, .stride = padded(size)};
     in.bytes = take(memory, rows * in.stride);
     in.scales = take(memory, rows * in.stride / PART * sizeof(float));
     in.sums = take(memory, rows * in.stride / GROUP * sizeof(float));
+    in.sum = take(memory, rows * sizeof(float));
     return in;
+}
+
+// At least what the function above takes.
+static int64_t inputs_bytes(int64_t rows, int64_t size) {
+    return rows * (2 * padded(size) + sizeof(float)) + 4 * 64;
 }
 
 // y [rows, outputs] of x [rows, inputs], float32.
 //
-// Scratch: 64-byte aligned, 2 * rows * padded inputs + 192 bytes.
+// Scratch: 64-byte aligned, native_product_scratch(linear, rows) bytes.
 void native_product(
     const Linear *linear, const float *x, float *y, int64_t rows, char *scratch, int threads
 ) {
     Inputs in = take_inputs(&scratch, rows, linear->inputs);
-    for (int64_t r = 0; r < rows; r++) quantise_row(x + r * linear->inputs, linear, &in, r);
 #pragma omp parallel num_threads(threads)
-    product(linear, &in, rows, y, omp_get_thread_num(), omp_get_num_threads());
+    {
+        int thread = omp_get_thread_num(), team = omp_get_num_threads();
+        for (int64_t r = thread; r < rows; r += team)
+            quantise_row(x + r * linear->inputs, linear, &in, r);
+#pragma omp barrier
+        product(linear, &in, y, thread, team);
+    }
+}
+
+int64_t native_product_scratch(const Linear *linear, int64_t rows) {
+    return inputs_bytes(rows, linear->inputs);
 }
 
 // One position of each row through all blocks; x [rows, dim] float32 is replaced.
@@ -433,7 +463,7 @@ void native_step(
                 quantise_row(normed + r * dim, &block->qkv, &in, r);
             }
 #pragma omp barrier
-            product(&block->qkv, &in, rows, heads, thread, team);
+            product(&block->qkv, &in, heads, thread, team);
 #pragma omp barrier
             for (int64_t task = thread; task < rows * kv_heads; task += team) {
                 int64_t r = task / kv_heads, head = task % kv_heads;
@@ -457,7 +487,7 @@ void native_step(
             for (int64_t r = thread; r < rows; r += team)
                 quantise_row(normed + r * dim, &block->out, &in, r);
 #pragma omp barrier
-            product(&block->out, &in, rows, change, thread, team);
+            product(&block->out, &in, change, thread, team);
 #pragma omp barrier
             for (int64_t r = thread; r < rows; r += team) {
                 for (int64_t i = r * dim; i < (r + 1) * dim; i++) x[i] += change[i];
@@ -465,7 +495,7 @@ void native_step(
                 quantise_row(normed + r * dim, &block->gate_up, &in, r);
             }
 #pragma omp barrier
-            product(&block->gate_up, &in, rows, gates, thread, team);
+            product(&block->gate_up, &in, gates, thread, team);
 #pragma omp barrier
             for (int64_t r = thread; r < rows; r += team) {
                 float *gate = gates + r * 2 * hidden, *up = gate + hidden;
@@ -474,7 +504,7 @@ void native_step(
                 quantise_row(gate, &block->down, &wide, r);
             }
 #pragma omp barrier
-            product(&block->down, &wide, rows, change, thread, team);
+            product(&block->down, &wide, change, thread, team);
 #pragma omp barrier
             for (int64_t r = thread; r < rows; r += team)
                 for (int64_t i = r * dim; i < (r + 1) * dim; i++) x[i] += change[i];
@@ -485,7 +515,8 @@ void native_step(
 int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
                      2 * stack->hidden + stack->kv_heads * BLOCK * (longest + BLOCK);
-    return rows * (floats * 4 + 2 * padded(stack->dim) + 2 * padded(stack->hidden)) + 11 * 64;
+    return rows * floats * 4 + inputs_bytes(rows, stack->dim) + inputs_bytes(rows, stack->hidden) +
+           5 * 64;
 }
 
 // Float weights [rows, inputs] as a Linear takes them, but with float scales.
@@ -622,12 +653,13 @@ void native_codes(
     const Stack *stack = &head->stack;
     int64_t dim = stack->dim, size = head->output.outputs, half = stack->head_dim;
     int64_t cache_size = 2 * stack->kv_heads * count * stack->head_dim;
-    int64_t lengths[MAX_ROWS], rooms[MAX_ROWS];
     float *logits = take(&scratch, rows * size * sizeof(float));
     float *chances = take(&scratch, size * sizeof(float));
     float *turns = take(&scratch, rows * half * sizeof(float));
     float *normed = take(&scratch, rows * dim * sizeof(float));
     bf16 **caches = take(&scratch, rows * stack->num_blocks * sizeof(bf16 *));
+    int64_t *lengths = take(&scratch, rows * sizeof(int64_t));
+    int64_t *rooms = take(&scratch, rows * sizeof(int64_t));
     for (int64_t n = 0; n < rows * stack->num_blocks; n++)
         caches[n] = take(&scratch, cache_size * sizeof(bf16));
     for (int64_t k = 0; k < count; k++) {
@@ -656,6 +688,6 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count) {
     const Stack *stack = &head->stack;
     int64_t cache = 2 * stack->kv_heads * count * stack->head_dim * sizeof(bf16) + 64 + sizeof(bf16 *);
     int64_t row = head->output.outputs * 4 + (stack->head_dim + stack->dim) * 4 +
-                  stack->num_blocks * cache;
-    return rows * row + head->output.outputs * 4 + 5 * 64 + native_scratch(stack, rows, count);
+                  stack->num_blocks * cache + 2 * sizeof(int64_t);
+    return rows * row + head->output.outputs * 4 + 7 * 64 + native_scratch(stack, rows, count);
 }

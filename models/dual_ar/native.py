@@ -34,7 +34,8 @@ from torch import Tensor, nn
 from .cache import KVCache
 
 SOURCE = Path(__file__).with_suffix(".c")
-MAX_ROWS, MAX_HEAD = 16, 256  # as in the C file
+MAX_HEAD = 256  # as in the C file
+PIECE = 64  # rows of a product at once: few enough for a core's own cache
 FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 
 
@@ -110,8 +111,12 @@ def _compile() -> CDLL | None:
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
-    for scratch in (library.native_scratch, library.native_codes_scratch):
-        scratch.argtypes = [c_void_p, c_int64, c_int64]
+    for scratch, num_sizes in (
+        (library.native_product_scratch, 1),
+        (library.native_scratch, 2),
+        (library.native_codes_scratch, 2),
+    ):
+        scratch.argtypes = [c_void_p] + [c_int64] * num_sizes
         scratch.restype = c_int64
     return library
 
@@ -131,19 +136,23 @@ class NativeLinear:
         self.compiled = library
         self.tensors = (weight, scale, bias)  # what the pointers point to
         bits = 8 if weight.dtype == torch.int8 else 4
-        self.num_inputs, self.num_outputs = weight.shape[1] * 8 // bits, weight.shape[0]
+        self.num_outputs = len(weight)
         pointers = [None if x is None else _pointer(x) for x in self.tensors]
-        self.struct = _Linear(*pointers, self.num_inputs, self.num_outputs, bits)
+        self.struct = _Linear(*pointers, weight.shape[1] * 8 // bits, self.num_outputs, bits)
 
     def __call__(self, x: Tensor) -> Tensor:
-        """[N, in] -> [N, out], N up to `MAX_ROWS`, in x's dtype."""
-        inputs = x.float().contiguous()
-        y, scratch = _scratch((len(x), self.num_outputs), len(x) * (2 * self.num_inputs + 1024))
-        self.compiled.native_product(
-            addressof(self.struct), inputs.data_ptr(), y.data_ptr(), len(x), scratch.data_ptr(),
-            torch.get_num_threads(),
-        )  # fmt: skip
-        return y.to(x.dtype, copy=True)
+        """[N, in] -> [N, out], in x's dtype."""
+        result = x.new_empty(len(x), self.num_outputs)
+        linear = addressof(self.struct)
+        for rows, to in zip(x.split(PIECE), result.split(PIECE), strict=True):
+            inputs = rows.float().contiguous()
+            y, scratch = _scratch(to.shape, self.compiled.native_product_scratch(linear, len(rows)))
+            self.compiled.native_product(
+                linear, inputs.data_ptr(), y.data_ptr(), len(rows), scratch.data_ptr(),
+                torch.get_num_threads(),
+            )  # fmt: skip
+            to.copy_(y)
+        return result
 
 
 class NativeStack:
@@ -188,7 +197,7 @@ class NativeStack:
         """Run one position of each row, and append it to the caches, which do not advance.
 
         Args:
-            x: [B, dim], B up to `MAX_ROWS`.
+            x: [B, dim].
             rope: float32 [positions, head_dim / 2, 2], cosines and sines.
             caches: bfloat16, of B rows in all.
 
@@ -264,7 +273,7 @@ class NativeCodes:
         self.struct = _Head(self.stack.struct, output.struct, _pointer(norm), _pointer(embedding))
 
     def __call__(self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor) -> Tensor:
-        """See `generation.draw_codes`; B up to `MAX_ROWS`."""
+        """See `generation.draw_codes`."""
         windows, points = windows.contiguous(), points.contiguous()
         codes = torch.empty(points.shape, dtype=torch.long)
         head = addressof(self.struct)

@@ -14,10 +14,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .config import DualARConfig
 from .model import DualARTransformer
 from .native import (
     MAX_HEAD,
-    MAX_ROWS,
     NativeCodes,
     NativeDraw,
     NativeLinear,
@@ -54,7 +54,7 @@ class Int8Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        if self.native is not None and len(rows) <= MAX_ROWS:
+        if self.native is not None:
             return self.native(rows).view(*x.shape[:-1], -1)
         if len(rows) < MANY_ROWS["int8"]:
             y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
@@ -99,9 +99,9 @@ class Int4Linear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
-        if self.native is not None and len(rows) <= MAX_ROWS:
+        if self.native is not None:
             return self.native(rows).view(*x.shape[:-1], -1)
-        if self.native is None and len(rows) < MANY_ROWS["int4"]:
+        if len(rows) < MANY_ROWS["int4"]:
             y = torch.ops.aten._weight_int4pack_mm_for_cpu(
                 rows, self.weight, GROUP_SIZE, self.weight_scale
             )[:, : self.num_outputs]
@@ -191,6 +191,12 @@ def use_native(model: DualARTransformer) -> None:
             model.fast_output.native,
             model.fast_embeddings.weight,
         )
+
+
+def fits_4_bits(config: DualARConfig) -> bool:
+    """Groups of `GROUP_SIZE` fill the inputs of every layer."""
+    sizes = (config.dim, config.intermediate_size, config.intermediate_size_fast)
+    return all(size % GROUP_SIZE == 0 for size in sizes)
 
 
 def quantised_dtype(weights: Mapping[str, Tensor]) -> str | None:

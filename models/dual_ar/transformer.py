@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import StackConfig
-from .native import MAX_ROWS, NativeStack
+from .native import NativeStack
 
 
 class RMSNorm(nn.Module):
@@ -194,7 +194,7 @@ class Stack(nn.ModuleList):
                 f"{num_new} new positions, but there is room for {room}: shorten the input, "
                 "begin a new conversation, or make the cache larger"
             )
-        if self.native is not None and caches and num_new == 1 and len(x) <= MAX_ROWS:
+        if self.native is not None and caches and num_new == 1:
             hidden = self.native(x[:, 0], self.rope[:, 1], caches)[:, None]
         else:
             hidden = self._run(x, caches)
