@@ -98,7 +98,7 @@ def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype, way):
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 17])
 def test_single_positions_of_many_rows_are_those_of_the_whole(model, grid, dtype, num_rows, way):
     other = quantised(model, dtype)
-    assert (other.layers.native is not None) == (way == "native")
+    assert (other.layers.step is not None) == (way == "native")
     lengths = [3 + row % 5 for row in range(num_rows)]  # each row has a position of its own
     rows = [grid[row % 2] for row in range(num_rows)]
     caches = [other.new_cache(20) for _ in rows]

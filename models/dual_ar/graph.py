@@ -1,32 +1,39 @@
-"""A frame's codes as one CUDA graph: launched one by one, their small kernels take longer than the
-work that they do."""
+"""CUDA graphs of a frame's codes, and of a position's way between the attentions: launched one by
+one, their small kernels take longer than the work that they do."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
+from itertools import pairwise
 
 import torch
 from torch import Tensor
 
+from .cache import KVCache
 from .generation import draw_codes
 from .model import DualARTransformer
+from .transformer import Block, Stack
 
 WARM_UP_RUNS = 2  # in which libraries allocate what a graph can't
+
+Result = Tensor | tuple[Tensor, ...]
 
 
 class Graphed:
     """A function of tensors, recorded once for every number of rows and replayed from then on.
 
+    Its result holds until the next call.
+
     Args:
         function: of tensors with equal numbers of rows, B; never waits for the device.
     """
 
-    def __init__(self, function: Callable[..., Tensor]) -> None:
+    def __init__(self, function: Callable[..., Result]) -> None:
         self.function = function
-        self.recorded: dict[int, tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]] = {}
+        self.recorded: dict[int, tuple[torch.cuda.CUDAGraph, list[Tensor], Result]] = {}
 
-    def __call__(self, *inputs: Tensor) -> Tensor:
+    def __call__(self, *inputs: Tensor) -> Result:
         num_rows = len(inputs[0])
         if num_rows not in self.recorded:
             self.recorded[num_rows] = self._record(inputs)
@@ -34,11 +41,11 @@ class Graphed:
         for place, tensor in zip(places, inputs, strict=True):
             place.copy_(tensor)
         graph.replay()
-        return result.clone()
+        return result
 
     def _record(
         self, inputs: tuple[Tensor, ...]
-    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Tensor]:
+    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Result]:
         places = [tensor.clone() for tensor in inputs]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
@@ -52,6 +59,41 @@ class Graphed:
         return graph, places, result
 
 
+class GraphedStack:
+    """A stack's step. The attentions alone are not recorded: their lengths grow.
+
+    Args:
+        stack: of one block or more.
+        record: what makes its pieces quick.
+    """
+
+    def __init__(
+        self, stack: Stack, record: Callable[[Callable], Callable[..., Result]] = Graphed
+    ) -> None:
+        self.stack = stack
+        self.begin = record(stack[0].before_attention)
+        self.between = [record(partial(_between, *blocks)) for blocks in pairwise(stack)]
+        self.end = record(stack[-1].after_attention)
+
+    def __call__(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """See `Stack.step`."""
+        rope = self.stack.rope_at(caches, 1)
+        heads = self.begin(x, rope)
+        for layer, between in enumerate(self.between):
+            mixed = self.stack[layer].self_attn.mix(heads, layer, caches)
+            x, heads = between(x, mixed, rope)
+        layer = len(self.between)
+        return self.end(x, self.stack[layer].self_attn.mix(heads, layer, caches)).clone()
+
+
+def _between(
+    before: Block, after: Block, x: Tensor, mixed: Tensor, rope: Tensor
+) -> tuple[Tensor, Tensor]:
+    x = before.after_attention(x, mixed)
+    return x, after.before_attention(x, rope)
+
+
 def use_graphs(model: DualARTransformer) -> None:
-    """Let a model that is on a GPU make a frame's codes in one go."""
+    """Let a model that is on a GPU make its frames by graphs."""
+    model.layers.step = GraphedStack(model.layers)
     model.make_codes = Graphed(partial(draw_codes, model))

@@ -166,6 +166,7 @@ class NativeStack:
     def __init__(self, library: CDLL, stack: nn.ModuleList) -> None:
         config = stack.config
         self.compiled = library
+        self.angles = stack.rope[:, 1].contiguous()
         blocks = [
             _Block(
                 _pointer(block.input_layernorm.weight),
@@ -193,12 +194,11 @@ class NativeStack:
             config.norm_eps,
         )
 
-    def __call__(self, x: Tensor, rope: Tensor, caches: Sequence[KVCache]) -> Tensor:
+    def __call__(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Run one position of each row, and append it to the caches, which do not advance.
 
         Args:
             x: [B, dim].
-            rope: float32 [positions, head_dim / 2, 2], cosines and sines.
             caches: bfloat16, of B rows in all.
 
         Returns:
@@ -209,7 +209,7 @@ class NativeStack:
             pointers += cache.pointers()
             lengths += [cache.length] * cache.num_rows
             rooms += [cache.max_len] * cache.num_rows
-        angles = rope[lengths]
+        angles = self.angles[lengths]
         num_rows, stack = len(x), addressof(self.struct)
         hidden, scratch = _scratch(
             x.shape, self.compiled.native_scratch(stack, num_rows, max(lengths))
@@ -269,7 +269,6 @@ class NativeCodes:
         self.compiled = library
         self.stack = NativeStack(library, stack)
         self.num_codebooks = stack.config.max_seq_len
-        self.angles = stack.rope[:, 1].contiguous()
         self.struct = _Head(self.stack.struct, output.struct, _pointer(norm), _pointer(embedding))
 
     def __call__(self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor) -> Tensor:
@@ -280,7 +279,7 @@ class NativeCodes:
         x, scratch = _scratch(hidden.shape, self.compiled.native_codes_scratch(head, *codes.shape))
         x.copy_(hidden)
         self.compiled.native_codes(
-            head, x.data_ptr(), self.angles.data_ptr(), windows.data_ptr(),
+            head, x.data_ptr(), self.stack.angles.data_ptr(), windows.data_ptr(),
             settings.data_ptr(), points.data_ptr(), *windows.shape, codes.data_ptr(),
             scratch.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip

@@ -182,7 +182,7 @@ def use_native(model: DualARTransformer) -> None:
     """Let a quantised model, whose weights are in place, step in C where that can be."""
     library = load_library()
     if library is not None and model.config.head_dim <= MAX_HEAD:
-        model.layers.native = NativeStack(library, model.layers)
+        model.layers.step = NativeStack(library, model.layers)
         model.native_draw = NativeDraw(library)
         model.make_codes = NativeCodes(
             library,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import StackConfig
-from .native import NativeStack
 
 
 class RMSNorm(nn.Module):
@@ -104,13 +103,21 @@ class Attention(nn.Module):
         self.wqkv = nn.Linear(config.dim, num_heads * config.head_dim, bias=config.qkv_bias)
         self.wo = nn.Linear(config.dim, config.dim, bias=False)
 
-    def forward(
-        self, x: Tensor, rope: Tensor, layer: int, caches: Sequence[KVCache] | None
-    ) -> Tensor:
-        """Attend from x [N, dim], the flattened positions of rope [B or 1, T, heads, ...]."""
+    def project(self, x: Tensor, rope: Tensor) -> Tensor:
+        """Queries, keys and values of x [N, dim], the flattened positions of rope, turned.
+
+        Args:
+            rope: complex64 [B or 1, T, heads, head_dim / 2].
+
+        Returns:
+            [B, heads, T, head_dim]: n_head of queries, n_local_heads each of keys and values.
+        """
         num_new, num_heads, _ = rope.shape[1:]
         heads = self.wqkv(x).view(-1, num_new, num_heads, self.config.head_dim)
-        heads = rotate(heads, rope).transpose(1, 2)  # [B, heads, T, head_dim]
+        return rotate(heads, rope).transpose(1, 2)
+
+    def mix(self, heads: Tensor, layer: int, caches: Sequence[KVCache] | None) -> Tensor:
+        """Attend with what `project` gave, which joins the caches; returns [N, dim]."""
         n_head, n_kv = self.config.n_head, self.config.n_local_heads
         q, kv = heads.split_with_sizes((n_head, 2 * n_kv), dim=1)
         if caches is None:
@@ -126,7 +133,7 @@ class Attention(nn.Module):
                     for cache, q_row, kv_row in parts
                 ]
             )
-        return self.wo(y.transpose(1, 2).reshape(x.shape))  # [B, n_head, T, head_dim] -> [N, dim]
+        return y.transpose(1, 2).reshape(-1, self.config.dim)
 
 
 class FeedForward(nn.Module):
@@ -155,7 +162,16 @@ class Block(nn.Module):
     def forward(
         self, x: Tensor, rope: Tensor, layer: int, caches: Sequence[KVCache] | None
     ) -> Tensor:
-        x = x + self.self_attn(self.input_layernorm(x), rope, layer, caches)
+        heads = self.before_attention(x, rope)
+        return self.after_attention(x, self.self_attn.mix(heads, layer, caches))
+
+    def before_attention(self, x: Tensor, rope: Tensor) -> Tensor:
+        """[N, dim] -> what `Attention.mix` takes."""
+        return self.self_attn.project(self.input_layernorm(x), rope)
+
+    def after_attention(self, x: Tensor, mixed: Tensor) -> Tensor:
+        """x [N, dim] and what `Attention.mix` gave -> the block's result [N, dim]."""
+        x = x + self.self_attn.wo(mixed)
         return x + self.feed_forward(self.post_attention_layernorm(x))
 
 
@@ -171,7 +187,8 @@ class Stack(nn.ModuleList):
         heads = [1] * (config.n_head + config.n_local_heads) + [0] * config.n_local_heads
         turned = torch.tensor(heads, device="cpu")
         self.register_buffer("turned", turned, persistent=False)
-        self.native: NativeStack | None = None  # the same, for single positions
+        # The same for single positions: x [B, dim] and caches of B rows, which do not advance.
+        self.step: Callable[[Tensor, Sequence[KVCache]], Tensor] | None = None
 
     def forward(self, x: Tensor, caches: Sequence[KVCache] | None = None) -> Tensor:
         """Run the blocks over new positions.
@@ -194,8 +211,8 @@ class Stack(nn.ModuleList):
                 f"{num_new} new positions, but there is room for {room}: shorten the input, "
                 "begin a new conversation, or make the cache larger"
             )
-        if self.native is not None and caches and num_new == 1:
-            hidden = self.native(x[:, 0], self.rope[:, 1], caches)[:, None]
+        if self.step is not None and caches and num_new == 1:
+            hidden = self.step(x[:, 0], caches)[:, None]
         else:
             hidden = self._run(x, caches)
         for cache in caches or ():
@@ -203,7 +220,14 @@ class Stack(nn.ModuleList):
         return hidden
 
     def _run(self, x: Tensor, caches: Sequence[KVCache] | None) -> Tensor:
-        num_new = x.shape[1]
+        rope = self.rope_at(caches, x.shape[1])
+        hidden = x.flatten(0, 1)
+        for layer, block in enumerate(self):
+            hidden = block(hidden, rope, layer, caches)
+        return hidden.view_as(x)
+
+    def rope_at(self, caches: Sequence[KVCache] | None, num_new: int) -> Tensor:
+        """Of the next positions, for all heads: complex64 [B or 1, T, heads, size / 2]."""
         if caches is None:
             rope = self.rope[None, :num_new]
         else:
@@ -213,9 +237,5 @@ class Stack(nn.ModuleList):
             else:
                 rows = [cache.num_rows for cache in caches]
                 rope = torch.stack([rope for n, rope in zip(rows, ropes) for _ in range(n)])
-        # Queries and keys are turned, values are not: complex [B or 1, T, heads, head_dim / 2].
-        rope = torch.view_as_complex(rope.index_select(2, self.turned).float())
-        hidden = x.flatten(0, 1)
-        for layer, block in enumerate(self):
-            hidden = block(hidden, rope, layer, caches)
-        return hidden.view_as(x)
+        # Queries and keys are turned, values are not.
+        return torch.view_as_complex(rope.index_select(2, self.turned).float())
