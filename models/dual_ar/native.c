@@ -150,8 +150,8 @@ static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64
     }
 }
 
-// Adds to the totals of some rows what a part of one output's weights gives; `size` of them, PART
-// or less. bytes: of the rows, [rows, PART]; scales: [rows].
+// Adds to the totals of some rows what a part of one output's weights gives; it has `size` of them,
+// PART or less. bytes: of the rows, [rows, PART]; scales: [rows].
 static inline __attribute__((always_inline)) void part_int8(
     const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
     __m512 *totals
@@ -177,6 +177,7 @@ static inline __attribute__((always_inline)) void part_int8(
     }
 }
 
+// The same; the part has one or two groups of weights, each with two scales.
 static inline __attribute__((always_inline)) void part_int4(
     const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
     int rows, __m512 *totals
@@ -204,7 +205,7 @@ static inline __attribute__((always_inline)) void part_int4(
     }
 }
 
-// What an output is of a block of rows, as sums that are left to be made: totals [rows].
+// One output of a block of rows, each as 16 numbers whose sum it is: to [rows].
 static inline __attribute__((always_inline)) void dot(
     const Linear *linear, int bits, int64_t output, const Inputs *in, int64_t first, int rows,
     __m512 *to
@@ -218,7 +219,7 @@ static inline __attribute__((always_inline)) void dot(
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
         totals[r] = _mm512_zextps128_ps512(_mm_set_ss(bits == 8 ? -128 * in->sum[first + r] : 0));
-    if (bits == 4)
+    if (bits == 4) // what lies beside the weights has to be fetched ahead as well
         for (int64_t group = 0; group < groups; group += 16)
             _mm_prefetch((const char *)(scale + 2 * group) + AHEAD / 8, _MM_HINT_T0);
     for (; part < parts; part++, weight += PART * bits / 8, bytes += rows * PART, scales += rows)
@@ -279,9 +280,7 @@ static inline __attribute__((always_inline)) void products(
 
 // The calling thread's share of y [rows, outputs]. The weights are read from end to end, which is
 // what memory is fastest at.
-static void product(
-    const Linear *linear, const Inputs *in, float *y, int thread, int threads
-) {
+static void product(const Linear *linear, const Inputs *in, float *y, int thread, int threads) {
 // The compiler makes a version of its own for each of these.
 #define CASE(ROWS)                                                                                \
     case ROWS:                                                                                    \
