@@ -1,7 +1,8 @@
 """Language model speed: python -m benchmarks.lm --shape qwen2-0.5b --dtype int8
 
 Frames a second with full sampling, beside the limit that memory bandwidth sets: a step reads every
-weight that it uses once. With --plot it is measured over positions and numbers of users too.
+weight that it uses once. With more users, or at another position, it is compared to one user at the
+usual one, measured right before. With --plot it is measured over positions and numbers of users.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from .common import SHAPES, load, memory_bandwidth, report, seconds_of
 
 WARMUP_FRAMES = 4
 NUM_USERS = (1, 2, 4, 8)
+POSITION = 200  # positions used, where nothing else is said
 SPEECH_FRAMES_PER_SECOND = 21.53
 
 
@@ -70,7 +72,9 @@ def plot(checkpoint: Checkpoint, context: int, num_frames: int, path: Path) -> N
     last = context - num_frames - WARMUP_FRAMES - 2
     positions = [last * i // 4 or 1 for i in range(5)]
     at_position = [frames_per_second(checkpoint, context, p, 1, num_frames)[0] for p in positions]
-    for_users = [frames_per_second(checkpoint, context, 200, n, num_frames)[0] for n in NUM_USERS]
+    for_users = [
+        frames_per_second(checkpoint, context, POSITION, n, num_frames)[0] for n in NUM_USERS
+    ]
     figure, (left, right) = pyplot.subplots(1, 2, figsize=(8, 3), sharey=True)
     left.plot(positions, at_position, "o-")
     left.set_xlabel("positions used")
@@ -91,7 +95,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="qwen2-0.5b")
     parser.add_argument("--context", type=int, default=4096, help="positions allowed")
-    parser.add_argument("--position", type=int, default=200, help="positions used at the start")
+    parser.add_argument("--position", type=int, default=POSITION, help="positions used at the start")
     parser.add_argument("--users", type=int, default=1, help="conversations stepped together")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--dtype", default="auto")
@@ -99,6 +103,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     checkpoint, load_seconds = load(options.shape, options.dtype)
     context = min(options.context, checkpoint.model.config.max_seq_len)
+    usual, _ = frames_per_second(checkpoint, context, POSITION, 1, options.frames)
     speed, first = frames_per_second(
         checkpoint, context, options.position, options.users, options.frames
     )
@@ -113,6 +118,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             "position": options.position,
             "users": options.users,
             "frames_per_second": speed,
+            "over_one_user_at_usual_position": speed / usual,
             "limit_frames_per_second": limit,
             "share_of_limit": speed / options.users / limit,
             "first_frame_seconds": first,

@@ -188,7 +188,7 @@ static inline __attribute__((always_inline)) void part_int4(
     __m512i w = _mm512_maskz_loadu_epi8(groups == 2 ? ~0ull : 0xffffffffull, weight);
     __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
     __m512i odd = _mm512_and_si512(w, nibble);
-    __m128i pair = _mm_maskz_loadu_epi32(groups == 2 ? 3 : 1, scale);
+    __m128i pair = groups == 2 ? _mm_loadu_si64(scale) : _mm_loadu_si32(scale);
     __m512i which = groups == 2 ? halves : _mm512_setzero_si512(); // of the steps there are
     __m512i steps = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(pair));
     // A float times a power of two is the sum of their bits, less those of 1.
@@ -265,10 +265,10 @@ static inline __attribute__((always_inline)) void products(
     const Linear *linear, int bits, int64_t output, int64_t count, const Inputs *in, int64_t first,
     int rows, float *y
 ) {
-    __m512 totals[BLOCK * BLOCK] = {0}; // [count, rows]
+    __m512 totals[BLOCK * BLOCK]; // [BLOCK, rows]; where outputs are missing, the last one's
     float sums[BLOCK * BLOCK];
-    for (int64_t n = 0; n < count; n++)
-        dot(linear, bits, output + n, in, first, rows, totals + n * rows);
+    for (int64_t n = 0; n < BLOCK; n++)
+        dot(linear, bits, output + (n < count ? n : count - 1), in, first, rows, totals + n * rows);
     for (int r = 0; r < rows; r++) _mm_storeu_ps(sums + r * BLOCK, sums_of(totals + r * BLOCK));
     for (int64_t n = 0; n < count; n++) {
         float scale = bits == 8 ? to_float(linear->scale[output + n]) : 1;
