@@ -95,7 +95,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--shape", choices=SHAPES, default="qwen2-0.5b")
     parser.add_argument("--context", type=int, default=4096, help="positions allowed")
-    parser.add_argument("--position", type=int, default=POSITION, help="positions used at the start")
+    parser.add_argument(
+        "--position", type=int, default=POSITION, help="positions used at the start"
+    )
     parser.add_argument("--users", type=int, default=1, help="conversations stepped together")
     parser.add_argument("--frames", type=int, default=40)
     parser.add_argument("--dtype", default="auto")
