@@ -1,6 +1,6 @@
-// One position through a stack of blocks whose weights take 8 or 4 bits, for a few conversations
-// at once, as fast as memory gives the weights; the draw of a token; a frame's codes; and the
-// rounding to few bits. For processors with AVX-512 VNNI.
+// Products with weights of 8 or 4 bits; one position through a stack of blocks of them, for a few
+// conversations at once, as fast as memory gives the weights; the draw of a token; a frame's codes;
+// and the rounding to few bits. For processors with AVX-512 VNNI.
 //
 // The inputs of a product become integers of 8 bits, with a scale for every 128 of them: signed
 // bytes are what the processor multiplies with the weights' unsigned ones, 64 in one instruction.

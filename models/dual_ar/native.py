@@ -1,8 +1,9 @@
-"""One position through a quantised stack, a token's draw, a frame's codes, and rounding, in C.
+"""Products with quantised weights, a position's way through a stack of them, a token's draw, a
+frame's codes, and rounding, in C.
 
-For lone positions PyTorch's own cost is the most. The C file is compiled when it is first asked
-for, within about two seconds. Without a compiler, or on a processor that it is not for, everything
-works in PyTorch alone.
+PyTorch's own products are for floats or slower, and for lone positions its own cost is the most.
+The C file is compiled when it is first asked for, within about two seconds. Without a compiler, or
+on a processor that it is not for, everything works in PyTorch alone.
 """
 
 from __future__ import annotations
