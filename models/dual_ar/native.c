@@ -188,7 +188,8 @@ static inline __attribute__((always_inline)) void part_int4(
     __m512i w = _mm512_maskz_loadu_epi8(groups == 2 ? ~0ull : 0xffffffffull, weight);
     __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
     __m512i odd = _mm512_and_si512(w, nibble);
-    __m128i pair = groups == 2 ? _mm_loadu_si64(scale) : _mm_loadu_si32(scale);
+    __m128i pair = groups == 2 ? _mm_loadl_epi64((const __m128i *)scale)
+                               : _mm_maskz_loadu_epi32(1, scale);
     __m512i which = groups == 2 ? halves : _mm512_setzero_si512(); // of the steps there are
     __m512i steps = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(pair));
     // A float times a power of two is the sum of their bits, less those of 1.
