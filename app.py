@@ -17,8 +17,8 @@ from gradio.i18n import I18nData  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 
 from generate import add_model_arguments, warm_up  # noqa: E402
-from models.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
-from models.dual_ar import Stepper  # noqa: E402
+from models.westlake.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
+from models.westlake.dual_ar import Stepper  # noqa: E402
 from page import texts  # noqa: E402
 from page.session import Session, ShownTurn, speak  # noqa: E402
 

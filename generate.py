@@ -20,10 +20,10 @@ from loguru import logger
 from tqdm import tqdm
 
 from models.audio import AudioClip, load_audio, to_pcm16
-from models.checkpoint import Checkpoint, load_checkpoint
-from models.conversation import Conversation, Turn, UserTurn
-from models.dual_ar import Reply, SamplingConfig, Stepper
-from models.speech import ReplyChunk, Speech
+from models.westlake.checkpoint import Checkpoint, load_checkpoint
+from models.westlake.conversation import Conversation, Turn, UserTurn
+from models.westlake.dual_ar import Reply, SamplingConfig, Stepper
+from models.westlake.speech import ReplyChunk, Speech
 
 FIRST_CHUNK_FRAMES = 2
 CHUNK_FRAMES = 16

@@ -10,8 +10,8 @@ import statistics
 import torch
 
 from generate import CHUNK_FRAMES
-from models.checkpoint import FLOATS, load_checkpoint
-from models.firefly import FireflyArchitecture, FireflyConfig
+from models.westlake.checkpoint import FLOATS, load_checkpoint
+from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
 from .common import SHAPES, report, seconds_of
 

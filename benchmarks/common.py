@@ -12,9 +12,9 @@ from multiprocessing import get_context
 
 import torch
 
-from models.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
-from models.dual_ar import DualARConfig, DualARTransformer
-from models.firefly import FireflyArchitecture, FireflyConfig
+from models.westlake.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.westlake.dual_ar import DualARConfig, DualARTransformer
+from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
 QWEN2_05B = DualARConfig(
     vocab_size=152_000,

@@ -10,8 +10,8 @@ import time
 import torch
 
 from generate import generate_long, warm_up
-from models.conversation import Conversation, UserTurn
-from models.dual_ar import SamplingConfig
+from models.westlake.conversation import Conversation, UserTurn
+from models.westlake.dual_ar import SamplingConfig
 
 from .common import SHAPES, load, report
 

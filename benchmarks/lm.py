@@ -12,8 +12,8 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from models.checkpoint import Checkpoint
-from models.dual_ar import Reply, SamplingConfig, next_frames
+from models.westlake.checkpoint import Checkpoint
+from models.westlake.dual_ar import Reply, SamplingConfig, next_frames
 
 from .common import SHAPES, load, memory_bandwidth, report, seconds_of
 

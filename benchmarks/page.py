@@ -17,7 +17,7 @@ from playwright.sync_api import Page, sync_playwright
 
 import app
 from generate import warm_up
-from models.checkpoint import load_checkpoint
+from models.westlake.checkpoint import load_checkpoint
 
 from .common import report
 

@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.checkpoint import DTYPES, Checkpoint, load_checkpoint
-from models.conversation import Turn
+from models.westlake.checkpoint import DTYPES, Checkpoint, load_checkpoint
+from models.westlake.conversation import Turn
 from training.answers import answer_all, draw_questions
 from training.dialogues import load_dialogues
 

@@ -18,10 +18,10 @@ import soundfile
 
 from generate import generate_long
 from models.audio import load_audio, to_pcm16
-from models.checkpoint import Checkpoint
-from models.conversation import Conversation, UserTurn
-from models.dual_ar import Stepper
-from models.speech import ReplyChunk
+from models.westlake.checkpoint import Checkpoint
+from models.westlake.conversation import Conversation, UserTurn
+from models.westlake.dual_ar import Stepper
+from models.westlake.speech import ReplyChunk
 
 REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
 API_FRAMES = 32  # a chunk of the API: each comes as a file with all speech so far

@@ -6,7 +6,7 @@ import pytest
 import torch
 from parity import load_json, seeded_state_dict
 
-from models.firefly import FireflyArchitecture, FireflyConfig
+from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
 # The browser, the page's server and the synthesiser run beside the tests: threads that wait for
 # each other at every small product would make all of them slow.

@@ -9,8 +9,8 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from models.dual_ar import DualARConfig, DualARTransformer
-from models.published import rename_dual_ar
+from models.westlake.dual_ar import DualARConfig, DualARTransformer
+from models.westlake.published import rename_dual_ar
 
 ASSETS = Path(__file__).parent / "assets"
 

@@ -6,9 +6,9 @@ from collections.abc import Callable, Iterable
 
 import torch
 
-from models.checkpoint import Checkpoint
-from models.dual_ar import DualARConfig, DualARTransformer, SamplingConfig
-from models.firefly import FireflyArchitecture
+from models.westlake.checkpoint import Checkpoint
+from models.westlake.dual_ar import DualARConfig, DualARTransformer, SamplingConfig
+from models.westlake.firefly import FireflyArchitecture
 from models.hub import TINY
 from models.tokenizer import load_tokenizer, special_words
 

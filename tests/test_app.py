@@ -19,8 +19,8 @@ from gradio_client.exceptions import AppError
 
 import app
 from models.audio import load_audio
-from models.checkpoint import Checkpoint, load_checkpoint
-from models.dual_ar import SamplingConfig, Stepper
+from models.westlake.checkpoint import Checkpoint, load_checkpoint
+from models.westlake.dual_ar import SamplingConfig, Stepper
 from page import texts
 from page.session import Session, ShownTurn
 

@@ -14,15 +14,15 @@ LAYERS = [
     {
         "models",
         "models.audio",
-        "models.dual_ar",
-        "models.firefly",
+        "models.westlake.dual_ar",
+        "models.westlake.firefly",
         "models.hub",
-        "models.published",
+        "models.westlake.published",
         "models.tokenizer",
         "models.weights",
     },
-    {"models.checkpoint"},
-    {"models.conversation", "models.speech"},
+    {"models.westlake.checkpoint"},
+    {"models.westlake.conversation", "models.westlake.speech"},
     {"generate"},
     {"page"},
     {"app", "training"},
@@ -82,24 +82,24 @@ def test_the_arrows_point_down():
 
 def test_the_project_is_read():
     modules = {module for _, module in project_files(ROOT)}
-    assert "models.firefly.codec" in modules
+    assert "models.westlake.firefly.codec" in modules
     path = ROOT / "models" / "firefly" / "codec.py"
-    assert "models.firefly.config.FireflyConfig" in imported_modules(path, "models.firefly.codec")
+    assert "models.westlake.firefly.config.FireflyConfig" in imported_modules(path, "models.westlake.firefly.codec")
 
 
 @pytest.mark.parametrize(
     ("file", "line"),
     [
-        ("models/firefly/codec.py", "from models.dual_ar import KVCache"),
-        ("models/firefly/codec.py", "from ..dual_ar.cache import KVCache"),
-        ("models/firefly/codec.py", "from .. import dual_ar"),
-        ("models/firefly/codec.py", "from ..checkpoint import load_checkpoint"),
-        ("models/firefly/codec.py", "from models import checkpoint"),
-        ("models/dual_ar/model.py", "import models.firefly.conv"),
-        ("models/dual_ar/__init__.py", "from ..firefly import FireflyConfig"),
-        ("models/dual_ar/model.py", "def f():\n    import models.firefly"),
-        ("models/checkpoint.py", "from generate import generate_long"),
-        ("models/checkpoint.py", "from .conversation import Conversation"),
+        ("models/westlake/firefly/codec.py", "from models.westlake.dual_ar import KVCache"),
+        ("models/westlake/firefly/codec.py", "from ..dual_ar.cache import KVCache"),
+        ("models/westlake/firefly/codec.py", "from .. import dual_ar"),
+        ("models/westlake/firefly/codec.py", "from ..checkpoint import load_checkpoint"),
+        ("models/westlake/firefly/codec.py", "from models import checkpoint"),
+        ("models/westlake/dual_ar/model.py", "import models.westlake.firefly.conv"),
+        ("models/westlake/dual_ar/__init__.py", "from ..firefly import FireflyConfig"),
+        ("models/westlake/dual_ar/model.py", "def f():\n    import models.westlake.firefly"),
+        ("models/westlake/checkpoint.py", "from generate import generate_long"),
+        ("models/westlake/checkpoint.py", "from .conversation import Conversation"),
         ("models/audio.py", "import app"),
         ("models/unknown.py", "from .firefly import FireflyConfig"),
         ("models/audio.py", "import gradio as gr"),
@@ -131,12 +131,12 @@ def test_a_wrong_import_is_found(tmp_path: Path, file: str, line: str):
         ("app.py", "import gradio as gr\nfrom generate import generate_long"),
         ("app.py", "from page.session import Session"),
         ("page/session.py", "from generate import generate_long"),
-        ("generate.py", "import torch\nfrom models.checkpoint import load_checkpoint"),
-        ("generate.py", "from models import audio, checkpoint"),
-        ("models/checkpoint.py", "from .firefly import FireflyConfig\nfrom . import dual_ar"),
-        ("models/firefly/__init__.py", "from .codec import FireflyArchitecture"),
+        ("generate.py", "import torch\nfrom models.westlake.checkpoint import load_checkpoint"),
+        ("generate.py", "from models import audio\nfrom models.westlake import checkpoint"),
+        ("models/westlake/checkpoint.py", "from .firefly import FireflyConfig\nfrom . import dual_ar"),
+        ("models/westlake/firefly/__init__.py", "from .codec import FireflyArchitecture"),
         ("training/train.py", "from training.data import read\nimport generate"),
-        ("benchmarks/lm.py", "import models.dual_ar as dual_ar\nimport torch"),
+        ("benchmarks/lm.py", "import models.westlake.dual_ar as dual_ar\nimport torch"),
     ],
 )
 def test_a_right_import_is_not(tmp_path: Path, file: str, line: str):

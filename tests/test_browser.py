@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 import app
-from models.checkpoint import load_checkpoint
+from models.westlake.checkpoint import load_checkpoint
 from page.session import Session
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")

@@ -19,10 +19,10 @@ from small_checkpoint import (
     write_tokenizer,
 )
 
-from models.checkpoint import PUBLISHED_CODEC, load_checkpoint, save_checkpoint
-from models.dual_ar import DualARTransformer, SamplingConfig
-from models.firefly import FireflyArchitecture
-from models.published import rename_dual_ar
+from models.westlake.checkpoint import PUBLISHED_CODEC, load_checkpoint, save_checkpoint
+from models.westlake.dual_ar import DualARTransformer, SamplingConfig
+from models.westlake.firefly import FireflyArchitecture
+from models.westlake.published import rename_dual_ar
 from models.tokenizer import load_tokenizer
 
 

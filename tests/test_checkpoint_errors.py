@@ -17,7 +17,7 @@ from small_checkpoint import (
     write_tokenizer,
 )
 
-from models.checkpoint import PUBLISHED_CODEC, load_checkpoint
+from models.westlake.checkpoint import PUBLISHED_CODEC, load_checkpoint
 
 
 @pytest.fixture(scope="module")

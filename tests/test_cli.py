@@ -16,8 +16,8 @@ from small import small_checkpoint
 import generate
 from generate import generate_long, main
 from models.audio import load_audio, to_pcm16
-from models.conversation import Conversation
-from models.firefly import FireflyConfig
+from models.westlake.conversation import Conversation
+from models.westlake.firefly import FireflyConfig
 from models.hub import TINY
 
 ROOT = Path(__file__).parent.parent

@@ -13,8 +13,8 @@ from small import rigged, small_checkpoint, speaking
 
 from generate import generate_long
 from models.audio import AudioClip, load_audio, resample
-from models.conversation import Conversation, UserTurn
-from models.dual_ar import SamplingConfig, turn_grid
+from models.westlake.conversation import Conversation, UserTurn
+from models.westlake.dual_ar import SamplingConfig, turn_grid
 
 SEEDED = SamplingConfig(seed=1)
 RATE = 16_000

@@ -5,8 +5,8 @@ import torch
 from parity import ASSETS, SEMANTIC_ID, golden_dual_ar, load_json, seeded_state_dict
 from safetensors.torch import load_file
 
-from models.dual_ar import DualARConfig, DualARTransformer, KVCache
-from models.published import rename_dual_ar
+from models.westlake.dual_ar import DualARConfig, DualARTransformer, KVCache
+from models.westlake.published import rename_dual_ar
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,8 @@ import pytest
 import torch
 from small import small_checkpoint
 
-from models.checkpoint import Checkpoint
-from models.firefly import FireflyArchitecture
+from models.westlake.checkpoint import Checkpoint
+from models.westlake.firefly import FireflyArchitecture
 from training import evaluate, judge, measures, scores
 from training.answers import answer_all, draw_questions
 from training.dialogues import EMOTIONS, STYLES, Dialogues, load_dialogues

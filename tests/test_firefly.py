@@ -10,7 +10,7 @@ import torchaudio.functional as AF
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
-from models.firefly import (
+from models.westlake.firefly import (
     ConvNeXtEncoder,
     DownsampleFiniteScalarQuantize,
     FireflyArchitecture,
@@ -18,8 +18,8 @@ from models.firefly import (
     HiFiGANGenerator,
     LogMelSpectrogram,
 )
-from models.firefly.conv import FishConvNet, FishTransConvNet
-from models.firefly.convnext import ChannelNorm, ConvNeXtBlock, DropPath
+from models.westlake.firefly.conv import FishConvNet, FishTransConvNet
+from models.westlake.firefly.convnext import ChannelNorm, ConvNeXtBlock, DropPath
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

@@ -9,7 +9,7 @@ from parity import ASSETS, load_json
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.firefly import FireflyArchitecture
+from models.westlake.firefly import FireflyArchitecture
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

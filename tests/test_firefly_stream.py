@@ -9,7 +9,7 @@ from parity import ASSETS
 from safetensors.torch import load_file
 from torch import Tensor
 
-from models.firefly import FireflyArchitecture, StreamState
+from models.westlake.firefly import FireflyArchitecture, StreamState
 
 pytestmark = pytest.mark.usefixtures("no_grad")
 

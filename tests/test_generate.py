@@ -14,8 +14,8 @@ from small import rigged, small_checkpoint, speaking
 
 from generate import generate_long
 from models.audio import AudioClip
-from models.conversation import Conversation, UserTurn
-from models.dual_ar import SamplingConfig
+from models.westlake.conversation import Conversation, UserTurn
+from models.westlake.dual_ar import SamplingConfig
 
 SEEDED = SamplingConfig(seed=1)
 RATE = 16_000

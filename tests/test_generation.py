@@ -8,7 +8,7 @@ import torch
 from parity import ASSETS, SEMANTIC_ID, golden_dual_ar
 from safetensors.torch import load_file
 
-from models.dual_ar import (
+from models.westlake.dual_ar import (
     DualARTransformer,
     Reply,
     SamplingConfig,
@@ -108,7 +108,7 @@ def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkey
         sizes.append(len(replies))
         return next_frames(model, replies)
 
-    monkeypatch.setattr("models.dual_ar.generation.next_frames", counting)
+    monkeypatch.setattr("models.westlake.dual_ar.generation.next_frames", counting)
     monkeypatch.setattr(Stepper, "GRACE_SECONDS", 5.0)
     stepper = Stepper(model)
     asked = [(prompt[:, start:], 3 + start, SamplingConfig(seed=start)) for start in range(4)]

@@ -7,9 +7,9 @@ import pytest
 import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from models.dual_ar import DualARConfig, DualARTransformer
-from models.dual_ar.generation import draw_codes
-from models.dual_ar.graph import GraphedStack, use_graphs
+from models.westlake.dual_ar import DualARConfig, DualARTransformer
+from models.westlake.dual_ar.generation import draw_codes
+from models.westlake.dual_ar.engines.graph import GraphedStack, use_graphs
 
 CONFIG = DualARConfig(
     vocab_size=32,

@@ -7,11 +7,11 @@ import torch
 import torch.nn.functional as F
 from small_checkpoint import save_small
 
-from models.checkpoint import load_checkpoint, save_quantised
-from models.dual_ar import DualARConfig, DualARTransformer
-from models.dual_ar import quantised as quantised_module
-from models.dual_ar.native import PIECE, load_library
-from models.dual_ar.quantised import (
+from models.westlake.checkpoint import load_checkpoint, save_quantised
+from models.westlake.dual_ar import DualARConfig, DualARTransformer
+from models.westlake.dual_ar import quantised as quantised_module
+from models.westlake.dual_ar.engines.native import PIECE, load_library
+from models.westlake.dual_ar.quantised import (
     Int4Linear,
     Int8Linear,
     fits_4_bits,
@@ -20,7 +20,7 @@ from models.dual_ar.quantised import (
     quantised_dtype,
     use_native,
 )
-from models.firefly import FireflyArchitecture
+from models.westlake.firefly import FireflyArchitecture
 
 SEMANTIC_ID = 259
 CONFIG = DualARConfig(
@@ -244,7 +244,7 @@ def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
     assert small.stat().st_size < 0.6 * large.stat().st_size
     size = sum(weight.numel() for weight in model.parameters())
     for threshold, large in ((size, True), (size + 1, False)):
-        monkeypatch.setattr("models.checkpoint.LARGE_MODEL", threshold)
+        monkeypatch.setattr("models.westlake.checkpoint.LARGE_MODEL", threshold)
         assert load_checkpoint(source, dtype=dtype).is_large == large
     for native, threshold, chosen in (
         (True, 10**9, "int8"),
@@ -252,8 +252,8 @@ def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
         (False, 10**9, "float32"),
         (False, 1000, "int8"),
     ):
-        monkeypatch.setattr("models.checkpoint.load_library", lambda found=native: found or None)
-        monkeypatch.setattr("models.checkpoint.LARGE_MODEL", threshold)
+        monkeypatch.setattr("models.westlake.checkpoint.load_library", lambda found=native: found or None)
+        monkeypatch.setattr("models.westlake.checkpoint.LARGE_MODEL", threshold)
         assert load_checkpoint(source).dtype == chosen
     with pytest.raises(ValueError, match=f"is quantised to {dtype}, which the CPU"):
         load_checkpoint(tmp_path / "small", dtype="float32")

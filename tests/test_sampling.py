@@ -5,9 +5,9 @@ import torch
 from parity import ASSETS
 from safetensors.torch import load_file
 
-from models.dual_ar import SamplingConfig
-from models.dual_ar.native import NativeDraw, load_library
-from models.dual_ar.sampling import candidates, draw, draw_points, penalise
+from models.westlake.dual_ar import SamplingConfig
+from models.westlake.dual_ar.engines.native import NativeDraw, load_library
+from models.westlake.dual_ar.sampling import candidates, draw, draw_points, penalise
 
 
 def spread(ids, probs, vocab_size):

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import nn
 
-from models.checkpoint import load_checkpoint
-from models.dual_ar import DualARConfig, DualARTransformer
+from models.westlake.checkpoint import load_checkpoint
+from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from training import codec as codec_training
 from training import vocoder as vocoder_training
 from training.clarity import carriers, choose_clear, heard_right, listener

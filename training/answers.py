@@ -10,10 +10,10 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.checkpoint import Checkpoint
-from models.conversation import Conversation, Turn, UserTurn
-from models.dual_ar import Reply, next_frames
-from models.speech import TextDecoder
+from models.westlake.checkpoint import Checkpoint
+from models.westlake.conversation import Conversation, Turn, UserTurn
+from models.westlake.dual_ar import Reply, next_frames
+from models.westlake.speech import TextDecoder
 
 from .dialogues import EMOTIONS, Dialogues, Intent
 from .synthesise import SAMPLE_RATE, UserSpeaker

@@ -20,7 +20,7 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from models.firefly import FireflyArchitecture
+from models.westlake.firefly import FireflyArchitecture
 
 from .dialogues import STYLES
 from .judge import Judge

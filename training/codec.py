@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.firefly import FireflyArchitecture, FireflyConfig
+from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
 from .loop import Stage
 

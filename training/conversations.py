@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from models.dual_ar.prompt import PromptTokens, turn_grid
+from models.westlake.dual_ar.prompt import PromptTokens, turn_grid
 
 from .corpus import Spoken
 from .dialogues import STYLE_FOR_EMOTION, STYLES, Dialogues, Intent

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.firefly import FireflyArchitecture
+from models.westlake.firefly import FireflyArchitecture
 
 from .dialogues import EMOTIONS, STYLES, Dialogues, Intent
 from .pitch import FRAME, lock_pitch

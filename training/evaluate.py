@@ -15,7 +15,7 @@ import numpy as np
 from loguru import logger
 from tqdm import tqdm
 
-from models.checkpoint import Checkpoint, load_checkpoint
+from models.westlake.checkpoint import Checkpoint, load_checkpoint
 
 from .answers import MAX_SECONDS, answer_all, draw_questions
 from .corpus import write_speech

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 import torchaudio.functional as AF
 from torch import Tensor, nn
 
-from models.firefly import LogMelSpectrogram
+from models.westlake.firefly import LogMelSpectrogram
 
 from .codec import TINY_CODEC
 from .corpus import reply_lines, user_lines

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.dual_ar import DualARConfig, DualARTransformer
+from models.westlake.dual_ar import DualARConfig, DualARTransformer
 
 from .codec import TINY_CODEC
 from .conversations import Conversations, Example, collate

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.dual_ar import DualARTransformer
+from models.westlake.dual_ar import DualARTransformer
 
 from .conversations import Example
 from .spelling import Speller, Syllable

@@ -18,7 +18,7 @@ from tqdm import tqdm
 
 from generate import generate_long
 from models.audio import AudioClip
-from models.checkpoint import Checkpoint
+from models.westlake.checkpoint import Checkpoint
 
 from .answers import MAX_SECONDS, Answer, Question, answer_all, follow_up, speech_of
 from .dialogues import STYLES, Dialogues

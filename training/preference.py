@@ -18,8 +18,8 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from models.dual_ar import DualARTransformer, Reply, SamplingConfig, next_frames
-from models.firefly import FireflyArchitecture
+from models.westlake.dual_ar import DualARTransformer, Reply, SamplingConfig, next_frames
+from models.westlake.firefly import FireflyArchitecture
 
 from .conversations import Conversations
 from .judge import Judge

@@ -11,8 +11,8 @@ from pathlib import Path
 import torch
 from loguru import logger
 
-from models.checkpoint import save_checkpoint
-from models.dual_ar import SamplingConfig
+from models.westlake.checkpoint import save_checkpoint
+from models.westlake.dual_ar import SamplingConfig
 from models.tokenizer import load_tokenizer
 
 from .clarity import choose_clear, listener

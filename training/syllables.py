@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from models.firefly import FireflyArchitecture
+from models.westlake.firefly import FireflyArchitecture
 
 from .corpus import Spoken, encode, reply_lines
 from .dialogues import STYLES, Dialogues

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.audio import write_wav
-from models.firefly import FireflyArchitecture
+from models.westlake.firefly import FireflyArchitecture
 
 from .codec import MEL_FLOOR, TINY_CODEC, load_codes, spread_projections
 from .judge import Judge

@@ -32,7 +32,7 @@ import torch
 from loguru import logger
 from torch import Tensor, nn
 
-from .cache import KVCache
+from ..cache import KVCache
 
 SOURCE = Path(__file__).with_suffix(".c")
 MAX_HEAD = 256  # as in the C file

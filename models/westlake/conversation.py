@@ -13,7 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
-from .audio import StreamResampler
+from ..audio import StreamResampler
 from .checkpoint import Checkpoint
 from .dual_ar.prompt import PromptTokens, TurnStream, text_columns
 

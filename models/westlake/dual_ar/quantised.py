@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from .config import DualARConfig
 from .model import DualARTransformer
-from .native import (
+from .engines.native import (
     MAX_HEAD,
     NativeCodes,
     NativeDraw,

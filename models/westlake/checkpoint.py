@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
-from .dual_ar.graph import use_graphs
-from .dual_ar.native import compile_library, load_library
+from .dual_ar.engines.graph import use_graphs
+from .dual_ar.engines.native import compile_library, load_library
 from .dual_ar.quantised import (
     fits_4_bits,
     install_quantised,
@@ -26,10 +26,10 @@ from .dual_ar.quantised import (
     use_native,
 )
 from .firefly import FireflyArchitecture, FireflyConfig
-from .hub import find_folder
+from ..hub import find_folder
 from .published import missing_parts, rename_dual_ar
-from .tokenizer import load_tokenizer, save_tokenizer, special_words
-from .weights import (
+from ..tokenizer import load_tokenizer, save_tokenizer, special_words
+from ..weights import (
     assign_weights,
     give_back_large_blocks,
     read_weights,

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import DualARConfig
-from .native import NativeDraw
+from .engines.native import NativeDraw
 from .transformer import RMSNorm, Stack
 
 

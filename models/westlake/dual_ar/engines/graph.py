@@ -10,10 +10,10 @@ from itertools import pairwise
 import torch
 from torch import Tensor
 
-from .cache import KVCache
-from .generation import draw_codes
-from .model import DualARTransformer
-from .transformer import Block, Stack
+from ..cache import KVCache
+from ..generation import draw_codes
+from ..model import DualARTransformer
+from ..transformer import Block, Stack
 
 WARM_UP_RUNS = 2  # in which libraries allocate what a graph can't
 
