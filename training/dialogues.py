@@ -20,6 +20,7 @@ STYLE_FOR_EMOTION = {
 FOLLOWUPS = ("how", "more")
 
 _FOLLOW = "follow."
+UNKNOWN = "unknown"  # the scene of what can't be answered; noise and silence have no lines
 _NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 _TEXT = re.compile("[\u4e00-\u9fff，。？！]*[\u4e00-\u9fff][\u4e00-\u9fff，。？！]*")
 
@@ -130,12 +131,14 @@ def _intent(block: _Block) -> Intent:
         then[kind] = text
     if missing := [kind for kind in FOLLOWUPS if kind not in then]:
         raise ValueError(f"{block.where}: {block.name} has no 'then {missing[0]}' line: add it")
+    scene = block.name.partition(".")[0]
+    spoken = scene != UNKNOWN or "user" in block.lines
     return Intent(
         name=block.name,
-        scene=block.name.partition(".")[0],
+        scene=scene,
         emotions=emotions,
-        users=block.texts("user"),
-        held=block.texts("held"),
+        users=block.texts("user") if spoken else (),
+        held=block.texts("held") if spoken else (),
         replies=replies,
         then=then,
     )

