@@ -7,6 +7,7 @@ from pathlib import Path
 
 DATA = Path(__file__).parent / "data"
 
+NO_EMOTION = "none"  # where there is nothing to tell it from
 EMOTIONS = ("neutral", "happy", "sad", "angry", "anxious", "tired")
 STYLES = ("warm", "cheerful", "comforting", "calm", "encouraging")
 STYLE_FOR_EMOTION = {
@@ -16,6 +17,7 @@ STYLE_FOR_EMOTION = {
     "tired": "comforting",
     "angry": "calm",
     "anxious": "encouraging",
+    NO_EMOTION: "warm",
 }
 FOLLOWUPS = ("how", "more")
 

@@ -42,7 +42,7 @@ class Stage:
 
         Args:
             modules: what is trained and saved, by name.
-            step: step number -> loss, a scalar; drawing the batch is its business.
+            step: step number -> loss, a scalar; it draws the batch, by nothing but that number.
             validate: step number -> figures for the log; it may also write samples.
         """
         parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
@@ -67,6 +67,7 @@ class Stage:
             started = time.monotonic()
             for group in optimizer.param_groups:
                 group["lr"] = self.learning_rate * _schedule(index, seconds / budget)
+            torch.manual_seed(index)  # so that a resumed run draws what an uninterrupted one does
             loss = step(index)
             if not math.isfinite(loss.item()):
                 raise RuntimeError(f"{self.name}: the loss is {loss.item()} at step {index}")

@@ -1,4 +1,4 @@
-"""Make the embedded checkpoint from nothing: python -m training.run --minutes 180
+"""Make the embedded checkpoint: python -m training.run --minutes 180
 
 Every stage is resumable and can be run alone with --stage; what a finished stage has written is
 taken as it is.
@@ -11,135 +11,145 @@ from pathlib import Path
 import torch
 from loguru import logger
 
+from models.tokenizer import load_tokenizer
 from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
-from models.tokenizer import load_tokenizer
 
-from .clarity import choose_clear, listener
-from .codec import load_codes, train_codes
-from .conversations import Conversations
-from .corpus import read_shards, write_locked, write_speech, write_users
+from .codec.clips import write_clips
+from .codec.config import load_start
+from .codec.encoder import load_codes, train_codes
+from .codec.vocoder import load_codec, train_slow_stages, train_vocoder
 from .dialogues import load_dialogues
-from .judge import Judge, train_judge
-from .language_model import (
+from .language.corpus import write_replies, write_sounds, write_users
+from .language.model import (
+    Corpus,
     load_language_model,
     new_language_model,
     train_language_model,
     train_understanding,
 )
-from .preference import train_preference
-from .syllables import Recorder, load_syllables
-from .tokenizer import VOCAB_SIZE, write_tokenizer
-from .vocoder import load_codec, load_slow_stages, train_slow_stages, train_vocoder
+from .language.preference import train_preference
+from .language.tokenizer import VOCAB_SIZE, write_tokenizer
+from .recogniser.recogniser import Recogniser, train_recogniser
+from .speech.lines import reply_lines, user_lines
+from .speech.recordings import read, record
 
-# Shares of the minutes; synthesis, encoding and ten minutes for a recogniser come on top.
+# Shares of the minutes; recording and encoding come on top.
 SHARES = {
-    "codes": 0.12,
-    "slow_stages": 0.08,
-    "vocoder": 0.2,
-    "understanding": 0.3,
-    "language_model": 0.27,
+    "codes": 0.06,
+    "recogniser": 0.05,
+    "slow_stages": 0.06,
+    "vocoder": 0.3,
+    "understanding": 0.25,
+    "language_model": 0.25,
     "preference": 0.03,
 }
-SPEECH_MINUTES, HELDOUT_MINUTES = 160, 15
-LOCKED_MINUTES, LOCKED_HELDOUT_MINUTES = 108, 2
-SYLLABLES_MINUTES = 60
-USER_ROUNDS, HELDOUT_ROUNDS = 10, 1  # renditions of each line
-# Speech that its words determine is best drawn near its mode, and silence repeats codes.
+USER_ROUNDS = 2  # recordings of each line of the users'
+VARIED_ROUNDS = 4  # times that each of them is heard
+CLIP_RECORDINGS = 4000  # of the users', that the codec learns from
+NUM_SOUNDS = 1200  # that nobody can understand
+HELDOUT_RECORDINGS = 400
+ASSISTANT_SHARE = 0.5  # of the codec's training
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
 
 
 class Recipe:
     """The stages, in order; each takes from the work folder what the ones before have put there."""
 
-    def __init__(self, work: Path, output: Path, minutes: float, device: str, workers: int) -> None:
+    def __init__(
+        self,
+        work: Path,
+        output: Path,
+        minutes: float,
+        device: str,
+        workers: int,
+        start: Path | None,
+    ) -> None:
         self.work, self.output, self.minutes = work, output, minutes
-        self.device, self.workers = device, workers
+        self.device, self.workers, self.start = device, workers, start
         self.dialogues = load_dialogues()
+        self.takes = work / "takes"
 
     def tokenizer(self) -> None:
         write_tokenizer(self.output)
 
-    def speech(self) -> None:
-        for name, minutes, seed, heldout in (
-            ("speech", SPEECH_MINUTES, 1, False),
-            ("heldout", HELDOUT_MINUTES, 2, True),
+    def recordings(self) -> None:
+        heldout = user_lines(self.dialogues, 1, seed=4, heldout=True)[:HELDOUT_RECORDINGS]
+        record(heldout, self.takes / "heldout", self.workers)
+        record(reply_lines(self.dialogues, seed=1), self.takes / "replies", self.workers)
+        users = user_lines(self.dialogues, USER_ROUNDS, seed=7)
+        record(users, self.takes / "users", self.workers)
+
+    def clips(self) -> None:
+        users = [r for r, _ in zip(read(self.takes / "users"), range(CLIP_RECORDINGS))]
+        for name, recordings in (
+            ("heldout_clips", read(self.takes / "heldout")),
+            ("assistant_clips", read(self.takes / "replies")),
+            ("user_clips", users),
         ):
             path = self.work / f"{name}.npy"
             if not path.exists():
-                write_speech(self.dialogues, path, minutes, seed, heldout)
+                write_clips(recordings, path, seed=1)
+
+    @property
+    def speech(self) -> dict[Path, float]:
+        """What the codec learns from."""
+        return {
+            self.work / "assistant_clips.npy": ASSISTANT_SHARE,
+            self.work / "user_clips.npy": 1 - ASSISTANT_SHARE,
+        }
 
     def codes(self) -> None:
         train_codes(
-            self.work / "speech.npy",
-            self.work / "heldout.npy",
+            self.speech,
+            self.work / "heldout_clips.npy",
             self.work,
             self.minutes * SHARES["codes"],
             self.device,
+            self.start and load_start(self.start),
         )
 
-    def locked(self) -> None:
-        codec = load_codes(self.work / "codes.pt")
-        for name, minutes, seed, heldout in (
-            ("locked", LOCKED_MINUTES, 11, False),
-            ("locked_heldout", LOCKED_HELDOUT_MINUTES, 12, True),
-        ):
-            path = self.work / f"{name}.pt"
-            if not path.exists():
-                write_locked(codec, self.dialogues, path, minutes, seed, heldout, self.workers)
-
-    def syllables(self) -> None:
-        path = self.work / "syllables.pt"
-        if not path.exists():
-            codec = load_codes(self.work / "codes.pt")
-            recorder = Recorder(codec, self.dialogues, self.workers)
-            speech = self.work / "syllables_speech.pt"
-            recorder.write(recorder.typical(), path, speech, SYLLABLES_MINUTES)
-
-    def ear(self) -> Judge:
-        """A recogniser for the training; the evaluation has another one."""
-        return train_judge(self.dialogues, self.work, name="ear", seed=1)
+    def recogniser(self) -> Recogniser:
+        heldout = [r for r, _ in zip(read(self.takes / "heldout"), range(60))]
+        return train_recogniser(
+            [*read(self.takes / "users"), *read(self.takes / "replies")],
+            heldout,
+            self.work,
+            self.minutes * SHARES["recogniser"],
+            self.device,
+        )
 
     def slow_stages(self) -> None:
         train_slow_stages(
             self.work / "codes.pt",
-            self.ear(),
-            {self.work / "locked.pt": 0.5, self.work / "syllables_speech.pt": 0.5},
-            {self.work / "locked_heldout.pt": 1.0},
+            self.recogniser(),
+            self.speech,
+            {self.work / "heldout_clips.npy": 1.0},
             self.work,
             self.minutes * SHARES["slow_stages"],
             self.device,
+            self.start and load_start(self.start),
         )
-
-    def clear_syllables(self) -> None:
-        path = self.work / "clear_syllables.pt"
-        if not path.exists():
-            codec, slow = load_slow_stages(self.work / "codes.pt", self.work / "slow_stages.pt")
-            recorder = Recorder(codec, self.dialogues, self.workers)
-            takes = choose_clear(recorder, listener(codec, slow, self.ear()))
-            speech = self.work / "clear_syllables_speech.pt"
-            recorder.write(takes, path, speech, SYLLABLES_MINUTES)
 
     def vocoder(self) -> None:
         train_vocoder(
             self.work / "codes.pt",
             self.work / "slow_stages.pt",
-            self.ear(),
-            {self.work / "locked.pt": 0.5, self.work / "clear_syllables_speech.pt": 0.5},
-            {self.work / "locked_heldout.pt": 1.0},
+            self.recogniser(),
+            self.speech,
+            {self.work / "heldout_clips.npy": 1.0},
             self.work,
             self.minutes * SHARES["vocoder"],
             self.device,
         )
 
     def corpus(self) -> None:
-        codec = load_codes(self.work / "codes.pt")
-        for name, rounds, seed, heldout in (
-            ("heldout_users", HELDOUT_ROUNDS, 4, True),
-            ("users", USER_ROUNDS, 3, False),
-        ):
-            folder = self.work / name
-            write_users(codec, self.dialogues, folder, rounds, seed, heldout, self.workers)
+        codec = load_codes(self.work / "codes.pt").to(self.device)
+        write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
+        write_replies(codec, self.takes / "replies", self.work / "replies")
+        sounds = self.work / "sounds" / "sounds.pt"
+        write_sounds(codec, self.takes / "heldout", sounds, NUM_SOUNDS, seed=6)
+        write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
 
     def understanding(self) -> None:
         train_understanding(
@@ -148,6 +158,7 @@ class Recipe:
             self.work,
             self.minutes * SHARES["understanding"],
             self.device,
+            self.start,
         )
 
     def language_model(self) -> None:
@@ -161,24 +172,16 @@ class Recipe:
 
     def preference(self) -> None:
         tokenizer = load_tokenizer(self.output, VOCAB_SIZE)
-        codec = load_codec(self.work / "codes.pt", self.work / "vocoder.pt")
-        model = train_preference(
+        train_preference(
             load_language_model(self.work / "language_model.pt", tokenizer),
-            codec,
-            Conversations(
-                self.dialogues,
-                read_shards(self.work / "users"),
-                load_syllables(self.work / "clear_syllables.pt").replies(self.dialogues),
-                tokenizer,
-                codec.config.num_codebooks,
-            ),
-            self.ear(),
+            load_codec(self.work / "codes.pt", self.work / "vocoder.pt"),
+            Corpus(self.dialogues, tokenizer, self.work).conversations,
+            self.recogniser(),
             SAMPLING,
             self.work,
             self.minutes * SHARES["preference"],
             self.device,
         )
-        torch.save(model.state_dict(), self.work / "preferred.pt")
 
     def export(self) -> None:
         tokenizer = load_tokenizer(self.output, VOCAB_SIZE)
@@ -189,10 +192,9 @@ class Recipe:
         size = sum(path.stat().st_size for path in self.output.iterdir()) / 1e6
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
-    def stages(self) -> dict[str, Callable[[], None]]:
-        names = ("tokenizer", "speech", "codes", "locked", "syllables", "slow_stages")
-        names += ("clear_syllables", "vocoder", "corpus", "understanding", "language_model")
-        names += ("preference", "export")
+    def stages(self) -> dict[str, Callable[[], object]]:
+        names = ("tokenizer", "recordings", "clips", "codes", "recogniser", "slow_stages")
+        names += ("vocoder", "corpus", "understanding", "language_model", "preference", "export")
         return {name: getattr(self, name) for name in names}
 
 
@@ -203,9 +205,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--output", type=Path, default=Path("checkpoints/tiny"))
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--workers", type=int, default=2, help="processes that synthesise")
+    parser.add_argument("--start", type=Path, help="folder of a checkpoint to train on from")
     parser.add_argument("--stage", help="only this one")
     options = parser.parse_args(arguments)
-    recipe = Recipe(options.work, options.output, options.minutes, options.device, options.workers)
+    recipe = Recipe(
+        options.work,
+        options.output,
+        options.minutes,
+        options.device,
+        options.workers,
+        options.start,
+    )
     stages = recipe.stages()
     if options.stage and options.stage not in stages:
         parser.error(f"unknown stage {options.stage!r}: choose one of {', '.join(stages)}")

@@ -40,21 +40,18 @@ def draw_emotion(intent: Intent | None, rng: np.random.Generator) -> str:
 
 
 def reply_lines(dialogues: Dialogues, seed: int) -> list[Line]:
-    """Every reply in the styles it may be asked for, in a random order; see `styled_replies`."""
-    lines = [
-        Line(source=intent.name, text=text, manner=style)
-        for intent in dialogues.intents
-        for style, texts in styled_replies(intent).items()
-        for text in texts
-    ]
-    lines += [
-        Line(source=intent.name, text=text, manner=style)
-        for intent in dialogues.intents
-        for text in intent.then.values()
-        for style in followup_styles(intent)
-    ]
-    order = np.random.default_rng(seed).permutation(len(lines))
-    return [lines[index] for index in order]
+    """Every reply in the styles it may be asked for; first each in the one it was written for."""
+    rng = np.random.default_rng(seed)
+    written, styled = [], []
+    for intent in dialogues.intents:
+        for style, texts in styled_replies(intent).items():
+            lines = [Line(source=intent.name, text=text, manner=style) for text in texts]
+            (written if style in intent.replies else styled).extend(lines)
+        first, *others = followup_styles(intent)
+        for text in intent.then.values():
+            written.append(Line(source=intent.name, text=text, manner=first))
+            styled += [Line(source=intent.name, text=text, manner=style) for style in others]
+    return [lines[i] for lines in (written, styled) for i in rng.permutation(len(lines))]
 
 
 def styled_replies(intent: Intent) -> dict[str, tuple[str, ...]]:

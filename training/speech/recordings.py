@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import asdict, dataclass
+from multiprocessing import get_context
 from pathlib import Path
 
 import numpy as np
@@ -52,19 +53,25 @@ def record(lines: Sequence[Line], folder: Path, workers: int) -> None:
         for start in range(0, len(lines), SHARD_SIZE)
     ]
     missing = [shard for shard in shards if not shard[0].exists()]
-    with ProcessPoolExecutor(workers) as pool:
+    # Not forked: what torch's threads held would be held for ever.
+    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
         list(tqdm(pool.map(_record_shard, missing), total=len(missing), desc=folder.name))
 
 
 def read(folder: Path) -> Iterator[Recording]:
     """What `record` has put there so far."""
     for path in sorted(folder.glob("*.npz")):
-        shard = np.load(path)
-        entries = json.loads(str(shard["lines"]))
-        waves = np.split(shard["waves"], np.cumsum(shard["lengths"])[:-1])
-        for entry, wave in zip(entries, waves):
-            onsets = tuple(entry.pop("onsets"))
-            yield Recording(line=Line(**entry), wave=wave, onsets=onsets)
+        yield from read_shard(path)
+
+
+def read_shard(path: Path) -> Iterator[Recording]:
+    """One of its files."""
+    shard = np.load(path)
+    entries = json.loads(str(shard["lines"]))
+    waves = np.split(shard["waves"], np.cumsum(shard["lengths"])[:-1])
+    for entry, wave in zip(entries, waves):
+        onsets = tuple(entry.pop("onsets"))
+        yield Recording(line=Line(**entry), wave=wave, onsets=onsets)
 
 
 def _record_shard(shard: tuple[Path, Sequence[Line]]) -> None:

@@ -1,13 +1,12 @@
-"""A judge of the reply's speech: a small CTC recogniser of the synthesiser's Mandarin.
+"""A small CTC recogniser of the teacher's Mandarin, which the codec's training has to please.
 
-It hears syllables, not characters: the assistant's voice is all it was trained on (Graves et al.,
-2006, for the CTC loss), and no language model helps it to guess. So a word that the speech garbles
-counts as an error even where a person would still have understood it from the sentence.
+It hears syllables, not characters (Graves et al., 2006, for the CTC loss), and no language model
+helps it to guess. It is a tool of the training; the evaluation hears with another ear.
 """
 
-from collections import deque
-from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,31 +17,29 @@ from torch import Tensor, nn
 
 from models.westlake.firefly import LogMelSpectrogram
 
-from .codec import TINY_CODEC
-from .corpus import reply_lines, user_lines
-from .dialogues import STYLES, Dialogues
-from .loop import Stage
-from .scores import edit_distance
-from .spelling import Syllable, read_lines
-from .synthesise import SAMPLE_RATE, phonemes, speak_assistant
+from ..codec.config import TINY_CODEC
+from ..loop import Stage
+from ..speech.pinyin import syllables
+from ..speech.recordings import Recording
+from ..speech.speakers import SAMPLE_RATE, Microphone, vary
+from .distance import edit_distance
+from .spelling import Spelling, Syllable
 
-JUDGE_MINUTES = 10.0
 WIDTH = 192
 DILATIONS = (1, 1, 2, 1, 2, 4)
 BATCH_SIZE = 24
-FIRST_UTTERANCES, FRESH_UTTERANCES = 480, 96  # synthesised before the first round, and for each
-ROUND_BATCHES = 20
-POOL_SIZE = 4000  # utterances kept, about 200 MB
-NUM_LINES = 1600
-
+ROUND_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
+FIRST_UTTERANCES, FRESH_UTTERANCES = 480, 96  # heard anew before the first round, and for each
+OLD_ROUNDS = 40  # whose utterances are heard again
+VARIATION = (0.9, 1.12)  # of the voices' size
 SILENCE = -2.0  # in the features
 
 
-class Judge(nn.Module):
+class Recogniser(nn.Module):
     """Log-mel -> one of `units` or the blank, 43 times a second.
 
     Args:
-        units: initials, and finals with their tone, as `phonemes` writes them.
+        units: initials, and finals with their tone, as `pinyin.syllables` writes them.
     """
 
     def __init__(self, units: Sequence[str]) -> None:
@@ -68,7 +65,8 @@ class Judge(nn.Module):
     def set_extra_state(self, units: list[str]) -> None:
         if units != self.units:
             raise ValueError(
-                "the saved judge was trained for other dialogues: delete its file to train it anew"
+                "the saved recogniser was trained for other dialogues: "
+                "delete its file to train it anew"
             )
 
     def forward(self, features: Tensor) -> Tensor:
@@ -97,7 +95,7 @@ class Judge(nn.Module):
 
     @torch.no_grad()
     def recognise(self, wave: np.ndarray, sample_rate: int) -> list[Syllable]:
-        """What is said in `wave` [n], syllable by syllable, as `phonemes` would write it.
+        """What is said in `wave` [n], syllable by syllable, as `pinyin.syllables` would write it.
 
         An initial that no final follows is a syllable of its own. Call it in eval mode.
         """
@@ -118,11 +116,13 @@ class Judge(nn.Module):
         is wrong in all its characters.
         """
         try:
-            syllables = [tuple(syllable) for syllable in phonemes(text)]
+            said = syllables(text)
         except ValueError:
+            said = ()
+        if not said:
             num_characters = max(1, len(text))
             return num_characters, num_characters
-        return edit_distance(syllables, self.recognise(wave, sample_rate)), len(syllables)
+        return edit_distance(said, self.recognise(wave, sample_rate)), len(said)
 
     def error_rate(self, text: str, wave: np.ndarray, sample_rate: int) -> float:
         """Errors per character of `text`; see `count_errors`."""
@@ -130,125 +130,112 @@ class Judge(nn.Module):
         return errors / num_characters
 
 
-def load_judge(path: Path) -> Judge:
-    """A judge that `train_judge` has trained, on the CPU, in eval mode."""
-    state = torch.load(path, weights_only=True, map_location="cpu")["modules"]["judge"]
-    judge = Judge(state["_extra_state"])
-    judge.load_state_dict(state)
-    return judge.eval()
+def load_recogniser(path: Path) -> Recogniser:
+    """A recogniser that `train_recogniser` has trained, on the CPU, in eval mode."""
+    state = torch.load(path, weights_only=True, map_location="cpu")["modules"]["recogniser"]
+    recogniser = Recogniser(state["_extra_state"])
+    recogniser.load_state_dict(state)
+    return recogniser.eval()
 
 
-def train_judge(
-    dialogues: Dialogues,
+def train_recogniser(
+    recordings: Sequence[Recording],
+    heldout: Sequence[Recording],
     folder: Path,
-    minutes: float = JUDGE_MINUTES,
-    device: str = "cpu",
-    name: str = "judge",
+    minutes: float,
+    device: str,
     seed: int = 0,
-) -> Judge:
-    """Train what is left of `minutes`, and return the judge of `<folder>/<name>.pt`.
-
-    It hears the replies and lines of the users' as the assistant says them.
-
-    Raises:
-        RuntimeError: espeak-ng is missing.
-    """
-    saved = folder / f"{name}.pt"
-    if saved.exists() and torch.load(saved, weights_only=True)["seconds"] >= 60 * minutes:
-        return load_judge(saved)
+) -> Recogniser:
+    """Train on users as microphones hear them and on the assistant; returns the recogniser."""
+    saved = folder / "recogniser.pt"
     torch.manual_seed(seed)
-    readings = read_lines(training_lines(dialogues, seed))
-    units = sorted(
-        {u for syllables in readings.values() for syllable in syllables for u in syllable}
-    )
-    judge = Judge(units).to(device)
-    speech = _Speech(judge, readings, seed)
-    heldout: list[tuple[str, np.ndarray]] = []
+    spelling = Spelling({r.line.text for r in (*recordings, *heldout)})
+    recogniser = Recogniser(spelling.units).to(device)
+    speech = _Speech(recogniser, spelling, recordings, seed)
 
     def step(index: int) -> Tensor:
-        features, lengths, targets = speech.draw_batch()
+        features, lengths, targets = speech.batch(index)
         features, lengths = augment(features, lengths)
         with torch.autocast(device, torch.bfloat16):
-            logits = judge(features.to(device))
+            logits = recogniser(features.to(device))
         return ctc_loss(logits, lengths, targets)
 
     def validate(index: int) -> dict[str, float]:
-        if not heldout:
-            heldout.extend(heldout_speech(dialogues, 60, seed=0))
-        errors, characters = map(
-            sum, zip(*(judge.count_errors(text, wave, SAMPLE_RATE) for text, wave in heldout))
-        )
+        counts = [
+            recogniser.count_errors(r.line.text, r.wave / np.float32(32768), SAMPLE_RATE)
+            for r in heldout
+        ]
+        errors, characters = map(sum, zip(*counts))
         return {"heldout_cer": errors / characters}
 
-    Stage(name=name, folder=folder, minutes=minutes, learning_rate=2e-3, validate_seconds=60).run(
-        {"judge": judge}, step, validate
-    )
-    return load_judge(saved)
-
-
-def training_lines(dialogues: Dialogues, seed: int) -> list[str]:
-    """All replies and a random share of the users' lines, `NUM_LINES` in all."""
-    replies = sorted({text for _, text in reply_lines(dialogues)})
-    users = sorted({text for _, text, _ in user_lines(dialogues, False)}.difference(replies))
-    order = np.random.default_rng(seed).permutation(len(users))
-    return replies + [users[i] for i in order[: max(0, NUM_LINES - len(replies))]]
-
-
-def heldout_speech(
-    dialogues: Dialogues, num_utterances: int, seed: int
-) -> list[tuple[str, np.ndarray]]:
-    """Held-out lines (text, wave) as the assistant says them, in all styles in turn."""
-    lines = [text for _, text, _ in user_lines(dialogues, True)]
-    order = np.random.default_rng(seed).permutation(len(lines))[:num_utterances]
-    return [
-        (lines[i], speak_assistant(lines[i], STYLES[n % len(STYLES)])) for n, i in enumerate(order)
-    ]
+    Stage(
+        name="recogniser", folder=folder, minutes=minutes, learning_rate=2e-3, validate_seconds=60
+    ).run({"recogniser": recogniser}, step, validate)
+    return load_recogniser(saved)
 
 
 class _Speech:
-    """Endless batches of the assistant's speech; every line in every style, in random order."""
+    """Batches of speech of about equal length; the same step draws the same.
 
-    def __init__(self, judge: Judge, readings: Mapping[str, Sequence[Syllable]], seed: int) -> None:
-        self.judge = judge
-        self.rng = np.random.default_rng(seed)
-        index = {unit: i for i, unit in enumerate(judge.units, start=1)}
-        self.targets = {
-            text: torch.tensor([index[unit] for syllable in syllables for unit in syllable])
-            for text, syllables in readings.items()
-        }
-        self.texts = list(readings)
-        self.pool: deque[tuple[Tensor, Tensor]] = deque(maxlen=POOL_SIZE)
-        self.batches: list[list[tuple[Tensor, Tensor]]] = []
+    In every round of batches some recordings are heard anew, and some of the last rounds' again.
+    """
 
-    def draw_batch(self) -> tuple[Tensor, Tensor, list[Tensor]]:
+    def __init__(
+        self,
+        recogniser: Recogniser,
+        spelling: Spelling,
+        recordings: Sequence[Recording],
+        seed: int,
+    ) -> None:
+        self.recogniser, self.spelling, self.recordings = recogniser, spelling, recordings
+        self.seed = seed
+        self.features: dict[tuple[int, int], Tensor] = {}
+        self.round, self.batches = -1, []
+
+    def batch(self, step: int) -> tuple[Tensor, Tensor, list[Tensor]]:
         """Features [B, M, T] float32, their lengths [B] long, and the units spoken."""
-        if not self.batches:
-            self._begin_round()
-        features, targets = zip(*self.batches.pop())
+        number, index = divmod(step, ROUND_BATCHES)
+        if number != self.round:
+            self.round, self.batches = number, self._round(number)
+        keys = self.batches[index]
+        features = [self.features[key] for key in keys]
         lengths = torch.tensor([f.shape[1] for f in features])
         padded = torch.full((len(features), features[0].shape[0], int(lengths.max())), SILENCE)
         for row, feature in zip(padded, features):
             row[:, : feature.shape[1]] = feature
-        return padded, lengths, list(targets)
+        texts = [self.recordings[recording].line.text for recording, _ in keys]
+        return padded, lengths, [self.spelling.targets[text] for text in texts]
 
-    def _begin_round(self) -> None:
-        """Add fresh speech, then batch what is new with older speech of the same length."""
-        num_fresh = FRESH_UTTERANCES if self.pool else FIRST_UTTERANCES
-        picks = self.rng.integers(len(self.texts), size=num_fresh)
-        jobs = [(self.texts[pick], str(self.rng.choice(STYLES))) for pick in picks]
-        with ThreadPoolExecutor(2) as threads:  # they wait for espeak-ng
-            waves = threads.map(lambda job: speak_assistant(*job), jobs)
-            for (text, _), wave in zip(jobs, waves):
-                feature = self.judge.features(wave, SAMPLE_RATE).half().cpu()
-                self.pool.append((feature, self.targets[text]))
-        size = min(ROUND_BATCHES * BATCH_SIZE, len(self.pool))
-        older = self.rng.permutation(len(self.pool) - num_fresh)[: size - num_fresh]
-        chosen = [
-            self.pool[i] for i in (*older, *range(len(self.pool) - num_fresh, len(self.pool)))
-        ]
-        chosen.sort(key=lambda utterance: utterance[0].shape[1])
+    def _round(self, number: int) -> list[list[tuple[int, int]]]:
+        pool = [key for n in range(max(0, number - OLD_ROUNDS), number) for key in self._fresh(n)]
+        fresh = self._fresh(number)
+        rng = np.random.default_rng([self.seed, number, 1])
+        size = min(ROUND_BATCHES * BATCH_SIZE, len(pool) + len(fresh))
+        older = rng.permutation(len(pool))[: size - len(fresh)]
+        chosen = fresh[:size] + [pool[index] for index in older]
+        known = set(pool)
+        self.features = {key: f for key, f in self.features.items() if key in known}
+        for key in chosen:
+            if key not in self.features:
+                self.features[key] = self._hear(*key)
+        chosen.sort(key=lambda key: self.features[key].shape[1])
         batches = [chosen[i : i + BATCH_SIZE] for i in range(0, size, BATCH_SIZE)]
-        self.batches = [batches[i] for i in self.rng.permutation(len(batches))]
+        return [batches[index] for index in np.resize(rng.permutation(len(batches)), ROUND_BATCHES)]
+
+    def _fresh(self, number: int) -> list[tuple[int, int]]:
+        """Which recordings are heard anew in a round, and the seeds of their microphones."""
+        rng = np.random.default_rng([self.seed, number])
+        size = FRESH_UTTERANCES if number else FIRST_UTTERANCES
+        picks, seeds = rng.integers(len(self.recordings), size=size), rng.integers(2**31, size=size)
+        return list(zip(picks.tolist(), seeds.tolist()))
+
+    def _hear(self, index: int, seed: int) -> Tensor:
+        recording = self.recordings[index]
+        wave = recording.wave / np.float32(32768)
+        if recording.line.seed is not None:
+            rng = np.random.default_rng(seed)
+            wave = Microphone.draw(rng).record(vary(wave, rng.uniform(*VARIATION)))
+        return self.recogniser.features(wave, SAMPLE_RATE).half().cpu()
 
 
 def augment(features: Tensor, lengths: Tensor) -> tuple[Tensor, Tensor]:

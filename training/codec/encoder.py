@@ -7,66 +7,49 @@ told what to code: the principal components of the log-mel in a frame of codes, 
 quantiser has numbers. The vocoder that speaks the codes comes after: see `vocoder`.
 """
 
+from __future__ import annotations
+
+from collections.abc import Mapping
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from models.westlake.firefly import FireflyArchitecture, FireflyConfig
+from models.westlake.firefly import FireflyArchitecture
 
-from .loop import Stage
+from ..loop import Stage
+from .clips import Crops
+from .config import MEL_FLOOR, new_codec
 
-TINY_CODEC = FireflyConfig(
-    sample_rate=22050,
-    n_fft=1024,
-    win_length=1024,
-    hop_length=256,
-    n_mels=100,
-    encoder_depths=(2, 2, 2, 2),
-    encoder_dims=(64, 128, 192, 256),
-    drop_path_rate=0.0,
-    layer_scale_init=0.1,
-    decoder_dim=256,
-    decoder_kernel_size=7,
-    upsample_rates=(8, 8, 2, 2),
-    upsample_kernel_sizes=(16, 16, 4, 4),
-    resblock_kernel_sizes=(3, 7),
-    resblock_dilations=(1, 3),
-)
 SPREAD = (0.35, 0.6, 0.6, 0.6)  # standard deviation at which a level's codes are used evenly
-MEL_FLOOR = -7.5  # below is background noise, which no code should be spent on
-FINEST = 8.0  # deviation of a component below which its number uses the middle levels alone
-GUIDE_FRAMES = 25_000  # of speech, 19 minutes, that the components are of
+FINEST = 4.0  # deviation of a component below which its number uses the middle levels alone
+GUIDE_CROPS, CROP_FRAMES = 400, 64  # of speech, 20 minutes, that the components are of
+BATCH_SIZE = 8
 
 
-def new_codec(seed: int = 0) -> FireflyArchitecture:
-    torch.manual_seed(seed)
-    return FireflyArchitecture(TINY_CODEC)
+def train_codes(
+    speech: Mapping[Path, float],
+    heldout: Path,
+    folder: Path,
+    minutes: float,
+    device: str,
+    start: FireflyArchitecture | None = None,
+) -> Path:
+    """Train the encoder, up to what the quantiser is given; the quantiser itself has no weights.
 
-
-class Crops:
-    """Random pieces of a long recording: int16 samples [N] -> float32 [B, 1, T]."""
-
-    def __init__(self, path: Path, seed: int, device: str) -> None:
-        self.samples = np.load(path, mmap_mode="r")
-        self.rng = np.random.default_rng(seed)
-        self.device = device
-
-    def draw(self, batch_size: int, num_samples: int) -> Tensor:
-        starts = self.rng.integers(0, len(self.samples) - num_samples, batch_size)
-        batch = np.stack([self.samples[start : start + num_samples] for start in starts])
-        return torch.from_numpy(batch / np.float32(32768))[:, None].to(self.device)
-
-
-def train_codes(speech: Path, heldout: Path, folder: Path, minutes: float, device: str) -> Path:
-    """Train the encoder, up to what the quantiser is given; the quantiser itself has no weights."""
+    Args:
+        speech: shares of the pieces, by file.
+        start: a codec whose encoder is trained on; else from nothing.
+    """
     codec = new_codec().to(device)
+    if start is not None:
+        codec.load_state_dict(start.state_dict())
     config = codec.config
-    crops, valid = Crops(speech, 1, device), Crops(heldout, 2, device)
-    valid_wave = valid.draw(64, 64 * config.samples_per_frame)
-    guide = Components(codec, crops.draw(1, GUIDE_FRAMES * config.samples_per_frame))
+    num_samples = CROP_FRAMES * config.samples_per_frame
+    crops, valid = Crops(speech, 1, device), Crops({heldout: 1.0}, 2, device)
+    valid_wave = valid.draw(0, 64, num_samples)
+    guide = Components(codec, crops.draw(0, GUIDE_CROPS, num_samples))
 
     def code(wave: Tensor) -> tuple[Tensor, Tensor]:
         """What the quantiser is given and what it should be given, [positions, K * levels]."""
@@ -77,7 +60,7 @@ def train_codes(speech: Path, heldout: Path, folder: Path, minutes: float, devic
         return spread_projections(codec, hidden), guide(mel)
 
     def step(index: int) -> Tensor:
-        return F.mse_loss(*code(crops.draw(6, 64 * config.samples_per_frame)))
+        return F.mse_loss(*code(crops.draw(1 + index, BATCH_SIZE, num_samples)))
 
     def validate(index: int) -> dict[str, float]:
         numbers, wanted = code(valid_wave)
@@ -89,18 +72,21 @@ def train_codes(speech: Path, heldout: Path, folder: Path, minutes: float, devic
             "codes_used_min": min(group.unique().numel() for group in codes),
         }
 
-    trained = nn.ModuleDict({"backbone": codec.backbone, "quantizer": codec.quantizer})
-    Stage(name="codes", folder=folder, minutes=minutes, learning_rate=5e-4).run(
-        {"codec": trained}, step, validate
+    Stage(name="codes", folder=folder, minutes=minutes, learning_rate=7e-4).run(
+        {"codec": new_encoder(codec)}, step, validate
     )
     return folder / "codes.pt"
+
+
+def new_encoder(codec: FireflyArchitecture) -> nn.ModuleDict:
+    """The parts of a codec that turn a mel into codes, as they are trained and saved."""
+    return nn.ModuleDict({"backbone": codec.backbone, "quantizer": codec.quantizer})
 
 
 def load_codes(path: Path) -> FireflyArchitecture:
     """The codec as `train_codes` left it; its vocoder is untrained."""
     codec = new_codec()
-    trained = nn.ModuleDict({"backbone": codec.backbone, "quantizer": codec.quantizer})
-    trained.load_state_dict(torch.load(path, weights_only=True)["modules"]["codec"])
+    new_encoder(codec).load_state_dict(torch.load(path, weights_only=True)["modules"]["codec"])
     return codec.eval()
 
 
@@ -117,22 +103,23 @@ def spread_projections(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
 class Components:
     """The principal components of the log-mel in a frame of codes.
 
-    The largest have variance 1, to be spread over the levels; those below `FINEST` are quantised
-    with its step, for finer ones would tell of noise and make codes hard to predict. The first of
-    every group's numbers, which has the most levels, gets the largest components.
+    Their variance is 1, to be spread over the levels; those below `FINEST` are quantised with its
+    step, for finer ones would tell of noise. The first of every group's numbers, which has the most
+    levels, gets the largest components.
 
     Args:
-        wave: [1, 1, T], what they are the components of.
+        wave: [B, 1, T], what they are the components of.
     """
 
     def __init__(self, codec: FireflyArchitecture, wave: Tensor) -> None:
         config = codec.config
         self.groups = codec.quantizer.residual_fsq.rvqs
         self.num_mels = config.mels_per_frame
-        blocks = self.blocks(codec.spec_transform(wave))
+        blocks = torch.cat([self.blocks(codec.spec_transform(piece)) for piece in wave.split(16)])
         values, vectors = torch.linalg.eigh(blocks.T.cov())
         num_levels = len(config.fsq_levels)
         order = torch.arange(config.num_codebooks * num_levels).view(num_levels, -1).T.flatten()
+        order = order.to(values.device)
         self.mean = blocks.mean(dim=0)
         self.vectors = vectors.flip(1)[:, order] / values.flip(0)[order].sqrt().clamp(min=FINEST)
         self.reader = torch.linalg.lstsq(

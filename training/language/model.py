@@ -1,10 +1,12 @@
 """Train the small language model on conversations of codes.
 
 First it learns to understand, from prompts and the replies' words, which decide all of what is said
-at a fraction of the work of codes; then to speak. Beside either it learns what a `Listener` asks.
+at a fraction of the work of codes; then to speak. Beside either it learns what its `Heads` ask.
 """
 
-from collections.abc import Iterator, Sequence
+from __future__ import annotations
+
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,21 +14,24 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from models.tokenizer import load_tokenizer
+from models.weights import read_weights
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 
-from .codec import TINY_CODEC
+from ..codec.config import TINY_CODEC
+from ..dialogues import EMOTIONS, Dialogues
+from ..loop import Stage
+from ..recogniser.spelling import Spelling
+from ..speech.pinyin import syllables
 from .conversations import Conversations, Example, collate
-from .corpus import Spoken, read_shards, user_lines
-from .dialogues import EMOTIONS, Dialogues
-from .listener import Listener
-from .loop import Stage
-from .spelling import read_lines
-from .syllables import load_syllables
+from .corpus import Spoken, read_spoken
+from .heads import Heads
 
 UNDERSTANDING_BATCH_SIZE = 36
 SPEAKING_BATCH_SIZE = 12
 POOL_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
 MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
+WORDS_OF_5_STEPS = 2  # of speaking, that learn words alone
 MAX_WORDS = 100  # tokens of a reply's words
 # Of the codes that the model reads in training, some are replaced by any others: of a reply's own
 # as many that it learns to tell its speech from the words, and does not stumble over its errors.
@@ -67,64 +72,102 @@ def code_numbers() -> Tensor:
     return torch.cartesian_prod(*(torch.arange(size).float() for size in reversed(sizes))).flip(1)
 
 
+def start_language_model(model: DualARTransformer, tokenizer, folder: Path) -> None:
+    """Take over a checkpoint's weights: of the stacks, and of the tokens that both know.
+
+    Codes are learned anew, as those of another codec mean something else.
+    """
+    weights = read_weights(folder / "model.safetensors")
+    known = load_tokenizer(folder, weights["embed_tokens.weight"].shape[0]).get_vocab()
+    own = model.state_dict()
+    for name, weight in weights.items():
+        if name in own and own[name].shape == weight.shape and "layers" in name:
+            own[name] = weight.float()
+    for token, row in tokenizer.get_vocab().items():
+        if token in known:
+            own["embed_tokens.weight"][row] = weights["embed_tokens.weight"][known[token]].float()
+    model.load_state_dict(own)
+
+
 class Corpus:
-    """The shards of a work folder as training batches; shards added meanwhile are taken up."""
+    """What lies in a work folder as training batches; what is added meanwhile is taken up."""
 
     def __init__(self, dialogues: Dialogues, tokenizer, work: Path) -> None:
         self.dialogues, self.tokenizer, self.work = dialogues, tokenizer, work
-        self.replies = list(load_syllables(work / "clear_syllables.pt").replies(dialogues))
-        heldout = read_shards(work / "heldout_users")
-        self.heldout = [user for user in heldout if not user.intent.startswith("follow")]
-        self.num_shards = 0
+        self.heldout = list(read_spoken(work / "heldout_users"))
+        self.num_files = 0
+        self._pools: dict[bool, tuple[int, list[list[Example]]]] = {}
         self.refresh()
 
     def refresh(self) -> None:
-        users = self.work / "users"
-        if (found := len(list(users.glob("*.pt")))) != self.num_shards:
+        folders = [self.work / name for name in ("users", "sounds", "replies")]
+        if (found := sum(len(list(folder.glob("*.pt"))) for folder in folders)) != self.num_files:
+            users, sounds, replies = (list(read_spoken(folder)) for folder in folders)
+            self.replies = replies
             self.conversations = Conversations(
                 self.dialogues,
-                read_shards(users),
-                self.replies,
+                [*users, *sounds],
+                replies,
                 self.tokenizer,
                 TINY_CODEC.num_codebooks,
             )
-            self.num_shards = found
+            self.num_files = found
 
-    def batches(
-        self, batch_size: int, rng: np.random.Generator, speak: bool
-    ) -> Iterator[list[Example]]:
-        """Conversations of about equal length together, without end."""
-        while True:
-            examples = [
-                self.conversations.draw(rng, speak) for _ in range(POOL_BATCHES * batch_size)
-            ]
+    def batch(self, step: int, batch_size: int, seed: int, speak: bool) -> list[Example]:
+        """Conversations of about equal length together; the same step draws the same."""
+        number, index = divmod(step, POOL_BATCHES)
+        if self._pools.get(speak, (None,))[0] != number:
+            rng = np.random.default_rng([seed, number])
+            size = POOL_BATCHES * batch_size
+            examples = [self.conversations.draw(rng, speak) for _ in range(size)]
             examples.sort(key=lambda e: e.grid.shape[1])
-            for index in rng.permutation(POOL_BATCHES):
-                yield examples[index * batch_size : (index + 1) * batch_size]
+            batches = [examples[i : i + batch_size] for i in range(0, size, batch_size)]
+            self._pools[speak] = number, [batches[i] for i in rng.permutation(POOL_BATCHES)]
+        return self._pools[speak][1][index]
 
 
-def new_listener(model: DualARTransformer, corpus: Corpus) -> Listener:
-    """One that knows all that is said and asked in training."""
-    texts = {text for _, text, _ in user_lines(corpus.dialogues, heldout=False)}
-    syllables = {syllable for reply in corpus.replies for syllable in reply.syllables}
-    return Listener(
-        model, read_lines(sorted(texts)), corpus.conversations.questions, sorted(syllables)
+def new_heads(model: DualARTransformer, dialogues: Dialogues) -> Heads:
+    """Heads that know all that is said and asked in training."""
+    said = {text for intent in dialogues.intents for text in intent.users}
+    said |= {text for users, _ in dialogues.followups.values() for text in users}
+    replied = {
+        text
+        for intent in dialogues.intents
+        for texts in (*intent.replies.values(), tuple(intent.then.values()))
+        for text in texts
+    }
+    questions = sorted(
+        name
+        for intent in dialogues.intents
+        for name in (intent.name, *(f"{intent.name}.{kind}" for kind in intent.then))
     )
+    spoken = {"".join(syllable) for text in replied for syllable in syllables(text)}
+    return Heads(model, Spelling(sorted(said | replied)), questions, ["", *sorted(spoken)])
 
 
 def train_understanding(
-    dialogues: Dialogues, tokenizer, work: Path, minutes: float, device: str
+    dialogues: Dialogues,
+    tokenizer,
+    work: Path,
+    minutes: float,
+    device: str,
+    start: Path | None = None,
 ) -> None:
-    """Learn the replies' words, and to spell what is heard; from the shards in `work`."""
+    """Learn the replies' words, and to spell what is heard; from what lies in `work`.
+
+    Args:
+        start: the folder of a checkpoint whose model is trained on; else from nothing.
+    """
     corpus = Corpus(dialogues, tokenizer, work)
     model = new_language_model(tokenizer).to(device)
-    listener = new_listener(model, corpus).to(device)
-    rng = np.random.default_rng(7)
-    batches = corpus.batches(UNDERSTANDING_BATCH_SIZE, rng, speak=False)
+    if start is not None:
+        start_language_model(model, tokenizer, start)
+    heads = new_heads(model, dialogues).to(device)
 
     def step(index: int) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            return words_loss(model, listener, next(batches), device)
+            examples = corpus.batch(index, UNDERSTANDING_BATCH_SIZE, 7, speak=False)
+            return words_loss(model, heads, examples, device)
 
     def validate(index: int) -> dict[str, float]:
         corpus.refresh()
@@ -140,7 +183,7 @@ def train_understanding(
         minutes=minutes,
         learning_rate=1e-3,
         **STAGE,
-    ).run({"model": model, "listener": listener}, step, validate)
+    ).run({"model": model, "heads": heads}, step, validate)
 
 
 def train_language_model(
@@ -149,21 +192,19 @@ def train_language_model(
     """Learn to speak as well, from where `train_understanding` ended; in turn with more of that."""
     corpus = Corpus(dialogues, tokenizer, work)
     model = new_language_model(tokenizer).to(device)
-    listener = new_listener(model, corpus).to(device)
+    heads = new_heads(model, dialogues).to(device)
     state = torch.load(work / "understanding.pt", weights_only=True, map_location=device)
     model.load_state_dict(state["modules"]["model"])
-    listener.load_state_dict(state["modules"]["listener"])
-    rng = np.random.default_rng(5)
-    spoken = corpus.batches(SPEAKING_BATCH_SIZE, rng, speak=True)
-    written = corpus.batches(UNDERSTANDING_BATCH_SIZE, rng, speak=False)
+    heads.load_state_dict(state["modules"]["heads"])
 
     def step(index: int) -> Tensor:
         with torch.autocast(device, torch.bfloat16):
-            if index % 5 < 3:  # else it would forget the words for the codes
-                return words_loss(model, listener, next(written), device)
-            examples = next(spoken)
-            text_loss, code_loss = losses(model, examples, device, rng)
-            return text_loss + code_loss + listener.loss(examples)
+            if index % 5 < WORDS_OF_5_STEPS:  # else it would forget the words for the codes
+                examples = corpus.batch(index, UNDERSTANDING_BATCH_SIZE, 5, speak=False)
+                return words_loss(model, heads, examples, device)
+            examples = corpus.batch(index, SPEAKING_BATCH_SIZE, 6, speak=True)
+            text_loss, code_loss = losses(model, examples, device, np.random.default_rng(index))
+            return text_loss + code_loss + heads.loss(examples)
 
     def validate(index: int) -> dict[str, float]:
         corpus.refresh()
@@ -181,7 +222,7 @@ def train_language_model(
         minutes=minutes,
         learning_rate=1e-3,
         **STAGE,
-    ).run({"model": model, "listener": listener}, step, validate)
+    ).run({"model": model, "heads": heads}, step, validate)
 
 
 def load_language_model(path: Path, tokenizer) -> DualARTransformer:
@@ -193,16 +234,16 @@ def load_language_model(path: Path, tokenizer) -> DualARTransformer:
 
 
 def words_loss(
-    model: DualARTransformer, listener: Listener, examples: Sequence[Example], device: str
+    model: DualARTransformer, heads: Heads, examples: Sequence[Example], device: str
 ) -> Tensor:
     """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
-    listener's loss."""
+    heads's loss."""
     grid, learn_text, _ = (x.to(device) for x in collate(examples))
     heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_SHARE)
     text_loss = _text_loss(
         model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
     )
-    return text_loss + listener.loss(examples)
+    return text_loss + heads.loss(examples)
 
 
 def losses(
@@ -270,7 +311,7 @@ def understanding(
     The words are decoded alone, as `words_loss` teaches them.
     """
     emotions = conversations.tokenizer.convert_tokens_to_ids([f"<|user:{e}|>" for e in EMOTIONS])
-    known = {text for text, _ in conversations.replies}
+    known = set(conversations.replies)
     emotion_hits = intent_hits = 0
     for user in users:
         grid = conversations.prompt(user, inputs)[None]

@@ -22,8 +22,8 @@ from models.westlake.dual_ar import DualARTransformer, Reply, SamplingConfig, ne
 from models.westlake.firefly import FireflyArchitecture
 
 from .conversations import Conversations
-from .judge import Judge
-from .loop import Stage
+from ..recogniser.recogniser import Recogniser
+from ..loop import Stage
 
 NUM_PROMPTS, NUM_TESTED = 240, 48
 NUM_ROWS = 12  # replies that are sampled together
@@ -56,7 +56,7 @@ def speak(
     model: DualARTransformer,
     codec: FireflyArchitecture,
     conversations: Conversations,
-    judge: Judge,
+    recogniser: Recogniser,
     num_prompts: int,
     sampling: SamplingConfig,
     seed: int,
@@ -81,7 +81,7 @@ def speak(
         for (text, prompt, good), reply, frames in zip(drawn, replies, _finish(model, replies)):
             stopped = reply.num_frames < MAX_FRAMES
             own = torch.stack(frames, dim=1)
-            errors = judge.error_rate(text, _decode(codec, own), codec.config.sample_rate)
+            errors = recogniser.error_rate(text, _decode(codec, own), codec.config.sample_rate)
             spoken.append(
                 Spoken(
                     prompt=prompt,
@@ -98,7 +98,7 @@ def train_preference(
     model: DualARTransformer,
     codec: FireflyArchitecture,
     conversations: Conversations,
-    judge: Judge,
+    recogniser: Recogniser,
     sampling: SamplingConfig,
     folder: Path,
     minutes: float,
@@ -107,7 +107,7 @@ def train_preference(
     """Train on pairs; returns the model that speaks more clearly, the new one or the old."""
     pairs_file = folder / "preference_pairs.pt"
     if not pairs_file.exists():
-        tried = speak(model, codec, conversations, judge, NUM_PROMPTS, EXPLORING, seed=7)
+        tried = speak(model, codec, conversations, recogniser, NUM_PROMPTS, EXPLORING, seed=7)
         bad = [s for s in tried if not s.stopped or s.errors > BAD_ERROR_RATE]
         logger.info(f"preference: {len(bad)} of {len(tried)} samples are bad")
         torch.save([(s.prompt, s.good, s.own) for s in bad], pairs_file)
@@ -115,7 +115,7 @@ def train_preference(
     trained = _train(model, pairs, folder, minutes, device)
 
     def measure(candidate: DualARTransformer, name: str) -> float:
-        said = speak(candidate, codec, conversations, judge, NUM_TESTED, sampling, seed=8)
+        said = speak(candidate, codec, conversations, recogniser, NUM_TESTED, sampling, seed=8)
         errors = float(np.mean([s.errors for s in said]))
         stopped = float(np.mean([s.stopped for s in said]))
         logger.info(f"preference: {name}: error rate {errors:.4f}, stopped {stopped:.3f}")

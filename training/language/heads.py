@@ -5,7 +5,7 @@ spells the user's speech, a classifier on the last layer tells what was asked, a
 layer which syllable is spoken in every frame of a reply.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
 import torch
@@ -14,8 +14,8 @@ from torch import Tensor, nn
 
 from models.westlake.dual_ar import DualARTransformer
 
+from ..recogniser.spelling import Speller, Spelling
 from .conversations import Example
-from .spelling import Speller, Syllable
 
 LISTENING_LAYER = 3  # its output is what the heads of words and syllables read
 SPELLING_WEIGHT = 0.5
@@ -23,12 +23,12 @@ QUESTION_WEIGHT = 0.5
 SYLLABLE_WEIGHT = 1.0
 
 
-class Listener(nn.Module):
+class Heads(nn.Module):
     """Heads that are trained beside the model: what words were heard, what was asked, and which
     syllable is spoken next.
 
     Args:
-        readings: of all that users say, as from `read_lines`.
+        spelling: of all that users say.
         questions: all that may be asked.
         syllables: all that replies are made of, and "" for silence.
     """
@@ -36,13 +36,13 @@ class Listener(nn.Module):
     def __init__(
         self,
         model: DualARTransformer,
-        readings: Mapping[str, Sequence[Syllable]],
+        spelling: Spelling,
         questions: Sequence[str],
         syllables: Sequence[str],
     ) -> None:
         super().__init__()
         dim = model.config.dim
-        self.speller = Speller(dim, readings)
+        self.speller = Speller(dim, spelling)
         self.questions = {question: index for index, question in enumerate(questions)}
         self.question_head = nn.Linear(dim, len(questions))
         self.syllables = {syllable: index for index, syllable in enumerate(syllables)}
@@ -70,7 +70,7 @@ class Listener(nn.Module):
         spans = [(row, *heard) for row, e in enumerate(examples) for heard in e.heard]
         if spans:
             heard = [inner[row, start:end] for row, start, end, _ in spans]
-            spelling = self.speller.loss(heard, [[text] for *_, text in spans])
+            spelling = self.speller.loss(heard, [text for *_, text in spans])
             loss = loss + SPELLING_WEIGHT * spelling
         said = [(row, *spoken) for row, e in enumerate(examples) for spoken in e.said]
         if said:

@@ -12,16 +12,22 @@ from torch import Tensor
 
 from models.westlake.dual_ar.prompt import PromptTokens, turn_grid
 
-from .corpus import Spoken
-from .dialogues import STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
-from .readings import PUNCTUATION
+from ..dialogues import NO_EMOTION, STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
+from ..speech.lines import followup_styles, styled_replies
+from ..speech.pinyin import PUNCTUATION, syllables
+from .corpus import SILENT, UNCLEAR, Spoken
+from .wording import CORRECTIONS, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
-    False: {"speech": 0.85, "speech_text": 0.05, "text": 0.1},
+    False: {"speech": 0.75, "speech_text": 0.05, "text": 0.2},
     True: {"speech": 0.4, "speech_text": 0.05, "text": 0.55},
 }
-FOLLOWUP_SHARE = 0.3  # of conversations that go on to a second turn
+UNKNOWN_OTHER = "unknown.other"
+WEIGHTS = {UNKNOWN_OTHER: 8.0, UNCLEAR: 2.5, SILENT: 1.0}  # of an intent among the others, which have 1
+TURN_SHARES = (0.6, 0.22, 0.1, 0.04, 0.02, 0.02)  # conversations of one turn, of two, ...
+FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
+CORRECTION_SHARE = 0.15  # of new topics, where they are written
 SPACED_SHARE = 0.25  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
@@ -76,11 +82,22 @@ class Conversations:
         self.tokenizer = tokenizer
         self.tokens = PromptTokens.from_encode(tokenizer.encode)
         self.num_codebooks = num_codebooks
-        self.intents = {intent.name: intent for intent in dialogues.intents}
-        self.replies = {(reply.text, reply.manner): reply for reply in replies}
         self.users: dict[str, list[Spoken]] = defaultdict(list)
         for user in users:
             self.users[user.intent].append(user)
+        self.replies: dict[str, dict[str, Spoken]] = defaultdict(dict)  # text -> style -> spoken
+        for reply in replies:
+            self.replies[reply.text][reply.manner] = reply
+        self.followups = {kind: lines for kind, (lines, _) in dialogues.followups.items()}
+        self.intents = {
+            intent.name: intent for intent in dialogues.intents if self._can_be_drawn(intent)
+        }
+        weights = np.array([WEIGHTS.get(name, 1.0) for name in self.intents])
+        self.weights = weights / weights.sum()
+
+    def _can_be_drawn(self, intent: Intent) -> bool:
+        replied = any(text in self.replies for texts in intent.replies.values() for text in texts)
+        return replied and bool(intent.users or self.users[intent.name])
 
     @property
     def questions(self) -> list[str]:
@@ -92,16 +109,22 @@ class Conversations:
         )
 
     def draw(self, rng: np.random.Generator, speak: bool = True) -> Example:
-        """One conversation of one or two turns.
+        """One conversation of one to six turns: topics, questions about them, new topics.
 
         Args:
             speak: else only words are learned; some stand as they are spoken, others alone.
         """
-        intent = self.intents[str(rng.choice(list(self.intents)))]
-        turns = [self._turn(intent.name, intent, None, rng, speak)]
-        if rng.random() < FOLLOWUP_SHARE:
-            kind = str(rng.choice(list(intent.then)))
-            turns.append(self._turn(f"follow.{kind}", intent, kind, rng, speak))
+        num_turns = 1 + int(rng.choice(len(TURN_SHARES), p=TURN_SHARES))
+        turns: list[Example] = []
+        intent = self._draw_intent(rng)
+        for index in range(num_turns):
+            kind = None
+            if index and rng.random() < FOLLOWUP_SHARE:
+                kinds = [k for k, text in intent.then.items() if text in self.replies]
+                kind = str(rng.choice(kinds)) if kinds else None
+            if index and kind is None:
+                intent = self._draw_intent(rng)
+            turns.append(self._turn(intent, kind, index, rng, speak))
         return join(turns)
 
     def prompt(
@@ -123,14 +146,14 @@ class Conversations:
         codes = user.codes.long() if inputs != "text" else None
         return turn_grid(self.tokens, text, codes, self.num_codebooks, after_reply=after_reply)
 
-    def reply_columns(self, emotion: str, reply: Spoken) -> Tensor:
+    def reply_columns(self, emotion: str, style: str, reply: Spoken) -> Tensor:
         """A reply [1+K, n]: emotion, style, and each character shortly before it is spoken, with
         `<|semantic|>` between; without its end.
 
         So what is to be spoken next always stands a few columns back.
         """
         row = torch.full((1, reply.codes.shape[1]), self.tokens.semantic)
-        opening = self.tokenizer.encode(f"<|user:{emotion}|><|style:{reply.manner}|>")
+        opening = self.tokenizer.encode(f"<|user:{emotion}|><|style:{style}|>")
         row[0, : len(opening)] = torch.tensor(opening)
         column = len(opening)
         onsets = iter(reply.onsets)
@@ -150,46 +173,71 @@ class Conversations:
 
     def draw_reply(self, rng: np.random.Generator) -> tuple[str, Tensor, Tensor]:
         """One first turn: the words of a reply, its prompt, and its columns without the end."""
-        intent = self.intents[str(rng.choice(list(self.intents)))]
-        drawn = self._draw_turn(intent.name, intent, None, rng, speak=True)
+        drawn = self._draw_turn(self._draw_intent(rng), None, 0, rng, speak=True)
         return drawn.spoken.text, drawn.prompt, drawn.reply
 
-    def _draw_turn(
-        self,
-        source: str,
-        intent: Intent,
-        kind: str | None,
-        rng: np.random.Generator,
-        speak: bool,
-    ) -> _Turn:
-        user = self.users[source][rng.integers(len(self.users[source]))]
+    def _draw_intent(self, rng: np.random.Generator) -> Intent:
+        return self.intents[str(rng.choice(list(self.intents), p=self.weights))]
+
+    def _draw_user(
+        self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
+    ) -> tuple[Spoken, str]:
+        """What the user says or writes, and as what it comes."""
+        spoken = self.users[intent.name if kind is None else f"follow.{kind}"]
+        written = intent.users if kind is None else self.followups[kind]
         shares = INPUT_SHARES[speak]
         inputs = str(rng.choice(list(shares), p=list(shares.values())))
-        emotion = user.manner
-        if inputs == "text":  # the words alone suggest the emotion
+        if not written:
+            inputs = "speech"
+        if inputs == "text" or not spoken:
+            text = str(rng.choice(written))
+            if index and kind is None and rng.random() < CORRECTION_SHARE:
+                text = str(rng.choice(CORRECTIONS)) + text
             emotion = intent.emotions[0] if kind is None else "neutral"
+            codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
+            user = Spoken(
+                intent=intent.name, text=reword(text, rng), manner=emotion, codes=codes
+            )
+            return user, "text"
+        return spoken[rng.integers(len(spoken))], inputs
+
+    def _draw_turn(
+        self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
+    ) -> _Turn:
+        user, inputs = self._draw_user(intent, kind, index, rng, speak)
+        emotion = NO_EMOTION if intent.name in (UNCLEAR, SILENT) else user.manner
         free_style = rng.random() < FREE_STYLE_SHARE
         style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
-        text = choose_reply(intent, style, rng) if kind is None else intent.then[kind]
-        spoken = self.replies[text, style]
+        spoken = self._choose_reply(intent, kind, style, rng)
         return _Turn(
             user=user,
             inputs=inputs,
             free_style=free_style,
             spoken=spoken,
-            prompt=self.prompt(user, inputs, after_reply=kind is not None, rng=rng),
-            reply=self.reply_columns(emotion, spoken),
+            prompt=self.prompt(user, inputs, after_reply=index > 0, rng=rng),
+            reply=self.reply_columns(emotion, style, spoken),
         )
 
+    def _choose_reply(
+        self, intent: Intent, kind: str | None, style: str, rng: np.random.Generator
+    ) -> Spoken:
+        """A recorded reply in the style, or where there is none yet, one in another."""
+        texts = styled_replies(intent)[style] if kind is None else (intent.then[kind],)
+        everything = [t for ts in intent.replies.values() for t in ts]
+        known = [text for text in texts if style in self.replies.get(text, {})]
+        known = known or [text for text in texts if text in self.replies]
+        known = known or [text for text in everything if text in self.replies]
+        spoken = self.replies[str(rng.choice(known))]
+        if style in spoken:
+            return spoken[style]
+        return spoken[next(iter(spoken))] if kind is None else spoken[
+            next((s for s in followup_styles(intent) if s in spoken), next(iter(spoken)))
+        ]
+
     def _turn(
-        self,
-        source: str,
-        intent: Intent,
-        kind: str | None,
-        rng: np.random.Generator,
-        speak: bool,
+        self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
     ) -> Example:
-        turn = self._draw_turn(source, intent, kind, rng, speak)
+        turn = self._draw_turn(intent, kind, index, rng, speak)
         prompt, reply = turn.prompt, turn.reply
         alone = not speak and rng.random() >= SPACED_SHARE
         if alone:
@@ -205,7 +253,7 @@ class Conversations:
             learn_text[prompt.shape[1] + 1] = False  # drawn, so not to be expected
         columns = (prompt[0] == self.tokens.semantic).nonzero()
         heard = []
-        if turn.inputs == "speech":
+        if turn.inputs == "speech" and turn.user.text:
             heard = [(int(columns[0]), int(columns[-1]) + 1, turn.user.text)]
         before = prompt.shape[1] - 1
         return Example(
@@ -214,8 +262,18 @@ class Conversations:
             learn_codes=learn_codes,
             heard=heard,
             asked=[(before, intent.name if kind is None else f"{intent.name}.{kind}")],
-            said=[] if alone else [(before, turn.spoken.syllables)],
+            said=[] if alone else [(before, spoken_syllables(turn.spoken))],
         )
+
+
+def spoken_syllables(reply: Spoken) -> list[str]:
+    """The syllable that is said in each of a reply's frames, "" before the first."""
+    names = [""] * reply.codes.shape[1]
+    spelt = ["".join(syllable) for syllable in syllables(reply.text)]
+    ends = (*reply.onsets[1:], len(names))
+    for name, start, end in zip(spelt, reply.onsets, ends):
+        names[start:end] = [name] * (end - start)
+    return names
 
 
 def _pieces(text: str, rng: np.random.Generator | None) -> list[str]:
@@ -223,12 +281,6 @@ def _pieces(text: str, rng: np.random.Generator | None) -> list[str]:
         return [text]
     cuts = [0, *(i for i in range(1, len(text)) if rng.random() < CUT_SHARE), len(text)]
     return [text[start:end] for start, end in zip(cuts, cuts[1:])]
-
-
-def choose_reply(intent: Intent, style: str, rng: np.random.Generator) -> str:
-    """A reply written for the style, or, where the intent has none, any of its replies."""
-    texts = intent.replies.get(style) or [t for ts in intent.replies.values() for t in ts]
-    return str(rng.choice(texts))
 
 
 def join(turns: Sequence[Example]) -> Example:
@@ -242,7 +294,7 @@ def join(turns: Sequence[Example]) -> Example:
         shift = start - skip
         heard += [(a + shift, b + shift, text) for a, b, text in turn.heard]
         asked += [(column + shift, question) for column, question in turn.asked]
-        said += [(column + shift, syllables) for column, syllables in turn.said]
+        said += [(column + shift, names) for column, names in turn.said]
         start += turn.grid.shape[1] - skip
     return Example(
         grid=torch.cat(grids, dim=1),

@@ -1,4 +1,4 @@
-"""Train the embedded tokenizer: python -m training.tokenizer --output checkpoints/tiny"""
+"""Train the embedded tokenizer: python -m training.language.tokenizer --output checkpoints/tiny"""
 
 import argparse
 from collections.abc import Iterable, Iterator
@@ -9,9 +9,10 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from models.tokenizer import save_tokenizer
 
-from .dialogues import DATA, EMOTIONS, STYLES, Dialogues, load_dialogues
+from ..dialogues import DATA, EMOTIONS, NO_EMOTION, STYLES, Dialogues, load_dialogues
+from .wording import traditional
 
-VOCAB_SIZE = 3000
+VOCAB_SIZE = 4800
 CONTROL_TOKENS = ("<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|semantic|>")
 # How Qwen2 cuts text into words, before the merges: published with its tokenizer.
 QWEN2_WORDS = (
@@ -25,7 +26,7 @@ def special_tokens() -> list[str]:
 
     `<|endoftext|>`, which no reply holds, is 0: what fills the repetition window at first.
     """
-    emotions = [f"<|user:{emotion}|>" for emotion in EMOTIONS]
+    emotions = [f"<|user:{emotion}|>" for emotion in (*EMOTIONS, NO_EMOTION)]
     return [*CONTROL_TOKENS, *emotions, *(f"<|style:{style}|>" for style in STYLES)]
 
 
@@ -33,6 +34,7 @@ def training_lines(dialogues: Dialogues) -> Iterator[str]:
     """Every utterance and reply under its role, as in a prompt; held-out utterances stay unseen."""
     for intent in dialogues.intents:
         yield from (f"user\n{text}" for text in intent.users)
+        yield from (f"user\n{traditional(text)}" for text in intent.users)
         yield from (f"assistant\n{text}" for texts in intent.replies.values() for text in texts)
         yield from (f"assistant\n{text}" for text in intent.then.values())
     for users, _ in dialogues.followups.values():

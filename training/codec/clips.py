@@ -1,0 +1,103 @@
+"""Recordings as one long wave, of which training draws random pieces."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from models.westlake.firefly import FireflyArchitecture
+
+from ..speech.recordings import Recording
+from ..speech.speakers import Microphone, vary
+from .config import TINY_CODEC
+
+VARIATION = (0.9, 1.12)  # of the voices' size, when they are recorded once more
+FRAME = TINY_CODEC.samples_per_frame
+
+
+def write_clips(recordings: Iterable[Recording], path: Path, seed: int, rounds: int = 1) -> None:
+    """Users as microphones hear them, and the assistant as it is, one after another: int16 [T].
+
+    Args:
+        rounds: how often each user is heard, each time larger or smaller and elsewhere.
+    """
+    rng = np.random.default_rng(seed)
+    pieces = []
+    for recording in recordings:
+        wave = recording.wave.astype(np.float32) / 32768
+        if recording.line.seed is None:
+            pieces.append(recording.wave)
+            continue
+        for _ in range(rounds):
+            varied = vary(wave, rng.uniform(*VARIATION))
+            pieces.append((Microphone.draw(rng).record(varied) * 32767).astype(np.int16))
+    order = rng.permutation(len(pieces))
+    temporary = path.with_suffix(".new.npy")
+    np.save(temporary, np.concatenate([pieces[index] for index in order]))
+    temporary.replace(path)
+
+
+class Crops:
+    """Random pieces of long waves, int16 [T] each.
+
+    Args:
+        shares: of the pieces, for each file.
+    """
+
+    def __init__(self, shares: Mapping[Path, float], seed: int, device: str) -> None:
+        self.waves = [np.load(path, mmap_mode="r") for path in shares]
+        self.shares = list(shares.values())
+        self.seed = seed
+        self.device = device
+
+    def draw(self, step: int, batch_size: int, num_samples: int) -> Tensor:
+        """Float32 [B, 1, T]; the same step draws the same."""
+        rng = np.random.default_rng([self.seed, step])
+        batch = []
+        for index in rng.choice(len(self.waves), batch_size, p=self.shares):
+            wave = self.waves[index]
+            start = int(rng.integers(0, len(wave) - num_samples))
+            batch.append(wave[start : start + num_samples])
+        return torch.from_numpy(np.stack(batch) / np.float32(32768))[:, None].to(self.device)
+
+
+class CodedCrops(Crops):
+    """The same with their codes, which are made once of the whole waves and kept beside them."""
+
+    def __init__(
+        self, codec: FireflyArchitecture, shares: Mapping[Path, float], seed: int, device: str
+    ) -> None:
+        super().__init__(shares, seed, device)
+        self.codes = [_codes_of(codec, path) for path in shares]
+
+    def draw_coded(self, step: int, batch_size: int, num_frames: int) -> tuple[Tensor, Tensor]:
+        """Codes [B, K, L] long and their wave [B, 1, L * samples per frame]."""
+        rng = np.random.default_rng([self.seed, step])
+        codes, waves = [], []
+        for index in rng.choice(len(self.waves), batch_size, p=self.shares):
+            rows, wave = self.codes[index], self.waves[index]
+            start = int(rng.integers(0, rows.shape[1] - num_frames))
+            codes.append(rows[:, start : start + num_frames])
+            waves.append(wave[start * FRAME : (start + num_frames) * FRAME])
+        wave = torch.from_numpy(np.stack(waves) / np.float32(32768))[:, None]
+        return torch.stack(codes).long().to(self.device), wave.to(self.device)
+
+
+@torch.no_grad()
+def _codes_of(codec: FireflyArchitecture, path: Path) -> Tensor:
+    """[K, L] int16 of a file's wave, from the file beside it, which is made where it is missing."""
+    saved = path.with_suffix(".codes.pt")
+    if not saved.exists():
+        wave = torch.from_numpy(np.load(path) / np.float32(32768))
+        state, codes = codec.new_state(), []
+        pieces = wave[: len(wave) // FRAME * FRAME].split(512 * FRAME)
+        for piece in pieces:
+            chunk = piece[None, None].to(next(codec.parameters()).device)
+            codes.append(codec.encode_chunk(chunk, state, last=piece is pieces[-1]).cpu())
+        torch.save(torch.cat(codes, dim=2)[0].short(), saved.with_suffix(".new"))
+        saved.with_suffix(".new").replace(saved)
+    return torch.load(saved, weights_only=True)

@@ -1,0 +1,202 @@
+"""Train the small codec's vocoder, which speaks the codes.
+
+Its slow stages learn first, by the log-mel that a linear head reads off them: for the same speech
+that costs a tenth of what the whole vocoder does, and what is said depends on them. Then the whole
+of it learns, and has to please the ears of the encoder, of a recogniser, and of discriminators.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models.audio import write_wav
+from models.westlake.firefly import FireflyArchitecture
+
+from ..loop import Stage
+from ..recogniser.recogniser import Recogniser
+from .clips import CodedCrops
+from .config import MEL_FLOOR
+from .encoder import load_codes, spread_projections
+
+HEARING_WEIGHT, WORDS_WEIGHT = 1.0, 2.0
+STFT_SIZES = (256, 512, 1024, 2048)
+
+
+class SlowStages(nn.Module):
+    """The vocoder's first, slow stages, and a linear head that reads off them what they know."""
+
+    def __init__(self, codec: FireflyArchitecture) -> None:
+        super().__init__()
+        self.upsample = codec.quantizer.upsample
+        self.mel = nn.Linear(codec.config.latent_dim, codec.config.n_mels)
+
+    def read_mel(self, hidden: Tensor) -> Tensor:
+        """Hidden [B, C, T] -> log-mel [B, M, T]."""
+        return self.mel(hidden.mT).mT
+
+
+def train_slow_stages(
+    codes: Path,
+    ear: Recogniser,
+    speech: Mapping[Path, float],
+    heldout: Mapping[Path, float],
+    folder: Path,
+    minutes: float,
+    device: str,
+    start: FireflyArchitecture | None = None,
+) -> Path:
+    """Let the vocoder's slow stages learn what is said.
+
+    Args:
+        start: a codec whose vocoder is trained on; else from nothing.
+    """
+    ear = ear.to(device).requires_grad_(False)
+    codec = load_codes(codes).to(device)
+    if start is not None:
+        new_decoder(codec).load_state_dict(new_decoder(start).state_dict())
+    codec.requires_grad_(False)
+    slow = SlowStages(codec).requires_grad_(True).to(device)
+    crops = CodedCrops(codec, speech, 3, device)
+    fixed = CodedCrops(codec, heldout, 4, device).draw_coded(0, 24, 64)
+    with torch.no_grad():  # without a start at its mean the mel takes long to get there
+        slow.mel.bias.copy_(mel_target(codec, fixed[1]).mean(dim=(0, 2)))
+
+    def loss(indices: Tensor, wave: Tensor) -> Tensor:
+        with torch.autocast(device, torch.bfloat16):
+            hidden = codec.quantizer.decode(indices)
+            return mel_loss(codec, slow, ear, hidden, wave)
+
+    def step(index: int) -> Tensor:
+        return loss(*crops.draw_coded(index, 32, 48))
+
+    def validate(index: int) -> dict[str, float]:
+        indices, wave = fixed
+        with torch.autocast(device, torch.bfloat16):
+            mel = slow.read_mel(codec.quantizer.decode(indices)).float()
+        l1 = F.l1_loss(mel, mel_target(codec, wave))
+        return {"valid_loss": loss(indices, wave).item(), "valid_mel_l1": l1.item()}
+
+    Stage(name="slow_stages", folder=folder, minutes=minutes, learning_rate=1e-3).run(
+        {"decoder": new_decoder(codec), "mel": slow.mel}, step, validate
+    )
+    return folder / "slow_stages.pt"
+
+
+def train_vocoder(
+    codes: Path,
+    slow_stages: Path,
+    ear: Recogniser,
+    speech: Mapping[Path, float],
+    heldout: Mapping[Path, float],
+    folder: Path,
+    minutes: float,
+    device: str,
+) -> FireflyArchitecture:
+    """Train all that turns codes into a wave; the codes stay as they are.
+
+    Args:
+        ear: a recogniser that the speech has to please too.
+    """
+    ear = ear.to(device).requires_grad_(False)
+    codec, slow = load_slow_stages(codes, slow_stages)
+    codec, slow = codec.to(device).requires_grad_(False), slow.to(device)
+    config, decoder = codec.config, new_decoder(codec).requires_grad_(True)
+    crops = CodedCrops(codec, speech, 5, device)
+    fixed = CodedCrops(codec, heldout, 6, device).draw_coded(0, 12, 64)
+
+    def step(index: int) -> Tensor:
+        indices, wave = crops.draw_coded(index, 6, 36)
+        with torch.autocast(device, torch.bfloat16):
+            hidden = codec.quantizer.decode(indices)
+            audio = codec.head(hidden).float()
+            mel = mel_loss(codec, slow, ear, hidden, wave)
+        return spectral_loss(audio, wave) + hearing_loss(codec, ear, audio, wave) + mel
+
+    def validate(index: int) -> dict[str, float]:
+        indices, wave = fixed
+        with torch.autocast(device, torch.bfloat16):
+            audio = codec.head(codec.quantizer.decode(indices)).float()
+        for name, speech in (("original", wave), ("decoded", audio)):
+            path = folder / f"vocoder_{name}.wav"
+            write_wav(path, speech[:4].flatten().cpu(), config.sample_rate)
+        l1 = F.l1_loss(codec.spec_transform(audio), codec.spec_transform(wave))
+        return {"valid_mel_l1": l1.item(), "valid_spectral": spectral_loss(audio, wave).item()}
+
+    Stage(
+        name="vocoder", folder=folder, minutes=minutes, learning_rate=4e-4, betas=(0.8, 0.99)
+    ).run({"decoder": decoder, "mel": slow.mel}, step, validate)
+    return codec.eval()
+
+
+def new_decoder(codec: FireflyArchitecture) -> nn.ModuleDict:
+    """The parts of a codec that turn codes into a wave, as they are trained and saved."""
+    return nn.ModuleDict({"upsample": codec.quantizer.upsample, "head": codec.head})
+
+
+def load_slow_stages(codes: Path, slow_stages: Path) -> tuple[FireflyArchitecture, SlowStages]:
+    """The codec as `train_slow_stages` left it, and the head of those stages."""
+    codec = load_codes(codes)
+    slow = SlowStages(codec)
+    modules = torch.load(slow_stages, weights_only=True, map_location="cpu")["modules"]
+    new_decoder(codec).load_state_dict(modules["decoder"])
+    slow.mel.load_state_dict(modules["mel"])
+    return codec, slow
+
+
+def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
+    """The codec as all its stages left it."""
+    codec = load_codes(codes)
+    decoder = new_decoder(codec)
+    decoder.load_state_dict(torch.load(vocoder, weights_only=True)["modules"]["decoder"])
+    return codec.eval()
+
+
+def mel_target(codec: FireflyArchitecture, wave: Tensor) -> Tensor:
+    """The log-mel [B, M, T] that the slow stages learn, without what is below the noise."""
+    return codec.spec_transform(wave).clamp(min=MEL_FLOOR)
+
+
+def mel_loss(
+    codec: FireflyArchitecture, slow: SlowStages, ear: Recogniser, hidden: Tensor, wave: Tensor
+) -> Tensor:
+    """Of the log-mel that is read off the slow stages; see `spectrum_loss`."""
+    return spectrum_loss(ear, slow.read_mel(hidden).float(), mel_target(codec, wave))
+
+
+def hearing_loss(
+    codec: FireflyArchitecture, ear: Recogniser, predicted: Tensor, target: Tensor
+) -> Tensor:
+    """Of waves: `spectrum_loss`, and the L1 of what the quantiser would be given, spread to 1."""
+    mels = [codec.spec_transform(x) for x in (predicted, target)]
+    with torch.autocast(target.device.type, torch.bfloat16):
+        heard = [spread_projections(codec, codec.backbone(mel)) for mel in mels]
+    return spectrum_loss(ear, *mels) + HEARING_WEIGHT * F.l1_loss(*heard)
+
+
+def spectrum_loss(ear: Recogniser, predicted: Tensor, target: Tensor) -> Tensor:
+    """Of log-mels [B, M, T]: twice their L1, and how differently a recogniser hears them."""
+    with torch.autocast(target.device.type, torch.bfloat16):
+        heard = [ear.listen(ear.even(mel)) for mel in (predicted, target)]
+    words = F.l1_loss(*heard) / heard[1].abs().mean()
+    return 2 * F.l1_loss(predicted, target) + WORDS_WEIGHT * words
+
+
+def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:
+    """Multi-resolution STFT loss (Yamamoto et al., 2019, arXiv:1910.11480)."""
+    loss = predicted.new_zeros(())
+    for size in STFT_SIZES:
+        window = torch.hann_window(size, device=target.device)
+        p, t = (
+            torch.stft(x.squeeze(1), size, size // 4, window=window, return_complex=True)
+            .abs()
+            .clamp(min=1e-4)
+            for x in (predicted, target)
+        )
+        convergence = (t - p).norm() / t.norm()
+        loss = loss + (convergence + F.l1_loss(p.log(), t.log())) / len(STFT_SIZES)
+    return loss

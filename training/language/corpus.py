@@ -1,0 +1,168 @@
+"""Recordings as codes, for the language model: users at microphones, and the assistant's replies."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from models.westlake.firefly import FireflyArchitecture
+
+from ..codec.clips import VARIATION
+from ..codec.config import TINY_CODEC
+from ..speech import recordings
+from ..speech.recordings import Recording
+from ..speech.speakers import SAMPLE_RATE, Microphone, noise, vary
+
+FRAME_SECONDS = TINY_CODEC.samples_per_frame / SAMPLE_RATE
+UNCLEAR, SILENT = "unknown.unclear", "unknown.silence"
+BABBLE_VOICES = 4
+SOUND_SECONDS = (0.8, 4.0)
+SILENCE_DB = (-90.0, -60.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Spoken:
+    """One spoken utterance: who says what how, and its codes [K, L] int16.
+
+    `intent` is the intent's name or, for a follow-up question, `follow.<kind>`; `manner` is the
+    user's emotion or the assistant's style. Of a reply, `onsets` are the frames in which its
+    characters begin, punctuation left out.
+    """
+
+    intent: str
+    text: str
+    manner: str
+    codes: Tensor
+    onsets: tuple[int, ...] = ()
+
+
+def write_users(
+    codec: FireflyArchitecture, takes: Path, folder: Path, rounds: int, seed: int
+) -> None:
+    """Every recorded user, `rounds` times, each time larger or smaller and at another microphone.
+
+    Shards are added for recordings that came since the last time.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    shards = [
+        (path, folder / f"{takes.name}-{path.stem}-{index}.pt", index)
+        for index in range(rounds)
+        for path in sorted(takes.glob("*.npz"))
+    ]
+    for source, path, index in tqdm([s for s in shards if not s[1].exists()], desc=folder.name):
+        rng = np.random.default_rng([seed, index, int(source.stem)])
+        spoken = []
+        for recording in recordings.read_shard(source):
+            wave = vary(_float(recording), rng.uniform(*VARIATION))
+            heard = Microphone.draw(rng).record(wave)
+            line = recording.line
+            spoken.append((line.source, line.text, line.manner, encode(codec, heard), ()))
+        _write(path, spoken)
+
+
+def write_replies(codec: FireflyArchitecture, takes: Path, folder: Path) -> None:
+    """Every recorded reply once, as it is."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for source in tqdm(sorted(takes.glob("*.npz")), desc=folder.name):
+        path = folder / f"{source.stem}.pt"
+        if path.exists():
+            continue
+        spoken = []
+        for recording in recordings.read_shard(source):
+            line, codes = recording.line, encode(codec, _float(recording))
+            last = codes.shape[1] - 1
+            onsets = tuple(min(last, int(s / FRAME_SECONDS)) for s in recording.onsets)
+            spoken.append((line.source, line.text, line.manner, codes, onsets))
+        _write(path, spoken)
+
+
+def write_sounds(
+    codec: FireflyArchitecture, takes: Path, path: Path, number: int, seed: int
+) -> None:
+    """What nobody can understand: noises, babble, speech played backwards; and silence."""
+    if path.exists():
+        return
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rng = np.random.default_rng(seed)
+    waves = [_float(recording) for recording in recordings.read(takes)]
+    spoken = []
+    for index in tqdm(range(number), desc=path.stem):
+        silent = index % 4 == 3
+        wave = draw_silence(rng) if silent else draw_sound(waves, rng)
+        intent = SILENT if silent else UNCLEAR
+        spoken.append((intent, "", "neutral", encode(codec, wave), ()))
+    _write(path, spoken)
+
+
+def draw_silence(rng: np.random.Generator) -> np.ndarray:
+    """A microphone at which nobody speaks: [T] float32."""
+    length = round(rng.uniform(*SOUND_SECONDS) * SAMPLE_RATE)
+    level = 10 ** (rng.uniform(*SILENCE_DB) / 20)
+    return (level * noise(length, bool(rng.random() < 0.5), rng)).astype(np.float32)
+
+
+def draw_sound(waves: list[np.ndarray], rng: np.random.Generator) -> np.ndarray:
+    """Something unintelligible, [T] float32: noise, tones, babble of `waves`, or one backwards."""
+    kind = rng.choice(["noise", "tones", "babble", "backwards"])
+    length = round(rng.uniform(*SOUND_SECONDS) * SAMPLE_RATE)
+    level = 10 ** (rng.uniform(-45, -18) / 20)
+    time = np.arange(length) / SAMPLE_RATE
+    if kind == "noise":
+        envelope = 1 + rng.uniform(0, 0.9) * np.sin(2 * np.pi * rng.uniform(0.2, 6) * time)
+        wave = noise(length, bool(rng.random() < 0.5), rng) * envelope
+    elif kind == "tones":
+        pitches = 55 * 2 ** (rng.integers(0, 60, rng.integers(1, 5)) / 12)
+        wave = sum(np.sin(2 * np.pi * pitch * time) for pitch in pitches)
+        wave *= np.exp(-rng.uniform(0, 4) * (time % rng.uniform(0.2, 1.0)))
+    elif kind == "babble":
+        wave = np.zeros(length)
+        for index in rng.integers(len(waves), size=BABBLE_VOICES):
+            wave += np.resize(np.roll(waves[index], rng.integers(length)), length)
+    else:
+        wave = waves[rng.integers(len(waves))][::-1]
+    wave = wave * level / np.sqrt(np.mean(wave**2) + 1e-12)
+    return Microphone.draw(rng).record(wave.astype(np.float32))
+
+
+def read_spoken(folder: Path) -> Iterator[Spoken]:
+    """What the writers have put into a folder so far."""
+    for path in sorted(folder.glob("*.pt")):
+        shard = torch.load(path, weights_only=True)
+        for (intent, text, manner, onsets), codes in zip(
+            shard["lines"], shard["codes"].split(shard["lengths"], dim=1)
+        ):
+            yield Spoken(
+                intent=intent, text=text, manner=manner, codes=codes, onsets=tuple(onsets)
+            )
+
+
+@torch.no_grad()
+def encode(codec: FireflyArchitecture, wave: np.ndarray) -> Tensor:
+    """Wave float32 [T] -> codes [K, L] int16, all of L, as the voice loop does."""
+    device = next(codec.parameters()).device
+    audio = torch.from_numpy(np.ascontiguousarray(wave, dtype=np.float32))[None, None].to(device)
+    codes, _ = codec.encode(audio, torch.tensor([len(wave)], device=device))
+    return codes[0].short().cpu()
+
+
+def _float(recording: Recording) -> np.ndarray:
+    return recording.wave.astype(np.float32) / 32768
+
+
+def _write(path: Path, spoken: list[tuple]) -> None:
+    temporary = path.with_suffix(".new")
+    torch.save(
+        {
+            "lines": [(intent, text, manner, list(onsets)) for intent, text, manner, _, onsets in spoken],
+            "lengths": [codes.shape[1] for *_, codes, _ in spoken],
+            "codes": torch.cat([codes for *_, codes, _ in spoken], dim=1),
+        },
+        temporary,
+    )
+    temporary.replace(path)
