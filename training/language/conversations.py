@@ -24,7 +24,11 @@ INPUT_SHARES = {
     True: {"speech": 0.4, "speech_text": 0.05, "text": 0.55},
 }
 UNKNOWN_OTHER = "unknown.other"
-WEIGHTS = {UNKNOWN_OTHER: 8.0, UNCLEAR: 2.5, SILENT: 1.0}  # of an intent among the others, which have 1
+WEIGHTS = {
+    UNKNOWN_OTHER: 8.0,
+    UNCLEAR: 2.5,
+    SILENT: 1.0,
+}  # of an intent among the others, which have 1
 TURN_SHARES = (0.6, 0.22, 0.1, 0.04, 0.02, 0.02)  # conversations of one turn, of two, ...
 FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
 CORRECTION_SHARE = 0.15  # of new topics, where they are written
@@ -195,9 +199,7 @@ class Conversations:
                 text = str(rng.choice(CORRECTIONS)) + text
             emotion = intent.emotions[0] if kind is None else "neutral"
             codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
-            user = Spoken(
-                intent=intent.name, text=reword(text, rng), manner=emotion, codes=codes
-            )
+            user = Spoken(intent=intent.name, text=reword(text, rng), manner=emotion, codes=codes)
             return user, "text"
         return spoken[rng.integers(len(spoken))], inputs
 
@@ -230,9 +232,13 @@ class Conversations:
         spoken = self.replies[str(rng.choice(known))]
         if style in spoken:
             return spoken[style]
-        return spoken[next(iter(spoken))] if kind is None else spoken[
-            next((s for s in followup_styles(intent) if s in spoken), next(iter(spoken)))
-        ]
+        return (
+            spoken[next(iter(spoken))]
+            if kind is None
+            else spoken[
+                next((s for s in followup_styles(intent) if s in spoken), next(iter(spoken)))
+            ]
+        )
 
     def _turn(
         self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool

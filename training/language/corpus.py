@@ -137,9 +137,7 @@ def read_spoken(folder: Path) -> Iterator[Spoken]:
         for (intent, text, manner, onsets), codes in zip(
             shard["lines"], shard["codes"].split(shard["lengths"], dim=1)
         ):
-            yield Spoken(
-                intent=intent, text=text, manner=manner, codes=codes, onsets=tuple(onsets)
-            )
+            yield Spoken(intent=intent, text=text, manner=manner, codes=codes, onsets=tuple(onsets))
 
 
 @torch.no_grad()
@@ -159,7 +157,9 @@ def _write(path: Path, spoken: list[tuple]) -> None:
     temporary = path.with_suffix(".new")
     torch.save(
         {
-            "lines": [(intent, text, manner, list(onsets)) for intent, text, manner, _, onsets in spoken],
+            "lines": [
+                (intent, text, manner, list(onsets)) for intent, text, manner, _, onsets in spoken
+            ],
             "lengths": [codes.shape[1] for *_, codes, _ in spoken],
             "codes": torch.cat([codes for *_, codes, _ in spoken], dim=1),
         },

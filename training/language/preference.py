@@ -21,9 +21,9 @@ from tqdm import tqdm
 from models.westlake.dual_ar import DualARTransformer, Reply, SamplingConfig, next_frames
 from models.westlake.firefly import FireflyArchitecture
 
-from .conversations import Conversations
-from ..recogniser.recogniser import Recogniser
 from ..loop import Stage
+from ..recogniser.recogniser import Recogniser
+from .conversations import Conversations
 
 NUM_PROMPTS, NUM_TESTED = 240, 48
 NUM_ROWS = 12  # replies that are sampled together

@@ -21,7 +21,9 @@ class Spelling:
     """
 
     def __init__(self, texts: Iterable[str]) -> None:
-        spelt = {text: [unit for syllable in syllables(text) for unit in syllable] for text in texts}
+        spelt = {
+            text: [unit for syllable in syllables(text) for unit in syllable] for text in texts
+        }
         self.units = sorted({unit for units in spelt.values() for unit in units})
         index = {unit: number for number, unit in enumerate(self.units, start=1)}
         self.targets = {

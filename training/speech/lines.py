@@ -40,18 +40,31 @@ def draw_emotion(intent: Intent | None, rng: np.random.Generator) -> str:
 
 
 def reply_lines(dialogues: Dialogues, seed: int) -> list[Line]:
-    """Every reply in the styles it may be asked for; first each in the one it was written for."""
+    """Every reply in the styles it may be asked for, the most needed ones of all intents first."""
     rng = np.random.default_rng(seed)
-    written, styled = [], []
-    for intent in dialogues.intents:
-        for style, texts in styled_replies(intent).items():
-            lines = [Line(source=intent.name, text=text, manner=style) for text in texts]
-            (written if style in intent.replies else styled).extend(lines)
-        first, *others = followup_styles(intent)
-        for text in intent.then.values():
-            written.append(Line(source=intent.name, text=text, manner=first))
-            styled += [Line(source=intent.name, text=text, manner=style) for style in others]
-    return [lines[i] for lines in (written, styled) for i in rng.permutation(len(lines))]
+    rows = [_reply_lines(intent) for intent in dialogues.intents]
+    lines = []
+    for rank in range(max(map(len, rows))):
+        ranked = [row[rank] for row in rows if rank < len(row)]
+        lines += [ranked[index] for index in rng.permutation(len(ranked))]
+    return lines
+
+
+def _reply_lines(intent: Intent) -> list[Line]:
+    """First one reply to each likely emotion, and what follow-ups ask for; then all others."""
+    styled = styled_replies(intent)
+    likely = dict.fromkeys(STYLE_FOR_EMOTION[emotion] for emotion in intent.emotions)
+    styles = [*likely, *(style for style in STYLES if style not in likely)]
+    follow = [(text, style) for style in followup_styles(intent) for text in intent.then.values()]
+    first = [(styled[style][0], style) for style in styles]
+    others = [(text, style) for style in styles for text in styled[style][1:]]
+    written = [pair for pair in others if pair[1] in intent.replies]
+    num_followups = len(intent.then)
+    order = [*first[:1], *follow[:num_followups], *first[1:3], *written, *follow[num_followups:]]
+    order += [pair for pair in (*first[3:], *others) if pair not in order]
+    return [
+        Line(source=intent.name, text=text, manner=style) for text, style in dict.fromkeys(order)
+    ]
 
 
 def styled_replies(intent: Intent) -> dict[str, tuple[str, ...]]:

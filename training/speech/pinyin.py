@@ -29,7 +29,9 @@ def words(text: str) -> Iterator[tuple[str, list[str]]]:
             word, style=Style.TONE3, neutral_tone_with_five=True, tone_sandhi=True
         )
         if len(syllables) != len(word) or not all("\u4e00" <= c <= "\u9fff" for c in word):
-            raise ValueError(f"{word!r} in {text!r} can't be said: write Chinese characters and ，。？！")
+            raise ValueError(
+                f"{word!r} in {text!r} can't be said: write Chinese characters and ，。？！"
+            )
         yield word, syllables
 
 

@@ -80,7 +80,9 @@ def say(text: str, timbre: Sequence[float], melody: Sequence[float], prosody: Pr
     voices = np.stack([_voices()[name] for name in voice_names()])  # [voices, lengths, 1, 256]
     rows = voices[:, min(len(phonemes), voices.shape[1]) - 1, 0]
     half = rows.shape[1] // 2
-    style = np.concatenate([np.asarray(timbre) @ rows[:, :half], np.asarray(melody) @ rows[:, half:]])
+    style = np.concatenate(
+        [np.asarray(timbre) @ rows[:, :half], np.asarray(melody) @ rows[:, half:]]
+    )
     wave, lengths = _session().run(
         None,
         {
