@@ -1,35 +1,33 @@
-"""The page's example recordings, by the recipe's synthesiser: python -m training.examples"""
+"""Record the page's examples: python -m training.examples"""
 
 from pathlib import Path
 
 import numpy as np
-import torch
 
 from models.audio import write_wav
 
-from .synthesise import SAMPLE_RATE, speak_user
+from .speech.speakers import SAMPLE_RATE, USER_PROSODY, Microphone, draw_user
 
-FOLDER = Path(__file__).parents[1] / "examples"
-# file name -> (emotion, words): the four inputs that the published demo is known by, then one of
-# each scene.
-EXAMPLES = {
-    "1-bad-mood": ("sad", "最近心情不好，能聊聊吗？"),
-    "2-job": ("tired", "我并不喜欢现在的工作。"),
-    "3-esports": ("anxious", "我想全职去打游戏，成为一名电竞选手，但是家里人不同意。"),
-    "4-family": ("angry", "家里人不同意我去当电竞选手。"),
-    "5-assistant": ("neutral", "今天出门要不要带伞？"),
-    "6-customer-service": ("angry", "我的快递怎么还没到？"),
-    "7-education": ("anxious", "快考试了，我好紧张。"),
-    "8-health": ("tired", "我最近总是睡不着。"),
-    "9-entertainment": ("happy", "推荐一部好看的电影吧。"),
+EXAMPLES = Path(__file__).parent.parent / "examples"
+# name: what is said, in which emotion, and the seed of the voice
+RECORDINGS = {
+    "1-bad-mood": ("最近心情不好，能聊聊吗？", "sad", 3),
+    "2-job": ("我并不喜欢现在的工作。", "tired", 8),
+    "3-esports": ("我想全职去打游戏，成为一名电竞选手，但是家里人不同意。", "anxious", 12),
+    "4-family": ("家里人不同意我去当电竞选手。", "angry", 21),
+    "5-assistant": ("你好，你叫什么名字呀？", "happy", 5),
+    "6-customer-service": ("我的快递怎么还没到？", "angry", 30),
+    "7-education": ("明天要考试了，我好紧张。", "anxious", 41),
+    "8-health": ("我最近总是睡不着。", "tired", 17),
+    "9-entertainment": ("给我推荐一部好看的电影吧。", "happy", 26),
 }
 
 
 def main() -> None:
-    FOLDER.mkdir(exist_ok=True)
-    for seed, (name, (emotion, text)) in enumerate(EXAMPLES.items()):
-        wave = speak_user(text, emotion, np.random.default_rng(seed), heldout=True)
-        write_wav(FOLDER / f"{name}.wav", torch.from_numpy(wave), SAMPLE_RATE)
+    for name, (text, emotion, seed) in RECORDINGS.items():
+        rng = np.random.default_rng(seed)
+        wave, _ = draw_user(rng).say(text, USER_PROSODY[emotion])
+        write_wav(EXAMPLES / f"{name}.wav", Microphone.draw(rng).record(wave), SAMPLE_RATE)
 
 
 if __name__ == "__main__":

@@ -42,7 +42,7 @@ class SlowStages(nn.Module):
 
 def train_slow_stages(
     codes: Path,
-    ear: Recogniser,
+    ear: Recogniser | None,
     speech: Mapping[Path, float],
     heldout: Mapping[Path, float],
     folder: Path,
@@ -55,7 +55,7 @@ def train_slow_stages(
     Args:
         start: a codec whose vocoder is trained on; else from nothing.
     """
-    ear = ear.to(device).requires_grad_(False)
+    ear = ear and ear.to(device).requires_grad_(False)
     codec = load_codes(codes).to(device)
     if start is not None:
         new_decoder(codec).load_state_dict(new_decoder(start).state_dict())
@@ -90,7 +90,7 @@ def train_slow_stages(
 def train_vocoder(
     codes: Path,
     slow_stages: Path,
-    ear: Recogniser,
+    ear: Recogniser | None,
     speech: Mapping[Path, float],
     heldout: Mapping[Path, float],
     folder: Path,
@@ -102,7 +102,7 @@ def train_vocoder(
     Args:
         ear: a recogniser that the speech has to please too.
     """
-    ear = ear.to(device).requires_grad_(False)
+    ear = ear and ear.to(device).requires_grad_(False)
     codec, slow = load_slow_stages(codes, slow_stages)
     codec, slow = codec.to(device).requires_grad_(False), slow.to(device)
     config, decoder = codec.config, new_decoder(codec).requires_grad_(True)
@@ -162,14 +162,14 @@ def mel_target(codec: FireflyArchitecture, wave: Tensor) -> Tensor:
 
 
 def mel_loss(
-    codec: FireflyArchitecture, slow: SlowStages, ear: Recogniser, hidden: Tensor, wave: Tensor
+    codec: FireflyArchitecture, slow: SlowStages, ear: Recogniser | None, hidden: Tensor, wave: Tensor
 ) -> Tensor:
     """Of the log-mel that is read off the slow stages; see `spectrum_loss`."""
     return spectrum_loss(ear, slow.read_mel(hidden).float(), mel_target(codec, wave))
 
 
 def hearing_loss(
-    codec: FireflyArchitecture, ear: Recogniser, predicted: Tensor, target: Tensor
+    codec: FireflyArchitecture, ear: Recogniser | None, predicted: Tensor, target: Tensor
 ) -> Tensor:
     """Of waves: `spectrum_loss`, and the L1 of what the quantiser would be given, spread to 1."""
     mels = [codec.spec_transform(x) for x in (predicted, target)]
@@ -178,12 +178,14 @@ def hearing_loss(
     return spectrum_loss(ear, *mels) + HEARING_WEIGHT * F.l1_loss(*heard)
 
 
-def spectrum_loss(ear: Recogniser, predicted: Tensor, target: Tensor) -> Tensor:
-    """Of log-mels [B, M, T]: twice their L1, and how differently a recogniser hears them."""
+def spectrum_loss(ear: Recogniser | None, predicted: Tensor, target: Tensor) -> Tensor:
+    """Of log-mels [B, M, T]: twice their L1, and how differently a recogniser hears them, if any."""
+    loss = 2 * F.l1_loss(predicted, target)
+    if ear is None:
+        return loss
     with torch.autocast(target.device.type, torch.bfloat16):
         heard = [ear.listen(ear.even(mel)) for mel in (predicted, target)]
-    words = F.l1_loss(*heard) / heard[1].abs().mean()
-    return 2 * F.l1_loss(predicted, target) + WORDS_WEIGHT * words
+    return loss + WORDS_WEIGHT * F.l1_loss(*heard) / heard[1].abs().mean()
 
 
 def spectral_loss(predicted: Tensor, target: Tensor) -> Tensor:
