@@ -11,9 +11,9 @@ from pathlib import Path
 import torch
 from loguru import logger
 
+from models.tokenizer import load_tokenizer
 from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
-from models.tokenizer import load_tokenizer
 
 from .clarity import choose_clear, listener
 from .codec import load_codes, train_codes
