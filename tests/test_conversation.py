@@ -297,9 +297,7 @@ def test_a_reply_left_early_is_kept_as_far_as_it_was_said(model, tmp_path, leave
     conversation, stop = model.new_conversation(), Event()
     answer(conversation, text="好")
     options = {"sampling": SEEDED, "max_new_tokens": 40, "chunk_frames": 3, "stop": stop}
-    chunks = leave(
-        generate_long(model, text="你好", conversation=conversation, **options), stop
-    )
+    chunks = leave(generate_long(model, text="你好", conversation=conversation, **options), stop)
     said = np.concatenate([chunk.new_audio for chunk in chunks])
     turn = conversation.turns[-1]
     reply = turn.columns[:, turn.prompt_length : -1]
