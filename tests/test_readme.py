@@ -17,7 +17,8 @@ NOT_RUN = ("pip install", "xinchen-ai/", "Qwen/", "docker ", "training.", "pytho
 
 
 def blocks(language: str) -> list[str]:
-    parts = re.split(r"^```(\w*)\n", README, flags=re.MULTILINE)  # text, word, block, word, text ...
+    # Text, a fence and its word, the block, the closing fence, text and so on.
+    parts = re.split(r"^```(\w*)\n", README, flags=re.MULTILINE)
     return [block for word, block in zip(parts[1::4], parts[2::4]) if word == language]
 
 
