@@ -18,7 +18,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from threading import BoundedSemaphore
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -33,6 +34,10 @@ FORMATS = "wav, flac, ogg, mp3, m4a, mp4, webm, aac, 3gp or amr"
 UNKNOWN_SAMPLES = 1 << 36  # flac's numbers end there; libsndfile gives 2**63
 TOLERANCE = 0.25  # seconds that a container may promise beyond what its codec gives
 DECODER = Path(__file__).with_name("libav_decoder.py")
+MAX_DECODERS = 2  # processes at the same time
+WAIT_SECONDS = 30.0  # for one of them to end
+
+_decoders = BoundedSemaphore(MAX_DECODERS)
 
 
 @dataclass(frozen=True)
@@ -62,7 +67,8 @@ def open_sound(file: BinaryIO, sound: Text) -> Iterator[SoundStream]:
         sound: how messages call it.
 
     Raises:
-        UserError: it is damaged, cut off or no sound; here, or at the end of its blocks.
+        UserError: it is damaged, cut off or no sound; here, or at the end of its blocks. Too many
+            others are decoded.
     """
     kind = sound_kind(file)
     promised, present = promised_bytes(file)
@@ -71,7 +77,7 @@ def open_sound(file: BinaryIO, sound: Text) -> Iterator[SoundStream]:
     num_samples = mp3_samples(file) if kind == "mp3" else None
     file.seek(0)
     if kind is not None:
-        with _real_file(file) as real, _decoder(kind, real) as process:
+        with _real_file(file) as real, _decoder(kind, real, sound) as process:
             yield _decoded(process, num_samples, sound)
         return
     try:
@@ -113,20 +119,25 @@ def _real_file(file: BinaryIO) -> Iterator[BinaryIO]:
 
 
 @contextmanager
-def _decoder(kind: str, file: BinaryIO) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        [sys.executable, "-I", DECODER, kind],
-        stdin=file,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,
-        # Each thread of OpenBLAS would reserve some of the memory that it may have.
-        env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
-    )
-    with process:
-        try:
-            yield process
-        finally:
-            process.kill()
+def _decoder(kind: str, file: BinaryIO, sound: Text) -> Iterator[subprocess.Popen[bytes]]:
+    if not _decoders.acquire(timeout=WAIT_SECONDS):
+        raise UserError("error_sound_waits", sound=sound)
+    try:
+        process = subprocess.Popen(
+            [sys.executable, "-I", DECODER, kind],
+            stdin=file,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.DEVNULL,
+            # Each thread of OpenBLAS would reserve some of the memory that it may have.
+            env=os.environ | {"OPENBLAS_NUM_THREADS": "1"},
+        )
+        with process:
+            try:
+                yield process
+            finally:
+                process.kill()
+    finally:
+        _decoders.release()
 
 
 def _decoded(process: subprocess.Popen[bytes], num_samples: int | None, sound: Text) -> SoundStream:
@@ -134,7 +145,9 @@ def _decoded(process: subprocess.Popen[bytes], num_samples: int | None, sound: T
     assert process.stdout is not None
     output = process.stdout
     line = output.readline()
-    about = json.loads(line) if line.endswith(b"\n") else {"fault": "sound_unreadable"}
+    about: dict[str, Any] = {"fault": "sound_unreadable"}
+    if line.endswith(b"\n"):
+        about = json.loads(line)
     if "fault" in about:
         raise UserError(f"error_{about['fault']}", sound=sound, formats=FORMATS)
     sample_rate, seconds = about["sample_rate"], about["seconds"]
