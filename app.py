@@ -16,9 +16,9 @@ import gradio as gr  # noqa: E402
 from gradio.i18n import I18nData  # noqa: E402
 from gradio.utils import get_upload_folder  # noqa: E402
 
-from generate import add_model_arguments, warm_up  # noqa: E402
-from models.westlake.checkpoint import Checkpoint, load_checkpoint  # noqa: E402
-from models.westlake.dual_ar import Stepper  # noqa: E402
+from generate import add_model_arguments  # noqa: E402
+from models.contract import SpeechModel  # noqa: E402
+from models.load import load_model  # noqa: E402
 from page import texts  # noqa: E402
 from page.session import Session, ShownTurn, speak  # noqa: E402
 
@@ -46,17 +46,15 @@ THEME = gr.themes.Base(
 class VoicePage:
     """The page's components and what they do; a session for each tab that has said something."""
 
-    def __init__(self, checkpoint: Checkpoint, reply_seconds: float) -> None:
-        self.checkpoint = checkpoint
+    def __init__(self, model: SpeechModel, reply_seconds: float) -> None:
+        self.model = model
         self.reply_seconds = reply_seconds
-        config = checkpoint.codec.config
-        self.frame_rate = config.sample_rate / config.samples_per_frame
-        self.stepper = Stepper(checkpoint.model)
+        self.frame_rate = model.frame_rate
         self.sessions: dict[str, Session] = {}
         with gr.Blocks(
             title="情感语音对话 · Emotional voice chat", delete_cache=(HOUR, 24 * HOUR)
         ) as self.demo:
-            gr.HTML(texts.header(checkpoint.name, checkpoint.device.type))
+            gr.HTML(texts.header(model.name, model.device))
             with gr.Row(equal_height=False):
                 with gr.Column(scale=7, min_width=320, elem_id="card"):
                     self._build_conversation()
@@ -86,7 +84,7 @@ class VoicePage:
                 "",
                 html_template=texts.player(),
                 js_on_load=texts.asset("player.js"),
-                sample_rate=self.checkpoint.codec.config.sample_rate,
+                sample_rate=self.model.sample_rate,
                 elem_id="player",
             )
             self.status = gr.HTML("", elem_id="status")
@@ -131,7 +129,7 @@ class VoicePage:
                 self.new = gr.Button(_t("new"), elem_id="new")
 
     def _build_settings(self) -> None:
-        sampling, styles = self.checkpoint.sampling, self.checkpoint.style_ids
+        sampling, styles = self.model.sampling, self.model.styles
         self.style = gr.Radio(
             [(_t("auto"), ""), *((_t(style), style) for style in styles)],
             value="",
@@ -202,7 +200,7 @@ class VoicePage:
 
     def _session(self, request: gr.Request) -> Session:
         if request.session_hash not in self.sessions:
-            session = Session(self.checkpoint, self.stepper, get_upload_folder())
+            session = Session(self.model, get_upload_folder())
             self.sessions[request.session_hash] = session
         return self.sessions[request.session_hash]
 
@@ -217,7 +215,7 @@ class VoicePage:
         return {
             "style": style or None,
             "max_new_tokens": self._num_frames(seconds),
-            "sampling": dataclasses.replace(self.checkpoint.sampling, **values),
+            "sampling": dataclasses.replace(self.model.sampling, **values),
         }
 
     def _prepare(self, request: gr.Request, kind: str, audio: str | None) -> None:
@@ -254,7 +252,7 @@ class VoicePage:
                         given = {self.audio: None, self.text: ""}
                         yield {**shown, **given, self.status: texts.status("thinking")}
                     elif not turn.ended:
-                        frames = turn.last.num_frames, turn.last.max_frames
+                        frames = turn.last.total_frames, turn.last.max_frames
                         progress = texts.progress(*frames, self.frame_rate)
                         yield {**shown, self.player: turn.stream, self.status: progress}
                     else:
@@ -302,7 +300,7 @@ class VoicePage:
         """
         try:
             path, num_frames = audio and audio["path"], self._num_frames(self.reply_seconds)
-            for turn in speak(self.checkpoint, self.stepper, path, text, num_frames):
+            for turn in speak(self.model, path, text, num_frames):
                 path = turn.reply_audio  # as a dict, for only so Gradio copies it to its cache
                 yield turn.reply, gr.FileData(path=path).model_dump() if path else None
         except ValueError as error:
@@ -345,14 +343,14 @@ def _message(role: str, text: str, audio: str | None, badge: str | None) -> dict
     return {"role": role, "content": content}
 
 
-def build_demo(checkpoint: Checkpoint, *, reply_seconds: float = REPLY_SECONDS) -> gr.Blocks:
-    """The page for a checkpoint; `launch` it with `LAUNCH`.
+def build_demo(model: SpeechModel, *, reply_seconds: float = REPLY_SECONDS) -> gr.Blocks:
+    """The page for a model; `launch` it with `LAUNCH`.
 
     Args:
-        checkpoint: from `load_checkpoint`.
+        model: from `load_model`.
         reply_seconds: the longest reply, until the user sets another.
     """
-    return VoicePage(checkpoint, reply_seconds).demo
+    return VoicePage(model, reply_seconds).demo
 
 
 LAUNCH = {
@@ -381,12 +379,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
     try:
-        checkpoint = load_checkpoint(options.checkpoint, options.device, options.dtype)
+        model = load_model(options.checkpoint, options.device, options.dtype, options.revision)
     except (ValueError, RuntimeError) as error:
         print(f"app.py: {error}", file=sys.stderr)
         return 2
-    warm_up(checkpoint)
-    demo = build_demo(checkpoint)
+    model.warm_up()
+    demo = build_demo(model)
     demo.launch(server_name=options.host, server_port=options.port, share=options.share, **LAUNCH)
     return 0
 

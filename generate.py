@@ -4,212 +4,189 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import math
 import os
 import sys
-import time
+import unicodedata
 import wave
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from itertools import chain, starmap, zip_longest
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 import numpy as np
-import torch
 from loguru import logger
 from tqdm import tqdm
 
 from models.audio import AudioClip, load_audio, to_pcm16
-from models.westlake.checkpoint import Checkpoint, load_checkpoint
-from models.westlake.conversation import Conversation, Turn, UserTurn
-from models.westlake.dual_ar import Reply, SamplingConfig, Stepper
-from models.westlake.speech import ReplyChunk, Speech
+from models.contract import Conversation, ReplyChunk, ReplyOptions, SpeechModel, UserTurn
+from models.errors import UserError
+from models.load import load_model
 
-FIRST_CHUNK_FRAMES = 2
-CHUNK_FRAMES = 16
+FIRST_CHUNK_FRAMES = ReplyOptions.first_chunk_frames
+CHUNK_FRAMES = ReplyOptions.chunk_frames
 
 
 def generate_long(
-    checkpoint: Checkpoint,
+    model: SpeechModel,
     *,
     audio: str | Path | tuple[int, np.ndarray] | AudioClip | UserTurn | None = None,
     text: str | None = None,
+    image: Any = None,
+    video: Any = None,
+    voice: str | None = None,
     conversation: Conversation | None = None,
-    sampling: SamplingConfig | None = None,
+    sampling: Any = None,
     style: str | None = None,
     max_new_tokens: int | None = None,
     max_seconds: float = 60.0,
     first_chunk_frames: int = FIRST_CHUNK_FRAMES,
     chunk_frames: int = CHUNK_FRAMES,
     stop: Event | None = None,
-    stepper: Stepper | None = None,
+    log_content: bool = True,
 ) -> Iterator[ReplyChunk]:
-    """Answer a user's speech, text, or both.
+    """Answer what a user says, writes or shows.
 
-    The text stands on the first frames of the speech, as the model was trained; text of more
-    tokens than the speech has frames stands in front of the speech instead, so nothing is cut.
+    What the user gave is heard by the call itself; the reply is made as its chunks are asked for.
 
     Args:
-        checkpoint: from `load_checkpoint`.
+        model: from `load_model`.
         audio: the user's speech: a file, (sample rate, samples), a clip, or a turn that was
             listened to while it was spoken (its text was given to it, and its conversation is
             the one that goes on).
         text: what the user wrote.
+        image, video: what the user shows, where `model.accepts` has it.
+        voice: of `model.voices`; None leaves it to the model.
         conversation: the conversation to go on with; None for a single turn. What is said of the
             reply is kept in it, also when the caller stops early.
-        sampling: how tokens are drawn; None for the checkpoint's own settings.
-        style: the style the reply shall have, one of `checkpoint.style_ids`; None leaves it to
-            the model.
+        sampling: how tokens are drawn, as `model.sampling` is; None for that.
+        style: of `model.styles`; None leaves it to the model.
         max_new_tokens: frames at most; None for as many as the model's context has room for.
         max_seconds: the longest speech allowed.
         first_chunk_frames: frames in the first chunk; few give an early first sound.
         chunk_frames: frames in the others at most: each has twice as many as the one before, so
             that the next one is there before a chunk has been played.
         stop: when set, the reply ends within one frame.
-        stepper: shared by replies that are made at the same time, in threads of their own, so that
-            the model's weights are read once for all of them.
+        log_content: False logs numbers only: no words, no names of files.
 
     Yields:
         ReplyChunk; at least one, which is empty if the reply is.
 
     Raises:
-        ValueError: neither speech nor text, bad speech, an unknown style, a value out of range, a
-            `text` or another `conversation` beside a turn that was listened to. The conversation
-            is then as it was before.
+        UserError: nothing to answer, or what the model does not accept; bad speech; an unknown
+            style or voice; a value of another type or out of range; a `text` or another
+            `conversation` beside a turn that was listened to. The conversation is then as it was
+            before.
     """
-    for name, value in (
-        ("max_new_tokens", max_new_tokens),
-        ("first_chunk_frames", first_chunk_frames),
-        ("chunk_frames", chunk_frames),
-    ):
-        if value is not None and value < 1:
-            raise ValueError(f"{name} is {value}, but must be at least 1")
-    forced = _forced_tokens(checkpoint, style)
+    options = ReplyOptions(
+        sampling=sampling,
+        style=_known("style", style, model.styles),
+        voice=_known("voice", voice, model.voices),
+        max_frames=None if max_new_tokens is None else _count("max_new_tokens", max_new_tokens),
+        first_chunk_frames=_count("first_chunk_frames", first_chunk_frames),
+        chunk_frames=_count("chunk_frames", chunk_frames),
+        stop=stop or Event(),
+    )
+    given = {"audio": audio, "text": text or None, "image": image, "video": video}
+    for kind in (kind for kind, value in given.items() if value is not None):
+        if kind not in model.accepts:
+            allowed = ", ".join(sorted(model.accepts))
+            raise UserError("error_not_accepted", kind=kind, allowed=allowed)
+    shown = {kind: given[kind] for kind in ("image", "video") if given[kind] is not None}
     if isinstance(audio, UserTurn):
-        if text or conversation not in (None, audio.conversation):
-            raise ValueError("a turn that was listened to has its own text and conversation")
+        if text or shown or conversation not in (None, audio.conversation):
+            raise UserError("error_turn_has_its_own")
         turn = audio
     else:
-        turn = _hear(conversation or Conversation(checkpoint), audio, text, max_seconds)
+        turn = _hear(conversation or model.new_conversation(), audio, text, max_seconds, shown)
     turn.finish()
-    return _reply(
-        _input_line(turn, audio),
-        turn.conversation,
-        turn.conversation.open_turn,
-        sampling or checkpoint.sampling,
-        forced,
-        max_new_tokens,
-        first_chunk_frames,
-        chunk_frames,
-        stop or Event(),
-        stepper or Stepper(checkpoint.model),
-    )
+    source = str(audio) if isinstance(audio, (str, Path)) else "recording"
+    return _logged(turn, turn.conversation.reply(turn, options), source, log_content)
 
 
-def _forced_tokens(checkpoint: Checkpoint, style: str | None) -> Sequence[int | None]:
-    if style is None:
-        return ()
-    if style not in checkpoint.style_ids:
-        allowed = ", ".join(checkpoint.style_ids) or "none, this checkpoint has no styles"
-        raise ValueError(f"unknown style {style!r}: allowed are {allowed}")
-    return (None, checkpoint.style_ids[style])
+def _known(kind: str, name: str | None, names: Sequence[str]) -> str | None:
+    if name is not None and name not in names:
+        code = f"error_unknown_{kind}" if names else f"error_no_{kind}s"
+        raise UserError(code, name=name, allowed=", ".join(names))
+    return name
 
 
-def _hear(conversation: Conversation, audio, text: str | None, max_seconds: float) -> UserTurn:
+def _count(name: str, value: int) -> int:
+    """A whole number of at least 1."""
+    if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
+        raise UserError("error_not_whole", name=name, value=value)
+    if value < 1:
+        raise UserError("error_not_positive", name=name, value=value)
+    return int(value)
+
+
+def _hear(
+    conversation: Conversation, audio, text: str | None, max_seconds: float, shown: dict[str, Any]
+) -> UserTurn:
     """Put a user turn into the conversation, up to its closing."""
-    if audio is None and not (text or "").strip():
-        raise ValueError("there is neither speech nor text: record or upload speech, or write text")
+    if not isinstance(text, str | None):
+        raise UserError("error_text_type", type=type(text).__name__)
+    if audio is None and not shown and not (text or "").strip():
+        raise UserError("error_nothing_given")
     if audio is None:
-        return UserTurn(conversation, text)
-    clip = audio if isinstance(audio, AudioClip) else load_audio(audio, max_seconds)
-    turn = UserTurn(conversation, text, clip.sample_rate)
+        return conversation.begin_turn(text, **shown)
+    is_clip = isinstance(audio, AudioClip)
+    clip = audio if is_clip else load_audio(audio, _seconds(max_seconds))
+    turn = conversation.begin_turn(text, clip.sample_rate, **shown)
     turn.push(clip.samples)
     return turn
 
 
-def _input_line(turn: UserTurn, audio) -> str:
-    source = str(audio) if isinstance(audio, (str, Path)) else "recording"
-    heard = [("audio", source)] if turn.num_samples else []
-    parts = heard + ([("text", turn.text)] if turn.text else [])
-    kinds = "+".join(kind for kind, _ in parts)
-    return " ".join([">> Input:", *(content for _, content in parts), kinds])
+def _seconds(value: float) -> float:
+    """A finite number above 0."""
+    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
+    if not is_number or not math.isfinite(value) or value <= 0:
+        raise UserError("error_not_seconds", name="max_seconds", value=value)
+    return value
 
 
-def _reply(
-    input_line: str,
-    conversation: Conversation,
-    turn: Turn,
-    sampling: SamplingConfig,
-    forced: Sequence[int | None],
-    max_new_tokens: int | None,
-    chunk_size: int,
-    largest_chunk: int,
-    stop: Event,
-    stepper: Stepper,
+def _logged(
+    turn: UserTurn, chunks: Iterator[ReplyChunk], source: str, log_content: bool
 ) -> Iterator[ReplyChunk]:
-    if conversation.open_turn is not turn:
-        raise ValueError("the conversation went on before this reply began: ask again")
-    logger.info(input_line)
-    checkpoint, cache, prompt = conversation.checkpoint, conversation.cache, conversation.unread
-    room = cache.max_len - cache.length - prompt.shape[1] - 1
-    max_frames = min(room, max_new_tokens or room)
-    speech = Speech(checkpoint, max_frames)
-    bar = tqdm(total=max_frames)
-    started = time.perf_counter()
-    reply = None
+    """Pass a reply on, with the published log lines."""
+    logger.info(_input_line(turn, source, log_content))
+    texts, bar, num_frames = [], None, 0
     try:
-        reply = Reply(
-            checkpoint.model,
-            prompt,
-            max_frames,
-            sampling,
-            checkpoint.end_id,
-            cache=cache,
-            forced=forced,
-        )
-        frame = None
-        while not reply.ended:
-            frame = stepper.next_frame(reply)
-            if frame is None:
-                break
-            if not speech.columns:
-                logger.info(f"First Token: {time.perf_counter() - started:.4f}")
-            bar.update()
-            speech.add(frame, reply.unread[:, 0])
-            if len(speech.waiting) == chunk_size:
-                stepper.leave(reply)  # until the chunk is out
-                yield speech.chunk()
-                chunk_size = min(2 * chunk_size, largest_chunk)
-            # While the chunk was out, the conversation may have gone on without this reply.
-            if stop.is_set() or conversation.open_turn is not turn:
-                break
-        stepper.leave(reply)
-        yield speech.chunk(last=True, ended=frame is None)
-    except Exception:
-        if not speech.num_said and conversation.open_turn is turn:
-            conversation.abandon_turn()
-        raise
+        with closing(chunks):
+            for chunk in chunks:
+                if bar is None:
+                    bar = tqdm(total=chunk.max_frames)
+                    if chunk.total_frames:
+                        logger.info(f"First Token: {chunk.first_frame_seconds:.4f}")
+                bar.update(chunk.total_frames - num_frames)
+                num_frames = chunk.total_frames
+                texts.append(chunk.new_text)
+                yield chunk
     finally:
-        stepper.leave(reply)
-        bar.close()
-        if conversation.open_turn is turn:
-            said = speech.columns[: speech.num_said]
-            conversation.end_turn(torch.stack(said, dim=1).cpu() if said else prompt[:, :0])
-        logger.info(f"generated: {speech.num_said} tokens")
-        logger.info(f"Gen text: {speech.text}")
+        if bar is not None:
+            bar.close()
+        logger.info(f"generated: {num_frames} tokens")
+        if log_content:
+            logger.info(f"Gen text: {printable(''.join(texts))}")
 
 
-def warm_up(checkpoint: Checkpoint) -> None:
-    """Make the process ready for its first user, whose reply would else be slower."""
-    if not checkpoint.is_large:
-        # A second thread gains it little, and the browser or another user waits for that core.
-        torch.set_num_threads(1)
-    for _ in generate_long(checkpoint, text="你好", max_new_tokens=1):
-        pass
-    codec = checkpoint.codec
-    for num_frames in (1 << n for n in range(CHUNK_FRAMES.bit_length())):  # the chunks' sizes
-        codes = torch.zeros(1, codec.config.num_codebooks, num_frames, dtype=torch.long)
-        codec.decode_chunk(codes.to(checkpoint.device), codec.new_state())
+def _input_line(turn: UserTurn, source: str, log_content: bool) -> str:
+    heard = [("audio", source)] if turn.seconds_heard else []
+    parts = heard + ([("text", turn.text)] if turn.text else [])
+    contents = [printable(content) for _, content in parts] if log_content else []
+    return " ".join([">> Input:", *contents, "+".join(kind for kind, _ in parts)])
+
+
+def printable(text: str) -> str:
+    """A user's words as one line of a log: control characters become escapes, as in \\n."""
+    return "".join(
+        character
+        if character.isprintable() or unicodedata.category(character) == "Zs"
+        else character.encode("unicode_escape").decode()
+        for character in text
+    )
 
 
 def add_model_arguments(parser: argparse.ArgumentParser) -> None:
@@ -221,6 +198,7 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
     )
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--dtype", default="auto", help="auto, float32, bfloat16, int8 or int4")
+    parser.add_argument("--revision", help="branch, tag or commit of a hub id")
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -231,6 +209,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--stream", action="store_true", help="write the wav while it grows")
     add_model_arguments(parser)
     parser.add_argument("--style", help="the reply's style; the model chooses if not given")
+    parser.add_argument("--voice", help="of the model's voices, where it has some")
     parser.add_argument("--seed", type=int, help="the same seed gives the same reply")
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--temperature", type=float)
@@ -243,22 +222,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 def run(options: argparse.Namespace) -> None:
     """Answer every turn that was given, and write the replies one after another."""
     try:
-        checkpoint = load_checkpoint(options.checkpoint, options.device, options.dtype)
+        model = load_model(options.checkpoint, options.device, options.dtype, options.revision)
     except RuntimeError as error:  # the download failed
         raise ValueError(error) from error
-    given = {
-        name: value
-        for name in ("temperature", "top_p", "repetition_penalty", "seed")
-        if (value := getattr(options, name)) is not None
-    }
-    sampling = dataclasses.replace(checkpoint.sampling, **given)
-    conversation = Conversation(checkpoint)
+    sampling = _sampling(model, options)
+    conversation = model.new_conversation()
 
     def answer(audio: str | None, text: str | None) -> Iterator[ReplyChunk]:
         return generate_long(
-            checkpoint,
+            model,
             audio=audio,
             text=text,
+            voice=options.voice,
             conversation=conversation,
             sampling=sampling,
             style=options.style,
@@ -271,9 +246,19 @@ def run(options: argparse.Namespace) -> None:
         if audio is not None:
             load_audio(audio, options.max_seconds)  # a bad one shows now, not after long replies
     replies = chain([answer(*first)], starmap(answer, others))
-    with open_output(options.output, checkpoint.codec.config.sample_rate, options.stream) as write:
+    with open_output(options.output, model.sample_rate, options.stream) as write:
         for chunk in chain.from_iterable(replies):
-            write(chunk.audio)
+            write(chunk.new_audio)
+
+
+def _sampling(model: SpeechModel, options: argparse.Namespace) -> Any:
+    """The model's own settings, changed as the options say."""
+    names = ("temperature", "top_p", "repetition_penalty", "seed")
+    given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    for name in given:
+        if not hasattr(model.sampling, name):
+            raise UserError("error_no_setting", name=name)
+    return dataclasses.replace(model.sampling, **given)
 
 
 @contextmanager

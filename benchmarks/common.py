@@ -12,7 +12,9 @@ from multiprocessing import get_context
 
 import torch
 
-from models.westlake.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.contract import SpeechModel
+from models.load import load_model
+from models.westlake.checkpoint import load_checkpoint, save_checkpoint
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
@@ -55,12 +57,12 @@ def _write_full_size(folder: str) -> None:
     save_checkpoint(folder, model, codec, tokenizer, dtype=torch.bfloat16)
 
 
-def load(shape: str, dtype: str) -> tuple[Checkpoint, float]:
-    """The shape's checkpoint, and the seconds that loading it took, from files just written."""
+def load(shape: str, dtype: str) -> tuple[SpeechModel, float]:
+    """The shape's model, and the seconds that loading it took, from files just written."""
     with checkpoint_folder(shape) as folder:
         started = time.perf_counter()
-        checkpoint = load_checkpoint(folder, dtype=dtype)
-        return checkpoint, time.perf_counter() - started
+        model = load_model(folder, dtype=dtype)
+        return model, time.perf_counter() - started
 
 
 def memory_bandwidth(num_bytes: int = 1 << 30) -> float:

@@ -4,33 +4,33 @@ Speech that was streamed in is answered; first sound and work are counted from i
 """
 
 import argparse
+import dataclasses
 import statistics
 import time
 
 import torch
 
-from generate import generate_long, warm_up
-from models.westlake.conversation import Conversation, UserTurn
-from models.westlake.dual_ar import SamplingConfig
+from generate import generate_long
+from models.contract import SpeechModel
 
 from .common import SHAPES, load, report
 
 PIECE_SECONDS = 0.5
 
 
-def answer(checkpoint, seconds: float, num_frames: int, seed: int) -> tuple[float, float]:
+def answer(model: SpeechModel, seconds: float, num_frames: int, seed: int) -> tuple[float, float]:
     """Seconds to the first sound, and seconds of work per second of speech."""
-    rate = checkpoint.codec.config.sample_rate
+    rate = model.sample_rate
     torch.manual_seed(seed)
-    turn = UserTurn(Conversation(checkpoint), sample_rate=rate)
+    turn = model.new_conversation().begin_turn(sample_rate=rate)
     for piece in (0.1 * torch.randn(round(seconds * rate))).split(round(PIECE_SECONDS * rate)):
         turn.push(piece)
-    sampling = SamplingConfig(seed=seed)
+    sampling = dataclasses.replace(model.sampling, seed=seed)
     started = time.perf_counter()
-    chunks = generate_long(checkpoint, audio=turn, sampling=sampling, max_new_tokens=num_frames)
+    chunks = generate_long(model, audio=turn, sampling=sampling, max_new_tokens=num_frames)
     first = next(chunks)
     first_sound = time.perf_counter() - started
-    samples = len(first.audio) + sum(len(chunk.audio) for chunk in chunks)
+    samples = len(first.new_audio) + sum(len(chunk.new_audio) for chunk in chunks)
     return first_sound, (time.perf_counter() - started) * rate / max(1, samples)
 
 
@@ -42,20 +42,18 @@ def main() -> None:
     parser.add_argument("--runs", type=int, default=3)
     parser.add_argument("--dtype", default="auto")
     options = parser.parse_args()
-    checkpoint, load_seconds = load(options.shape, options.dtype)
-    warm_up(checkpoint)
-    answer(checkpoint, 1.0, 12, seed=0)
-    runs = [
-        answer(checkpoint, options.seconds, options.frames, seed) for seed in range(options.runs)
-    ]
+    model, load_seconds = load(options.shape, options.dtype)
+    model.warm_up()
+    answer(model, 1.0, 12, seed=0)
+    runs = [answer(model, options.seconds, options.frames, seed) for seed in range(options.runs)]
     long, short = (
-        statistics.median(answer(checkpoint, s, 4, seed)[0] for seed in range(5)) for s in (30, 3)
+        statistics.median(answer(model, s, 4, seed)[0] for seed in range(5)) for s in (30, 3)
     )
     report(
         "end_to_end",
         {
             "shape": options.shape,
-            "dtype": checkpoint.dtype,
+            "dtype": model.dtype,
             "first_sound_seconds": statistics.median(first for first, _ in runs),
             "rtf": statistics.median(rtf for _, rtf in runs),
             "first_sound_after_30s_over_3s": long / short,

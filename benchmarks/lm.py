@@ -103,7 +103,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--plot", type=Path, help="write a picture to this file")
     options = parser.parse_args(arguments)
-    checkpoint, load_seconds = load(options.shape, options.dtype)
+    model, load_seconds = load(options.shape, options.dtype)
+    checkpoint = model.checkpoint
     context = min(options.context, checkpoint.model.config.max_seq_len)
     usual, _ = frames_per_second(checkpoint, context, POSITION, 1, options.frames)
     speed, first = frames_per_second(

@@ -16,8 +16,7 @@ import soundfile
 from playwright.sync_api import Page, sync_playwright
 
 import app
-from generate import warm_up
-from models.westlake.checkpoint import load_checkpoint
+from models.load import load_model
 
 from .common import report
 
@@ -63,9 +62,9 @@ def main() -> None:
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         sys.exit("there is no Chromium on the path: apt-get install chromium")
-    checkpoint = load_checkpoint("tiny")
-    warm_up(checkpoint)
-    demo = app.build_demo(checkpoint, reply_seconds=REPLY_SECONDS)
+    model = load_model("tiny")
+    model.warm_up()
+    demo = app.build_demo(model, reply_seconds=REPLY_SECONDS)
     url = demo.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)[1]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         microphone = Path(folder) / "speech.wav"

@@ -1,9 +1,15 @@
 """A user's sound -> a checked mono wave; a wave -> PCM and wav files."""
 
+from __future__ import annotations
+
+import math
 import os
+import stat
+from collections.abc import Iterable
 from dataclasses import dataclass
 from fractions import Fraction
 from pathlib import Path
+from typing import BinaryIO
 
 import numpy as np
 import soundfile
@@ -11,20 +17,41 @@ import torch
 import torchaudio.functional as AF
 from torch import Tensor
 
+from strings import Text
+
+from .errors import UserError, shown
+from .sound_file import BLOCK_SAMPLES, open_sound
+
 MIN_SAMPLE_RATE, MAX_SAMPLE_RATE = 8_000, 192_000
 MAX_CHANNELS = 8
+MAX_SECONDS = 60.0
+MAX_FILE_BYTES = 100_000_000  # a minute of stereo at 192 kHz with 32 bits has 92 million
+MAX_VALUES = 1 << 26  # samples of all channels together; ten minutes of stereo at 48 kHz
 MAX_PEAK = 4.0  # loud float files pass 1 a little; far beyond it the scale is another
 MAX_RESAMPLE_TERM = 1_000
-UNKNOWN_LENGTH = 0x7FFFF000  # a wav written to a pipe gives such a length, or more, as its own
 PCM16_GAIN = 32_767
 
 
 @dataclass(frozen=True)
 class AudioClip:
-    """One mono sound: samples [T] float32 in -1..1, sample_rate in Hz."""
+    """One mono sound: samples [T] float32 in -1..1, sample_rate in Hz.
+
+    Raises:
+        UserError: samples of another shape or dtype, or not finite; a rate out of range.
+    """
 
     samples: Tensor
     sample_rate: int
+
+    def __post_init__(self) -> None:
+        recording = Text("recording")
+        if not isinstance(self.samples, Tensor) or self.samples.ndim != 1:
+            raise UserError("error_array_shape", shape=_shape(self.samples))
+        if not self.samples.is_floating_point():
+            raise UserError("error_array_dtype", dtype=shown(str(self.samples.dtype)))
+        if not self.samples.isfinite().all():
+            raise UserError("error_sound_not_finite", sound=recording)
+        _check_rate(recording, self.sample_rate)
 
     @property
     def seconds(self) -> float:
@@ -32,129 +59,147 @@ class AudioClip:
 
 
 def load_audio(
-    source: str | os.PathLike | tuple[int, np.ndarray], max_seconds: float = 60.0
+    source: str | os.PathLike | BinaryIO | tuple[int, np.ndarray],
+    max_seconds: float = MAX_SECONDS,
+    max_bytes: int = MAX_FILE_BYTES,
 ) -> AudioClip:
     """Read a sound file, or take an array as Gradio gives it; channels are averaged.
 
+    What is too large is refused before it is decoded. Decoding goes block by block, so beside the
+    mono result little memory is used.
+
     Args:
-        source: path of a wav, flac, ogg or mp3 file; or (sample rate in Hz, samples [T] or
-            [T, channels], signed integers of full scale or floats in -1..1).
+        source: path of a sound file (`sound_file.FORMATS`), or one that is open and seekable; or
+            (sample rate in Hz, samples [T] or [T, channels], signed integers of full scale or
+            floats in -1..1).
         max_seconds: the longest sound allowed.
+        max_bytes: the largest file allowed.
 
     Returns:
         The clip at its own rate. Float samples a little beyond -1..1 are clipped.
 
     Raises:
-        ValueError: no such file, or one that is empty, damaged, cut off or no sound; an array of
-            another type or shape; no samples, or some that are not finite or not in -1..1; too
-            long; a sample rate outside 8 to 192 kHz.
+        UserError: no such file, or one that is empty, too large, damaged, cut off or no sound; an
+            array of another type or shape; no samples, or some that are not finite or not in -1..1;
+            too long; a sample rate outside 8 to 192 kHz; `max_seconds` is no number above 0.
     """
+    if not (isinstance(max_seconds, (int, float)) and 0 < max_seconds < math.inf):
+        raise UserError("error_max_seconds", value=shown(max_seconds))
     if isinstance(source, (str, os.PathLike)):
-        samples, sample_rate = _read_file(Path(source), max_seconds)
-        name = f"the sound file {source}"
-    elif isinstance(source, tuple) and len(source) == 2:
-        samples, sample_rate = _read_array(*source, max_seconds)
-        name = "the recording"
-    else:
-        raise ValueError(
-            f"a sound came as {type(source).__name__}: "
-            "give a file's path, or (sample rate, array of samples)"
-        )
-    if not np.isfinite(samples).all():
-        raise ValueError(f"{name} has samples that are NaN or infinite: export it again")
-    peak = np.abs(samples).max()
-    if peak > MAX_PEAK:
-        raise ValueError(
-            f"{name} has float samples up to {peak:.6g}, allowed are -1 to 1: "
-            "divide them by their full scale"
-        )
-    mono = samples.mean(axis=1, dtype=np.float32).clip(-1, 1)
-    return AudioClip(torch.from_numpy(mono), sample_rate)
+        sound = Text("sound_file", name=shown(Path(source).name or str(source)))
+        with _open_file(source, sound) as file:
+            return _load_file(file, sound, max_seconds, max_bytes)
+    if isinstance(source, tuple) and len(source) == 2:
+        return _load_array(*source, max_seconds)
+    if hasattr(source, "seek"):
+        return _load_file(source, Text("recording"), max_seconds, max_bytes)
+    raise UserError("error_sound_kind", kind=type(source).__name__)
 
 
-def _read_file(path: Path, max_seconds: float) -> tuple[np.ndarray, int]:
-    """Samples [T, channels] float32 and their rate; the header is checked before they are read."""
-    if not path.is_file():
-        raise ValueError(f"there is no sound file {path}: check its name")
-    if path.stat().st_size == 0:
-        raise ValueError(f"the sound file {path} is empty (0 bytes): record or export it again")
+def _open_file(path: str | os.PathLike, sound: Text) -> BinaryIO:
     try:
-        info = soundfile.info(path)
-        _check_wav_is_whole(path)
-        name = f"the sound file {path}"
-        _check_extent(name, info.frames, info.channels, info.samplerate, max_seconds)
-        samples, sample_rate = soundfile.read(path, dtype="float32", always_2d=True)
-    except soundfile.SoundFileError as error:
-        raise ValueError(
-            f"{path} can't be read as sound ({str(error) or 'damaged'}): "
-            "give a whole wav, flac, ogg or mp3 file"
-        ) from error
-    if len(samples) < info.frames:
-        raise ValueError(_cut_off(path, f"{info.frames} samples", f"{len(samples)}"))
-    return samples, sample_rate
+        # Unlike open, this doesn't wait for who writes to a pipe, and the file has no name whose
+        # ending soundfile would believe.
+        number = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
+    except PermissionError as error:
+        raise UserError("error_sound_file_closed", sound=sound) from error
+    except (OSError, ValueError) as error:  # ValueError: of characters that no name can have
+        raise UserError("error_no_sound_file", name=sound.values["name"]) from error
+    if not stat.S_ISREG(os.fstat(number).st_mode):
+        os.close(number)
+        raise UserError("error_no_sound_file", name=sound.values["name"])
+    return open(number, "rb")
 
 
-def _check_wav_is_whole(path: Path) -> None:
-    """Compare what a wav's data chunk promises with the file: soundfile reads what there is."""
-    with path.open("rb") as file:
-        header = file.read(12)
-        if header[:4] != b"RIFF" or header[8:] != b"WAVE":
-            return
-        while len(header := file.read(8)) == 8:
-            promised = int.from_bytes(header[4:], "little")
-            if header[:4] == b"data":
-                present = path.stat().st_size - file.tell()
-                if present < promised < UNKNOWN_LENGTH:
-                    raise ValueError(_cut_off(path, f"{promised} bytes of samples", f"{present}"))
-                return
-            file.seek(promised + promised % 2, os.SEEK_CUR)
+def _load_file(file: BinaryIO, sound: Text, max_seconds: float, max_bytes: int) -> AudioClip:
+    size = file.seek(0, os.SEEK_END)
+    if size == 0:
+        raise UserError("error_sound_file_empty", sound=sound)
+    if size > max_bytes:
+        raise UserError("error_sound_file_large", sound=sound, size=size, limit=max_bytes)
+    with open_sound(file, sound) as stream:
+        extent = (stream.num_samples, stream.num_channels, stream.sample_rate)
+        _check_extent(sound, *extent, max_seconds)
+        mono = _mix(sound, stream.blocks, stream.sample_rate, max_seconds)
+    return AudioClip(mono, stream.sample_rate)
 
 
-def _cut_off(path: Path, promised: str, present: str) -> str:
-    return (
-        f"the sound file {path} is cut off: its header promises {promised}, "
-        f"it holds {present}. Copy or export it again"
-    )
-
-
-def _read_array(sample_rate: int, array: np.ndarray, max_seconds: float) -> tuple[np.ndarray, int]:
-    """Samples [T, channels] float32 and their rate, from what Gradio gives."""
-    if not isinstance(sample_rate, (int, np.integer)):
-        raise ValueError(f"a sample rate must be a whole number in Hz, got {sample_rate!r}")
+def _load_array(sample_rate: int, array: np.ndarray, max_seconds: float) -> AudioClip:
     if not isinstance(array, np.ndarray) or array.ndim not in (1, 2):
-        shape = list(array.shape) if isinstance(array, np.ndarray) else type(array).__name__
-        raise ValueError(f"samples must be an array [T] or [T, channels], got {shape}")
+        raise UserError("error_array_shape", shape=_shape(array))
     if array.dtype.kind not in "if":
-        raise ValueError(
-            f"samples must be signed integers or floats, got {array.dtype}: "
-            "convert them, for instance to int16"
-        )
+        raise UserError("error_array_dtype", dtype=shown(str(array.dtype)))
+    sound = Text("recording")
     samples = array.reshape(len(array), -1) if array.size else array.reshape(0, 1)
-    _check_extent("the recording", *samples.shape, int(sample_rate), max_seconds)
+    _check_extent(sound, *samples.shape, sample_rate, max_seconds)
     full_scale = np.iinfo(array.dtype).max + 1 if array.dtype.kind == "i" else 1
-    return (samples / full_scale).astype(np.float32), int(sample_rate)
+    blocks = (
+        (samples[start : start + BLOCK_SAMPLES] / full_scale).astype(np.float32)
+        for start in range(0, len(samples), BLOCK_SAMPLES)
+    )
+    return AudioClip(_mix(sound, blocks, int(sample_rate), max_seconds), int(sample_rate))
+
+
+def _shape(samples: object) -> str:
+    if isinstance(samples, (np.ndarray, Tensor)):
+        return shown(str(list(samples.shape)))
+    return type(samples).__name__
+
+
+def _check_rate(sound: Text, sample_rate: int) -> None:
+    if not isinstance(sample_rate, (int, np.integer)):
+        raise UserError("error_rate_type", value=shown(repr(sample_rate)))
+    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
+        raise UserError(
+            "error_sample_rate",
+            sound=sound,
+            sample_rate=shown(repr(int(sample_rate))),
+            low=MIN_SAMPLE_RATE,
+            high=MAX_SAMPLE_RATE,
+        )
 
 
 def _check_extent(
-    name: str, num_samples: int, num_channels: int, sample_rate: int, max_seconds: float
+    sound: Text, num_samples: int | None, num_channels: int, sample_rate: int, max_seconds: float
 ) -> None:
-    if not MIN_SAMPLE_RATE <= sample_rate <= MAX_SAMPLE_RATE:
-        raise ValueError(
-            f"{name} has {sample_rate} samples a second, allowed are "
-            f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}: convert it, for instance to 44100"
-        )
+    """What can be refused before any sample is looked at."""
+    _check_rate(sound, sample_rate)
     if num_samples == 0:
-        raise ValueError(f"{name} has no samples: record or export it again")
+        raise UserError("error_no_samples", sound=sound)
     if num_channels > MAX_CHANNELS:
-        raise ValueError(
-            f"{name} has {num_channels} channels, allowed are up to {MAX_CHANNELS}: "
-            "give mono or stereo (an array as [T, channels])"
+        raise UserError(
+            "error_num_channels", sound=sound, num_channels=num_channels, limit=MAX_CHANNELS
         )
+    if num_samples is None:
+        return
     if num_samples > max_seconds * sample_rate:
-        raise ValueError(
-            f"{name} lasts {num_samples / sample_rate:.1f} s, allowed are up to "
-            f"{max_seconds:g} s: give a shorter piece"
-        )
+        seconds = num_samples / sample_rate
+        raise UserError("error_sound_long", sound=sound, seconds=seconds, limit=max_seconds)
+    _check_values(sound, num_samples * num_channels)
+
+
+def _check_values(sound: Text, count: int) -> None:
+    if count > MAX_VALUES:
+        raise UserError("error_sound_values", sound=sound, count=count, limit=MAX_VALUES)
+
+
+def _mix(sound: Text, blocks: Iterable[np.ndarray], sample_rate: int, max_seconds: float) -> Tensor:
+    """Check blocks [n, channels] float32 and average their channels as they come: [T] float32."""
+    mixed, num_samples, num_values = [], 0, 0
+    for block in blocks:
+        num_samples, num_values = num_samples + len(block), num_values + block.size
+        if num_samples > max_seconds * sample_rate:  # more than it promised, or it promised nothing
+            raise UserError("error_sound_longer", sound=sound, limit=max_seconds)
+        _check_values(sound, num_values)
+        if not np.isfinite(block).all():
+            raise UserError("error_sound_not_finite", sound=sound)
+        peak = np.abs(block).max(initial=0)
+        if peak > MAX_PEAK:
+            raise UserError("error_sound_peak", sound=sound, peak=float(peak))
+        mixed.append(block.mean(axis=1, dtype=np.float32).clip(-1, 1))
+    if num_samples == 0:
+        raise UserError("error_no_samples", sound=sound)
+    return torch.from_numpy(np.concatenate(mixed))
 
 
 def resample(clip: AudioClip, sample_rate: int) -> Tensor:
@@ -176,11 +221,11 @@ def to_pcm16(samples: Tensor | np.ndarray) -> np.ndarray:
     The gain never depends on the samples, so pieces of a stream join without a jump in loudness.
 
     Raises:
-        ValueError: more than one channel or example.
+        UserError: more than one channel or example.
     """
     samples = torch.as_tensor(samples)
     if samples.numel() != samples.shape[-1]:
-        raise ValueError(f"a wave must be mono, [T] or [1, 1, T], got {list(samples.shape)}")
+        raise UserError("error_wave_shape", shape=_shape(samples))
     pcm = samples.detach().float().flatten().clamp(-1, 1) * PCM16_GAIN
     return pcm.round().to("cpu", torch.int16).numpy()
 

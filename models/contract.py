@@ -10,7 +10,7 @@ import os
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from threading import Event
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 from torch import Tensor
@@ -70,6 +70,7 @@ class ReplyChunk:
         style: the reply's style; None likewise.
         seed: that the reply is drawn with; it gives the same reply again.
         ended: True on the last chunk, if the model ended the reply itself.
+        first_frame_seconds: from asking for the reply to its first frame; 0 without one.
     """
 
     new_text: str
@@ -82,13 +83,25 @@ class ReplyChunk:
     style: str | None
     seed: int
     ended: bool
+    first_frame_seconds: float = 0.0
 
 
+@runtime_checkable
 class UserTurn(Protocol):
-    """A user's turn while it comes in: what is heard is read at once."""
+    """A user's turn while it comes in: what is heard is read at once.
+
+    Fields:
+        text: what the user wrote; may be empty.
+    """
+
+    text: str
 
     @property
     def conversation(self) -> Conversation: ...
+
+    @property
+    def seconds_heard(self) -> float:
+        """Seconds of speech so far."""
 
     @property
     def seconds_left(self) -> float:
@@ -110,12 +123,20 @@ class Conversation(Protocol):
     @property
     def model(self) -> SpeechModel: ...
 
-    def begin_turn(self, text: str | None = None, sample_rate: int | None = None) -> UserTurn:
+    def begin_turn(
+        self,
+        text: str | None = None,
+        sample_rate: int | None = None,
+        *,
+        image: Any = None,
+        video: Any = None,
+    ) -> UserTurn:
         """A user's turn begins, which ends one that is still open.
 
         Args:
             text: what the user wrote, if anything.
             sample_rate: of the speech to come, in Hz; None for the model's own.
+            image, video: what the user shows, where the model accepts it.
         """
 
     def reply(self, turn: UserTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:

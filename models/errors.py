@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from strings import say
 
+MAX_SHOWN = 80  # characters of what came, in a message
+
 
 class UserError(ValueError):
     """What came, what is allowed and what to do, as a code of `strings` and its values.
@@ -13,10 +15,18 @@ class UserError(ValueError):
 
     Args:
         code: a key of the strings files, which begins with "error_".
-        values: what the text names: numbers, names as the user wrote them; never a path of the
-            server.
+        values: what the text names: numbers, `shown` words of the user, a `Text`; never a path
+            of the server.
     """
 
     def __init__(self, code: str, **values: object) -> None:
         super().__init__(say(code, "en", **values))
         self.code, self.values = code, values
+
+
+def shown(value: object) -> str:
+    """What a user gave, as a message names it: on one line, printable, of bounded length."""
+    text = value if isinstance(value, str) else repr(value)
+    if len(text) > MAX_SHOWN:
+        text = f"{text[: MAX_SHOWN // 2]}…{text[-MAX_SHOWN // 2 + 1 :]}"
+    return "".join(char if char.isprintable() else "\N{REPLACEMENT CHARACTER}" for char in text)

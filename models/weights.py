@@ -1,11 +1,12 @@
 """Weight files: read without running code from them, checked key by key, written whole."""
 
 import ctypes
+import hashlib
 import os
 import pickle
 import sys
 import zipfile
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 NUM_LISTED = 4
+BLOCK, NUM_BLOCKS = 1 << 14, 256  # bytes, and how many blocks of them a fingerprint reads of a file
 M_MMAP_THRESHOLD = -3  # as malloc.h has it
 LARGE_BLOCK = 1 << 21  # bytes; what a reply needs for a moment is mostly smaller
 
@@ -116,6 +118,24 @@ def write_weights(
     for key, tensor in stored.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{key} has values that are not finite as {tensor.dtype}: not saved")
+    write_whole(path, save(stored, metadata={"format": "pt"}))
+
+
+def write_whole(path: Path, content: bytes) -> None:
+    """Write a file under another name first: readers see the old file or the new."""
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(save(stored, metadata={"format": "pt"}))  # save_file: owner only
+    unfinished.write_bytes(content)
     os.replace(unfinished, path)
+
+
+def fingerprint(paths: Sequence[Path]) -> str:
+    """What tells the files' contents from others': of large ones, blocks all over them are read."""
+    digest = hashlib.sha256()
+    for path in paths:
+        size = path.stat().st_size
+        digest.update(size.to_bytes(8, "little"))
+        with path.open("rb") as file:
+            for index in range(min(NUM_BLOCKS, -(-size // BLOCK))):
+                file.seek(max(BLOCK * index, size * index // NUM_BLOCKS))
+                digest.update(file.read(BLOCK))
+    return digest.hexdigest()

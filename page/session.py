@@ -18,10 +18,7 @@ import soundfile
 
 from generate import generate_long
 from models.audio import load_audio, to_pcm16
-from models.westlake.checkpoint import Checkpoint
-from models.westlake.conversation import Conversation, UserTurn
-from models.westlake.dual_ar import Stepper
-from models.westlake.speech import ReplyChunk
+from models.contract import Conversation, ReplyChunk, SpeechModel, UserTurn
 
 REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
 API_FRAMES = 32  # a chunk of the API: each comes as a file with all speech so far
@@ -54,14 +51,14 @@ class ShownTurn:
     @property
     def cut_off(self) -> bool:
         """True if the reply ended at its longest length."""
-        return not self.last.ended and self.last.num_frames >= self.last.max_frames
+        return not self.last.ended and self.last.total_frames >= self.last.max_frames
 
     def add(self, chunk: ReplyChunk) -> None:
         """Take the next chunk of the reply."""
-        self.reply += chunk.text
+        self.reply += chunk.new_text
         self.last = chunk
-        if len(chunk.audio):
-            self.pcm.append(to_pcm16(chunk.audio))
+        if len(chunk.new_audio):
+            self.pcm.append(to_pcm16(chunk.new_audio))
             self.stream = (self.stream or f"{self.name}\n") + self._line(len(self.pcm) - 1)
 
     @property
@@ -139,29 +136,27 @@ class Listener:
                 self._error = error
             if not (self._error or self._cancelled):
                 lock.pop_all()  # `finish` hands it on
-            elif self._conversation.open_turn:
-                self._conversation.abandon_turn()
+            elif self._turn:
+                self._turn.abandon()
 
     def _hear(self, piece: str | tuple[int, np.ndarray]) -> None:
         clip = load_audio(piece)
         self._heard.append(piece)
         if self._turn is None:
-            self._turn = UserTurn(self._conversation, sample_rate=clip.sample_rate)
+            self._turn = self._conversation.begin_turn(sample_rate=clip.sample_rate)
         self._turn.push(clip.samples)
 
 
 class Session:
     """One user's conversation; only one of its turns is under way at a time.
 
-    A new turn ends the reply before it, as in talking. Files lie in a folder of its own. The
-    stepper is all sessions', whose replies are made together.
+    A new turn ends the reply before it, as in talking. Files lie in a folder of its own.
     """
 
-    def __init__(self, checkpoint: Checkpoint, stepper: Stepper, cache_folder: str) -> None:
+    def __init__(self, model: SpeechModel, cache_folder: str) -> None:
         Path(cache_folder).mkdir(parents=True, exist_ok=True)
-        self.checkpoint = checkpoint
-        self.stepper = stepper
-        self.conversation = Conversation(checkpoint)
+        self.model = model
+        self.conversation = model.new_conversation()
         self.turns: list[ShownTurn] = []
         self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=cache_folder))
         self._lock = Lock()  # held while a turn is under way, from whichever thread
@@ -258,15 +253,14 @@ class Session:
         try:
             self._stop = Event()
             chunks = generate_long(
-                self.checkpoint,
+                self.model,
                 audio=source,
                 text=text,
                 conversation=self.conversation,
                 stop=self._stop,
-                stepper=self.stepper,
                 **options,
             )
-            turn = ShownTurn(text, audio, self.checkpoint.codec.config.sample_rate)
+            turn = ShownTurn(text, audio, self.model.sample_rate)
             self.turns.append(turn)
             try:
                 yield turn
@@ -285,20 +279,19 @@ class Session:
 
 
 def speak(
-    checkpoint: Checkpoint, stepper: Stepper, audio: str | None, text: str, max_new_tokens: int
+    model: SpeechModel, audio: str | None, text: str, max_new_tokens: int
 ) -> Iterator[ShownTurn]:
     """Answer a single turn, with no session; `reply_audio` holds the speech so far.
 
     The files exist until the next one is asked for.
     """
-    turn = ShownTurn(text, audio, checkpoint.codec.config.sample_rate)
+    turn = ShownTurn(text, audio, model.sample_rate)
     chunks = generate_long(
-        checkpoint,
+        model,
         audio=audio,
         text=text,
         max_new_tokens=max_new_tokens,
         chunk_frames=API_FRAMES,
-        stepper=stepper,
     )
     with tempfile.TemporaryDirectory() as folder:
         for chunk in chunks:

@@ -12,10 +12,26 @@ STRINGS: dict[str, dict[str, str]] = {
 }
 
 
+class Text:
+    """A text whose language is chosen later; `say` takes it as a value of another text.
+
+    Args:
+        key: of the strings files.
+        values: as of `say`.
+    """
+
+    def __init__(self, key: str, **values: object) -> None:
+        self.key, self.values = key, values
+
+
 def say(key: str, language: str, **values: object) -> str:
     """The text of a key in a language, with its {values} filled in.
 
     Raises:
         KeyError: no such key or language, or a value that the text needs is missing.
     """
-    return STRINGS[language][key].format(**values)
+    said = {
+        name: say(value.key, language, **value.values) if isinstance(value, Text) else value
+        for name, value in values.items()
+    }
+    return STRINGS[language][key].format(**said)

@@ -13,6 +13,11 @@ from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 torch.set_num_threads(1)
 
 
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+        pytest.skip("there is no CUDA device")
+
+
 @pytest.fixture
 def no_grad() -> Iterator[None]:
     """Gradients off while a test runs; a module asks for it with ``usefixtures``."""

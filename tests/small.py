@@ -1,4 +1,4 @@
-"""A small random checkpoint that speaks the embedded checkpoint's tokens, and ways to rig it."""
+"""A small random model that speaks the embedded checkpoint's tokens, and ways to rig it."""
 
 import copy
 import dataclasses
@@ -6,14 +6,15 @@ from collections.abc import Callable, Iterable
 
 import torch
 
+from models.hub import TINY
+from models.tokenizer import load_tokenizer, special_words
 from models.westlake.checkpoint import Checkpoint
 from models.westlake.dual_ar import DualARConfig, DualARTransformer, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
-from models.hub import TINY
-from models.tokenizer import load_tokenizer, special_words
+from models.westlake.speech_model import WestlakeModel
 
 
-def small_checkpoint(codec: FireflyArchitecture, **changes) -> Checkpoint:
+def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
     """A seeded random language model in front of a codec.
 
     Args:
@@ -37,7 +38,7 @@ def small_checkpoint(codec: FireflyArchitecture, **changes) -> Checkpoint:
         # Weights far from zero: what is said depends on what was heard.
         config = DualARConfig(**{**sizes, "initializer_range": 0.3, **changes})
         model = DualARTransformer(config, semantic_id)
-    return Checkpoint(
+    checkpoint = Checkpoint(
         name="small",
         model=model.eval().requires_grad_(False),
         codec=codec,
@@ -45,28 +46,30 @@ def small_checkpoint(codec: FireflyArchitecture, **changes) -> Checkpoint:
         semantic_id=semantic_id,
         end_id=end_id,
         device=torch.device("cpu"),
-        dtype=torch.float32,
+        dtype="float32",
         sampling=SamplingConfig(),
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
+        fingerprint="small",
     )
+    return WestlakeModel(checkpoint)
 
 
-def rigged(checkpoint: Checkpoint, **methods: Callable) -> Checkpoint:
-    """The same checkpoint with methods of its model replaced; the weights are shared."""
-    model = copy.copy(checkpoint.model)
+def rigged(model: WestlakeModel, **methods: Callable) -> WestlakeModel:
+    """The same with methods of its language model replaced; the weights are shared."""
+    language_model = copy.copy(model.checkpoint.model)
     for name, method in methods.items():
-        setattr(model, name, method)
-    return dataclasses.replace(checkpoint, model=model)
+        setattr(language_model, name, method)
+    return WestlakeModel(dataclasses.replace(model.checkpoint, model=language_model))
 
 
-def speaking(checkpoint: Checkpoint, tokens: Iterable[int]) -> Checkpoint:
-    """The same checkpoint, which says these text tokens, one a frame, and then the end token."""
-    script = iter(tokens)
+def speaking(model: WestlakeModel, tokens: Iterable[int]) -> WestlakeModel:
+    """The same, but it says these text tokens, one a frame, and then the end token."""
+    script, checkpoint = iter(tokens), model.checkpoint
 
     def text_logits(hidden):
         logits = torch.zeros(*hidden.shape[:-1], checkpoint.model.config.vocab_size)
         logits[..., next(script, checkpoint.end_id)] = 1000
         return logits
 
-    return rigged(checkpoint, text_logits=text_logits)
+    return rigged(model, text_logits=text_logits)

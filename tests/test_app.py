@@ -19,8 +19,9 @@ from gradio_client.exceptions import AppError
 
 import app
 from models.audio import load_audio
-from models.westlake.checkpoint import Checkpoint, load_checkpoint
-from models.westlake.dual_ar import SamplingConfig, Stepper
+from models.contract import SpeechModel
+from models.load import load_model
+from models.westlake.dual_ar import SamplingConfig
 from page import texts
 from page.session import Session, ShownTurn
 
@@ -28,23 +29,23 @@ NUM_FRAMES = 6
 
 
 @pytest.fixture(scope="module")
-def checkpoint() -> Checkpoint:
-    return load_checkpoint("tiny")
+def model() -> SpeechModel:
+    return load_model("tiny")
 
 
 @pytest.fixture(scope="module")
-def url(checkpoint: Checkpoint, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(model: SpeechModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     """The page, serving; its replies are one second long."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        demo = app.build_demo(checkpoint, reply_seconds=1)
+        demo = app.build_demo(model, reply_seconds=1)
         yield demo.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)[1]
         demo.close()
 
 
 @pytest.fixture
-def session(checkpoint: Checkpoint, tmp_path: Path) -> Iterator[Session]:
-    session = Session(checkpoint, Stepper(checkpoint.model), str(tmp_path))
+def session(model: SpeechModel, tmp_path: Path) -> Iterator[Session]:
+    session = Session(model, str(tmp_path))
     yield session
     session.close()
     assert list(tmp_path.iterdir()) == []
@@ -170,7 +171,7 @@ def test_a_stopped_reply_stays_as_far_as_it_was_said(session: Session):
     session.wait()
     assert turn.ended
     wave = soundfile.read(turn.reply_audio, dtype="int16")[0]
-    assert len(wave) == 1024 * turn.last.num_frames < 1024 * 8
+    assert len(wave) == 1024 * turn.last.total_frames < 1024 * 8
     assert session.conversation.open_turn is None
     say(session, "继续")
 
@@ -218,11 +219,11 @@ def test_a_microphone_that_gave_nothing(session: Session):
 
 
 def test_a_recording_read_before_it_is_sent(
-    checkpoint: Checkpoint, session: Session, tmp_path: Path, recording: Path
+    model: SpeechModel, session: Session, tmp_path: Path, recording: Path
 ):
     options = {"max_new_tokens": NUM_FRAMES, "sampling": SamplingConfig(seed=1)}
     list(session.answer(str(recording), "", **options))
-    prepared = Session(checkpoint, Stepper(checkpoint.model), str(tmp_path))
+    prepared = Session(model, str(tmp_path))
     prepared.prepare("another recording.wav")
     prepared.prepare(str(recording))
     while prepared.conversation.cache.length == 0:
@@ -242,18 +243,18 @@ def test_listening_that_is_interrupted_is_forgotten(session: Session):
     assert len(session.conversation.turns) == 1
 
 
-def test_sessions_share_nothing(checkpoint: Checkpoint, session: Session, tmp_path: Path):
+def test_sessions_share_nothing(model: SpeechModel, session: Session, tmp_path: Path):
     say(session, "你好")
     columns = session.conversation.columns
-    other = Session(checkpoint, Stepper(checkpoint.model), str(tmp_path))
+    other = Session(model, str(tmp_path))
     say(other, "我想全职去打游戏")
     other.close()
     assert session.conversation.columns.equal(columns)
     assert Path(session.turns[0].reply_audio).exists()
 
 
-def test_a_closed_session_is_freed(checkpoint: Checkpoint, tmp_path: Path):
-    session = Session(checkpoint, Stepper(checkpoint.model), str(tmp_path))
+def test_a_closed_session_is_freed(model: SpeechModel, tmp_path: Path):
+    session = Session(model, str(tmp_path))
     say(session, "你好")
     session.close()
     conversation = weakref.ref(session.conversation)

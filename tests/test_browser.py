@@ -14,7 +14,7 @@ import pytest
 import soundfile
 
 import app
-from models.westlake.checkpoint import load_checkpoint
+from models.load import load_model
 from page.session import Session
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
@@ -48,7 +48,7 @@ OpenPage = Callable[..., "playwright.Page"]
 def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        demo = app.build_demo(load_checkpoint("tiny"), reply_seconds=2)
+        demo = app.build_demo(load_model("tiny"), reply_seconds=2)
         yield demo.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)[1]
         demo.close()
 

@@ -19,11 +19,11 @@ from small_checkpoint import (
     write_tokenizer,
 )
 
+from models.tokenizer import load_tokenizer
 from models.westlake.checkpoint import PUBLISHED_CODEC, load_checkpoint, save_checkpoint
 from models.westlake.dual_ar import DualARTransformer, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
 from models.westlake.published import rename_dual_ar
-from models.tokenizer import load_tokenizer
 
 
 @pytest.fixture(scope="module")

@@ -11,30 +11,30 @@ import pytest
 import soundfile
 import torch
 from loguru import logger
-from small import small_checkpoint
+from small import small_model
 
 import generate
 from generate import generate_long, main
 from models.audio import load_audio, to_pcm16
-from models.westlake.conversation import Conversation
-from models.westlake.firefly import FireflyConfig
 from models.hub import TINY
+from models.westlake.dual_ar import SamplingConfig
+from models.westlake.firefly import FireflyConfig
 
 ROOT = Path(__file__).parent.parent
 RATE = 16_000
 
 
 @pytest.fixture(scope="module")
-def checkpoint(small_codec):
-    return small_checkpoint(small_codec)
+def model(small_codec):
+    return small_model(small_codec)
 
 
 @pytest.fixture
-def small(checkpoint, monkeypatch, tmp_path):
-    """The command line with a small checkpoint, in a folder of its own."""
-    monkeypatch.setattr(generate, "load_checkpoint", lambda *arguments: checkpoint)
+def small(model, monkeypatch, tmp_path):
+    """The command line with a small model, in a folder of its own."""
+    monkeypatch.setattr(generate, "load_model", lambda *arguments: model)
     monkeypatch.chdir(tmp_path)
-    return checkpoint
+    return model
 
 
 @pytest.fixture
@@ -49,13 +49,13 @@ def answer(*arguments, frames=6):
     return main(["--seed", "1", "--max-new-tokens", str(frames), *arguments])
 
 
-def expected_pcm(checkpoint, *turns, frames=6):
-    conversation = Conversation(checkpoint)
-    settings = {"sampling": generate.SamplingConfig(seed=1), "max_new_tokens": frames}
+def expected_pcm(model, *turns, frames=6):
+    conversation = model.new_conversation()
+    settings = {"sampling": SamplingConfig(seed=1), "max_new_tokens": frames}
     chunks = [
-        chunk.audio
+        chunk.new_audio
         for turn in turns
-        for chunk in generate_long(checkpoint, conversation=conversation, **settings, **turn)
+        for chunk in generate_long(model, conversation=conversation, **settings, **turn)
     ]
     return to_pcm16(np.concatenate(chunks))
 
@@ -70,8 +70,8 @@ def read_pcm(path):
 def test_a_playable_wav_is_written(small, question, stream):
     assert answer("--user-audio", question, "--user-text", "你好", *stream) == 0
     pcm, rate = read_pcm("reply.wav")
-    assert rate == small.codec.config.sample_rate
-    assert len(pcm) == 6 * small.codec.config.samples_per_frame
+    assert rate == small.sample_rate
+    assert len(pcm) == 6 * small.checkpoint.codec.config.samples_per_frame
     np.testing.assert_array_equal(pcm, expected_pcm(small, {"audio": question, "text": "你好"}))
     assert len(load_audio("reply.wav").samples) == len(pcm)
 
@@ -100,7 +100,7 @@ def test_options_reach_the_reply(small, monkeypatch):
     )
     options = ["--temperature", "0.5", "--top-p", "0.9", "--repetition-penalty", "1.1"]
     assert answer("--user-text", "你好", "--style", "warm", "--max-seconds", "9", *options) == 0
-    sampling = generate.SamplingConfig(temperature=0.5, top_p=0.9, repetition_penalty=1.1, seed=1)
+    sampling = SamplingConfig(temperature=0.5, top_p=0.9, repetition_penalty=1.1, seed=1)
     assert seen[0]["sampling"] == sampling
     assert (seen[0]["style"], seen[0]["max_new_tokens"], seen[0]["max_seconds"]) == ("warm", 6, 9)
     assert read_pcm("reply.wav")[0].size == 0
@@ -108,13 +108,15 @@ def test_options_reach_the_reply(small, monkeypatch):
 
 def chunk_of(samples):
     return generate.ReplyChunk(
-        text="",
-        audio=np.asarray(samples, np.float32),
-        sample_rate=22050,
-        num_frames=1,
+        new_text="",
+        new_audio=np.asarray(samples, np.float32),
+        total_frames=1,
         max_frames=2,
+        total_seconds=0.05,
+        max_seconds=0.1,
         emotion=None,
         style=None,
+        seed=1,
         ended=False,
     )
 

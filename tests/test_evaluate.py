@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from small import small_checkpoint
+from small import small_model
 
 from models.westlake.checkpoint import Checkpoint
 from models.westlake.firefly import FireflyArchitecture
@@ -228,7 +228,7 @@ def small_dialogues() -> Dialogues:
 
 @pytest.fixture(scope="module")
 def random_checkpoint(small_codec: FireflyArchitecture) -> Checkpoint:
-    return small_checkpoint(small_codec, max_seq_len=512)
+    return small_model(small_codec, max_seq_len=512).checkpoint
 
 
 @needs_espeak

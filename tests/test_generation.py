@@ -1,6 +1,7 @@
 """Replies equal the published ones, alone or stepped together."""
 
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from threading import Barrier
 
 import pytest
@@ -13,7 +14,7 @@ from models.westlake.dual_ar import (
     Reply,
     SamplingConfig,
     Stepper,
-    generate_tokens,
+    make_frames,
     next_frames,
 )
 
@@ -35,11 +36,16 @@ def prompt(golden) -> torch.Tensor:
     return golden["prompt"].long()
 
 
+def frames_of(model, *replies):
+    """All frames of some replies, stepped together, as they come."""
+    made = make_frames(partial(next_frames, model), replies, len(replies))
+    return [frame for _, frame in made if frame is not None]
+
+
 def reply_to(model, prompt, num_frames=6, end_id=None, *, cache=None, forced=(), **sampling):
     settings = SamplingConfig(**{"seed": 1, **sampling})
-    frames = generate_tokens(
-        model, prompt, num_frames, settings, end_id, cache=cache, forced=forced
-    )
+    reply = Reply(model, prompt, num_frames, settings, end_id, cache=cache, forced=forced)
+    frames = frames_of(model, reply)
     return torch.stack([prompt.new_zeros(len(prompt)), *frames], dim=1)[:, 1:]
 
 
@@ -84,7 +90,7 @@ def test_replies_that_join_and_leave_equal_each_alone(model, prompt):
         ):
             made[row].append(frame)
     for frames, ask in zip(made, asked, strict=True):
-        alone = list(generate_tokens(model, *ask))
+        alone = frames_of(model, Reply(model, *ask))
         assert torch.equal(torch.stack(frames), torch.stack(alone))
 
 
@@ -118,7 +124,7 @@ def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkey
         reply, frames = Reply(model, *ask), []
         together.wait()
         while not reply.ended:
-            frames.append(stepper.next_frame(reply))
+            frames += stepper.next_frames([reply])
         stepper.leave(reply)
         return frames
 
@@ -126,7 +132,7 @@ def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkey
         made = list(pool.map(reply_in_thread, asked))
     assert max(sizes) == 4 and len(sizes) <= 8
     for frames, ask in zip(made, asked, strict=True):
-        assert torch.equal(torch.stack(frames), torch.stack(list(generate_tokens(model, *ask))))
+        assert torch.equal(torch.stack(frames), torch.stack(frames_of(model, Reply(model, *ask))))
 
 
 def test_an_error_reaches_who_waits_and_holds_up_nobody(model, prompt):
@@ -135,17 +141,19 @@ def test_an_error_reaches_who_waits_and_holds_up_nobody(model, prompt):
     reply.cache = None
     for _ in range(2):
         with pytest.raises(AttributeError):
-            stepper.next_frame(reply)
+            stepper.next_frames([reply])
     stepper.leave(reply)
-    assert stepper.next_frame(Reply(model, prompt, 2, SamplingConfig(seed=1))) is not None
+    (frame,) = stepper.next_frames([Reply(model, prompt, 2, SamplingConfig(seed=1))])
+    assert frame is not None
 
 
 def test_the_seed_decides_and_replies_do_not_disturb_each_other(model, prompt):
     first = reply_to(model, prompt, temperature=1.5, top_p=0.95)
     settings = SamplingConfig(temperature=1.5, top_p=0.95, seed=1)
-    pairs = zip(*(generate_tokens(model, prompt, 6, settings) for _ in range(2)), strict=True)
-    for t, (left, right) in enumerate(pairs):
+    pairs = [Reply(model, prompt, 6, settings) for _ in range(2)]
+    for t in range(6):
         torch.manual_seed(t)
+        (left,), (right,) = (next_frames(model, [reply]) for reply in pairs)
         assert torch.equal(left, first[:, t]) and torch.equal(right, first[:, t])
     assert not torch.equal(first, reply_to(model, prompt, temperature=1.5, top_p=0.95, seed=2))
     fresh = [reply_to(model, prompt, temperature=1.5, top_p=0.95, seed=None) for _ in range(2)]
@@ -168,10 +176,11 @@ def test_a_conversation_goes_on_in_its_cache(model, prompt, stop):
     num_frames = 20 if stop == "end token" else 4
     cache = model.new_cache()
     reply = reply_to(model, prompt, num_frames, end_id, cache=cache, **settings)
-    assert cache.length == prompt.shape[1] + reply.shape[1]
-    turn = prompt[:, :7]
+    unread = [] if stop == "end token" else [reply[:, -1:]]
+    assert cache.length == prompt.shape[1] + reply.shape[1] - len(unread)
+    turn = torch.cat([*unread, prompt[:, :7]], dim=1)
     continued = reply_to(model, turn, 3, cache=cache, **settings)
-    whole = reply_to(model, torch.cat([prompt, reply, turn], dim=1), 3, **settings)
+    whole = reply_to(model, torch.cat([prompt, reply, prompt[:, :7]], dim=1), 3, **settings)
     assert torch.equal(continued, whole)
 
 
@@ -212,7 +221,7 @@ def test_code_0_never_escapes(model, prompt):
 def test_wrong_requests_are_refused_at_once(model, change, message):
     request = {"prompt": torch.zeros(9, 3, dtype=torch.long), "max_new_tokens": 2, **change}
     with pytest.raises(ValueError, match=message):
-        generate_tokens(model, sampling=SamplingConfig(), **request)
+        Reply(model, sampling=SamplingConfig(), **request)
 
 
 def test_half_precision(model, prompt):

@@ -8,8 +8,8 @@ import torch
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
-from models.westlake.dual_ar.generation import draw_codes
 from models.westlake.dual_ar.engines.graph import GraphedStack, use_graphs
+from models.westlake.dual_ar.generation import draw_codes
 
 CONFIG = DualARConfig(
     vocab_size=32,

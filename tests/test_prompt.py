@@ -3,7 +3,13 @@
 import pytest
 import torch
 
-from models.westlake.dual_ar import DualARConfig, DualARTransformer, PromptTokens, TurnStream, turn_grid
+from models.westlake.dual_ar import (
+    DualARConfig,
+    DualARTransformer,
+    PromptTokens,
+    TurnStream,
+    turn_grid,
+)
 
 TOKENS = PromptTokens(semantic=5, end=2, user=(1, 20, 10), assistant=(1, 21, 10))
 OPENING, CLOSING = [1, 20, 10], [2, 1, 21, 10]

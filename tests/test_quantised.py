@@ -252,7 +252,9 @@ def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
         (False, 10**9, "float32"),
         (False, 1000, "int8"),
     ):
-        monkeypatch.setattr("models.westlake.checkpoint.load_library", lambda found=native: found or None)
+        monkeypatch.setattr(
+            "models.westlake.checkpoint.load_library", lambda found=native: found or None
+        )
         monkeypatch.setattr("models.westlake.checkpoint.LARGE_MODEL", threshold)
         assert load_checkpoint(source).dtype == chosen
     with pytest.raises(ValueError, match=f"is quantised to {dtype}, which the CPU"):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -10,10 +10,12 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from models.contract import ReplyOptions
 from models.westlake.checkpoint import Checkpoint
-from models.westlake.conversation import Conversation, Turn, UserTurn
-from models.westlake.dual_ar import Reply, next_frames
-from models.westlake.speech import TextDecoder
+from models.westlake.conversation import Conversation, Turn
+from models.westlake.reply import reply_to_all
+from models.westlake.speech_model import WestlakeModel
+from models.westlake.user_turn import UserTurn
 
 from .dialogues import EMOTIONS, Dialogues, Intent
 from .synthesise import SAMPLE_RATE, UserSpeaker
@@ -84,53 +86,6 @@ def follow_up(question: Question, answer: Answer, text: str) -> Question:
     return replace(question, text=text, wave=wave, with_text=False, before=answer.turns)
 
 
-class _Row:
-    """One reply in the making, on the path that `generate_long` takes."""
-
-    def __init__(
-        self,
-        checkpoint: Checkpoint,
-        question: Question,
-        seed: int,
-        style: str | None,
-        max_frames: int,
-    ) -> None:
-        self.checkpoint = checkpoint
-        self.conversation = Conversation(checkpoint)
-        self.conversation.turns = [replace(turn) for turn in question.before]
-        text = question.text if question.with_text else None
-        turn = UserTurn(self.conversation, text, SAMPLE_RATE)
-        turn.push(torch.from_numpy(question.wave))
-        turn.finish()
-        self.frames: list[Tensor] = []
-        self.reply = Reply(
-            checkpoint.model,
-            self.conversation.unread,
-            max_frames,
-            replace(checkpoint.sampling, seed=seed),
-            checkpoint.end_id,
-            cache=self.conversation.cache,
-            forced=() if style is None else (None, checkpoint.style_ids[style]),
-        )
-
-    def answer(self, ended: bool) -> Answer:
-        grid = self.conversation.turns[-1].columns[:, :0]
-        if self.frames:
-            grid = torch.stack(self.frames, dim=1).cpu()  # [1+K, n]
-        self.conversation.end_turn(grid)
-        tokens = grid[0].tolist()
-        decoder = TextDecoder(self.checkpoint)
-        codebook_size = self.checkpoint.codec.config.codebook_size
-        return Answer(
-            text="".join(decoder.push(token) for token in tokens),
-            emotion=_first_word(tokens, self.checkpoint.emotion_ids),
-            style=_first_word(tokens, self.checkpoint.style_ids),
-            codes=(grid[1:] - 1).clamp(max=codebook_size - 1),
-            ended=ended,
-            turns=self.conversation.turns,
-        )
-
-
 def answer_all(
     checkpoint: Checkpoint,
     questions: Sequence[Question],
@@ -154,24 +109,34 @@ def answer_all(
     if style is not None and style not in checkpoint.style_ids:
         allowed = ", ".join(checkpoint.style_ids) or "none"
         raise ValueError(f"{checkpoint.name} has no style {style!r}; its styles are: {allowed}")
-    config = checkpoint.codec.config
+    model = WestlakeModel(checkpoint)
     seconds = MAX_SECONDS if max_seconds is None else max_seconds
-    max_frames = max(1, int(seconds * config.sample_rate / config.samples_per_frame))
+    max_frames = max(1, int(seconds * model.frame_rate))
+    order: dict[Conversation, int] = {}
+
+    def turns() -> Iterator[tuple[UserTurn, ReplyOptions]]:
+        for index, question in enumerate(questions):
+            conversation = Conversation(model, [replace(turn) for turn in question.before])
+            order[conversation] = index
+            turn = conversation.begin_turn(
+                question.text if question.with_text else None, SAMPLE_RATE
+            )
+            turn.push(torch.from_numpy(question.wave))
+            turn.finish()
+            sampling = replace(checkpoint.sampling, seed=seed + index)
+            yield turn, ReplyOptions(sampling=sampling, style=style, max_frames=max_frames)
+
     answers: dict[int, Answer] = {}
-    rows: dict[int, _Row] = {}
-    begun = 0
-    with tqdm(total=len(questions), desc=label, leave=False) as bar:
-        while len(answers) < len(questions):
-            while begun < len(questions) and len(rows) < NUM_ROWS:
-                rows[begun] = _Row(checkpoint, questions[begun], seed + begun, style, max_frames)
-                begun += 1
-            frames = next_frames(checkpoint.model, [row.reply for row in rows.values()])
-            for index, frame in zip(list(rows), frames):
-                if frame is not None:
-                    rows[index].frames.append(frame)
-                if rows[index].reply.ended:
-                    answers[index] = rows.pop(index).answer(ended=frame is None)
-                    bar.update()
+    replies = reply_to_all(turns(), NUM_ROWS)
+    for conversation, reply in tqdm(replies, total=len(questions), desc=label, leave=False):
+        answers[order[conversation]] = Answer(
+            text=reply.text,
+            emotion=reply.emotion,
+            style=reply.style,
+            codes=reply.codes,
+            ended=reply.ended,
+            turns=conversation.turns,
+        )
     return [answers[index] for index in range(len(questions))]
 
 
@@ -181,8 +146,3 @@ def speech_of(checkpoint: Checkpoint, codes: Tensor) -> np.ndarray:
     codec = checkpoint.codec
     wave = codec.decode_chunk(codes[None].to(checkpoint.device), codec.new_state())
     return wave[0, 0].float().cpu().numpy()
-
-
-def _first_word(tokens: Sequence[int], ids: dict[str, int]) -> str | None:
-    names = {token: name for name, token in ids.items()}
-    return next((names[token] for token in tokens if token in names), None)

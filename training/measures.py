@@ -19,6 +19,7 @@ from tqdm import tqdm
 from generate import generate_long
 from models.audio import AudioClip
 from models.westlake.checkpoint import Checkpoint
+from models.westlake.speech_model import WestlakeModel
 
 from .answers import MAX_SECONDS, Answer, Question, answer_all, follow_up, speech_of
 from .dialogues import STYLES, Dialogues
@@ -162,17 +163,17 @@ def real_time_factor(checkpoint: Checkpoint, questions: Sequence[Question], seed
     """Seconds of work a second of reply speech, hearing included; the first reply warms up."""
     work = speech = 0.0
     sampling = replace(checkpoint.sampling, seed=seed)
-    config = checkpoint.codec.config
-    max_frames = int(MAX_SECONDS * config.sample_rate / config.samples_per_frame)
+    model = WestlakeModel(checkpoint)
+    max_frames = int(MAX_SECONDS * model.frame_rate)
     for index, question in enumerate(tqdm(questions, desc="timing", leave=False)):
         clip = AudioClip(torch.from_numpy(question.wave), SAMPLE_RATE)
         with contextlib.redirect_stderr(io.StringIO()):  # it has a progress bar of its own
             started = time.perf_counter()
             chunks = list(
-                generate_long(checkpoint, audio=clip, sampling=sampling, max_new_tokens=max_frames)
+                generate_long(model, audio=clip, sampling=sampling, max_new_tokens=max_frames)
             )
             spent = time.perf_counter() - started
         if index or len(questions) == 1:
             work += spent
-            speech += sum(len(chunk.audio) / chunk.sample_rate for chunk in chunks)
+            speech += sum(len(chunk.new_audio) / model.sample_rate for chunk in chunks)
     return work / speech if speech else math.inf

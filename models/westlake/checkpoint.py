@@ -15,6 +15,16 @@ from typing import TYPE_CHECKING, TypeVar
 import torch
 from torch import Tensor
 
+from ..hub import find_folder
+from ..tokenizer import load_tokenizer, save_tokenizer, special_words
+from ..weights import (
+    assign_weights,
+    fingerprint,
+    give_back_large_blocks,
+    read_weights,
+    refuse_keys,
+    write_weights,
+)
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
 from .dual_ar.engines.graph import use_graphs
 from .dual_ar.engines.native import compile_library, load_library
@@ -26,16 +36,7 @@ from .dual_ar.quantised import (
     use_native,
 )
 from .firefly import FireflyArchitecture, FireflyConfig
-from ..hub import find_folder
 from .published import missing_parts, rename_dual_ar
-from ..tokenizer import load_tokenizer, save_tokenizer, special_words
-from ..weights import (
-    assign_weights,
-    give_back_large_blocks,
-    read_weights,
-    refuse_keys,
-    write_weights,
-)
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -59,7 +60,8 @@ class Checkpoint:
     `DTYPES`; the codec is float32, but for the vocoder, which is bfloat16 unless the model is
     float32 or the CPU is slow at it.
     `emotion_ids` and `style_ids` give the token of each word in the tokenizer's `<|user:word|>`
-    and `<|style:word|>`; they are empty where it has none.
+    and `<|style:word|>`; they are empty where it has none. `fingerprint` tells the files' contents
+    from others'.
     """
 
     name: str
@@ -73,11 +75,17 @@ class Checkpoint:
     sampling: SamplingConfig
     emotion_ids: dict[str, int]
     style_ids: dict[str, int]
+    fingerprint: str
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the language model and the codec."""
+        return self.model.num_parameters + sum(x.numel() for x in self.codec.parameters())
 
     @property
     def is_large(self) -> bool:
         """The model is so large that reading its weights is what a CPU does most of the time."""
-        return _is_large(self.model.config)
+        return self.model.num_parameters >= LARGE_MODEL
 
 
 def load_checkpoint(
@@ -130,6 +138,7 @@ def load_checkpoint(
         sampling=sampling,
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
+        fingerprint=fingerprint([_find_file(folder, MODEL_FILES), _find_file(folder, CODEC_FILES)]),
     )
 
 
@@ -239,7 +248,7 @@ def _load_model(
     with _naming(folder / "config.json"), torch.device("meta"):
         model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
     if dtype == "auto":
-        dtype = stored or _fastest_dtype(config, device)
+        dtype = stored or _fastest_dtype(model, device)
     if dtype not in FLOATS:
         with _naming(path):
             if stored:  # the file's are not aligned as the C code needs them
@@ -253,22 +262,17 @@ def _load_model(
     return model, dtype
 
 
-def _fastest_dtype(config: DualARConfig, device: torch.device) -> str:
+def _fastest_dtype(model: DualARTransformer, device: torch.device) -> str:
     if device.type == "cuda":
         return "bfloat16"
+    is_large = model.num_parameters >= LARGE_MODEL
     if load_library() is None:
-        return "int8" if _is_large(config) else "float32"
-    return "int4" if _is_large(config) and fits_4_bits(config) else "int8"
+        return "int8" if is_large else "float32"
+    return "int4" if is_large and fits_4_bits(model.config) else "int8"
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
-
-
-def _is_large(config: DualARConfig) -> bool:
-    with torch.device("meta"):
-        model = DualARTransformer(config, semantic_id=0)
-    return sum(weight.numel() for weight in model.parameters()) >= LARGE_MODEL
 
 
 def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+import os
+from collections.abc import Iterator
 from dataclasses import dataclass
-from pathlib import Path
+from typing import TYPE_CHECKING
 
 import torch
 from loguru import logger
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
-from ..audio import StreamResampler
-from .checkpoint import Checkpoint
-from .dual_ar.prompt import PromptTokens, TurnStream, text_columns
+from ..contract import ReplyChunk, ReplyOptions
+from ..errors import UserError
+from .dual_ar.prompt import text_columns
+from .reply import stream_reply
+from .saved_conversation import write_turns
+from .user_turn import UserTurn
 
-REPLY_SHARE = 0.25  # of the context, kept free for the reply to come
+if TYPE_CHECKING:
+    from .speech_model import WestlakeModel
 
 
 @dataclass
@@ -39,14 +41,17 @@ class Conversation:
     (dropped turns, a restored file) everything is simply read again.
 
     `open_turn` is the last of `turns` from its beginning to the end of its reply, else None.
+
+    Args:
+        model: that speaks in it.
+        turns: what was said before.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.checkpoint = checkpoint
-        self.tokens = PromptTokens.from_encode(checkpoint.tokenizer.encode)
-        self.cache = checkpoint.model.new_cache()
-        self.turns: list[Turn] = []
+    def __init__(self, model: WestlakeModel, turns: list[Turn] | None = None) -> None:
+        self.model = model
+        self.turns = list(turns or ())
         self.open_turn: Turn | None = None
+        self.cache = model.checkpoint.model.new_cache()
         self._before: list[Turn] = []  # the turns when the open one began
 
     @property
@@ -59,11 +64,50 @@ class Conversation:
         """The columns that the cache does not hold yet, [1+K, T] long."""
         return self.columns[:, self.cache.length :]
 
+    def begin_turn(
+        self,
+        text: str | None = None,
+        sample_rate: int | None = None,
+        *,
+        image: object = None,
+        video: object = None,
+    ) -> UserTurn:
+        """A user's turn begins; one that is still open is forgotten.
+
+        Args: see `contract.Conversation.begin_turn`.
+
+        Raises:
+            UserError: text that is too long or no text, an image or a video. The conversation is
+                then as it was before.
+        """
+        for kind, value in (("image", image), ("video", video)):
+            if value is not None:
+                raise UserError("error_not_accepted", kind=kind, allowed="audio, text")
+        return UserTurn(self, text, sample_rate)
+
+    def reply(self, turn: UserTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:
+        """Answer a finished turn; see `contract.Conversation.reply`."""
+        return stream_reply(turn, options)
+
     def reset(self) -> None:
         """Begin anew."""
         self.turns, self.open_turn = [], None
         # A reply that still runs goes on in the cache it began with, and so disturbs nothing.
-        self.cache = self.checkpoint.model.new_cache()
+        self.cache = self.model.checkpoint.model.new_cache()
+
+    def save(self, path: str | os.PathLike) -> None:
+        """Write the conversation to a file, without a turn that is still open.
+
+        Raises:
+            UserError: the file can't be written.
+        """
+        turns = self.turns if self.open_turn is None else self._before
+        write_turns(
+            path,
+            [turn.columns for turn in turns],
+            [turn.prompt_length for turn in turns],
+            self.model.checkpoint,
+        )
 
     def add(self, columns: Tensor) -> None:
         """Append columns [1+K, T] to the turn that is under way."""
@@ -74,14 +118,14 @@ class Conversation:
         """Bring the cache up to the last column."""
         unread = self.unread
         if unread.shape[1]:
-            model = self.checkpoint.model
+            model = self.model.checkpoint.model
             model.forward_hidden(unread[None].to(model.device), [self.cache])
 
-    def begin_turn(self) -> Turn:
-        """A user turn begins; one that is still open is forgotten."""
+    def open(self) -> Turn:
+        """Put a new turn at the end; one that is still open is forgotten."""
         if self.open_turn is not None:
             self.abandon_turn()
-            self.cache = self.checkpoint.model.new_cache()  # as in reset
+            self.cache = self.model.checkpoint.model.new_cache()  # as in reset
         self._before = list(self.turns)
         self.open_turn = Turn(self._text_columns([]), 0)
         self.turns.append(self.open_turn)
@@ -91,20 +135,23 @@ class Conversation:
         """Drop the oldest turns until that many more columns and a reply fit.
 
         Raises:
-            ValueError: the turn under way alone is too long.
+            UserError: the turn under way alone is too long.
         """
-        limit = int(self.cache.max_len * (1 - REPLY_SHARE))
-        length = self.turns[-1].columns.shape[1] + num_columns
-        if length > limit:
-            raise ValueError(
-                f"the input takes {length} positions, but at most {limit} of the model's "
-                f"{self.cache.max_len} are for it: use a shorter recording or text"
+        limit = self.model.max_input_columns
+        lengths = [turn.columns.shape[1] for turn in self.turns]
+        if lengths[-1] + num_columns > limit:
+            rate = self.model.frame_rate
+            raise UserError(
+                "error_input_too_long",
+                seconds=f"{(lengths[-1] + num_columns) / rate:.1f}",
+                limit=f"{limit / rate:.1f}",
             )
-        dropped = 0
-        while self.columns.shape[1] + num_columns > limit:
-            self.turns.pop(0)
+        excess, dropped = sum(lengths) + num_columns - limit, 0
+        while excess > 0:
+            excess -= lengths[dropped]
             dropped += 1
         if dropped:
+            del self.turns[:dropped]
             self.cache.reset()
             logger.info(
                 f"the context of {self.cache.max_len} positions is nearly full: "
@@ -114,7 +161,7 @@ class Conversation:
     def end_turn(self, reply: Tensor) -> None:
         """Keep what was said, [1+K, n], as the reply of the turn under way."""
         turn = self.turns[-1]
-        end = self._text_columns([self.checkpoint.end_id])
+        end = self._text_columns([self.model.checkpoint.end_id])
         turn.columns = torch.cat([turn.columns[:, : turn.prompt_length], reply, end], dim=1)
         self.open_turn = None
         said = self.columns.shape[1] - 1  # the end token is always unread
@@ -130,149 +177,4 @@ class Conversation:
         self.cache.truncate(min(self.cache.length, self.columns.shape[1]))
 
     def _text_columns(self, ids: list[int]) -> Tensor:
-        return text_columns(ids, self.checkpoint.codec.config.num_codebooks)
-
-    def save(self, path: str | Path) -> None:
-        """Write the conversation to a safetensors file, without a turn that is still open."""
-        turns = self.turns if self.open_turn is None else self._before
-        tensors = {f"turn.{i:04d}": turn.columns for i, turn in enumerate(turns)}
-        lengths = ",".join(str(turn.prompt_length) for turn in turns)
-        metadata = {"checkpoint": self.checkpoint.name, "prompt_lengths": lengths}
-        save_file(tensors, path, metadata=metadata)
-
-    @classmethod
-    def load(cls, path: str | Path, checkpoint: Checkpoint) -> Conversation:
-        """Restore a saved conversation; it goes on as the saved one would have.
-
-        Raises:
-            ValueError: not such a file, or one of another checkpoint.
-        """
-        try:
-            with safe_open(path, framework="pt") as file:
-                metadata = file.metadata() or {}
-                tensors = [file.get_tensor(key) for key in sorted(file.keys())]
-        except (OSError, SafetensorError) as error:
-            raise ValueError(
-                f"{path} is no saved conversation ({error}): give a file that save() wrote"
-            ) from error
-        saved_by = metadata.get("checkpoint")
-        if saved_by != checkpoint.name:
-            raise ValueError(
-                f"{path} was saved with checkpoint {saved_by}, but {checkpoint.name} is loaded: "
-                "load the one it was saved with"
-            )
-        conversation = cls(checkpoint)
-        conversation.turns = _restored_turns(tensors, metadata, checkpoint, path)
-        return conversation
-
-
-def _restored_turns(
-    tensors: Sequence[Tensor], metadata: Mapping[str, str], checkpoint: Checkpoint, path: str | Path
-) -> list[Turn]:
-    config = checkpoint.model.config
-    lengths = re.findall(r"\d+", metadata.get("prompt_lengths", ""))
-    turns = [Turn(columns, int(length)) for columns, length in zip(tensors, lengths)]
-    fits = len(tensors) == len(lengths) and all(
-        turn.columns.dtype == torch.long
-        and turn.columns.dim() == 2
-        and len(turn.columns) == 1 + config.num_codebooks
-        and 0 < turn.prompt_length < turn.columns.shape[1]
-        and turn.columns.min() >= 0
-        and turn.columns[0].max() < config.vocab_size
-        and turn.columns[1:].max() < config.codebook_size
-        for turn in turns
-    )
-    if not fits:
-        raise ValueError(f"{path} is a damaged conversation: give a file as save() wrote it")
-    return turns
-
-
-def _text_tokens(checkpoint: Checkpoint, text: str) -> list[int]:
-    """A user's text as tokens; what looks like a control token in it is text as well."""
-    tokenizer = checkpoint.tokenizer
-    control = tokenizer.get_added_vocab()
-    pieces: list[str] = []
-    for part in re.split(f"({'|'.join(map(re.escape, control))})", text):
-        pieces += [part[:1], part[1:]] if part in control else [part]
-    return [id for piece in pieces if piece for id in tokenizer.encode(piece)]
-
-
-class UserTurn:
-    """A user's turn while it is spoken: what was heard is encoded and read at once.
-
-    What is left to do at the end does not depend on how long the user spoke. The text must be
-    known at the start, as it stands on the first frames: its columns are read immediately, the
-    speech beneath them is held back until it is longer than the text (see `TurnStream`).
-
-    Args:
-        conversation: the conversation that this turn continues; one turn at a time.
-        text: what the user wrote, if anything.
-        sample_rate: of the samples to come, in Hz.
-    """
-
-    def __init__(
-        self, conversation: Conversation, text: str | None = None, sample_rate: int | None = None
-    ) -> None:
-        codec = conversation.checkpoint.codec
-        self.conversation = conversation
-        self.text = (text or "").strip()
-        self.num_samples = 0
-        text_tokens = _text_tokens(conversation.checkpoint, self.text)
-        self._resampler = StreamResampler(
-            sample_rate or codec.config.sample_rate, codec.config.sample_rate
-        )
-        self._codec_state = codec.new_state()
-        self._stream = TurnStream(conversation.tokens, text_tokens, codec.config.num_codebooks)
-        self._turn = conversation.begin_turn()
-        self._append(self._stream.start())
-
-    def push(self, samples: Tensor) -> None:
-        """Hear the next samples, [n] float32 in -1..1.
-
-        Raises:
-            ValueError: the turn has become too long for the model's context, which ends it as if
-                it had not begun; or it was over already.
-        """
-        self._check_open()
-        self._encode(self._resampler.push(samples), last=False)
-        self.conversation.read()
-
-    def finish(self) -> None:
-        """The user has finished: complete the prompt, leaving its last columns to be read.
-
-        Raises:
-            ValueError: the turn has neither speech nor text, or has become too long; either ends
-                it as if it had not begun.
-        """
-        self._check_open()
-        if self.num_samples or self._resampler.pending:
-            tail = self._resampler.finish()
-            config = self.conversation.checkpoint.codec.config
-            missing = config.samples_per_frame - self.num_samples - len(tail)
-            self._encode(torch.cat([tail, tail.new_zeros(max(0, missing))]), last=True)
-        try:
-            closing = self._stream.finish()
-        except ValueError:
-            self.conversation.abandon_turn()
-            raise
-        self._append(closing)
-        self._turn.prompt_length = self._turn.columns.shape[1]
-
-    def _check_open(self) -> None:
-        if self.conversation.open_turn is not self._turn or self._turn.prompt_length:
-            raise ValueError("this turn is over: begin a new one")
-
-    @torch.no_grad()
-    def _encode(self, samples: Tensor, last: bool) -> None:
-        codec, device = self.conversation.checkpoint.codec, self.conversation.checkpoint.device
-        self.num_samples += len(samples)
-        codes = codec.encode_chunk(samples[None, None].to(device), self._codec_state, last=last)
-        self._append(self._stream.push(codes[0].cpu()))
-
-    def _append(self, columns: Tensor) -> None:
-        try:
-            self.conversation.make_room(columns.shape[1])
-        except ValueError:
-            self.conversation.abandon_turn()
-            raise
-        self.conversation.add(columns)
+        return text_columns(ids, self.model.checkpoint.codec.config.num_codebooks)

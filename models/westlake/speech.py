@@ -1,8 +1,6 @@
-"""Frames of a reply -> its text in whole characters and its sound, in chunks."""
+"""Frames of a reply -> its text in whole characters, its marks, and its sound."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 import torch
@@ -10,31 +8,6 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .checkpoint import Checkpoint
-
-
-@dataclass(frozen=True, kw_only=True)
-class ReplyChunk:
-    """A piece of a reply: the text and sound that are new since the last piece.
-
-    Fields:
-        text: whole characters only.
-        audio: [n] float32 in -1..1, at `sample_rate`; the pieces joined are the reply's speech.
-        sample_rate: in Hz.
-        num_frames: frames made so far.
-        max_frames: frames at which the reply ends at the latest.
-        emotion: the user's emotion as the model perceives it; None where it does not say.
-        style: the reply's style; None likewise.
-        ended: True on the last chunk, if the model ended the reply itself.
-    """
-
-    text: str
-    audio: np.ndarray
-    sample_rate: int
-    num_frames: int
-    max_frames: int
-    emotion: str | None
-    style: str | None
-    ended: bool
 
 
 class TextDecoder:
@@ -59,65 +32,61 @@ class TextDecoder:
         return new.replace("\ufffd", "")
 
 
-class Speech:
-    """Frames -> chunks: what one reply has said so far."""
+class Transcript:
+    """A reply's text tokens one by one -> its text, the user's emotion and the reply's style.
 
-    def __init__(self, checkpoint: Checkpoint, max_frames: int) -> None:
-        self.checkpoint = checkpoint
-        self.max_frames = max_frames
-        self.columns: list[Tensor] = []  # [1+K], the frames as the model reads them
-        self.num_said = 0  # of them, those that were handed out
-        self.waiting: list[Tensor] = []
+    Fields:
+        text: all so far.
+        emotion, style: None until the model has said them.
+    """
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
         self.text = ""
-        self._new_text = ""
+        self.emotion: str | None = None
+        self.style: str | None = None
         self._decoder = TextDecoder(checkpoint)
-        self._codec_state = checkpoint.codec.new_state()
-        self._marks: dict[str, str] = {}
-        self._names = {
-            id: (kind, name)
-            for kind, ids in (("emotion", checkpoint.emotion_ids), ("style", checkpoint.style_ids))
-            for name, id in ids.items()
-        }
+        self._emotions = {id: name for name, id in checkpoint.emotion_ids.items()}
+        self._styles = {id: name for name, id in checkpoint.style_ids.items()}
 
-    def add(self, frame: Tensor, column: Tensor) -> None:
-        """Take the next frame [1+K], and as the model reads it; the next chunk says it."""
-        token = int(frame[0])
-        if token in self._names:
-            self._marks.setdefault(*self._names[token])
-        self._new_text += self._decoder.push(token)
-        self.columns.append(column)
-        self.waiting.append(frame)
+    def add(self, token: int) -> None:
+        """Take the next frame's text token."""
+        self.emotion = self.emotion or self._emotions.get(token)
+        self.style = self.style or self._styles.get(token)
+        self.text += self._decoder.push(token)
+
+
+class SpeechDecoder:
+    """Frames, some at a time -> the reply's sound."""
+
+    def __init__(self, checkpoint: Checkpoint) -> None:
+        self.codec = checkpoint.codec
+        self._state = checkpoint.codec.new_state()
 
     @torch.inference_mode()
-    def chunk(self, *, last: bool = False, ended: bool = False) -> ReplyChunk:
-        """Say what is waiting.
+    def decode(self, frames: list[Tensor], last: bool) -> np.ndarray:
+        """The next frames' sound.
 
         Args:
+            frames: [1+K] long each, as `next_frames` gives them; there may be none.
             last: nothing follows.
-            ended: the model ended the reply itself.
+
+        Returns:
+            [n * samples_per_frame] float32 in -1..1.
         """
-        codec = self.checkpoint.codec
-        audio = np.zeros(0, np.float32)
-        if num_frames := len(self.waiting):
-            codes = torch.stack(self.waiting, dim=1)[None, 1:] - 1  # [1, K, l]
-            # The model may have more codes than the codec; it was never taught to say those.
-            codes = codes.clamp(max=codec.config.codebook_size - 1)
-            if last:
-                # A power of 2: a size that is new to the process takes far longer.
-                codes = F.pad(codes, (0, (1 << (num_frames - 1).bit_length()) - num_frames))
-            wave = codec.decode_chunk(codes, self._codec_state)[0, 0]
-            audio = wave[: num_frames * codec.config.samples_per_frame].float().cpu().numpy()
-        self.num_said += num_frames
-        self.waiting = []
-        text, self._new_text = self._new_text, ""
-        self.text += text
-        return ReplyChunk(
-            text=text,
-            audio=audio,
-            sample_rate=codec.config.sample_rate,
-            num_frames=self.num_said,
-            max_frames=self.max_frames,
-            emotion=self._marks.get("emotion"),
-            style=self._marks.get("style"),
-            ended=ended,
-        )
+        if not frames:
+            return np.zeros(0, np.float32)
+        config = self.codec.config
+        codes = codec_codes(torch.stack(frames, dim=1), config.codebook_size)[None]  # [1, K, n]
+        if last:
+            # A power of 2: a size that is new to the process takes far longer.
+            codes = F.pad(codes, (0, (1 << (len(frames) - 1).bit_length()) - len(frames)))
+        wave = self.codec.decode_chunk(codes, self._state)[0, 0]
+        return wave[: len(frames) * config.samples_per_frame].float().cpu().numpy()
+
+
+def codec_codes(frames: Tensor, codebook_size: int) -> Tensor:
+    """Frames [1+K, n] without pads -> the codec's codes [K, n].
+
+    The model may have more codes than the codec; it was never taught to say those.
+    """
+    return (frames[1:] - 1).clamp(max=codebook_size - 1)

@@ -9,6 +9,7 @@ does not stop. As for Qwen2.5-Omni's talker (arXiv:2503.20215), the loss is
 import copy
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,13 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
-from models.westlake.dual_ar import DualARTransformer, Reply, SamplingConfig, next_frames
+from models.westlake.dual_ar import (
+    DualARTransformer,
+    Reply,
+    SamplingConfig,
+    make_frames,
+    next_frames,
+)
 from models.westlake.firefly import FireflyArchitecture
 
 from ..loop import Stage
@@ -195,12 +202,9 @@ def log_probability(model: DualARTransformer, pairs: Sequence[tuple[Tensor, Tens
 
 def _finish(model: DualARTransformer, replies: Sequence[Reply]) -> list[list[Tensor]]:
     """Step replies together to their ends; returns each one's frames [1+K]."""
-    frames: list[list[Tensor]] = [[] for _ in replies]
-    while going := [row for row, reply in enumerate(replies) if not reply.ended]:
-        for row, frame in zip(going, next_frames(model, [replies[row] for row in going])):
-            if frame is not None:
-                frames[row].append(frame)
-    return frames
+    for _ in make_frames(partial(next_frames, model), replies, len(replies)):
+        pass
+    return [reply.frames for reply in replies]
 
 
 def _decode(codec: FireflyArchitecture, frames: Tensor) -> np.ndarray:

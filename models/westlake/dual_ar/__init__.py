@@ -2,7 +2,7 @@
 
 from .cache import KVCache
 from .config import DualARConfig
-from .generation import Reply, Stepper, generate_tokens, next_frames
+from .generation import Reply, Stepper, make_frames, next_frames
 from .model import DualARTransformer
 from .prompt import PromptTokens, TurnStream, turn_grid
 from .sampling import SamplingConfig
@@ -16,7 +16,7 @@ __all__ = [
     "SamplingConfig",
     "Stepper",
     "TurnStream",
-    "generate_tokens",
+    "make_frames",
     "next_frames",
     "turn_grid",
 ]

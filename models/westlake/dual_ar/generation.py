@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
 from functools import partial
+from itertools import islice
 from threading import Condition
 
 import torch
@@ -52,7 +53,8 @@ class Reply:
         self.sampling = sampling
         self.end_id = end_id
         self.forced = tuple(forced)
-        self.num_frames = 0
+        self.frames: list[Tensor] = []  # [1+K], as `next_frames` gave them
+        self.columns: list[Tensor] = []  # [1+K], as the model reads them
         self.ended = False
         self.generator = torch.Generator(model.device)
         if sampling.seed is None:
@@ -62,6 +64,10 @@ class Reply:
         self.unread = prompt.to(model.device, torch.long)
         self.window = self.unread.new_zeros(prompt.shape[0], WINDOW_SIZE)
         self._last_codes = self.unread.new_ones(prompt.shape[0] - 1)
+
+    @property
+    def num_frames(self) -> int:
+        return len(self.columns)
 
     @property
     def penalty(self) -> float:
@@ -79,10 +85,11 @@ class Reply:
             # The first frame never enters the window, whose unfilled places hold id 0.
             self.window[:, (self.num_frames - 1) % WINDOW_SIZE] = frame
         self.unread = frame[:, None]
+        self.columns.append(frame)
         self._last_codes = torch.where(frame[1:] == 0, self._last_codes, frame[1:])
-        self.num_frames += 1
         self.ended = self.num_frames == self.max_new_tokens
-        return torch.cat([frame[:1], self._last_codes])
+        self.frames.append(torch.cat([frame[:1], self._last_codes]))
+        return self.frames[-1]
 
 
 def _check_prompt(
@@ -230,7 +237,7 @@ class _Drawing:
 
 
 class Stepper:
-    """Steps the replies of several threads together; each thread asks for its own one's frames.
+    """Steps the replies of several threads together; each thread asks for its own ones' frames.
 
     Whoever asks while a step is under way waits for it, and then all who wait are stepped at once.
 
@@ -247,21 +254,29 @@ class Stepper:
         self._stepping = False
         self._changed = Condition()
 
-    def next_frame(self, reply: Reply) -> Tensor | None:
-        """The reply's next frame, as from `next_frames`; call `leave` when no more is wanted."""
-        asked: Future = Future()
+    def next_frames(self, replies: Sequence[Reply]) -> list[Tensor | None]:
+        """The replies' next frames, as from `next_frames`; `leave` when no more are wanted."""
+        asked = {reply: Future() for reply in replies}
         with self._changed:
-            self._waiting[reply] = asked
-            self._going.add(reply)
+            self._waiting |= asked
+            self._going |= asked.keys()
             self._changed.notify_all()
-            self._changed.wait_for(lambda: asked.done() or not self._stepping)
-            if asked.done():
-                return asked.result()
-            self._stepping = True
-            self._changed.wait_for(
-                lambda: self._going <= self._waiting.keys(), timeout=self.GRACE_SECONDS
-            )
-            batch, self._waiting = self._waiting, {}
+            self._changed.wait_for(lambda: self._all_done(asked) or not self._stepping)
+            if not self._all_done(asked):
+                self._stepping = True
+                self._changed.wait_for(
+                    lambda: self._going <= self._waiting.keys(), timeout=self.GRACE_SECONDS
+                )
+                batch, self._waiting = self._waiting, {}
+        if not self._all_done(asked):
+            self._step(batch)
+        return [future.result() for future in asked.values()]
+
+    @staticmethod
+    def _all_done(asked: Mapping[Reply, Future]) -> bool:
+        return all(future.done() for future in asked.values())
+
+    def _step(self, batch: Mapping[Reply, Future]) -> None:
         try:
             frames = next_frames(self.model, list(batch))
             for future, frame in zip(batch.values(), frames, strict=True):
@@ -272,7 +287,6 @@ class Stepper:
         with self._changed:
             self._stepping = False
             self._changed.notify_all()
-        return asked.result()
 
     def leave(self, reply: Reply) -> None:
         """No step waits for this reply any more."""
@@ -281,33 +295,27 @@ class Stepper:
             self._changed.notify_all()
 
 
-def generate_tokens(
-    model: DualARTransformer,
-    prompt: Tensor,
-    max_new_tokens: int,
-    sampling: SamplingConfig,
-    end_id: int | None = None,
-    *,
-    cache: KVCache | None = None,
-    forced: Sequence[int | None] = (),
-) -> Iterator[Tensor]:
-    """Reply to a prompt, frame by frame; see `Reply` for the arguments and errors.
+Step = Callable[[Sequence[Reply]], list[Tensor | None]]
 
-    Errors are raised by the call itself. When the reply is over, the cache holds the prompt and
-    every yielded frame: only the end token is left for the next prompt to begin with. If the
-    caller stops early, the last yielded frame is not in it.
+
+def make_frames(
+    step: Step, replies: Iterable[Reply], num_rows: int = 1
+) -> Iterator[tuple[Reply, Tensor | None]]:
+    """Make replies to their ends, frame by frame: the one loop in which replies are made.
+
+    Args:
+        step: `partial(next_frames, model)`, or `Stepper.next_frames` to share steps with other
+            threads.
+        replies: taken up one by one, as soon as fewer than `num_rows` are in the making.
+        num_rows: replies that are stepped together.
 
     Yields:
-        frames [1+K] long: a text token and K codes + 1, none of them 0.
+        A reply and its next frame [1+K] long, or None where its end token came.
     """
-    reply = Reply(model, prompt, max_new_tokens, sampling, end_id, cache=cache, forced=forced)
-    return _frames(model, reply, cache is not None)
-
-
-def _frames(model: DualARTransformer, reply: Reply, to_be_continued: bool) -> Iterator[Tensor]:
-    while not reply.ended:
-        (frame,) = next_frames(model, [reply])
-        if frame is not None:
-            yield frame
-    if to_be_continued and frame is not None:
-        _read(model, [reply])
+    waiting, rows = iter(replies), []
+    while True:
+        rows += islice(waiting, num_rows - len(rows))
+        if not rows:
+            return
+        yield from zip(rows, step(rows), strict=True)
+        rows = [reply for reply in rows if not reply.ended]

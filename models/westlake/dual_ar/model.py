@@ -53,6 +53,7 @@ class DualARTransformer(nn.Module):
         self.native_draw: NativeDraw | None = None
         self.make_codes: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
         self.apply(self._init_weights)
+        self.num_parameters = sum(weight.numel() for weight in self.parameters())
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):

@@ -15,7 +15,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DualARConfig
-from .model import DualARTransformer
 from .engines.native import (
     MAX_HEAD,
     NativeCodes,
@@ -25,6 +24,7 @@ from .engines.native import (
     load_library,
     native_quantise,
 )
+from .model import DualARTransformer
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits

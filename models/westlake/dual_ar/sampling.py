@@ -10,6 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ...errors import UserError
+
 WINDOW_SIZE = 16
 
 SORT_LIMIT = 4096  # tokens of a vocabulary that is sorted whole
@@ -27,7 +29,7 @@ class SamplingConfig:
         seed: the same seed gives the same reply; None draws a fresh one.
 
     Raises:
-        ValueError: a value outside of its range.
+        UserError: a value of another type, or outside of its range.
     """
 
     temperature: float = 0.7
@@ -36,15 +38,27 @@ class SamplingConfig:
     seed: int | None = None
 
     def __post_init__(self):
-        allowed = {
-            "temperature": (0 < self.temperature < 2, "above 0 and below 2"),
-            "top_p": (0 < self.top_p <= 1, "above 0 and at most 1"),
-            "repetition_penalty": (0 < self.repetition_penalty < 2, "above 0 and below 2"),
-            "seed": (self.seed is None or 0 <= self.seed < 2**63, "0 to 2^63 - 1, or None"),
-        }
-        for name, (fits, limits) in allowed.items():
+        for name, (fits, limits) in {
+            "temperature": (_between(0, self.temperature, 2), "0 < temperature < 2"),
+            "top_p": (_between(0, self.top_p, 1) or self.top_p == 1, "0 < top_p <= 1"),
+            "repetition_penalty": (
+                _between(0, self.repetition_penalty, 2),
+                "0 < repetition_penalty < 2",
+            ),
+            "seed": (
+                self.seed is None or (isinstance(self.seed, int) and 0 <= self.seed < 2**63),
+                "a whole number, 0 <= seed < 2^63",
+            ),
+        }.items():
             if not fits:
-                raise ValueError(f"{name} is {getattr(self, name)}, but must be {limits}")
+                raise UserError(
+                    "error_out_of_range", name=name, value=getattr(self, name), limits=limits
+                )
+
+
+def _between(low: float, value: object, high: float) -> bool:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    return is_number and low < value < high
 
 
 def sample(logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:

@@ -1,0 +1,53 @@
+"""A checkpoint's name or folder -> its family, and the loaded model."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+
+from .contract import SpeechModel
+from .errors import UserError
+from .hub import find_folder
+
+# Published config.json files of Westlake-Omni name no model type, or that of their architecture.
+WESTLAKE_TYPES = (None, "westlake", "dual_ar")
+
+
+def load_model(
+    name_or_path: str | os.PathLike = "tiny",
+    device: str = "cpu",
+    dtype: str = "auto",
+    revision: str | None = None,
+) -> SpeechModel:
+    """Find, fetch, check and load a checkpoint of any family.
+
+    Args:
+        name_or_path: a folder; else "tiny", which comes with this repository; else a Hugging Face
+            id as "owner/name".
+        device: "cpu", "cuda" or "auto", which is CUDA where there is one.
+        dtype: of the language model; "auto" for what is fastest, else one that its family offers.
+        revision: branch, tag or commit of a Hugging Face id.
+
+    Raises:
+        ValueError: an unknown name, family, device or dtype; a file that is missing, damaged, or
+            does not fit the others.
+        RuntimeError: the download failed.
+    """
+    folder = find_folder(name_or_path, revision, ())
+    model_type = _model_type(folder / "config.json")
+    if model_type in WESTLAKE_TYPES:
+        from .westlake.speech_model import load_westlake  # here: each family has its own libraries
+
+        return load_westlake(name_or_path, device, dtype, revision)
+    allowed = ", ".join(name for name in WESTLAKE_TYPES if name)
+    raise UserError("error_unknown_family", name=model_type, allowed=allowed)
+
+
+def _model_type(path: Path) -> str | None:
+    """What a config.json says; None where it says nothing or can't be read, as its family will."""
+    try:
+        config = json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return config.get("model_type") if isinstance(config, dict) else None

@@ -1,0 +1,229 @@
+"""The reply loop: finished user turns -> replies, streamed in chunks or many at once."""
+
+from __future__ import annotations
+
+import dataclasses
+import secrets
+import time
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..contract import ReplyChunk, ReplyOptions
+from ..errors import UserError
+from .dual_ar import Reply, make_frames, next_frames
+from .speech import SpeechDecoder, Transcript, codec_codes
+
+if TYPE_CHECKING:
+    from .conversation import Conversation
+    from .user_turn import UserTurn
+
+SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
+
+
+@dataclass(frozen=True, kw_only=True)
+class WholeReply:
+    """A reply that has ended, not yet made sound.
+
+    Fields:
+        emotion, style: None where the model says none.
+        codes: [K, n] long, the codec's own.
+        seed: that it was drawn with.
+        ended: the model ended it, before `max_frames`.
+    """
+
+    text: str
+    emotion: str | None
+    style: str | None
+    codes: Tensor
+    seed: int
+    ended: bool
+
+
+class OpenReply:
+    """A conversation's reply in the making, from its turn's end to its own.
+
+    Args:
+        turn: finished, and the last of its conversation.
+        options: see `ReplyOptions`.
+
+    Raises:
+        UserError: an unknown style, or the conversation went on since the turn.
+    """
+
+    def __init__(self, turn: UserTurn, options: ReplyOptions) -> None:
+        self.conversation, self.turn = turn.conversation, turn.turn
+        if not self.is_wanted:
+            raise UserError("error_turn_over")
+        checkpoint, cache = self.conversation.model.checkpoint, self.conversation.cache
+        sampling = options.sampling or checkpoint.sampling
+        if sampling.seed is None:
+            sampling = dataclasses.replace(sampling, seed=secrets.randbelow(SEED_LIMIT))
+        prompt = self.conversation.unread
+        room = cache.max_len - cache.length - prompt.shape[1] - 1
+        self.max_frames = min(room, options.max_frames or room)
+        self.seed = sampling.seed
+        self.steps = Reply(
+            checkpoint.model,
+            prompt,
+            self.max_frames,
+            sampling,
+            checkpoint.end_id,
+            cache=cache,
+            forced=_forced_tokens(checkpoint.style_ids, options.style),
+        )
+
+    @property
+    def is_wanted(self) -> bool:
+        """The conversation has not gone on without this reply."""
+        return self.conversation.open_turn is self.turn
+
+    def close(self, num_said: int) -> None:
+        """Keep the first frames as what was said; the conversation can go on."""
+        if self.is_wanted:
+            said = self.steps.columns[:num_said]
+            empty = self.turn.columns[:, :0]
+            self.conversation.end_turn(torch.stack(said, dim=1).cpu() if said else empty)
+
+
+def _forced_tokens(style_ids: dict[str, int], style: str | None) -> tuple[int | None, ...]:
+    if style is None:
+        return ()
+    if style not in style_ids:
+        code = "error_unknown_style" if style_ids else "error_no_styles"
+        raise UserError(code, name=style, allowed=", ".join(style_ids))
+    return (None, style_ids[style])
+
+
+def stream_reply(turn: UserTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:
+    """Answer a finished turn; see `contract.Conversation.reply`.
+
+    What was said of the reply is kept in the conversation, also when the caller stops early.
+    """
+    model = turn.conversation.model
+    started = time.perf_counter()
+    try:
+        reply = OpenReply(turn, options)
+    except Exception:
+        if turn.conversation.open_turn is turn.turn:
+            turn.conversation.abandon_turn()
+        raise
+    chunks = _Chunks(turn, reply)
+    size, frame = options.first_chunk_frames, None
+    try:
+        for _, frame in make_frames(model.stepper.next_frames, [reply.steps]):
+            if frame is None:
+                break
+            chunks.add(frame, time.perf_counter() - started)
+            if len(chunks.waiting) == size:
+                model.stepper.leave(reply.steps)  # until the chunk is out
+                yield chunks.take()
+                size = min(2 * size, options.chunk_frames)
+            # While the chunk was out, the conversation may have gone on without this reply.
+            if options.stop.is_set() or not reply.is_wanted:
+                break
+        model.stepper.leave(reply.steps)
+        yield chunks.take(last=True, ended=frame is None)
+    except Exception:
+        if not chunks.num_said and reply.is_wanted:
+            reply.conversation.abandon_turn()
+        raise
+    finally:
+        model.stepper.leave(reply.steps)
+        reply.close(chunks.num_said)
+
+
+class _Chunks:
+    """A reply's frames, as they come -> its chunks."""
+
+    def __init__(self, turn: UserTurn, reply: OpenReply) -> None:
+        model = turn.conversation.model
+        self.reply = reply
+        self.frame_rate = model.frame_rate
+        self.waiting: list[Tensor] = []
+        self.num_said = 0
+        self._transcript = Transcript(model.checkpoint)
+        self._speech = SpeechDecoder(model.checkpoint)
+        self._shown = 0  # characters
+        self._first_frame_seconds = 0.0
+
+    def add(self, frame: Tensor, seconds: float) -> None:
+        """Take the next frame [1+K], made that many seconds after the reply was asked for."""
+        if not self.waiting and not self.num_said:
+            self._first_frame_seconds = seconds
+        self._transcript.add(int(frame[0]))
+        self.waiting.append(frame)
+
+    def take(self, *, last: bool = False, ended: bool = False) -> ReplyChunk:
+        """What is waiting, as a chunk."""
+        audio = self._speech.decode(self.waiting, last)
+        self.num_said += len(self.waiting)
+        self.waiting = []
+        text = self._transcript.text[self._shown :]
+        self._shown += len(text)
+        return ReplyChunk(
+            new_text=text,
+            new_audio=audio,
+            total_frames=self.num_said,
+            max_frames=self.reply.max_frames,
+            total_seconds=self.num_said / self.frame_rate,
+            max_seconds=self.reply.max_frames / self.frame_rate,
+            first_frame_seconds=self._first_frame_seconds,
+            emotion=self._transcript.emotion,
+            style=self._transcript.style,
+            seed=self.reply.seed,
+            ended=ended,
+        )
+
+
+def reply_to_all(
+    turns: Iterable[tuple[UserTurn, ReplyOptions]], num_rows: int
+) -> Iterator[tuple[Conversation, WholeReply]]:
+    """Answer finished turns of conversations of one model, many at once and without their sound.
+
+    Each reply hardly depends on what is answered beside it. The loop is that of `stream_reply`.
+
+    Args:
+        turns: taken up one by one, as soon as fewer than `num_rows` replies are in the making.
+        num_rows: replies that are stepped together.
+
+    Yields:
+        A conversation, whose reply has ended and is part of it, and the reply; in the order in
+        which they end.
+    """
+    begun: dict[Reply, OpenReply] = {}
+
+    def begin() -> Iterator[Reply]:
+        for turn, options in turns:
+            reply = OpenReply(turn, options)
+            begun[reply.steps] = reply
+            yield reply.steps
+
+    def step(replies: list[Reply]) -> list[Tensor | None]:
+        return next_frames(begun[replies[0]].conversation.model.checkpoint.model, replies)
+
+    for steps, frame in make_frames(step, begin(), num_rows):
+        if steps.ended:
+            reply = begun.pop(steps)
+            reply.close(steps.num_frames)
+            yield reply.conversation, _whole(reply, ended=frame is None)
+
+
+def _whole(reply: OpenReply, ended: bool) -> WholeReply:
+    checkpoint = reply.conversation.model.checkpoint
+    transcript = Transcript(checkpoint)
+    for frame in reply.steps.frames:
+        transcript.add(int(frame[0]))
+    frames = reply.steps.frames
+    grid = torch.stack(frames, dim=1).cpu() if frames else reply.turn.columns[:, :0]
+    return WholeReply(
+        text=transcript.text,
+        emotion=transcript.emotion,
+        style=transcript.style,
+        codes=codec_codes(grid, checkpoint.codec.config.codebook_size),
+        seed=reply.seed,
+        ended=ended,
+    )

@@ -1,0 +1,137 @@
+"""A user's turn while it is spoken: wave -> codes -> columns, read at once."""
+
+from __future__ import annotations
+
+import re
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from ..audio import StreamResampler
+from ..errors import UserError
+from .dual_ar.prompt import TurnStream
+
+if TYPE_CHECKING:
+    from .conversation import Conversation
+    from .speech_model import WestlakeModel
+
+
+class UserTurn:
+    """A user's turn while it is spoken: what was heard is encoded and read at once.
+
+    What is left to do at the end does not depend on how long the user spoke. The text must be
+    known at the start, as it stands on the first frames: its columns are read immediately, the
+    speech beneath them is held back until it is longer than the text (see `TurnStream`).
+
+    Args:
+        conversation: the conversation that this turn continues; one turn at a time.
+        text: what the user wrote, if anything.
+        sample_rate: of the samples to come, in Hz; None for the codec's.
+
+    Raises:
+        UserError: text that is too long, or no text.
+    """
+
+    def __init__(
+        self, conversation: Conversation, text: str | None = None, sample_rate: int | None = None
+    ) -> None:
+        model = conversation.model
+        codec = model.checkpoint.codec
+        self.conversation = conversation
+        self.text = (text or "").strip()
+        self.num_samples = 0  # heard and encoded, at the codec's rate
+        text_tokens = _text_tokens(model, self.text)
+        self._resampler = StreamResampler(
+            sample_rate or codec.config.sample_rate, codec.config.sample_rate
+        )
+        self._codec_state = codec.new_state()
+        self._stream = TurnStream(model.prompt_tokens, text_tokens, codec.config.num_codebooks)
+        self.turn = conversation.open()
+        self._append(self._stream.start())
+
+    @property
+    def seconds_heard(self) -> float:
+        """Seconds of speech so far."""
+        return self.num_samples / self.conversation.model.sample_rate
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds of speech that the turn still has room for."""
+        model = self.conversation.model
+        text_seconds = len(self._stream.text_tokens) / model.frame_rate
+        heard = max(0.0, self.seconds_heard - text_seconds)  # the rest lies beneath the text
+        return max(0.0, model.max_input_seconds - text_seconds - heard)
+
+    def push(self, samples: Tensor) -> None:
+        """Hear the next samples, [n] float32 in -1..1.
+
+        Raises:
+            UserError: the turn has become too long for the model's context, which ends it as if
+                it had not begun; or it was over already.
+        """
+        self._check_open()
+        self._encode(self._resampler.push(samples), last=False)
+        self.conversation.read()
+
+    def finish(self) -> None:
+        """The user has finished: complete the prompt, leaving its last columns to be read.
+
+        Raises:
+            UserError: the turn has neither speech nor text, or has become too long; either ends
+                it as if it had not begun.
+        """
+        self._check_open()
+        if self.num_samples or self._resampler.pending:
+            tail = self._resampler.finish()
+            config = self.conversation.model.checkpoint.codec.config
+            missing = config.samples_per_frame - self.num_samples - len(tail)
+            self._encode(torch.cat([tail, tail.new_zeros(max(0, missing))]), last=True)
+        if not self.text and not self.num_samples:
+            self.abandon()
+            raise UserError("error_nothing_given")
+        self._append(self._stream.finish())
+        self.turn.prompt_length = self.turn.columns.shape[1]
+
+    def abandon(self) -> None:
+        """Forget the turn, as if it had not begun; one that is over stays as it is."""
+        if self.conversation.open_turn is self.turn:
+            self.conversation.abandon_turn()
+
+    def _check_open(self) -> None:
+        if self.conversation.open_turn is not self.turn or self.turn.prompt_length:
+            raise UserError("error_turn_over")
+
+    @torch.no_grad()
+    def _encode(self, samples: Tensor, last: bool) -> None:
+        checkpoint = self.conversation.model.checkpoint
+        codec, device = checkpoint.codec, checkpoint.device
+        self.num_samples += len(samples)
+        codes = codec.encode_chunk(samples[None, None].to(device), self._codec_state, last=last)
+        self._append(self._stream.push(codes[0].cpu()))
+
+    def _append(self, columns: Tensor) -> None:
+        try:
+            self.conversation.make_room(columns.shape[1])
+        except UserError:
+            self.conversation.abandon_turn()
+            raise
+        self.conversation.add(columns)
+
+
+def _text_tokens(model: WestlakeModel, text: str) -> list[int]:
+    """A user's text as tokens; what looks like a control token in it is text as well."""
+    if len(text) > model.max_input_characters:
+        raise UserError(
+            "error_text_too_long", characters=len(text), limit=model.max_input_characters
+        )
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError("error_text_not_unicode") from None
+    tokenizer = model.checkpoint.tokenizer
+    control = tokenizer.get_added_vocab()
+    pieces: list[str] = []
+    for part in re.split(f"({'|'.join(map(re.escape, control))})", text):
+        pieces += [part[:1], part[1:]] if part in control else [part]
+    return [id for piece in pieces if piece for id in tokenizer.encode(piece)]
