@@ -16,6 +16,7 @@ from ..dialogues import NO_EMOTION, STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
 from ..speech.lines import followup_styles, styled_replies
 from ..speech.pinyin import PUNCTUATION, syllables
 from .corpus import SILENT, UNCLEAR, Spoken
+from .tokenizer import emotion_token
 from .wording import CORRECTIONS, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
@@ -32,7 +33,7 @@ WEIGHTS = {
 TURN_SHARES = (0.74, 0.17, 0.05, 0.02, 0.01, 0.01)  # conversations of one turn, of two, ...
 FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
 CORRECTION_SHARE = 0.15  # of new topics, where they are written
-SPACED_SHARE = 0.25  # of replies whose words alone are learned, that stand among their speech
+SPACED_SHARE = 0.15  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
@@ -157,7 +158,7 @@ class Conversations:
         So what is to be spoken next always stands a few columns back.
         """
         row = torch.full((1, reply.codes.shape[1]), self.tokens.semantic)
-        opening = self.tokenizer.encode(f"<|user:{emotion}|><|style:{style}|>")
+        opening = self.tokenizer.encode(f"{emotion_token(emotion)}<|style:{style}|>")
         row[0, : len(opening)] = torch.tensor(opening)
         column = len(opening)
         onsets = iter(reply.onsets)

@@ -26,17 +26,19 @@ from ..speech.pinyin import syllables
 from .conversations import Conversations, Example, collate
 from .corpus import Spoken, read_spoken
 from .heads import Heads
+from .tokenizer import emotion_token
 
 UNDERSTANDING_BATCH_SIZE = 36
 SPEAKING_BATCH_SIZE = 12
 POOL_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
 MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
 WORDS_OF_5_STEPS = 2  # of speaking, that learn words alone
+VALIDATION_USERS = 24  # held out, that are answered then
 MAX_WORDS = 100  # tokens of a reply's words
 # Of the codes that the model reads in training, some are replaced by any others: of a reply's own
 # as many that it learns to tell its speech from the words, and does not stumble over its errors.
 CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.1, 0.5, 0.5
-STAGE = {"betas": (0.9, 0.95), "weight_decay": 0.05, "validate_seconds": 300}
+STAGE = {"betas": (0.9, 0.95), "weight_decay": 0.05, "validate_seconds": 420}
 
 
 def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
@@ -94,7 +96,8 @@ class Corpus:
 
     def __init__(self, dialogues: Dialogues, tokenizer, work: Path) -> None:
         self.dialogues, self.tokenizer, self.work = dialogues, tokenizer, work
-        self.heldout = list(read_spoken(work / "heldout_users"))
+        spoken = read_spoken(work / "heldout_users")
+        self.heldout = [user for user in spoken if not user.intent.startswith("follow.")]
         self.num_files = 0
         self._pools: dict[bool, tuple[int, list[list[Example]]]] = {}
         self.refresh()
@@ -171,7 +174,7 @@ def train_understanding(
 
     def validate(index: int) -> dict[str, float]:
         corpus.refresh()
-        some = corpus.heldout[:: max(1, len(corpus.heldout) // 66)]
+        some = corpus.heldout[:: max(1, len(corpus.heldout) // VALIDATION_USERS)]
         with torch.autocast(device, torch.bfloat16):
             figures = understanding(model, corpus.conversations, some)
             written = understanding(model, corpus.conversations, some, "text")
@@ -208,7 +211,7 @@ def train_language_model(
 
     def validate(index: int) -> dict[str, float]:
         corpus.refresh()
-        some = corpus.heldout[:: max(1, len(corpus.heldout) // 66)]
+        some = corpus.heldout[:: max(1, len(corpus.heldout) // VALIDATION_USERS)]
         with torch.autocast(device, torch.bfloat16):
             figures = understanding(model, corpus.conversations, some)
             fixed = np.random.default_rng(6)
@@ -310,7 +313,7 @@ def understanding(
 
     The words are decoded alone, as `words_loss` teaches them.
     """
-    emotions = conversations.tokenizer.convert_tokens_to_ids([f"<|user:{e}|>" for e in EMOTIONS])
+    emotions = conversations.tokenizer.convert_tokens_to_ids([emotion_token(e) for e in EMOTIONS])
     known = set(conversations.replies)
     emotion_hits = intent_hits = 0
     for user in users:

@@ -21,12 +21,17 @@ QWEN2_WORDS = (
 )
 
 
+def emotion_token(emotion: str) -> str:
+    """What a reply begins with: the user's emotion, or that there is nothing to tell it from."""
+    return "<|user|>" if emotion == NO_EMOTION else f"<|user:{emotion}|>"
+
+
 def special_tokens() -> list[str]:
     """Every special token, in the order of their ids, from 0.
 
     `<|endoftext|>`, which no reply holds, is 0: what fills the repetition window at first.
     """
-    emotions = [f"<|user:{emotion}|>" for emotion in (*EMOTIONS, NO_EMOTION)]
+    emotions = [emotion_token(emotion) for emotion in (*EMOTIONS, NO_EMOTION)]
     return [*CONTROL_TOKENS, *emotions, *(f"<|style:{style}|>" for style in STYLES)]
 
 
