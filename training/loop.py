@@ -1,10 +1,12 @@
 """A time-boxed, resumable training loop; every stage of the recipe runs in it."""
 
+from __future__ import annotations
+
 import csv
 import math
 import time
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
@@ -12,8 +14,22 @@ from loguru import logger
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from .files import replacing
+
 WARMUP_STEPS = 100
 FINAL_LEARNING_RATE = 0.05  # of the peak
+MAX_GRADIENT_NORM = 1.0
+SHOWN_LOSSES = 50  # the progress bar shows their mean
+
+
+@dataclass(kw_only=True)
+class _Progress:
+    """How far a stage has come: `rows` of its log, seconds and steps, losses since the last row."""
+
+    rows: list[dict[str, float]] = field(default_factory=list)
+    seconds: float = 0.0
+    step: int = 0
+    losses: list[float] = field(default_factory=list)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -21,7 +37,8 @@ class Stage:
     """One training stage: what is trained, for how long, and where its files go.
 
     `<folder>/<name>.pt` holds the state to resume from, `.csv` the log and `.png` its curves.
-    `minutes` counts over all runs: a resumed stage trains only what is left of it.
+    `minutes` counts over all runs: a resumed stage trains only what is left of it, and ends where
+    an uninterrupted one does.
     """
 
     name: str
@@ -42,99 +59,153 @@ class Stage:
 
         Args:
             modules: what is trained and saved, by name.
-            step: step number -> loss, a scalar; it draws the batch, by nothing but that number.
+            step: step number -> loss, a scalar; it draws the batch, by nothing but that number
+                and torch's global generator, which is seeded by it.
             validate: step number -> figures for the log; it may also write samples.
+
+        Raises:
+            RuntimeError: the loss is not finite.
         """
         parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
         optimizer = torch.optim.AdamW(
             parameters, self.learning_rate, self.betas, weight_decay=self.weight_decay
         )
-        rows: list[dict[str, float]] = []
-        seconds, index = 0.0, 0
-        saved = self.folder / f"{self.name}.pt"
-        if saved.exists():
-            state = torch.load(saved, weights_only=True)
-            for name, module in modules.items():
-                module.load_state_dict(state["modules"][name])
-            optimizer.load_state_dict(state["optimizer"])
-            rows, seconds, index = state["rows"], state["seconds"], state["step"]
         self.folder.mkdir(parents=True, exist_ok=True)
-        budget = 60 * self.minutes
-        bar = tqdm(total=round(budget), initial=round(seconds), unit="s", desc=self.name)
-        losses: list[float] = []
-        last_validation = seconds
-        while seconds < budget:
-            started = time.monotonic()
-            for group in optimizer.param_groups:
-                group["lr"] = self.learning_rate * _schedule(index, seconds / budget)
-            torch.manual_seed(index)  # so that a resumed run draws what an uninterrupted one does
-            loss = step(index)
-            if not math.isfinite(loss.item()):
-                raise RuntimeError(f"{self.name}: the loss is {loss.item()} at step {index}")
-            optimizer.zero_grad(set_to_none=True)
-            loss.backward()
-            nn.utils.clip_grad_norm_(parameters, 1.0)
-            optimizer.step()
-            losses.append(loss.item())
-            index += 1
-            spent = time.monotonic() - started
-            seconds += spent
-            bar.n = min(round(seconds), bar.total)
-            bar.set_postfix(step=index, loss=f"{sum(losses[-50:]) / len(losses[-50:]):.3f}")
-            if seconds - last_validation >= self.validate_seconds or seconds >= budget:
-                for module in modules.values():
-                    module.eval()
-                with torch.no_grad():
-                    figures = dict(validate(index))
-                for module in modules.values():
-                    module.train()
-                row = {"minutes": seconds / 60, "step": index, "loss": sum(losses) / len(losses)}
-                rows.append(row | figures)
-                losses, last_validation = [], seconds
-                logger.info(
-                    f"{self.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in rows[-1].items())
-                )
-                self._save(modules, optimizer, rows, seconds, index)
-        bar.close()
+        progress = self._resume(modules, optimizer)
+        budget, last_row = 60 * self.minutes, progress.seconds
+        _set_training(modules, True)
+        with tqdm(
+            total=round(budget), initial=round(progress.seconds), unit="s", desc=self.name
+        ) as bar:
+            while progress.seconds < budget:
+                started = time.monotonic()
+                share = _schedule(progress.step, progress.seconds / budget)
+                for group in optimizer.param_groups:
+                    group["lr"] = self.learning_rate * share
+                self._learn(step, parameters, optimizer, progress)
+                progress.seconds += time.monotonic() - started
+                recent = progress.losses[-SHOWN_LOSSES:]
+                bar.n = min(round(progress.seconds), bar.total)
+                bar.set_postfix(step=progress.step, loss=f"{sum(recent) / len(recent):.3f}")
+                due = progress.seconds - last_row >= self.validate_seconds
+                if due or progress.seconds >= budget:
+                    self._log(modules, validate, progress)
+                    self._save(modules, optimizer, progress)
+                    last_row = progress.seconds
 
-    def _save(self, modules, optimizer, rows, seconds, index) -> None:
+    def _learn(
+        self,
+        step: Callable[[int], Tensor],
+        parameters: Sequence[nn.Parameter],
+        optimizer: torch.optim.Optimizer,
+        progress: _Progress,
+    ) -> None:
+        torch.manual_seed(progress.step)  # so that a resumed run draws what an uninterrupted does
+        loss = step(progress.step)
+        progress.losses.append(loss.item())
+        if not math.isfinite(progress.losses[-1]):
+            raise RuntimeError(
+                f"{self.name}: the loss is {progress.losses[-1]} at step {progress.step}"
+            )
+        optimizer.zero_grad(set_to_none=True)
+        loss.backward()
+        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
+        optimizer.step()
+        progress.step += 1
+
+    def _log(
+        self,
+        modules: Mapping[str, nn.Module],
+        validate: Callable[[int], Mapping[str, float]],
+        progress: _Progress,
+    ) -> None:
+        _set_training(modules, False)
+        with torch.no_grad():
+            figures = dict(validate(progress.step))
+        _set_training(modules, True)
+        loss = sum(progress.losses) / len(progress.losses)
+        row = {"minutes": progress.seconds / 60, "step": progress.step, "loss": loss} | figures
+        progress.rows.append(row)
+        progress.losses = []
+        logger.info(f"{self.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
+
+    def _resume(
+        self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+    ) -> _Progress:
+        saved = self.folder / f"{self.name}.pt"
+        if not saved.exists():
+            return _Progress()
+        state = torch.load(saved, weights_only=True, map_location="cpu")
+        for name, module in modules.items():
+            module.load_state_dict(state["modules"][name])
+        optimizer.load_state_dict(state["optimizer"])
+        return _Progress(rows=state["rows"], seconds=state["seconds"], step=state["step"])
+
+    def _save(
+        self,
+        modules: Mapping[str, nn.Module],
+        optimizer: torch.optim.Optimizer,
+        progress: _Progress,
+    ) -> None:
+        """Write log, curves and, last, the state that says how far they are."""
+        rows = progress.rows
+        with (
+            replacing(self.folder / f"{self.name}.csv") as path,
+            path.open("w", newline="") as file,
+        ):
+            writer = csv.DictWriter(file, fieldnames=_columns(rows))
+            writer.writeheader()
+            writer.writerows(rows)
+        with replacing(self.folder / f"{self.name}.png") as path:
+            plot_curves(rows, path, self.name)
         state = {
             "modules": {name: module.state_dict() for name, module in modules.items()},
             "optimizer": optimizer.state_dict(),
             "rows": rows,
-            "seconds": seconds,
-            "step": index,
+            "seconds": progress.seconds,
+            "step": progress.step,
         }
-        temporary = self.folder / f"{self.name}.pt.new"
-        torch.save(state, temporary)
-        temporary.replace(self.folder / f"{self.name}.pt")  # never half a file
-        with open(self.folder / f"{self.name}.csv", "w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=rows[0].keys())
-            writer.writeheader()
-            writer.writerows(rows)
-        plot_curves(rows, self.folder / f"{self.name}.png", self.name)
+        with replacing(self.folder / f"{self.name}.pt") as path:
+            torch.save(state, path)
 
 
-def plot_curves(rows: list[dict[str, float]], path: Path, title: str) -> None:
-    """One small panel per figure of the log, over minutes."""
+def autocast(device: str | torch.device) -> torch.autocast:
+    """Products in bfloat16 on that kind of device, as in every training here."""
+    return torch.autocast(torch.device(device).type, torch.bfloat16)
+
+
+def plot_curves(rows: Sequence[Mapping[str, float]], path: Path, title: str) -> None:
+    """One small panel per figure of the log, over minutes, as PNG."""
     import matplotlib
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
 
-    names = [name for name in rows[0] if name not in ("minutes", "step")]
+    names = [name for name in _columns(rows) if name not in ("minutes", "step")]
     figure, axes = pyplot.subplots(1, len(names), figsize=(3.2 * len(names), 2.6), squeeze=False)
     for axis, name in zip(axes[0], names):
-        axis.plot([row["minutes"] for row in rows], [row[name] for row in rows])
+        known = [row for row in rows if name in row]
+        axis.plot([row["minutes"] for row in known], [row[name] for row in known])
         axis.set_title(name)
         axis.set_xlabel("minutes")
         axis.grid(alpha=0.3)
     figure.suptitle(title)
     figure.tight_layout()
-    figure.savefig(path, dpi=80)
+    figure.savefig(path, dpi=80, format="png")
     pyplot.close(figure)
 
 
+def _columns(rows: Sequence[Mapping[str, float]]) -> list[str]:
+    """Names of all figures in a log, whose first rows may know fewer than the last."""
+    return list(dict.fromkeys(name for row in rows for name in row))
+
+
+def _set_training(modules: Mapping[str, nn.Module], training: bool) -> None:
+    for module in modules.values():
+        module.train(training)
+
+
 def _schedule(step: int, progress: float) -> float:
+    """Share of the learning rate: a linear warm-up, then half a cosine down to its final part."""
     cosine = 0.5 * (1 + math.cos(math.pi * min(progress, 1.0)))
     return min(1.0, (step + 1) / WARMUP_STEPS) * max(FINAL_LEARNING_RATE, cosine)

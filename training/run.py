@@ -5,11 +5,14 @@ taken as it is.
 """
 
 import argparse
+import shutil
 from collections.abc import Callable, Sequence
+from itertools import islice
 from pathlib import Path
 
 import torch
 from loguru import logger
+from transformers import PreTrainedTokenizerFast
 
 from models.tokenizer import load_tokenizer
 from models.westlake.checkpoint import save_checkpoint
@@ -20,6 +23,7 @@ from .codec.config import load_start
 from .codec.encoder import load_codes, train_codes
 from .codec.vocoder import load_codec, train_slow_stages, train_vocoder
 from .dialogues import load_dialogues
+from .files import is_up_to_date, replacing
 from .language.corpus import write_replies, write_sounds, write_users
 from .language.model import (
     Corpus,
@@ -30,7 +34,7 @@ from .language.model import (
 )
 from .language.preference import train_preference
 from .language.tokenizer import VOCAB_SIZE, write_tokenizer
-from .recogniser.recogniser import Recogniser, train_recogniser
+from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
 from .speech.lines import reply_lines, user_lines
 from .speech.recordings import read, record
 
@@ -49,6 +53,7 @@ VARIED_ROUNDS = 4  # times that each of them is heard
 CLIP_RECORDINGS = 4000  # of the users', that the codec learns from
 NUM_SOUNDS = 1200  # that nobody can understand
 HELDOUT_RECORDINGS = 400
+RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
 ASSISTANT_SHARE = 0.5  # of the codec's training
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
 
@@ -71,7 +76,8 @@ class Recipe:
         self.takes = work / "takes"
 
     def tokenizer(self) -> None:
-        write_tokenizer(self.output)
+        if not (self.work / "tokenizer").exists():
+            write_tokenizer(self.dialogues, self.work / "tokenizer")
 
     def recordings(self) -> None:
         heldout = user_lines(self.dialogues, 1, seed=4, heldout=True)[:HELDOUT_RECORDINGS]
@@ -81,15 +87,21 @@ class Recipe:
         record(users, self.takes / "users", self.workers)
 
     def clips(self) -> None:
-        users = [r for r, _ in zip(read(self.takes / "users"), range(CLIP_RECORDINGS))]
-        for name, recordings in (
-            ("heldout_clips", read(self.takes / "heldout")),
-            ("assistant_clips", read(self.takes / "replies")),
-            ("user_clips", users),
+        for name, takes, most in (
+            ("heldout_clips", "heldout", None),
+            ("assistant_clips", "replies", None),
+            ("user_clips", "users", CLIP_RECORDINGS),
         ):
             path = self.work / f"{name}.npy"
             if not path.exists():
-                write_clips(recordings, path, seed=1)
+                write_clips(islice(read(self.takes / takes), most), path, seed=1)
+
+    def load_tokenizer(self) -> PreTrainedTokenizerFast:
+        return load_tokenizer(self.work / "tokenizer", VOCAB_SIZE)
+
+    @property
+    def ear(self) -> Recogniser:
+        return load_recogniser(self.work / "recogniser.pt")
 
     @property
     def speech(self) -> dict[Path, float]:
@@ -109,11 +121,10 @@ class Recipe:
             self.start and load_start(self.start),
         )
 
-    def recogniser(self) -> Recogniser:
-        heldout = [r for r, _ in zip(read(self.takes / "heldout"), range(60))]
-        return train_recogniser(
+    def recogniser(self) -> None:
+        train_recogniser(
             [*read(self.takes / "users"), *read(self.takes / "replies")],
-            heldout,
+            list(islice(read(self.takes / "heldout"), RECOGNISED_RECORDINGS)),
             self.work,
             self.minutes * SHARES["recogniser"],
             self.device,
@@ -122,7 +133,7 @@ class Recipe:
     def slow_stages(self) -> None:
         train_slow_stages(
             self.work / "codes.pt",
-            self.recogniser(),
+            self.ear,
             self.speech,
             {self.work / "heldout_clips.npy": 1.0},
             self.work,
@@ -135,7 +146,7 @@ class Recipe:
         train_vocoder(
             self.work / "codes.pt",
             self.work / "slow_stages.pt",
-            self.recogniser(),
+            self.ear,
             self.speech,
             {self.work / "heldout_clips.npy": 1.0},
             self.work,
@@ -148,13 +159,13 @@ class Recipe:
         write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
         write_replies(codec, self.takes / "replies", self.work / "replies")
         sounds = self.work / "sounds" / "sounds.pt"
-        write_sounds(codec, self.takes / "heldout", sounds, NUM_SOUNDS, seed=6)
+        write_sounds(codec, self.takes / "users", sounds, NUM_SOUNDS, seed=6)
         write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
 
     def understanding(self) -> None:
         train_understanding(
             self.dialogues,
-            load_tokenizer(self.output, VOCAB_SIZE),
+            self.load_tokenizer(),
             self.work,
             self.minutes * SHARES["understanding"],
             self.device,
@@ -164,19 +175,25 @@ class Recipe:
     def language_model(self) -> None:
         train_language_model(
             self.dialogues,
-            load_tokenizer(self.output, VOCAB_SIZE),
+            self.load_tokenizer(),
             self.work,
             self.minutes * SHARES["language_model"],
             self.device,
         )
 
     def preference(self) -> None:
-        tokenizer = load_tokenizer(self.output, VOCAB_SIZE)
+        source = self.work / "language_model.pt"
+        if is_up_to_date(self.work / "preferred.pt", source):
+            return
+        for name in ("preference.pt", "preference_pairs.pt"):
+            if not is_up_to_date(self.work / name, source):  # of an earlier language model
+                (self.work / name).unlink(missing_ok=True)
+        tokenizer = self.load_tokenizer()
         train_preference(
-            load_language_model(self.work / "language_model.pt", tokenizer),
+            load_language_model(source, tokenizer),
             load_codec(self.work / "codes.pt", self.work / "vocoder.pt"),
             Corpus(self.dialogues, tokenizer, self.work).conversations,
-            self.recogniser(),
+            self.ear,
             SAMPLING,
             self.work,
             self.minutes * SHARES["preference"],
@@ -184,12 +201,18 @@ class Recipe:
         )
 
     def export(self) -> None:
-        tokenizer = load_tokenizer(self.output, VOCAB_SIZE)
+        tokenizer = self.load_tokenizer()
         model = new_language_model(tokenizer)
-        model.load_state_dict(torch.load(self.work / "preferred.pt", weights_only=True))
+        preferred = self.work / "preferred.pt"
+        model.load_state_dict(torch.load(preferred, weights_only=True, map_location="cpu"))
         codec = load_codec(self.work / "codes.pt", self.work / "vocoder.pt")
-        save_checkpoint(self.output, model, codec, tokenizer, sampling=SAMPLING)
-        size = sum(path.stat().st_size for path in self.output.iterdir()) / 1e6
+        written = self.work / "checkpoint"
+        save_checkpoint(written, model, codec, tokenizer, sampling=SAMPLING)
+        self.output.mkdir(parents=True, exist_ok=True)
+        for path in written.iterdir():  # only what was written without an error gets there
+            with replacing(self.output / path.name) as temporary:
+                shutil.copyfile(path, temporary)
+        size = sum(path.stat().st_size for path in written.iterdir()) / 1e6
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], object]]:

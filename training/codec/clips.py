@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.westlake.firefly import FireflyArchitecture
 
+from ..files import replacing
 from ..speech.recordings import Recording
 from ..speech.speakers import Microphone, vary
 from .config import TINY_CODEC
@@ -36,9 +37,8 @@ def write_clips(recordings: Iterable[Recording], path: Path, seed: int, rounds: 
             varied = vary(wave, rng.uniform(*VARIATION))
             pieces.append((Microphone.draw(rng).record(varied) * 32767).astype(np.int16))
     order = rng.permutation(len(pieces))
-    temporary = path.with_suffix(".new.npy")
-    np.save(temporary, np.concatenate([pieces[index] for index in order]))
-    temporary.replace(path)
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, np.concatenate([pieces[index] for index in order]))
 
 
 class Crops:
@@ -98,6 +98,6 @@ def _codes_of(codec: FireflyArchitecture, path: Path) -> Tensor:
         for piece in pieces:
             chunk = piece[None, None].to(next(codec.parameters()).device)
             codes.append(codec.encode_chunk(chunk, state, last=piece is pieces[-1]).cpu())
-        torch.save(torch.cat(codes, dim=2)[0].short(), saved.with_suffix(".new"))
-        saved.with_suffix(".new").replace(saved)
+        with replacing(saved) as temporary:
+            torch.save(torch.cat(codes, dim=2)[0].short(), temporary)
     return torch.load(saved, weights_only=True)

@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from models.westlake.firefly import FireflyArchitecture
 
-from ..loop import Stage
+from ..loop import Stage, autocast
 from .clips import Crops
 from .config import MEL_FLOOR, new_codec
 
@@ -35,7 +35,7 @@ def train_codes(
     minutes: float,
     device: str,
     start: FireflyArchitecture | None = None,
-) -> Path:
+) -> None:
     """Train the encoder, up to what the quantiser is given; the quantiser itself has no weights.
 
     Args:
@@ -55,7 +55,7 @@ def train_codes(
         """What the quantiser is given and what it should be given, [positions, K * levels]."""
         with torch.no_grad():
             mel = codec.spec_transform(wave)
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             hidden = codec.backbone(mel)
         return spread_projections(codec, hidden), guide(mel)
 
@@ -75,7 +75,6 @@ def train_codes(
     Stage(name="codes", folder=folder, minutes=minutes, learning_rate=7e-4).run(
         {"codec": new_encoder(codec)}, step, validate
     )
-    return folder / "codes.pt"
 
 
 def new_encoder(codec: FireflyArchitecture) -> nn.ModuleDict:
@@ -86,7 +85,9 @@ def new_encoder(codec: FireflyArchitecture) -> nn.ModuleDict:
 def load_codes(path: Path) -> FireflyArchitecture:
     """The codec as `train_codes` left it; its vocoder is untrained."""
     codec = new_codec()
-    new_encoder(codec).load_state_dict(torch.load(path, weights_only=True)["modules"]["codec"])
+    new_encoder(codec).load_state_dict(
+        torch.load(path, weights_only=True, map_location="cpu")["modules"]["codec"]
+    )
     return codec.eval()
 
 

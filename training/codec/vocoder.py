@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from models.audio import write_wav
 from models.westlake.firefly import FireflyArchitecture
 
-from ..loop import Stage
+from ..loop import Stage, autocast
 from ..recogniser.recogniser import Recogniser
 from .clips import CodedCrops
 from .config import MEL_FLOOR
@@ -49,7 +49,7 @@ def train_slow_stages(
     minutes: float,
     device: str,
     start: FireflyArchitecture | None = None,
-) -> Path:
+) -> None:
     """Let the vocoder's slow stages learn what is said.
 
     Args:
@@ -67,7 +67,7 @@ def train_slow_stages(
         slow.mel.bias.copy_(mel_target(codec, fixed[1]).mean(dim=(0, 2)))
 
     def loss(indices: Tensor, wave: Tensor) -> Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             hidden = codec.quantizer.decode(indices)
             return mel_loss(codec, slow, ear, hidden, wave)
 
@@ -76,7 +76,7 @@ def train_slow_stages(
 
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             mel = slow.read_mel(codec.quantizer.decode(indices)).float()
         l1 = F.l1_loss(mel, mel_target(codec, wave))
         return {"valid_loss": loss(indices, wave).item(), "valid_mel_l1": l1.item()}
@@ -84,7 +84,6 @@ def train_slow_stages(
     Stage(name="slow_stages", folder=folder, minutes=minutes, learning_rate=1e-3).run(
         {"decoder": new_decoder(codec), "mel": slow.mel}, step, validate
     )
-    return folder / "slow_stages.pt"
 
 
 def train_vocoder(
@@ -96,7 +95,7 @@ def train_vocoder(
     folder: Path,
     minutes: float,
     device: str,
-) -> FireflyArchitecture:
+) -> None:
     """Train all that turns codes into a wave; the codes stay as they are.
 
     Args:
@@ -111,7 +110,7 @@ def train_vocoder(
 
     def step(index: int) -> Tensor:
         indices, wave = crops.draw_coded(index, 6, 36)
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             hidden = codec.quantizer.decode(indices)
             audio = codec.head(hidden).float()
             mel = mel_loss(codec, slow, ear, hidden, wave)
@@ -119,7 +118,7 @@ def train_vocoder(
 
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             audio = codec.head(codec.quantizer.decode(indices)).float()
         for name, speech in (("original", wave), ("decoded", audio)):
             path = folder / f"vocoder_{name}.wav"
@@ -130,7 +129,6 @@ def train_vocoder(
     Stage(
         name="vocoder", folder=folder, minutes=minutes, learning_rate=4e-4, betas=(0.8, 0.99)
     ).run({"decoder": decoder, "mel": slow.mel}, step, validate)
-    return codec.eval()
 
 
 def new_decoder(codec: FireflyArchitecture) -> nn.ModuleDict:
@@ -151,8 +149,8 @@ def load_slow_stages(codes: Path, slow_stages: Path) -> tuple[FireflyArchitectur
 def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
     """The codec as all its stages left it."""
     codec = load_codes(codes)
-    decoder = new_decoder(codec)
-    decoder.load_state_dict(torch.load(vocoder, weights_only=True)["modules"]["decoder"])
+    modules = torch.load(vocoder, weights_only=True, map_location="cpu")["modules"]
+    new_decoder(codec).load_state_dict(modules["decoder"])
     return codec.eval()
 
 
@@ -173,7 +171,7 @@ def hearing_loss(
 ) -> Tensor:
     """Of waves: `spectrum_loss`, and the L1 of what the quantiser would be given, spread to 1."""
     mels = [codec.spec_transform(x) for x in (predicted, target)]
-    with torch.autocast(target.device.type, torch.bfloat16):
+    with autocast(target.device):
         heard = [spread_projections(codec, codec.backbone(mel)) for mel in mels]
     return spectrum_loss(ear, *mels) + HEARING_WEIGHT * F.l1_loss(*heard)
 
@@ -183,7 +181,7 @@ def spectrum_loss(ear: Recogniser | None, predicted: Tensor, target: Tensor) -> 
     loss = 2 * F.l1_loss(predicted, target)
     if ear is None:
         return loss
-    with torch.autocast(target.device.type, torch.bfloat16):
+    with autocast(target.device):
         heard = [ear.listen(ear.even(mel)) for mel in (predicted, target)]
     return loss + WORDS_WEIGHT * F.l1_loss(*heard) / heard[1].abs().mean()
 

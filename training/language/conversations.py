@@ -48,7 +48,7 @@ class Example:
         learn_text: [T] bool, the column's text token is to be predicted.
         learn_codes: [T] bool, the column's codes are to be predicted.
         heard: (first column, end column, text) of each turn that is speech alone.
-        asked: (column before the reply, what it replies to) of each turn; names of `questions`.
+        asked: (column before the reply, what it replies to) of each turn; see `questions_of`.
         said: (column before the reply, syllable heard in each of its columns) of each spoken turn.
     """
 
@@ -103,15 +103,6 @@ class Conversations:
     def _can_be_drawn(self, intent: Intent) -> bool:
         replied = any(text in self.replies for texts in intent.replies.values() for text in texts)
         return replied and bool(intent.users or self.users[intent.name])
-
-    @property
-    def questions(self) -> list[str]:
-        """All that a turn may ask: an intent, or one and the kind of its follow-up."""
-        return sorted(
-            name
-            for intent in self.intents.values()
-            for name in (intent.name, *(f"{intent.name}.{kind}" for kind in intent.then))
-        )
 
     def draw(self, rng: np.random.Generator, speak: bool = True) -> Example:
         """One conversation of one to six turns: topics, questions about them, new topics.
@@ -271,6 +262,15 @@ class Conversations:
             asked=[(before, intent.name if kind is None else f"{intent.name}.{kind}")],
             said=[] if alone else [(before, spoken_syllables(turn.spoken))],
         )
+
+
+def questions_of(intents: Iterable[Intent]) -> list[str]:
+    """All that a turn may ask: an intent, or one and the kind of its follow-up."""
+    return sorted(
+        name
+        for intent in intents
+        for name in (intent.name, *(f"{intent.name}.{kind}" for kind in intent.then))
+    )
 
 
 def spoken_syllables(reply: Spoken) -> list[str]:

@@ -1,9 +1,10 @@
-"""Recordings as codes, for the language model: users at microphones, and the assistant's replies."""
+"""Recordings as codes, for the language model: users at microphones, the assistant's replies."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -15,13 +16,14 @@ from models.westlake.firefly import FireflyArchitecture
 
 from ..codec.clips import VARIATION
 from ..codec.config import TINY_CODEC
+from ..files import replacing
 from ..speech import recordings
 from ..speech.recordings import Recording
 from ..speech.speakers import SAMPLE_RATE, Microphone, noise, vary
 
 FRAME_SECONDS = TINY_CODEC.samples_per_frame / SAMPLE_RATE
 UNCLEAR, SILENT = "unknown.unclear", "unknown.silence"
-BABBLE_VOICES = 4
+BABBLE_VOICES, BABBLE_RECORDINGS = 4, 400
 SOUND_SECONDS = (0.8, 4.0)
 SILENCE_DB = (-90.0, -60.0)
 
@@ -61,8 +63,7 @@ def write_users(
         for recording in recordings.read_shard(source):
             wave = vary(_float(recording), rng.uniform(*VARIATION))
             heard = Microphone.draw(rng).record(wave)
-            line = recording.line
-            spoken.append((line.source, line.text, line.manner, encode(codec, heard), ()))
+            spoken.append(_spoken(recording, encode(codec, heard)))
         _write(path, spoken)
 
 
@@ -75,10 +76,10 @@ def write_replies(codec: FireflyArchitecture, takes: Path, folder: Path) -> None
             continue
         spoken = []
         for recording in recordings.read_shard(source):
-            line, codes = recording.line, encode(codec, _float(recording))
+            codes = encode(codec, _float(recording))
             last = codes.shape[1] - 1
             onsets = tuple(min(last, int(s / FRAME_SECONDS)) for s in recording.onsets)
-            spoken.append((line.source, line.text, line.manner, codes, onsets))
+            spoken.append(_spoken(recording, codes, onsets))
         _write(path, spoken)
 
 
@@ -90,13 +91,13 @@ def write_sounds(
         return
     path.parent.mkdir(parents=True, exist_ok=True)
     rng = np.random.default_rng(seed)
-    waves = [_float(recording) for recording in recordings.read(takes)]
+    waves = [_float(recording) for recording in islice(recordings.read(takes), BABBLE_RECORDINGS)]
     spoken = []
     for index in tqdm(range(number), desc=path.stem):
         silent = index % 4 == 3
         wave = draw_silence(rng) if silent else draw_sound(waves, rng)
-        intent = SILENT if silent else UNCLEAR
-        spoken.append((intent, "", "neutral", encode(codec, wave), ()))
+        intent, codes = SILENT if silent else UNCLEAR, encode(codec, wave)
+        spoken.append(Spoken(intent=intent, text="", manner="neutral", codes=codes))
     _write(path, spoken)
 
 
@@ -149,20 +150,22 @@ def encode(codec: FireflyArchitecture, wave: np.ndarray) -> Tensor:
     return codes[0].short().cpu()
 
 
+def _spoken(recording: Recording, codes: Tensor, onsets: tuple[int, ...] = ()) -> Spoken:
+    line = recording.line
+    return Spoken(
+        intent=line.source, text=line.text, manner=line.manner, codes=codes, onsets=onsets
+    )
+
+
 def _float(recording: Recording) -> np.ndarray:
     return recording.wave.astype(np.float32) / 32768
 
 
-def _write(path: Path, spoken: list[tuple]) -> None:
-    temporary = path.with_suffix(".new")
-    torch.save(
-        {
-            "lines": [
-                (intent, text, manner, list(onsets)) for intent, text, manner, _, onsets in spoken
-            ],
-            "lengths": [codes.shape[1] for *_, codes, _ in spoken],
-            "codes": torch.cat([codes for *_, codes, _ in spoken], dim=1),
-        },
-        temporary,
-    )
-    temporary.replace(path)
+def _write(path: Path, spoken: list[Spoken]) -> None:
+    shard = {
+        "lines": [(s.intent, s.text, s.manner, list(s.onsets)) for s in spoken],
+        "lengths": [s.codes.shape[1] for s in spoken],
+        "codes": torch.cat([s.codes for s in spoken], dim=1),
+    }
+    with replacing(path) as temporary:
+        torch.save(shard, temporary)

@@ -20,10 +20,10 @@ from models.westlake.dual_ar import DualARConfig, DualARTransformer
 
 from ..codec.config import TINY_CODEC
 from ..dialogues import EMOTIONS, Dialogues
-from ..loop import Stage
+from ..loop import Stage, autocast
 from ..recogniser.spelling import Spelling
 from ..speech.pinyin import syllables
-from .conversations import Conversations, Example, collate
+from .conversations import Conversations, Example, collate, questions_of
 from .corpus import Spoken, read_spoken
 from .heads import Heads
 from .tokenizer import emotion_token
@@ -115,6 +115,12 @@ class Corpus:
                 TINY_CODEC.num_codebooks,
             )
             self.num_files = found
+            self._pools.clear()  # so that a resumed training draws from the same
+
+    def validation_users(self) -> list[Spoken]:
+        """Some of the held-out users' lines, of all intents that have a reply already."""
+        known = [user for user in self.heldout if user.intent in self.conversations.intents]
+        return known[:: max(1, len(known) // VALIDATION_USERS)]
 
     def batch(self, step: int, batch_size: int, seed: int, speak: bool) -> list[Example]:
         """Conversations of about equal length together; the same step draws the same."""
@@ -139,13 +145,13 @@ def new_heads(model: DualARTransformer, dialogues: Dialogues) -> Heads:
         for texts in (*intent.replies.values(), tuple(intent.then.values()))
         for text in texts
     }
-    questions = sorted(
-        name
-        for intent in dialogues.intents
-        for name in (intent.name, *(f"{intent.name}.{kind}" for kind in intent.then))
-    )
     spoken = {"".join(syllable) for text in replied for syllable in syllables(text)}
-    return Heads(model, Spelling(sorted(said | replied)), questions, ["", *sorted(spoken)])
+    return Heads(
+        model,
+        Spelling(sorted(said | replied)),
+        questions_of(dialogues.intents),
+        ["", *sorted(spoken)],
+    )
 
 
 def train_understanding(
@@ -168,14 +174,14 @@ def train_understanding(
     heads = new_heads(model, dialogues).to(device)
 
     def step(index: int) -> Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             examples = corpus.batch(index, UNDERSTANDING_BATCH_SIZE, 7, speak=False)
             return words_loss(model, heads, examples, device)
 
     def validate(index: int) -> dict[str, float]:
         corpus.refresh()
-        some = corpus.heldout[:: max(1, len(corpus.heldout) // VALIDATION_USERS)]
-        with torch.autocast(device, torch.bfloat16):
+        some = corpus.validation_users()
+        with autocast(device):
             figures = understanding(model, corpus.conversations, some)
             written = understanding(model, corpus.conversations, some, "text")
         return figures | {"intent_text": written["intent"]}
@@ -196,12 +202,12 @@ def train_language_model(
     corpus = Corpus(dialogues, tokenizer, work)
     model = new_language_model(tokenizer).to(device)
     heads = new_heads(model, dialogues).to(device)
-    state = torch.load(work / "understanding.pt", weights_only=True, map_location=device)
+    state = torch.load(work / "understanding.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(state["modules"]["model"])
     heads.load_state_dict(state["modules"]["heads"])
 
     def step(index: int) -> Tensor:
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             if index % 5 < WORDS_OF_5_STEPS:  # else it would forget the words for the codes
                 examples = corpus.batch(index, UNDERSTANDING_BATCH_SIZE, 5, speak=False)
                 return words_loss(model, heads, examples, device)
@@ -211,8 +217,8 @@ def train_language_model(
 
     def validate(index: int) -> dict[str, float]:
         corpus.refresh()
-        some = corpus.heldout[:: max(1, len(corpus.heldout) // VALIDATION_USERS)]
-        with torch.autocast(device, torch.bfloat16):
+        some = corpus.validation_users()
+        with autocast(device):
             figures = understanding(model, corpus.conversations, some)
             fixed = np.random.default_rng(6)
             examples = [corpus.conversations.draw(fixed) for _ in range(SPEAKING_BATCH_SIZE)]
@@ -240,7 +246,7 @@ def words_loss(
     model: DualARTransformer, heads: Heads, examples: Sequence[Example], device: str
 ) -> Tensor:
     """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
-    heads's loss."""
+    heads' loss."""
     grid, learn_text, _ = (x.to(device) for x in collate(examples))
     heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_SHARE)
     text_loss = _text_loss(

@@ -28,7 +28,8 @@ from models.westlake.dual_ar import (
 )
 from models.westlake.firefly import FireflyArchitecture
 
-from ..loop import Stage
+from ..files import replacing
+from ..loop import Stage, autocast
 from ..recogniser.recogniser import Recogniser
 from .conversations import Conversations
 
@@ -39,11 +40,12 @@ BAD_ERROR_RATE = 0.1
 BETA = 0.1
 LEARNING_RATE = 5e-6
 BATCH_SIZE = 6
+HELDOUT_PART = 8  # of the pairs, one in so many is kept for validation
 EXPLORING = SamplingConfig(temperature=0.8, top_p=0.9, repetition_penalty=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Spoken:
+class Sample:
     """A reply that the model spoke: its prompt and good form, its own [1+K, n], and its faults.
 
     Fields:
@@ -67,11 +69,11 @@ def speak(
     num_prompts: int,
     sampling: SamplingConfig,
     seed: int,
-) -> list[Spoken]:
-    """Let the model speak given words, drawn as in training."""
+) -> list[Sample]:
+    """Let the model speak given words, drawn as in training; what comes back is on the CPU."""
     rng = np.random.default_rng(seed)
     end = conversations.end_column()
-    spoken = []
+    samples = []
     for _ in tqdm(range(num_prompts // NUM_ROWS), desc="speaking", unit="batch", leave=False):
         drawn = [conversations.draw_reply(rng) for _ in range(NUM_ROWS)]
         replies = [
@@ -89,8 +91,9 @@ def speak(
             stopped = reply.num_frames < MAX_FRAMES
             own = torch.stack(frames, dim=1)
             errors = recogniser.error_rate(text, _decode(codec, own), codec.config.sample_rate)
-            spoken.append(
-                Spoken(
+            own = own.cpu()
+            samples.append(
+                Sample(
                     prompt=prompt,
                     good=torch.cat([good, end], dim=1),
                     own=torch.cat([own, end], dim=1) if stopped else own,
@@ -98,7 +101,7 @@ def speak(
                     stopped=stopped,
                 )
             )
-    return spoken
+    return samples
 
 
 def train_preference(
@@ -110,16 +113,22 @@ def train_preference(
     folder: Path,
     minutes: float,
     device: str,
-) -> DualARTransformer:
-    """Train on pairs; returns the model that speaks more clearly, the new one or the old."""
+) -> None:
+    """Train on pairs; the model that speaks more clearly, new or old, goes into `preferred.pt`.
+
+    Args:
+        model, codec, recogniser: are moved to `device`.
+        sampling: with which the two models are compared.
+    """
+    model, codec, recogniser = (x.to(device).eval() for x in (model, codec, recogniser))
     pairs_file = folder / "preference_pairs.pt"
     if not pairs_file.exists():
         tried = speak(model, codec, conversations, recogniser, NUM_PROMPTS, EXPLORING, seed=7)
         bad = [s for s in tried if not s.stopped or s.errors > BAD_ERROR_RATE]
         logger.info(f"preference: {len(bad)} of {len(tried)} samples are bad")
-        torch.save([(s.prompt, s.good, s.own) for s in bad], pairs_file)
+        with replacing(pairs_file) as path:
+            torch.save([(s.prompt, s.good, s.own) for s in bad], path)
     pairs = torch.load(pairs_file, weights_only=True)
-    trained = _train(model, pairs, folder, minutes, device)
 
     def measure(candidate: DualARTransformer, name: str) -> float:
         said = speak(candidate, codec, conversations, recogniser, NUM_TESTED, sampling, seed=8)
@@ -128,9 +137,16 @@ def train_preference(
         logger.info(f"preference: {name}: error rate {errors:.4f}, stopped {stopped:.3f}")
         return errors + 1 - stopped
 
-    better = measure(trained, "after") < measure(model, "before")
-    logger.info(f"preference: {'kept' if better else 'not kept'}")
-    return trained if better else model
+    preferred = model
+    if len(pairs) < HELDOUT_PART:
+        logger.info(f"preference: {len(pairs)} bad samples are too few to learn from")
+    else:
+        trained = _train(model, pairs, folder, minutes, device)
+        if measure(trained, "after") < measure(model, "before"):
+            preferred = trained
+        logger.info(f"preference: {'not kept' if preferred is model else 'kept'}")
+    with replacing(folder / "preferred.pt") as path:
+        torch.save(preferred.state_dict(), path)
 
 
 def _train(
@@ -142,19 +158,19 @@ def _train(
 ) -> DualARTransformer:
     reference = copy.deepcopy(model).to(device).eval().requires_grad_(False)
     trained = copy.deepcopy(model).to(device).train().requires_grad_(True)
-    rng = np.random.default_rng(9)
-    heldout, training = pairs[: len(pairs) // 8], pairs[len(pairs) // 8 :]
+    heldout, training = pairs[: len(pairs) // HELDOUT_PART], pairs[len(pairs) // HELDOUT_PART :]
 
     def margins(batch: Sequence[tuple[Tensor, Tensor, Tensor]]) -> tuple[Tensor, Tensor]:
         both = [(prompt, good) for prompt, good, _ in batch]
         both += [(prompt, bad) for prompt, _, bad in batch]
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             with torch.no_grad():
                 expected = log_probability(reference, both)
             ratio = log_probability(trained, both) - expected
         return ratio.chunk(2)
 
     def step(index: int) -> Tensor:
+        rng = np.random.default_rng([9, index])
         good, bad = margins([training[i] for i in rng.choice(len(training), BATCH_SIZE)])
         return -F.logsigmoid(BETA * (good - bad)).mean()
 
@@ -210,5 +226,5 @@ def _finish(model: DualARTransformer, replies: Sequence[Reply]) -> list[list[Ten
 def _decode(codec: FireflyArchitecture, frames: Tensor) -> np.ndarray:
     """Frames [1+K, n] -> wave [n * samples_per_frame]."""
     codes = (frames[None, 1:] - 1).clamp(0, codec.config.codebook_size - 1)
-    audio, _ = codec.decode(codes, torch.tensor([codes.shape[2]]))
-    return audio[0, 0].numpy()
+    audio, _ = codec.decode(codes, torch.tensor([codes.shape[2]], device=codes.device))
+    return audio[0, 0].cpu().numpy()

@@ -1,6 +1,5 @@
-"""Train the embedded tokenizer: python -m training.language.tokenizer --output checkpoints/tiny"""
+"""The embedded checkpoint's tokenizer, trained on the dialogues."""
 
-import argparse
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -9,7 +8,8 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from models.tokenizer import save_tokenizer
 
-from ..dialogues import DATA, EMOTIONS, NO_EMOTION, STYLES, Dialogues, load_dialogues
+from ..dialogues import EMOTIONS, NO_EMOTION, STYLES, Dialogues
+from ..files import replacing
 from .wording import traditional
 
 VOCAB_SIZE = 4800
@@ -80,27 +80,15 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
     return tokenizer
 
 
-def write_tokenizer(folder: Path, data: Path = DATA, vocab_size: int = VOCAB_SIZE) -> None:
-    """Train on the dialogues in `data`, write the files into `folder`, and log how dense it is."""
-    lines = list(training_lines(load_dialogues(data)))
+def write_tokenizer(dialogues: Dialogues, folder: Path, vocab_size: int = VOCAB_SIZE) -> None:
+    """Train on the dialogues, write the files into a new `folder`, and log how dense it is."""
+    lines = list(training_lines(dialogues))
     tokenizer = train_tokenizer(lines, vocab_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    save_tokenizer(folder, tokenizer)
+    with replacing(folder) as temporary:
+        temporary.mkdir(parents=True, exist_ok=True)
+        save_tokenizer(temporary, tokenizer)
     texts = [line.partition("\n")[2] for line in lines]
     num_tokens = sum(len(encoding) for encoding in tokenizer.encode_batch(texts))
     density = num_tokens / sum(map(len, texts))
     size = tokenizer.get_vocab_size()
     logger.info(f"tokenizer: {size} tokens, {density:.2f} a character over {len(texts)} lines")
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--output", type=Path, required=True, help="folder to write into")
-    parser.add_argument("--data", type=Path, default=DATA, help="folder of the dialogue files")
-    parser.add_argument("--vocab-size", type=int, default=VOCAB_SIZE)
-    options = parser.parse_args()
-    write_tokenizer(options.output, options.data, options.vocab_size)
-
-
-if __name__ == "__main__":
-    main()

@@ -17,8 +17,9 @@ from torch import Tensor, nn
 
 from models.westlake.firefly import LogMelSpectrogram
 
+from ..codec.clips import VARIATION
 from ..codec.config import TINY_CODEC
-from ..loop import Stage
+from ..loop import Stage, autocast
 from ..speech.pinyin import syllables
 from ..speech.recordings import Recording
 from ..speech.speakers import SAMPLE_RATE, Microphone, vary
@@ -31,7 +32,6 @@ BATCH_SIZE = 24
 ROUND_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
 FIRST_UTTERANCES, FRESH_UTTERANCES = 480, 96  # heard anew before the first round, and for each
 OLD_ROUNDS = 40  # whose utterances are heard again
-VARIATION = (0.9, 1.12)  # of the voices' size
 SILENCE = -2.0  # in the features
 
 
@@ -145,18 +145,24 @@ def train_recogniser(
     minutes: float,
     device: str,
     seed: int = 0,
-) -> Recogniser:
-    """Train on users as microphones hear them and on the assistant; returns the recogniser."""
+) -> None:
+    """Train on users as microphones hear them and on the assistant.
+
+    A resumed training knows the units that it began with: recordings that came since are learned
+    where they are made of those.
+    """
     saved = folder / "recogniser.pt"
+    units = load_recogniser(saved).units if saved.exists() else None
     torch.manual_seed(seed)
-    spelling = Spelling({r.line.text for r in (*recordings, *heldout)})
+    spelling = Spelling({r.line.text for r in recordings}, units)
+    recordings = [r for r in recordings if r.line.text in spelling.targets]
     recogniser = Recogniser(spelling.units).to(device)
     speech = _Speech(recogniser, spelling, recordings, seed)
 
     def step(index: int) -> Tensor:
         features, lengths, targets = speech.batch(index)
         features, lengths = augment(features, lengths)
-        with torch.autocast(device, torch.bfloat16):
+        with autocast(device):
             logits = recogniser(features.to(device))
         return ctc_loss(logits, lengths, targets)
 
@@ -171,7 +177,6 @@ def train_recogniser(
     Stage(
         name="recogniser", folder=folder, minutes=minutes, learning_rate=2e-3, validate_seconds=60
     ).run({"recogniser": recogniser}, step, validate)
-    return load_recogniser(saved)
 
 
 class _Speech:

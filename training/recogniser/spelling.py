@@ -18,16 +18,20 @@ class Spelling:
 
     Args:
         texts: all that will be asked for.
+        units: the known ones; texts that hold others are left out. None: all that the texts hold.
     """
 
-    def __init__(self, texts: Iterable[str]) -> None:
+    def __init__(self, texts: Iterable[str], units: Sequence[str] | None = None) -> None:
         spelt = {
             text: [unit for syllable in syllables(text) for unit in syllable] for text in texts
         }
-        self.units = sorted({unit for units in spelt.values() for unit in units})
+        found = {unit for spelling in spelt.values() for unit in spelling}
+        self.units = sorted(found) if units is None else list(units)
         index = {unit: number for number, unit in enumerate(self.units, start=1)}
         self.targets = {
-            text: torch.tensor([index[unit] for unit in units]) for text, units in spelt.items()
+            text: torch.tensor([index[unit] for unit in spelling])
+            for text, spelling in spelt.items()
+            if index.keys() >= set(spelling)
         }
 
 

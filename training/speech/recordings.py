@@ -6,6 +6,7 @@ import json
 import warnings
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
@@ -13,6 +14,7 @@ from pathlib import Path
 import numpy as np
 from tqdm import tqdm
 
+from ..files import replacing
 from .speakers import STYLE_PROSODY, USER_PROSODY, assistant, draw_user
 
 SHARD_SIZE = 48
@@ -46,16 +48,28 @@ class Recording:
 
 
 def record(lines: Sequence[Line], folder: Path, workers: int) -> None:
-    """Say all lines, in order, into shards of the folder; what is there already is kept."""
+    """Say all lines, in order, into shards of the folder; what is there already is kept.
+
+    Args:
+        workers: processes that speak; 1: this one does.
+    """
     folder.mkdir(parents=True, exist_ok=True)
     shards = [
         (folder / f"{start // SHARD_SIZE:04d}.npz", lines[start : start + SHARD_SIZE])
         for start in range(0, len(lines), SHARD_SIZE)
     ]
     missing = [shard for shard in shards if not shard[0].exists()]
+    with _processes(workers) as pool:
+        done = (pool.map if pool else map)(_record_shard, missing)
+        list(tqdm(done, total=len(missing), desc=folder.name))
+
+
+def _processes(workers: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
+    """None where one worker, this process, is enough."""
+    if workers == 1:
+        return nullcontext()
     # Not forked: what torch's threads held would be held for ever.
-    with ProcessPoolExecutor(workers, mp_context=get_context("spawn")) as pool:
-        list(tqdm(pool.map(_record_shard, missing), total=len(missing), desc=folder.name))
+    return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 
 
 def read(folder: Path) -> Iterator[Recording]:
@@ -87,12 +101,10 @@ def _record_shard(shard: tuple[Path, Sequence[Line]]) -> None:
         wave, onsets = speaker.say(line.text, prosody)
         entries.append(asdict(line) | {"onsets": [round(onset, 4) for onset in onsets]})
         waves.append((wave * 32767).astype(np.int16))
-    temporary = path.with_suffix(".new")
-    with temporary.open("wb") as file:
+    with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             lines=json.dumps(entries, ensure_ascii=False),
             lengths=np.array([len(wave) for wave in waves]),
             waves=np.concatenate(waves),
         )
-    temporary.replace(path)

@@ -1,4 +1,4 @@
-"""Who speaks: users of all kinds at all microphones, in six emotions, and the assistant in five styles.
+"""Who speaks: users of all kinds at all microphones, and the assistant in its styles.
 
 The one place where an emotion or a style becomes prosody is `USER_PROSODY` and `STYLE_PROSODY`.
 """
@@ -34,7 +34,7 @@ STYLE_PROSODY = {
     "encouraging": Prosody(pitch=1.06, pitch_range=1.2, rate=1.28, gain_db=4, tilt_db=2),
     "cheerful": Prosody(pitch=1.15, pitch_range=1.35, rate=1.36, gain_db=2, tilt_db=3),
 }
-# Median pitch of the teacher's voices, in their order, measured on two sentences.
+# Median pitch of the teacher's voices, in the order of `teacher.voice_names`, on two sentences.
 VOICE_HZ = {
     "jf_alpha": 263.0,
     "jf_gongitsune": 225.0,
@@ -104,7 +104,7 @@ class Speaker:
 
 def assistant() -> Speaker:
     """The assistant's one voice."""
-    blend = tuple(ASSISTANT.get(name, 0.0) for name in teacher.voice_names())
+    blend = tuple(ASSISTANT.get(name, 0.0) for name in VOICE_HZ)
     return Speaker(timbre=blend, melody=blend, pitch=1.0, size=1.0, rate=1.0)
 
 
@@ -113,7 +113,7 @@ def draw_user(rng: np.random.Generator, heldout: bool = False) -> Speaker:
     kind = str(rng.choice(list(PEOPLE), p=PEOPLE_SHARES))
     hertz, sizes, rates = PEOPLE[kind]
     timbre, melody = _draw_blend(rng, heldout), _draw_blend(rng, heldout)
-    own = math.exp(sum(s * math.log(VOICE_HZ[n]) for s, n in zip(melody, teacher.voice_names())))
+    own = math.exp(sum(s * math.log(hz) for s, hz in zip(melody, VOICE_HZ.values())))
     return Speaker(
         timbre=timbre,
         melody=melody,
