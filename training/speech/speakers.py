@@ -176,7 +176,7 @@ class Microphone:
         level = np.sqrt(np.mean(wave**2))
         if self.room_seconds:
             wave = _reverberate(wave, self.room_seconds, self.room_db, rng)
-            wave *= level / np.sqrt(np.mean(wave**2))
+            wave *= level / np.sqrt(np.mean(wave**2) + 1e-12)
         wave = wave + noise(len(wave), self.pink, rng) * level * 10 ** (-self.snr_db / 20)
         wave = _filter(wave, lambda f: _band(f, *self.band_hz) * _shelf(f, self.tilt_db))
         wave = wave * 10 ** (self.gain_db / 20)

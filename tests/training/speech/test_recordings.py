@@ -1,0 +1,71 @@
+"""Recordings in shards, by a teacher that is made up."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from training import files
+from training.speech import recordings
+from training.speech.recordings import Line, read, read_shard, record
+from training.speech.speakers import SAMPLE_RATE
+
+LINES = [
+    Line(source="talk.hello", text="你好，你好。", manner="happy", seed=1),
+    Line(source="talk.hello", text="你好，我在。", manner="warm"),
+    Line(source="follow.more", text="还有呢？", manner="tired", seed=2, heldout=True),
+    Line(source="talk.hello", text="早上好！", manner="cheerful"),
+    Line(source="talk.hello", text="早。", manner="calm"),
+]
+
+
+@pytest.fixture(autouse=True)
+def small_shards(monkeypatch: pytest.MonkeyPatch, made_up_teacher) -> None:
+    monkeypatch.setattr(recordings, "SHARD_SIZE", 2)
+
+
+def test_recordings_are_read_back_as_they_were_said(tmp_path: Path, made_up_teacher):
+    record(LINES, tmp_path, 1)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["0000.npz", "0001.npz", "0002.npz"]
+    found = list(read(tmp_path))
+    assert [recording.line for recording in found] == LINES
+    for recording in found:
+        number = sum(c not in "，。？！" for c in recording.line.text)
+        onsets = recording.onsets
+        assert recording.wave.dtype == np.int16 and np.abs(recording.wave).max() > 500
+        assert len(onsets) == number and list(onsets) == sorted(onsets)
+        assert onsets[0] == pytest.approx(0.06, abs=0.02)  # all begin alike
+        assert onsets[-1] < len(recording.wave) / SAMPLE_RATE
+    again = tmp_path / "again"
+    record(LINES, again, 1)
+    for first, second in zip(found, read(again)):
+        np.testing.assert_array_equal(first.wave, second.wave)
+
+
+def test_a_killed_recording_goes_on_where_it_was(tmp_path: Path, monkeypatch):
+    said = []
+    replace = Path.replace
+
+    def fail(path: Path, target: Path) -> Path:
+        said.append(target.name)
+        if len(said) == 2:
+            raise OSError("no space is left")
+        return replace(path, target)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(files.Path, "replace", fail)
+        with pytest.raises(OSError, match="no space"):
+            record(LINES, tmp_path, 1)
+    assert [recording.line for recording in read(tmp_path)] == LINES[:2]
+    kept = (tmp_path / "0000.npz").stat()
+    record(LINES, tmp_path, 1)
+    assert [recording.line for recording in read(tmp_path)] == LINES
+    assert (tmp_path / "0000.npz").stat().st_mtime_ns == kept.st_mtime_ns
+    assert not list(tmp_path.glob("*.new"))
+
+
+def test_what_is_there_already_is_not_said_again(tmp_path: Path, monkeypatch):
+    record(LINES, tmp_path, 1)
+    monkeypatch.setattr("training.speech.teacher.say", None)
+    record(LINES, tmp_path, 1)
+    assert [recording.line for recording in read_shard(tmp_path / "0001.npz")] == LINES[2:4]
