@@ -130,12 +130,10 @@ def made_up_teacher(monkeypatch: pytest.MonkeyPatch) -> Callable:
         length = round(seconds * teacher.SAMPLE_RATE)
         time = np.arange(length) / teacher.SAMPLE_RATE
         hertz = 200 * prosody.pitch * (1 + np.asarray(melody)[0] / 5)
-        waves = [
-            sum(
-                np.sin(2 * np.pi * hertz * n * time + ord(c)) / n for n in (1, 2, 3, 4 + ord(c) % 7)
-            )
-            for c in characters
-        ]
+        waves = []
+        for character in characters:
+            partials = (1, 2, 3, 4 + ord(character) % 7)
+            waves.append(sum(np.sin(2 * np.pi * hertz * n * time) / n for n in partials))
         wave = 0.2 * np.concatenate(waves).astype(np.float32)
         lead = np.zeros(2400, np.float32)
         onsets = [0.1 + n * length / teacher.SAMPLE_RATE for n in range(len(characters))]
