@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import torch
+from recipe import make_spoken
 
 from models.tokenizer import load_tokenizer
 from models.westlake.dual_ar import DualARConfig
@@ -20,9 +20,7 @@ from training.language import wording
 from training.language.conversations import Conversations
 from training.language.corpus import Spoken
 from training.language.tokenizer import write_tokenizer
-from training.recogniser import recogniser
 from training.speech import lines, pinyin, speakers, teacher
-from training.speech.recordings import Line, Recording
 
 SMALL_DIALOGUES = """\
 @ health.insomnia
@@ -76,8 +74,6 @@ held 我该怎么做？
 user 还有呢？
 held 还有别的吗？
 """
-CHARACTER_FRAMES = 3
-LEAD_FRAMES = 4
 
 
 @pytest.fixture(autouse=True)
@@ -167,7 +163,13 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
         language_model, "DualARConfig", lambda **config: DualARConfig(**{**config, **sizes})
     )
     for module, values in {
-        "codec.encoder": {"GUIDE_CROPS": 8, "BATCH_SIZE": 2},
+        "codec.encoder": {
+            "GUIDE_CROPS": 16, "CROP_FRAMES": 16, "BATCH_SIZE": 2, "VALIDATION_CROPS": 2,
+            "FINEST": 0.1,
+        },
+        "codec.vocoder": {
+            "SLOW_BATCH": (2, 8), "BATCH": (1, 8), "SLOW_VALIDATION": (2, 8), "VALIDATION": (2, 8),
+        },
         "recogniser.recogniser": {
             "WIDTH": 16, "DILATIONS": (1, 2), "BATCH_SIZE": 2, "ROUND_BATCHES": 2,
             "FIRST_UTTERANCES": 4, "FRESH_UTTERANCES": 2,
@@ -177,33 +179,11 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
             "VALIDATION_USERS": 2, "MAX_WORDS": 4,
         },
         "language.preference": {
-            "NUM_PROMPTS": 8, "NUM_TESTED": 2, "NUM_ROWS": 2, "MAX_FRAMES": 40, "BATCH_SIZE": 2,
+            "NUM_PROMPTS": 8, "NUM_TESTED": 2, "NUM_ROWS": 2, "MAX_FRAMES": 9, "BATCH_SIZE": 2,
         },
     }.items():  # fmt: skip
         for name, value in values.items():
             monkeypatch.setattr(f"training.{module}.{name}", value)
-
-
-def make_recording(
-    text: str, manner: str, seed: int | None, source: str = "talk.hello"
-) -> Recording:
-    """Noise that is louder and softer, a fifth of a second a character."""
-    rng = np.random.default_rng(sum(map(ord, text)) + (seed or 0))
-    number = sum(c not in pinyin.PUNCTUATION for c in text)
-    level = np.repeat(rng.uniform(500, 6000, 2 * number), 2205)
-    wave = (rng.standard_normal(len(level)) * level).clip(-32768, 32767).astype(np.int16)
-    line = Line(source=source, text=text, manner=manner, seed=seed)
-    return Recording(line=line, wave=wave, onsets=tuple(0.2 * n for n in range(number)))
-
-
-def make_spoken(intent: str, text: str, manner: str, seed: int = 0) -> Spoken:
-    """Any codes, three frames a character."""
-    number = sum(c not in pinyin.PUNCTUATION for c in text)
-    frames = LEAD_FRAMES + CHARACTER_FRAMES * max(number, 2) + 2
-    generator = torch.Generator().manual_seed(seed + sum(map(ord, text)))
-    codes = torch.randint(0, 1000, (8, frames), generator=generator).short()
-    onsets = tuple(LEAD_FRAMES + CHARACTER_FRAMES * n for n in range(number))
-    return Spoken(intent=intent, text=text, manner=manner, codes=codes, onsets=onsets)
 
 
 @pytest.fixture(scope="session")
@@ -243,8 +223,3 @@ def clip(tmp_path: Path) -> Path:
     path = tmp_path / "speech.npy"
     np.save(path, noise.clip(-32768, 32767).astype(np.int16))
     return path
-
-
-def recogniser_of(units: list[str]) -> recogniser.Recogniser:
-    torch.manual_seed(0)
-    return recogniser.Recogniser(units).eval()

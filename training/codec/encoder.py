@@ -25,7 +25,7 @@ from .config import MEL_FLOOR, new_codec
 SPREAD = (0.35, 0.6, 0.6, 0.6)  # standard deviation at which a level's codes are used evenly
 FINEST = 4.0  # deviation of a component below which its number uses the middle levels alone
 GUIDE_CROPS, CROP_FRAMES = 400, 64  # of speech, 20 minutes, that the components are of
-BATCH_SIZE = 8
+BATCH_SIZE, VALIDATION_CROPS = 8, 64
 
 
 def train_codes(
@@ -48,7 +48,7 @@ def train_codes(
     config = codec.config
     num_samples = CROP_FRAMES * config.samples_per_frame
     crops, valid = Crops(speech, 1, device), Crops({heldout: 1.0}, 2, device)
-    valid_wave = valid.draw(0, 64, num_samples)
+    valid_wave = valid.draw(0, VALIDATION_CROPS, num_samples)
     guide = Components(codec, crops.draw(0, GUIDE_CROPS, num_samples))
 
     def code(wave: Tensor) -> tuple[Tensor, Tensor]:

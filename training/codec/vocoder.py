@@ -25,6 +25,9 @@ from .encoder import load_codes, spread_projections
 
 HEARING_WEIGHT, WORDS_WEIGHT = 1.0, 2.0
 STFT_SIZES = (256, 512, 1024, 2048)
+# Pieces in a batch and frames of codes in each: of the slow stages, and of the whole.
+SLOW_BATCH, BATCH = (32, 48), (6, 36)
+SLOW_VALIDATION, VALIDATION = (24, 64), (12, 64)
 
 
 class SlowStages(nn.Module):
@@ -62,7 +65,7 @@ def train_slow_stages(
     codec.requires_grad_(False)
     slow = SlowStages(codec).requires_grad_(True).to(device)
     crops = CodedCrops(codec, speech, 3, device)
-    fixed = CodedCrops(codec, heldout, 4, device).draw_coded(0, 24, 64)
+    fixed = CodedCrops(codec, heldout, 4, device).draw_coded(0, *SLOW_VALIDATION)
     with torch.no_grad():  # without a start at its mean the mel takes long to get there
         slow.mel.bias.copy_(mel_target(codec, fixed[1]).mean(dim=(0, 2)))
 
@@ -72,7 +75,7 @@ def train_slow_stages(
             return mel_loss(codec, slow, ear, hidden, wave)
 
     def step(index: int) -> Tensor:
-        return loss(*crops.draw_coded(index, 32, 48))
+        return loss(*crops.draw_coded(index, *SLOW_BATCH))
 
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed
@@ -106,10 +109,10 @@ def train_vocoder(
     codec, slow = codec.to(device).requires_grad_(False), slow.to(device)
     config, decoder = codec.config, new_decoder(codec).requires_grad_(True)
     crops = CodedCrops(codec, speech, 5, device)
-    fixed = CodedCrops(codec, heldout, 6, device).draw_coded(0, 12, 64)
+    fixed = CodedCrops(codec, heldout, 6, device).draw_coded(0, *VALIDATION)
 
     def step(index: int) -> Tensor:
-        indices, wave = crops.draw_coded(index, 6, 36)
+        indices, wave = crops.draw_coded(index, *BATCH)
         with autocast(device):
             hidden = codec.quantizer.decode(indices)
             audio = codec.head(hidden).float()
@@ -160,7 +163,11 @@ def mel_target(codec: FireflyArchitecture, wave: Tensor) -> Tensor:
 
 
 def mel_loss(
-    codec: FireflyArchitecture, slow: SlowStages, ear: Recogniser | None, hidden: Tensor, wave: Tensor
+    codec: FireflyArchitecture,
+    slow: SlowStages,
+    ear: Recogniser | None,
+    hidden: Tensor,
+    wave: Tensor,
 ) -> Tensor:
     """Of the log-mel that is read off the slow stages; see `spectrum_loss`."""
     return spectrum_loss(ear, slow.read_mel(hidden).float(), mel_target(codec, wave))
@@ -177,7 +184,7 @@ def hearing_loss(
 
 
 def spectrum_loss(ear: Recogniser | None, predicted: Tensor, target: Tensor) -> Tensor:
-    """Of log-mels [B, M, T]: twice their L1, and how differently a recogniser hears them, if any."""
+    """Of log-mels [B, M, T]: twice their L1 and, with an `ear`, how differently it hears them."""
     loss = 2 * F.l1_loss(predicted, target)
     if ear is None:
         return loss

@@ -1,0 +1,193 @@
+"""Conversations: what the model reads, and what it learns of it."""
+
+import numpy as np
+import pytest
+import torch
+from recipe import make_spoken
+
+from training.dialogues import Dialogues
+from training.language import conversations as module
+from training.language.conversations import (
+    Conversations,
+    Example,
+    collate,
+    join,
+    questions_of,
+    spoken_syllables,
+)
+from training.language.corpus import Spoken
+from training.language.wording import CORRECTIONS
+
+
+def decode(conversations: Conversations, ids) -> str:
+    return conversations.tokenizer.decode(ids, skip_special_tokens=True)
+
+
+def draw(conversations: Conversations, number: int, speak: bool) -> list[Example]:
+    rng = np.random.default_rng(0)
+    return [conversations.draw(rng, speak) for _ in range(number)]
+
+
+@pytest.mark.parametrize("speak", [True, False])
+def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogues, speak: bool):
+    tokens, num_turns, inputs = conversations.tokens, set(), set()
+    for example in draw(conversations, 150, speak):
+        text, length = example.grid[0], example.grid.shape[1]
+        assert example.grid.shape == (9, length)
+        assert len(example.learn_text) == len(example.learn_codes) == length
+        num_turns.add(len(example.asked))
+        inputs.add(bool(example.heard))
+        for column, question in example.asked:
+            # The reply begins behind it, with the emotion and the style.
+            words = conversations.tokenizer.decode(text[column + 1 : column + 3])
+            assert words.startswith("<|user") and "<|style:" in words
+            silent = question.startswith(("unknown.unclear", "unknown.silence"))
+            assert ("<|user|>" in words) == silent
+            assert example.learn_text[column + 1] and not example.learn_text[column]
+            assert question in questions_of(dialogues.intents)
+            end = column + 1 + int((text[column + 1 :] == tokens.end).nonzero()[0])
+            written = decode(conversations, text[column + 1 : end])
+            assert written in conversations.replies
+            if speak:
+                assert example.learn_codes[column + 1 : end].all()
+                assert example.learn_text[end] and not example.learn_codes[end]
+        for start, end, said in example.heard:
+            assert (text[start:end] == tokens.semantic).all()
+            assert not example.learn_text[start:end].any() and said
+        if not speak:  # words, without the columns between them and without the end
+            assert not example.learn_codes.any()
+            assert not (text[example.learn_text] == tokens.semantic).any()
+            assert not example.learn_text[-1] and text[-1] == tokens.end
+        for column, names in example.said:
+            assert column + len(names) < length
+    assert num_turns >= {1, 2, 3} and inputs == {True, False}
+
+
+def test_the_same_generator_draws_the_same(conversations: Conversations):
+    for first, second in zip(draw(conversations, 5, True), draw(conversations, 5, True)):
+        assert torch.equal(first.grid, second.grid)
+
+
+def test_a_reply_writes_each_character_before_it_is_spoken(conversations: Conversations):
+    spoken = Spoken(
+        intent="", text="好，你好。", manner="warm", codes=torch.ones(8, 40).short(),
+        onsets=(4, 12, 13),
+    )  # fmt: skip
+    columns = conversations.reply_columns("sad", "warm", spoken)
+    assert columns.shape == (9, 40) and (columns[1:] == 2).all()
+    row = columns[0].tolist()
+    written = {n: t for n, t in enumerate(row) if t != conversations.tokens.semantic}
+    assert decode(conversations, list(written.values())) == "好，你好。"
+    begins = {}
+    for column in sorted(written):
+        tokens = [token for place, token in written.items() if place <= column]
+        text = decode(conversations, tokens).rstrip("\ufffd")
+        begins.setdefault(text, column)
+    assert conversations.tokenizer.decode(row[:2]) == "<|user:sad|><|style:warm|>"
+    assert begins["好"] < 4 and begins["好，你"] < 13 and begins["好，"] < 10 <= begins["好，你"]
+
+
+def test_every_frame_knows_its_syllable():
+    spoken = make_spoken("talk.hello", "你好，爱。", "warm")
+    names = spoken_syllables(spoken)
+    assert len(names) == spoken.codes.shape[1]
+    assert names == [""] * 4 + ["ni2"] * 3 + ["hao3"] * 3 + ["ai4"] * 5
+
+
+def test_text_is_cut_into_pieces_that_say_the_same(conversations: Conversations):
+    user = next(u for u in conversations.users["health.insomnia"] if len(u.text) > 8)
+    whole = conversations.prompt(user, "text")
+    cut = conversations.prompt(user, "text", rng=np.random.default_rng(0))
+    assert cut.shape[1] > whole.shape[1]
+    plain = conversations.tokenizer.decode
+    assert plain(cut[0]) == plain(whole[0]) and user.text in plain(cut[0])
+
+
+def test_speech_comes_with_or_without_its_text(conversations: Conversations):
+    user = conversations.users["talk.hello"][0]
+    spoken = {k: conversations.prompt(user, k) for k in ("speech", "speech_text", "text")}
+    for inputs, prompt in spoken.items():
+        columns = prompt[1:, prompt[1] > 0]
+        assert columns.shape[1] == (0 if inputs == "text" else user.codes.shape[1])
+        assert inputs == "text" or torch.equal(columns, user.codes.long() + 1)
+    assert user.text not in conversations.tokenizer.decode(spoken["speech"][0])
+    assert user.text in conversations.tokenizer.decode(spoken["speech_text"][0])
+
+
+def test_turns_are_joined_at_the_end_of_a_reply(conversations: Conversations):
+    rng = np.random.default_rng(1)
+    hello = conversations.intents["talk.hello"]
+    turns = [
+        conversations._turn(hello, kind, index, rng, True)
+        for index, kind in enumerate((None, "more"))
+    ]
+    joined = join(turns)
+    first = turns[0].grid.shape[1]
+    assert joined.grid.shape[1] == first + turns[1].grid.shape[1] - 1
+    assert torch.equal(joined.grid[:, :first], turns[0].grid)
+    assert torch.equal(joined.grid[:, first:], turns[1].grid[:, 1:])
+    assert turns[1].grid[0, 0] == conversations.tokens.end == joined.grid[0, first - 1]
+    assert joined.learn_text[first - 1]  # the first reply's end is learned
+    (a, hello_asked), (b, more_asked) = joined.asked
+    assert (hello_asked, more_asked) == ("talk.hello", "talk.hello.more")
+    assert a == turns[0].asked[0][0] and b == turns[1].asked[0][0] + first - 1
+    assert len(joined.said) == 2 and joined.said[1][0] == b
+
+
+def test_follow_ups_ask_about_the_topic_before(conversations: Conversations):
+    asked = [[name for _, name in e.asked] for e in draw(conversations, 200, False)]
+    followed = 0
+    for names in asked:
+        assert names[0].count(".") == 1
+        for before, name in zip(names, names[1:]):
+            if name.count(".") == 2:
+                followed += 1
+                assert name.rpartition(".")[0] == ".".join(before.split(".")[:2])
+    assert followed > 20
+    assert any(len(set(n.split(".")[0] for n in names)) > 1 for names in asked)  # new topics
+
+
+def test_new_topics_may_take_back_what_was_said(conversations: Conversations, monkeypatch):
+    monkeypatch.setattr(module, "CORRECTION_SHARE", 1.0)
+    monkeypatch.setattr(module, "INPUT_SHARES", {False: {"text": 1.0}})
+    hello = conversations.intents["talk.hello"]
+    for index, corrected in ((0, False), (1, True)):
+        user, inputs = conversations._draw_user(hello, None, index, np.random.default_rng(0), False)
+        assert inputs == "text" and user.text.startswith(CORRECTIONS) == corrected
+
+
+def test_the_unknown_is_drawn_more_often(conversations: Conversations):
+    rng = np.random.default_rng(0)
+    names = [conversations._draw_intent(rng).name for _ in range(600)]
+    assert names.count("unknown.other") > 4 * names.count("talk.hello") > 0
+    assert names.count("unknown.unclear") > names.count("unknown.silence") > 0
+
+
+def test_sounds_without_words_are_always_heard(conversations: Conversations):
+    unclear = conversations.intents["unknown.unclear"]
+    for seed in range(30):
+        user, inputs = conversations._draw_user(
+            unclear, None, 0, np.random.default_rng(seed), False
+        )
+        assert inputs == "speech" and user.text == "" and user.codes.shape[1]
+
+
+def test_replies_that_are_not_recorded_yet_are_not_drawn(
+    dialogues: Dialogues, spoken_users, spoken_replies, tokenizer, no_converter
+):
+    some = [r for r in spoken_replies if r.intent == "talk.hello" and r.manner == "warm"]
+    few = Conversations(dialogues, spoken_users, some, tokenizer, 8)
+    assert list(few.intents) == ["talk.hello"]
+    for example in draw(few, 40, True):
+        assert all(name.startswith("talk.hello") for _, name in example.asked)
+
+
+def test_examples_are_padded_on_the_right(conversations: Conversations):
+    examples = draw(conversations, 3, True)
+    grid, learn_text, learn_codes = collate(examples)
+    longest = max(e.grid.shape[1] for e in examples)
+    assert grid.shape == (3, 9, longest) and learn_text.shape == learn_codes.shape == (3, longest)
+    for row, example in enumerate(examples):
+        length = example.grid.shape[1]
+        assert torch.equal(grid[row, :, :length], example.grid) and not grid[row, :, length:].any()
+        assert learn_text[row].sum() == example.learn_text.sum()

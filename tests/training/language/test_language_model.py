@@ -1,0 +1,153 @@
+"""The language model's losses, heads and batches."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from training.codec.config import new_codec
+from training.dialogues import Dialogues
+from training.language import model as module
+from training.language.conversations import Conversations, collate
+from training.language.corpus import _write
+from training.language.model import (
+    Corpus,
+    _corrupt,
+    code_numbers,
+    losses,
+    new_heads,
+    new_language_model,
+    train_understanding,
+    understanding,
+    words_loss,
+)
+
+
+@pytest.fixture
+def model(tokenizer, small_models):
+    return new_language_model(tokenizer)
+
+
+def test_code_numbers_are_the_quantisers():
+    codebook = new_codec().quantizer.residual_fsq.rvqs[0].layers[0].implicit_codebook
+    half = torch.tensor([4.0, 2.0, 2.0, 2.0])
+    torch.testing.assert_close((code_numbers() - half) / half, codebook.float())
+
+
+def test_codes_of_like_numbers_begin_alike(model):
+    rows = model.fast_embeddings.weight.detach()[1:]
+    near = torch.nn.functional.cosine_similarity(rows[:-1], rows[1:]).mean()
+    far = torch.nn.functional.cosine_similarity(rows[:500], rows[500:]).mean()
+    assert near > far + 0.2
+
+
+def test_corrupted_codes_are_a_share_of_them():
+    torch.manual_seed(0)
+    grid = torch.full((4, 9, 200), 7)
+    found = _corrupt(grid, 1001, 0.25)
+    assert (found[:, 0] == 7).all() and found.min() >= 1 and found.max() <= 1000
+    assert (found[:, 1:] != 7).float().mean() == pytest.approx(0.25, abs=0.03)
+    assert torch.equal(_corrupt(grid, 1001, 0.0), grid)
+    share = torch.zeros(4, 1, 200)
+    share[:, :, 100:] = 1.0
+    by_column = _corrupt(grid, 1001, share)
+    assert torch.equal(by_column[..., :100], grid[..., :100])
+
+
+def test_losses_are_the_cross_entropy_of_what_is_learned(
+    model, conversations: Conversations, monkeypatch
+):
+    monkeypatch.setattr(module, "_corrupt", lambda tokens, size, share: tokens)
+    examples = [conversations.draw(np.random.default_rng(n)) for n in range(2)]
+    with torch.no_grad():
+        text_loss, code_loss = losses(model, examples, "cpu", np.random.default_rng(0))
+        texts, codes, spoken = [], [], 0
+        for e in examples:
+            hidden = model.forward_hidden(e.grid[None, :, :-1])[0]
+            for column in range(1, e.grid.shape[1]):
+                if e.learn_text[column]:
+                    row = model.text_logits(hidden[column - 1]).log_softmax(-1)
+                    texts.append(-row[e.grid[0, column]])
+                    spoken += int(e.grid[0, column] == conversations.tokens.semantic)
+                if e.learn_codes[column]:
+                    heard = e.grid[1:, column]
+                    rows = model.forward_fast(hidden[None, column - 1], heard[None, :-1])[0]
+                    codes.append(torch.nn.functional.cross_entropy(rows, heard))
+    # Speech between the words counts in the loss, not in its divisor.
+    expected = torch.stack(texts).sum() / (len(texts) - spoken)
+    torch.testing.assert_close(text_loss, expected, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(code_loss, torch.stack(codes).mean(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_words_and_the_heads_are_learned(
+    model, conversations: Conversations, dialogues: Dialogues
+):
+    torch.manual_seed(0)
+    heads = new_heads(model, dialogues)
+    rng = np.random.default_rng(0)
+    examples = [conversations.draw(rng, speak=False) for _ in range(14)]
+    grid, *_ = collate(examples)
+    optimizer = torch.optim.Adam([*model.parameters(), *heads.parameters()], 1e-2)
+    first = None
+    for _ in range(25):
+        loss = words_loss(model, heads, examples, "cpu")
+        first = first or loss.item()
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+    assert loss.item() < 0.6 * first
+    for head in (heads.question_head, heads.syllable_head, heads.speller.head):
+        assert head.weight.grad is not None and head.weight.grad.abs().sum() > 0
+
+
+def write_corpus(work: Path, users, replies) -> None:
+    for name, spoken in (("users", users), ("replies", replies), ("heldout_users", users[:6])):
+        (work / name).mkdir(parents=True, exist_ok=True)
+        _write(work / name / f"{len(list((work / name).iterdir()))}.pt", spoken)
+
+
+def test_batches_are_drawn_by_their_number(
+    tmp_path: Path, dialogues, tokenizer, spoken_users, spoken_replies, small_models, no_converter
+):
+    write_corpus(tmp_path, spoken_users, spoken_replies)
+    one, other = (Corpus(dialogues, tokenizer, tmp_path) for _ in range(2))
+    whole = [one.batch(step, 3, 7, False) for step in range(5)]
+    for step in (4, 1):
+        for first, second in zip(whole[step], other.batch(step, 3, 7, False)):
+            assert torch.equal(first.grid, second.grid)
+    # What came since is taken up at once, as a resumed training does.
+    write_corpus(tmp_path, spoken_users[:4], spoken_replies[:4])
+    one.refresh()
+    resumed = Corpus(dialogues, tokenizer, tmp_path)
+    for first, second in zip(one.batch(4, 3, 7, False), resumed.batch(4, 3, 7, False)):
+        assert torch.equal(first.grid, second.grid)
+
+
+def test_understanding_is_counted(model, conversations: Conversations, spoken_users, monkeypatch):
+    users = [u for u in spoken_users if u.intent == "talk.hello" and u.manner == "happy"]
+    tokenizer = conversations.tokenizer
+    script = tokenizer.encode("<|user:happy|><|style:cheerful|>你好呀！")
+    said = []
+
+    def text_logits(hidden):
+        logits = torch.zeros(len(tokenizer))
+        logits[script[len(said) % len(script)]] = 9.0
+        said.append(1)
+        return logits
+
+    monkeypatch.setattr(module, "MAX_WORDS", 100)
+    monkeypatch.setattr(model, "text_logits", text_logits)
+    found = understanding(model, conversations, users[:2])
+    assert found == {"emotion": 1.0, "intent": 1.0}
+
+
+def test_held_out_follow_ups_do_not_stop_the_training(
+    tmp_path: Path, dialogues, tokenizer, spoken_users, spoken_replies, small_models, no_converter
+):
+    follow = [u for u in spoken_users if u.intent.startswith("follow.")]
+    assert follow
+    write_corpus(tmp_path, [*follow[:3], *spoken_users], spoken_replies)
+    train_understanding(dialogues, tokenizer, tmp_path, 1e-6, "cpu")
+    saved = torch.load(tmp_path / "understanding.pt", weights_only=True)
+    assert saved["step"] == 1 and set(saved["modules"]) == {"model", "heads"}

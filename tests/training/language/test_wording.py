@@ -1,0 +1,30 @@
+"""The ways in which a line may be written."""
+
+import numpy as np
+import pytest
+
+from training.language import wording
+from training.language.wording import reword, traditional
+
+
+def drawn(text: str) -> set[str]:
+    return {reword(text, np.random.default_rng(seed)) for seed in range(200)}
+
+
+def test_a_line_is_reworded_in_all_ways(no_converter):
+    found = drawn("我睡了三个月，怎么办？")
+    assert {"我睡了三个月，怎么办？", "我睡了3个月，怎么办？", "我睡了三个月，怎么办"} <= found
+    assert "我睡了三個月，怎麼办？" in found
+    plain = sum(reword("早上好！", np.random.default_rng(n)) == "早上好！" for n in range(200))
+    assert 140 < plain < 190
+
+
+def test_only_numbers_become_digits(no_converter):
+    assert not any("1" in text for text in drawn("一起去吧，一定要来。"))
+    assert "5岁" in drawn("五岁")
+
+
+def test_traditional_characters():
+    pytest.importorskip("opencc", reason="of requirements-train.txt")
+    assert traditional("我睡了三个月，怎么办？") == "我睡了三個月，怎麼辦？"
+    assert wording.traditional("你好") == "你好"

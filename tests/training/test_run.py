@@ -1,0 +1,123 @@
+"""The whole recipe in small: every stage, one after another, and again."""
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from models.westlake.checkpoint import load_checkpoint
+from training import run
+from training.codec.config import new_codec
+from training.dialogues import Dialogues
+from training.files import is_up_to_date
+from training.language import preference
+from training.speech import recordings
+
+MINUTES = 1e-6  # of which every stage makes one step
+
+
+@pytest.fixture
+def small_recipe(
+    dialogues: Dialogues,
+    made_up_teacher,
+    small_models,
+    no_converter,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(run, "load_dialogues", lambda: dialogues)
+    monkeypatch.setattr(recordings, "SHARD_SIZE", 8)
+    for name, value in {"USER_ROUNDS": 2, "VARIED_ROUNDS": 1, "NUM_SOUNDS": 8}.items():
+        monkeypatch.setattr(run, name, value)
+
+
+def run_recipe(folder: Path, *options: str) -> None:
+    paths = ["--work", str(folder / "work"), "--output", str(folder / "tiny")]
+    fixed = ["--minutes", str(MINUTES), "--workers", "1", "--device", "cpu"]
+    run.main([*paths, *fixed, *options])
+
+
+def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
+    tmp_path: Path, small_recipe, monkeypatch: pytest.MonkeyPatch
+):
+    run_recipe(tmp_path)
+    work, output = tmp_path / "work", tmp_path / "tiny"
+    checkpoint = load_checkpoint(output, device="cpu")
+    assert checkpoint.tokenizer.get_vocab().keys() >= {"<|user|>", "<|style:warm|>"}
+    preferred = torch.load(work / "preferred.pt", weights_only=True)
+    torch.testing.assert_close(
+        checkpoint.model.state_dict()["norm.weight"].float(),
+        preferred["norm.weight"],
+        rtol=0,
+        atol=1e-3,
+    )
+    names = ("codes", "recogniser", "slow_stages", "vocoder", "understanding", "language_model")
+    for name in names:
+        assert torch.load(work / f"{name}.pt", weights_only=True)["step"] == 1, name
+    assert not list(work.rglob("*.new"))
+
+    # Once more: nothing is said, encoded, trained or spoken again.
+    before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    monkeypatch.setattr("training.speech.teacher.say", None)
+    monkeypatch.setattr("training.language.corpus.encode", None)
+    monkeypatch.setattr(preference, "speak", None)
+    run_recipe(tmp_path)
+    after = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}
+    changed = {path.relative_to(work).parts[0] for path in after if after[path] != before.get(path)}
+    assert changed == {"checkpoint"}  # which export writes anew
+
+
+def test_an_export_that_fails_leaves_the_old_checkpoint(
+    tmp_path: Path, small_recipe, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = run.Recipe(tmp_path / "work", tmp_path / "tiny", MINUTES, "cpu", 1, None)
+    recipe.output.mkdir()
+    (recipe.output / "model.safetensors").write_text("old")
+    recipe.tokenizer()
+    tokenizer = recipe.load_tokenizer()
+    model = run.new_language_model(tokenizer)
+    torch.save(model.state_dict(), recipe.work / "preferred.pt")
+    codec = new_codec()
+    monkeypatch.setattr(run, "load_codec", lambda *paths: codec)
+
+    def fail(*args, **kwargs):
+        raise OSError("no space is left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("models.westlake.checkpoint.save_tokenizer", fail)
+        with pytest.raises(OSError, match="no space"):
+            recipe.export()
+    assert (recipe.output / "model.safetensors").read_text() == "old"
+    recipe.export()
+    load_checkpoint(recipe.output, device="cpu")
+
+
+def test_preference_begins_anew_where_the_language_model_was_trained_on(
+    tmp_path: Path, small_recipe, monkeypatch: pytest.MonkeyPatch
+):
+    recipe = run.Recipe(tmp_path, tmp_path / "tiny", MINUTES, "cpu", 1, None)
+    recipe.tokenizer()
+    trained = []
+    for name in ("preferred.pt", "preference.pt", "preference_pairs.pt", "language_model.pt"):
+        (tmp_path / name).write_text("")
+    for name in ("load_language_model", "load_codec", "Corpus", "load_recogniser"):
+        monkeypatch.setattr(run, name, lambda *args: run)
+    monkeypatch.setattr(run, "conversations", None, raising=False)
+    monkeypatch.setattr(run, "train_preference", lambda *args: trained.append(args))
+    future = (tmp_path / "preferred.pt").stat().st_mtime + 10
+    os.utime(tmp_path / "preference.pt", (future + 1, future + 1))
+    os.utime(tmp_path / "language_model.pt", (future, future))
+    assert not is_up_to_date(tmp_path / "preferred.pt", tmp_path / "language_model.pt")
+    recipe.preference()
+    assert len(trained) == 1
+    assert (tmp_path / "preference.pt").exists()  # of this model, and goes on
+    assert not (tmp_path / "preference_pairs.pt").exists()
+    os.utime(tmp_path / "preferred.pt", (future + 2, future + 2))
+    recipe.preference()
+    assert len(trained) == 1
+
+
+def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, "--stage", "codex")
+    assert "unknown stage 'codex': choose one of tokenizer, recordings" in capsys.readouterr().err
