@@ -74,8 +74,6 @@ def _check(function, args: tuple, flat: list[Tensor]) -> None:
             isinstance(x, Elsewhere) for x in _tensors(args[1])
         ):
             raise RuntimeError(f"{function}: a tensor on the CPU can't be indexed from elsewhere")
-    elif function in (aten._ctc_loss.Tensor, aten._ctc_loss_backward.Tensor):
-        flat = [x for x in flat if x.dtype != torch.long or x.dim() != 1]  # so may lengths
     stray = [x for x in flat if not isinstance(x, Elsewhere) and x.dim()]
     if stray and any(isinstance(x, Elsewhere) for x in flat):
         shapes = [tuple(x.shape) for x in stray]

@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch.nn.functional as F
 from fake_device import NAME, Elsewhere, Placing, to_cpu
 from recipe import make_recording, recogniser_of
 
@@ -37,6 +38,12 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr(
             generation, name, torch.no_grad()(getattr(generation, name).__wrapped__)
         )
+    ctc_loss = F.ctc_loss  # its lengths may lie on the CPU, but not beside what is made up
+
+    def ctc_loss_there(scores, targets, *lengths, **options):
+        return ctc_loss(scores, targets, *(x.to(scores.device) for x in lengths), **options)
+
+    monkeypatch.setattr(F, "ctc_loss", ctc_loss_there)
     draw_points = generation.draw_points
     monkeypatch.setattr(generation, "draw_points", lambda *args: draw_points(*args).to(NAME))
     with Placing():
@@ -66,15 +73,20 @@ def test_preference(tmp_path: Path, conversations: Conversations, tokenizer):
     assert (tmp_path / "preferred.pt").exists()
 
 
-def test_the_codec(clip: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.fixture
+def no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Steps go forward alone: not all gradients are to be had from what is made up."""
+
     def learn(stage, step, parameters, optimizer, progress) -> None:
-        """No gradients: those of complex numbers are not to be had from what is made up."""
         loss = step(progress.step)
         assert isinstance(loss, Elsewhere) and loss.requires_grad
         progress.losses.append(loss.item())
         progress.step += 1
 
     monkeypatch.setattr(loop.Stage, "_learn", learn)
+
+
+def test_the_codec(clip: Path, tmp_path: Path, no_gradients):
     speech, ear, folder = {clip: 1.0}, recogniser_of(["a1"]), tmp_path / "stages"
     codes, slow = folder / "codes.pt", folder / "slow_stages.pt"
     encoder.train_codes(speech, clip, folder, 1e-6, NAME)
@@ -90,7 +102,7 @@ def test_the_recogniser(tmp_path: Path, made_up_teacher):
 
 
 def test_the_language_model(
-    tmp_path: Path, dialogues, tokenizer, spoken_users, spoken_replies, no_converter
+    tmp_path: Path, dialogues, tokenizer, spoken_users, spoken_replies, no_converter, no_gradients
 ):
     for name, spoken in (
         ("users", spoken_users), ("replies", spoken_replies), ("heldout_users", spoken_users[:4]),

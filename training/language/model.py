@@ -328,7 +328,7 @@ def understanding(
         text = ""
         while len(words) < MAX_WORDS and text not in known:
             hidden = model.forward_hidden(grid.to(model.device), [cache])
-            logits = model.text_logits(hidden[0, -1])
+            logits = model.text_logits(hidden[0, -1:])[0]
             logits[model.semantic_id] = -torch.inf
             words.append(int(logits.argmax()))
             text = conversations.tokenizer.decode(words, skip_special_tokens=True)

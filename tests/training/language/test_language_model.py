@@ -131,8 +131,8 @@ def test_understanding_is_counted(model, conversations: Conversations, spoken_us
     said = []
 
     def text_logits(hidden):
-        logits = torch.zeros(len(tokenizer))
-        logits[script[len(said) % len(script)]] = 9.0
+        logits = torch.zeros(1, len(tokenizer))
+        logits[0, script[len(said) % len(script)]] = 9.0
         said.append(1)
         return logits
 
