@@ -7,6 +7,9 @@ import logging
 from collections.abc import Iterator
 
 PUNCTUATION = "，。？！"
+# Neighbours that make 一 a number, which keeps its tone.
+BEFORE_A_NUMBER = (*"零一二三四五六七八九十幺第初",)
+AFTER_A_NUMBER = (*"零一二三四五六七八九月号",)
 
 
 def words(text: str) -> Iterator[tuple[str, list[str]]]:
@@ -17,21 +20,51 @@ def words(text: str) -> Iterator[tuple[str, list[str]]]:
         ValueError: a character that is neither Chinese nor one of ，。？！
     """
     import jieba
-    from pypinyin import Style, lazy_pinyin
 
     jieba.setLogLevel(logging.WARNING)
+    phrase: list[tuple[str, list[str]]] = []
     for word in jieba.lcut(text):
         if word in PUNCTUATION:
+            yield from _say_not_and_one(phrase)
             yield word, []
-            continue
-        syllables = lazy_pinyin(
-            word, style=Style.TONE3, neutral_tone_with_five=True, tone_sandhi=True
+            phrase = []
+        else:
+            phrase.append((word, _look_up(word, text)))
+    yield from _say_not_and_one(phrase)
+
+
+def _look_up(word: str, text: str) -> list[str]:
+    from pypinyin import Style, lazy_pinyin
+
+    syllables = lazy_pinyin(word, style=Style.TONE3, neutral_tone_with_five=True, tone_sandhi=True)
+    if len(syllables) != len(word) or not all("\u4e00" <= c <= "\u9fff" for c in word):
+        raise ValueError(
+            f"{word!r} in {text!r} can't be said: write Chinese characters and ，。？！"
         )
-        if len(syllables) != len(word) or not all("\u4e00" <= c <= "\u9fff" for c in word):
-            raise ValueError(
-                f"{word!r} in {text!r} can't be said: write Chinese characters and ，。？！"
-            )
-        yield word, syllables
+    return syllables
+
+
+def _say_not_and_one(phrase: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
+    """Give 不 and 一 the tones that they take before what follows, which may be another word."""
+    chars = "".join(word for word, _ in phrase)
+    tones = "".join(syllable[-1] for _, syllables in phrase for syllable in syllables)
+    said, place = [], 0
+    for word, syllables in phrase:
+        syllables = list(syllables)
+        for index, char in enumerate(word):
+            before, after = chars[:place][-1:], chars[place + 1 :][:1]
+            falling = after == "个" or tones[place + 1 :][:1] == "4"
+            place += 1
+            if char == "不" and syllables[index] != "bu5":
+                syllables[index] = "bu2" if falling else "bu4"
+            elif char == "一" and after and before == after:
+                syllables[index] = "yi5"
+            elif char == "一":
+                is_number = before in BEFORE_A_NUMBER or after in AFTER_A_NUMBER
+                ends_word = not after or (len(word) > 1 and index == len(word) - 1)
+                syllables[index] = "yi1" if is_number or ends_word else "yi2" if falling else "yi4"
+        said.append((word, syllables))
+    return said
 
 
 @functools.lru_cache(maxsize=1 << 16)

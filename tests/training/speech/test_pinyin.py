@@ -18,6 +18,18 @@ def read(text: str) -> str:
         ("不想", "bu4 xiang3"),
         ("一个", "yi2 ge4"),  # 一 before a fourth
         ("一起", "yi4 qi3"),  # and before others
+        ("一天", "yi4 tian1"),
+        ("一样", "yi2 yang4"),
+        ("一下", "yi2 xia4"),
+        ("我一看", "wo3 yi2 kan4"),  # across words
+        ("我不去", "wo3 bu2 qu4"),
+        ("看一看", "kan4 yi5 kan4"),  # neutral between a word and itself
+        ("第一次", "di4 yi1 ci4"),  # a number
+        ("幺二一零", "yao1 er4 yi1 ling2"),
+        ("十一个", "shi2 yi1 ge4"),
+        ("统一大学", "tong3 yi1 da4 xue2"),  # at the end of a word
+        ("不，要", "bu4 yao4"),  # not across a pause
+        ("一，样", "yi1 yang4"),
         ("睡觉", "shui4 jiao4"),
         ("觉得", "jue2 de5"),
         ("爱好", "ai4 hao4"),
