@@ -6,11 +6,6 @@ import functools
 import logging
 from collections.abc import Iterator
 
-import jieba
-from pypinyin import Style, lazy_pinyin
-from pypinyin.contrib.tone_convert import to_finals, to_initials
-
-jieba.setLogLevel(logging.WARNING)
 PUNCTUATION = "，。？！"
 
 
@@ -21,6 +16,10 @@ def words(text: str) -> Iterator[tuple[str, list[str]]]:
     Raises:
         ValueError: a character that is neither Chinese nor one of ，。？！
     """
+    import jieba
+    from pypinyin import Style, lazy_pinyin
+
+    jieba.setLogLevel(logging.WARNING)
     for word in jieba.lcut(text):
         if word in PUNCTUATION:
             yield word, []
@@ -46,6 +45,8 @@ def syllables(text: str) -> tuple[tuple[str, ...], ...]:
 
 
 def _split(pinyin: str) -> tuple[str, ...]:
+    from pypinyin.contrib.tone_convert import to_finals, to_initials
+
     initial = to_initials(pinyin, strict=False)
     final = to_finals(pinyin, strict=False, v_to_u=False) + pinyin[-1]
     return (initial, final) if initial else (final,)

@@ -9,7 +9,6 @@ import math
 from dataclasses import dataclass, replace
 
 import numpy as np
-import soxr
 
 from . import teacher
 from .teacher import Prosody
@@ -96,7 +95,7 @@ class Speaker:
             rate=prosody.rate * self.rate / self.size,
         )
         said = teacher.say(text, self.timbre, self.melody, asked)
-        wave = soxr.resample(said.wave, teacher.SAMPLE_RATE * self.size, SAMPLE_RATE)
+        wave = _resample(said.wave, teacher.SAMPLE_RATE * self.size)
         wave, cut = _trim(wave)
         wave = tilt(wave, prosody.tilt_db)
         wave *= 10 ** ((SPEECH_DB + prosody.gain_db) / 20) / np.sqrt(np.mean(wave**2))
@@ -186,7 +185,7 @@ class Microphone:
 
 def vary(wave: np.ndarray, factor: float) -> np.ndarray:
     """The same voice a little larger or smaller, slower or faster: played at another speed."""
-    return soxr.resample(wave, SAMPLE_RATE * factor, SAMPLE_RATE).astype(np.float32)
+    return _resample(wave, SAMPLE_RATE * factor).astype(np.float32)
 
 
 def tilt(wave: np.ndarray, gain_db: float) -> np.ndarray:
@@ -203,6 +202,12 @@ def noise(length: int, pink: bool, rng: np.random.Generator) -> np.ndarray:
         samples = np.fft.irfft(spectrum / np.sqrt(np.maximum(np.arange(len(spectrum)), 64)))
     samples = samples[:length]
     return samples / np.sqrt(np.mean(samples**2))
+
+
+def _resample(wave: np.ndarray, sample_rate: float) -> np.ndarray:
+    import soxr
+
+    return soxr.resample(wave, sample_rate, SAMPLE_RATE)
 
 
 def _shelf(frequencies: np.ndarray, gain_db: float) -> np.ndarray:

