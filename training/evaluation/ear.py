@@ -78,9 +78,9 @@ class WhisperEar:
         return [self._heard[key] for key in keys]
 
     def _transcribe(self, wave: np.ndarray, sample_rate: int) -> str:
-        samples = AF.resample(torch.from_numpy(wave).float(), sample_rate, SAMPLE_RATE).numpy()
-        if not len(samples):
+        if not len(wave):
             return ""
+        samples = AF.resample(torch.from_numpy(wave).float(), sample_rate, SAMPLE_RATE).numpy()
         segments, _ = self._model.transcribe(
             samples,
             language="zh",
