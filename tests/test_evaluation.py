@@ -172,10 +172,12 @@ def test_a_checkpoint_without_emotions_and_styles_gets_what_it_can(dialogues):
 
 
 def test_random_weights_score_badly(dialogues, small_codec, monkeypatch):
-    monkeypatch.setattr(asking, "MAX_SECONDS", 0.4)
+    monkeypatch.setattr(asking, "MAX_SECONDS", 0.2)
+    monkeypatch.setattr(run, "NUM_STYLED", 1)
+    monkeypatch.setattr(asking, "NUM_USERS", 1)
     teacher = FakeTeacher()
     model = WestlakeModel(small_checkpoint(small_codec, max_seq_len=512))
-    figures = values(run.evaluate(model, dialogues, teacher, FakeEar(teacher), 6, seed=0))
+    figures = values(run.evaluate(model, dialogues, teacher, FakeEar(teacher), 4, seed=0))
     assert all(figures[name] == 0 for name in UNDERSTANDING)
     assert figures["unknown_recall"] == figures["unclear_silence"] == 0
     assert figures["user_emotion_accuracy"] <= 0.5

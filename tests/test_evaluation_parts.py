@@ -125,7 +125,7 @@ def quick_teacher(monkeypatch) -> Counter:
     monkeypatch.setattr(teacher, "say", say)
     monkeypatch.setattr(teacher, "voice_names", lambda: sorted(speakers.VOICE_HZ))
     monkeypatch.setattr(speakers, "_resample", lambda wave, rate: wave)
-    monkeypatch.setattr(recordings, "ProcessPoolExecutor", ThreadPoolExecutor)
+    monkeypatch.setattr(recordings, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
     return said
 
 

