@@ -12,9 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from generate import generate_long
+from models.contract import ReplyOptions
 from models.westlake.checkpoint import DTYPES, Checkpoint, load_checkpoint
-from models.westlake.conversation import Conversation, Turn
+from models.westlake.conversation import Turn
+from models.westlake.speech_model import WestlakeModel
 from training.dialogues import load_dialogues
 
 from .common import report
@@ -40,11 +41,13 @@ def most_likely(checkpoint: Checkpoint, turn: Turn) -> Tensor:
     return torch.stack(frames)
 
 
-def answer(checkpoint: Checkpoint, text: str, seed: int) -> Turn:
+def answer(model: WestlakeModel, text: str, seed: int) -> Turn:
     """A question in writing and its reply."""
-    conversation = Conversation(checkpoint)
-    sampling = dataclasses.replace(checkpoint.sampling, seed=seed)
-    for _ in generate_long(checkpoint, text=text, conversation=conversation, sampling=sampling):
+    conversation = model.new_conversation()
+    turn = conversation.begin_turn(text)
+    turn.finish()
+    sampling = dataclasses.replace(model.sampling, seed=seed)
+    for _ in conversation.reply(turn, ReplyOptions(sampling=sampling)):
         pass
     return conversation.turns[-1]
 
@@ -55,9 +58,10 @@ def main() -> None:
     parser.add_argument("--questions", type=int, default=24)
     options = parser.parse_args()
     exact, small = (load_checkpoint("tiny", dtype=d) for d in ("float32", options.dtype))
+    model = WestlakeModel(exact)
     held = [text for intent in load_dialogues().intents for text in intent.held]
     asked = np.random.default_rng(0).permutation(held)[: options.questions]
-    turns = [answer(exact, str(text), seed) for seed, text in enumerate(asked)]
+    turns = [answer(model, str(text), seed) for seed, text in enumerate(asked)]
     same = torch.cat([most_likely(exact, turn) == most_likely(small, turn) for turn in turns])
     report(
         "quality",

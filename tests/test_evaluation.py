@@ -10,12 +10,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 from fake_evaluation import FakeEar, FakeModel, FakeTeacher
-from small import small_checkpoint
+from small import small_model
 
 from training.dialogues import EMOTIONS, STYLES, UNKNOWN, Dialogues, load_dialogues
 from training.evaluation import asking, questions, run
 from training.evaluation import ear as ears
-from training.evaluation.adapter import Model as WestlakeModel
 from training.evaluation.figures import FIGURES, Report, format_report, to_json
 
 NUM_UTTERANCES = 20
@@ -176,7 +175,7 @@ def test_random_weights_score_badly(dialogues, small_codec, monkeypatch):
     monkeypatch.setattr(run, "NUM_STYLED", 1)
     monkeypatch.setattr(asking, "NUM_USERS", 1)
     teacher = FakeTeacher()
-    model = WestlakeModel(small_checkpoint(small_codec, max_seq_len=512))
+    model = small_model(small_codec, max_seq_len=512)
     figures = values(run.evaluate(model, dialogues, teacher, FakeEar(teacher), 4, seed=0))
     assert all(figures[name] == 0 for name in UNDERSTANDING)
     assert figures["unknown_recall"] == figures["unclear_silence"] == 0
@@ -187,7 +186,7 @@ def test_random_weights_score_badly(dialogues, small_codec, monkeypatch):
 
 
 def test_replies_depend_on_the_seed_alone(dialogues, small_codec):
-    model = WestlakeModel(small_checkpoint(small_codec, max_seq_len=512))
+    model = small_model(small_codec, max_seq_len=512)
     lines = questions.known_lines(dialogues, 3, seed=0)
     asked = questions.spoken(FakeTeacher(), lines, seed=0)
     answers, again = (asking.ask_each(model, asked, 7, max_seconds=0.3) for _ in range(2))

@@ -14,8 +14,9 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
+from models.load import load_model
+
 from .dialogues import load_dialogues
-from .evaluation.adapter import load_model
 from .evaluation.clips import RecordedTeacher
 from .evaluation.ear import WhisperEar
 from .evaluation.figures import format_report, to_json

@@ -10,7 +10,7 @@ from loguru import logger
 
 from models.contract import SpeechModel
 
-from ..dialogues import EMOTIONS, Dialogues
+from ..dialogues import EMOTIONS, NO_EMOTION, Dialogues
 from ..speech.prosody import ProsodyMeasure
 from ..speech.speakers import SAMPLE_RATE
 from . import copying
@@ -157,6 +157,9 @@ def _unknown(model: SpeechModel, material: Material, log: Log, seed: int) -> Non
     log.add("unknown_recall", material.unknown, answers, unknown)
     log.add("unclear_silence", material.sounds, sounds, again)
     log.figures["unknown_recall"] = Figure.of(unknown + noises)
+    if model.emotions:
+        unclaimed = [answer.emotion in (None, NO_EMOTION) for answer in sounds]
+        log.notes["silence and noise without a claimed emotion"] = Figure.of(unclaimed)
     log.notes["unknown lines by speech alone, answered as such"] = Figure.of(unknown[::2])
     log.notes["unknown lines with text, answered as such"] = Figure.of(unknown[1::2])
 
