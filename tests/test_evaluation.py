@@ -13,7 +13,7 @@ from fake_evaluation import FakeEar, FakeModel, FakeTeacher
 from small import small_model
 
 from training.dialogues import EMOTIONS, STYLES, UNKNOWN, Dialogues, load_dialogues
-from training.evaluation import asking, questions, run
+from training.evaluation import asking, questions, run, speaking
 from training.evaluation import ear as ears
 from training.evaluation.figures import FIGURES, Report, format_report, to_json
 
@@ -171,7 +171,8 @@ def test_a_checkpoint_without_emotions_and_styles_gets_what_it_can(dialogues):
 
 
 def test_random_weights_score_badly(dialogues, small_codec, monkeypatch):
-    monkeypatch.setattr(asking, "MAX_SECONDS", 0.2)
+    for module in (asking, speaking):
+        monkeypatch.setattr(module, "MAX_SECONDS", 0.2)
     monkeypatch.setattr(run, "NUM_STYLED", 1)
     monkeypatch.setattr(asking, "NUM_USERS", 1)
     teacher = FakeTeacher()
