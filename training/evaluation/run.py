@@ -123,7 +123,7 @@ def _first_turns(model: SpeechModel, material: Material, log: Log, seed: int) ->
     lost = [log.fit.is_unknown(answer) for answer in spoken]
     lost_both = [log.fit.is_unknown(answer) for answer in both]
     log.figures["unknown_false"] = Figure.of(lost + lost_both)
-    log.notes["of these, by speech alone"] = Figure.of(lost)
+    log.notes["known lines answered as unknown, by speech alone"] = Figure.of(lost)
     log.figures["stop_rate"] = Figure.of([a.ended for a in (*spoken, *both, *written)])
     return both
 
