@@ -1,18 +1,21 @@
 """What few bits change: python -m benchmarks.quality --dtype int8
 
-The embedded checkpoint answers held-out questions in float32; then both models read these answers,
-and the share of positions is counted at which they hold the same token for the most likely.
+The embedded checkpoint answers held-out questions, in writing and in float32; then both models read
+these answers, and the share of positions is counted at which they hold the same token for the most
+likely.
 """
 
 import argparse
+import dataclasses
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from models.contract import ReplyOptions
 from models.westlake.checkpoint import DTYPES, Checkpoint, load_checkpoint
 from models.westlake.conversation import Turn
-from training.answers import answer_all, draw_questions
+from models.westlake.speech_model import WestlakeModel
 from training.dialogues import load_dialogues
 
 from .common import report
@@ -38,15 +41,27 @@ def most_likely(checkpoint: Checkpoint, turn: Turn) -> Tensor:
     return torch.stack(frames)
 
 
+def answer(model: WestlakeModel, text: str, seed: int) -> Turn:
+    """A question in writing and its reply."""
+    conversation = model.new_conversation()
+    turn = conversation.begin_turn(text)
+    turn.finish()
+    sampling = dataclasses.replace(model.sampling, seed=seed)
+    for _ in conversation.reply(turn, ReplyOptions(sampling=sampling)):
+        pass
+    return conversation.turns[-1]
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--dtype", choices=DTYPES, default="int8")
     parser.add_argument("--questions", type=int, default=24)
     options = parser.parse_args()
     exact, small = (load_checkpoint("tiny", dtype=d) for d in ("float32", options.dtype))
-    rng = np.random.default_rng(0)
-    questions = draw_questions(load_dialogues(), options.questions, rng)
-    turns = [answer.turns[-1] for answer in answer_all(exact, questions, seed=0)]
+    model = WestlakeModel(exact)
+    held = [text for intent in load_dialogues().intents for text in intent.held]
+    asked = np.random.default_rng(0).permutation(held)[: options.questions]
+    turns = [answer(model, str(text), seed) for seed, text in enumerate(asked)]
     same = torch.cat([most_likely(exact, turn) == most_likely(small, turn) for turn in turns])
     report(
         "quality",

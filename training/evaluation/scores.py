@@ -3,24 +3,19 @@
 import itertools
 import math
 from collections import Counter
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
-from .prosody import ProsodyMeasure
-from .synthesise import PUNCTUATION, STYLE_PROSODY
+from ..dialogues import UNKNOWN, Dialogues
+from ..recogniser.distance import edit_distance
+from ..speech.pinyin import PUNCTUATION
+from ..speech.prosody import ProsodyMeasure
+from ..speech.speakers import STYLE_PROSODY
 
+AGAIN = "say it again"  # what is answered to silence and to what can't be understood
+UNCLEAR = (f"{UNKNOWN}.unclear", f"{UNKNOWN}.silence")
 GIBBERISH = 0.5  # normalised edit distance from which a reply counts as none that was taught
 # measure of speech -> what promises its order in the table of styles
-PROMISES = {"f0_hz": "pitch", "syllables_per_second": "rate", "loudness_db": "volume"}
-
-
-def edit_distance(first: Sequence[Hashable], second: Sequence[Hashable]) -> int:
-    """Fewest insertions, deletions and replacements that make one of the other."""
-    row = list(range(len(second) + 1))
-    for i, a in enumerate(first, start=1):
-        diagonal, row[0] = row[0], i
-        for j, b in enumerate(second, start=1):
-            diagonal, row[j] = row[j], min(row[j] + 1, row[j - 1] + 1, diagonal + (a != b))
-    return row[-1]
+PROMISES = {"f0_hz": "pitch", "syllables_per_second": "rate", "loudness_db": "gain_db"}
 
 
 def share(hits: Sequence[bool]) -> float:
@@ -37,6 +32,32 @@ def text_distance(first: str, second: str) -> float:
     """Edit distance of the characters over the longer text's number, without punctuation: 0..1."""
     first, second = (characters(text) for text in (first, second))
     return edit_distance(first, second) / max(len(first), len(second), 1)
+
+
+def known_replies(dialogues: Dialogues) -> dict[str, tuple[str, ...]]:
+    """All that is replied, by what it is replied to: an intent, or one and a follow-up's kind."""
+    known: dict[str, tuple[str, ...]] = {}
+    for intent in dialogues.intents:
+        known[intent.name] = tuple(text for texts in intent.replies.values() for text in texts)
+        known |= {f"{intent.name} {kind}": (text,) for kind, text in intent.then.items()}
+    return known
+
+
+def known_scenes(dialogues: Dialogues) -> dict[str, tuple[str, ...]]:
+    """The same replies, where all that are for something unknown are one: `UNKNOWN`."""
+    return _together(known_replies(dialogues), UNKNOWN, lambda name: name.startswith(f"{UNKNOWN}."))
+
+
+def known_pleas(dialogues: Dialogues) -> dict[str, tuple[str, ...]]:
+    """The same replies, where those that ask to say it again are one: `AGAIN`."""
+    return _together(known_replies(dialogues), AGAIN, lambda name: name.split()[0] in UNCLEAR)
+
+
+def _together(
+    known: Mapping[str, tuple[str, ...]], name: str, belongs: Callable[[str], bool]
+) -> dict[str, tuple[str, ...]]:
+    others = {key: texts for key, texts in known.items() if not belongs(key)}
+    return others | {name: tuple(t for key in known if belongs(key) for t in known[key])}
 
 
 def is_right_reply(text: str, wanted: str, known: Mapping[str, Sequence[str]]) -> bool:
@@ -80,12 +101,6 @@ def confusion(
     for truth, guess in zip(truths, guesses, strict=True):
         counts[truth][guess if guess in names else None] += 1
     return counts
-
-
-def accuracy(counts: Mapping[str, Mapping[str | None, int]]) -> float:
-    """Share of what `confusion` counted that was taken for what it is; NaN of nothing."""
-    total = sum(sum(row.values()) for row in counts.values())
-    return sum(row[truth] for truth, row in counts.items()) / total if total else math.nan
 
 
 def style_order(medians: Mapping[str, ProsodyMeasure | None]) -> float:
