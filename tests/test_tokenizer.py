@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 from tokenizers import Tokenizer
+from training.tokenizer import special_tokens, train_tokenizer, training_lines, write_tokenizer
 
 from models.hub import TINY
 from models.tokenizer import load_tokenizer, save_tokenizer, special_words
 from training.dialogues import EMOTIONS, STYLES, Dialogues, load_dialogues
-from training.tokenizer import special_tokens, train_tokenizer, training_lines, write_tokenizer
 
 DIALOGUES = """@ health.insomnia
 emotions tired anxious
