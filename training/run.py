@@ -185,7 +185,9 @@ class Recipe:
         model = new_language_model(tokenizer)
         model.load_state_dict(torch.load(self.work / "preferred.pt", weights_only=True))
         codec = load_codec(self.work / "codes.pt", self.work / "vocoder.pt")
-        save_checkpoint(self.output, model, codec, tokenizer, sampling=SAMPLING)
+        save_checkpoint(
+            self.output, model, codec, tokenizer, sampling=SAMPLING, dtype=torch.float16
+        )
         size = sum(path.stat().st_size for path in self.output.iterdir()) / 1e6
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 

@@ -118,8 +118,8 @@ class Conversation:
         """Bring the cache up to the last column."""
         unread = self.unread
         if unread.shape[1]:
-            model = self.model.checkpoint.model
-            model.forward_hidden(unread[None].to(model.device), [self.cache])
+            engine = self.model.checkpoint.engine
+            engine.read(unread[None].to(engine.model.device), [self.cache])
 
     def open(self) -> Turn:
         """Put a new turn at the end; one that is still open is forgotten."""

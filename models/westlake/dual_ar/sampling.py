@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, shown
 
 WINDOW_SIZE = 16
 
@@ -51,9 +51,8 @@ class SamplingConfig:
             ),
         }.items():
             if not fits:
-                raise UserError(
-                    "error_out_of_range", name=name, value=getattr(self, name), limits=limits
-                )
+                value = shown(getattr(self, name))
+                raise UserError("error_out_of_range", name=name, value=value, limits=limits)
 
 
 def _between(low: float, value: object, high: float) -> bool:
