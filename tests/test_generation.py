@@ -235,3 +235,40 @@ def test_frames_may_be_trained_on(model, prompt):
     model = DualARTransformer(model.config, SEMANTIC_ID)
     frames = reply_to(model, prompt, 3)
     model(frames[None])[0].sum().backward()
+
+
+class Interrupted(BaseException):
+    """No Exception, as KeyboardInterrupt is none."""
+
+
+class Interrupting(EagerEngine):
+    def read(self, grid, caches):
+        raise Interrupted
+
+
+def test_who_is_in_an_interrupted_step_is_told_and_goes_on(model, prompt, monkeypatch):
+    monkeypatch.setattr(Stepper, "GRACE_SECONDS", 20.0)
+    stepper = Stepper(EagerEngine(model))
+    replies = [Reply(model, prompt, 4, SamplingConfig(seed=seed)) for seed in (1, 2)]
+
+    def ask(reply):
+        try:
+            return stepper.next_frames([reply])
+        except BaseException as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(ask, replies, timeout=60))  # from now on they are stepped together
+        stepper.engine = Interrupting(model)
+        errors = list(pool.map(ask, replies, timeout=60))
+    assert {type(error) for error in errors} == {Interrupted, RuntimeError}
+    stepper.engine = EagerEngine(model)
+    for reply, error in zip(replies, errors):
+        if isinstance(error, Interrupted):
+            stepper.leave(reply)
+        else:
+            assert "interrupted" in str(error)
+            going = reply
+    with ThreadPoolExecutor(1) as pool:
+        (frame,) = pool.submit(ask, going).result(timeout=60)
+    assert frame.shape == (9,)
