@@ -10,7 +10,7 @@ import stat
 import sys
 import unicodedata
 import wave
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from itertools import chain, starmap, zip_longest
 from pathlib import Path
@@ -24,6 +24,7 @@ from tqdm import tqdm
 from models.audio import MAX_FILE_BYTES, AudioClip, load_audio, to_pcm16
 from models.contract import Conversation, ReplyChunk, ReplyOptions, SpeechModel, UserTurn
 from models.errors import UserError, shown
+from models.level import level_speech
 from models.load import load_model
 
 FIRST_CHUNK_FRAMES = ReplyOptions.first_chunk_frames
@@ -47,7 +48,7 @@ def generate_long(
     chunk_frames: int = CHUNK_FRAMES,
     stop: Event | None = None,
     log_content: bool = True,
-) -> Iterator[ReplyChunk]:
+) -> Generator[ReplyChunk, None, None]:
     """Answer what a user says, writes or shows.
 
     What the user gave is heard by the call itself; the reply is made as its chunks are asked for.
@@ -56,7 +57,7 @@ def generate_long(
         model: from `load_model`.
         audio: the user's speech: a file, (sample rate, samples), a clip, or a turn that was
             listened to while it was spoken (its text was given to it, and its conversation is
-            the one that goes on).
+            the one that goes on). Quiet speech of a file or of samples is raised first.
         text: what the user wrote.
         image, video: what the user shows, where `model.accepts` has it.
         voice: of `model.voices`; None leaves it to the model.
@@ -134,15 +135,15 @@ def _hear(
     if audio is None:
         return conversation.begin_turn(text, **shown)
     is_clip = isinstance(audio, AudioClip)
-    clip = audio if is_clip else load_audio(audio, max_seconds)
+    clip = audio if is_clip else level_speech(load_audio(audio, max_seconds))
     turn = conversation.begin_turn(text, clip.sample_rate, **shown)
     turn.push(clip.samples)
     return turn
 
 
 def _logged(
-    turn: UserTurn, chunks: Iterator[ReplyChunk], source: str, log_content: bool
-) -> Iterator[ReplyChunk]:
+    turn: UserTurn, chunks: Generator[ReplyChunk, None, None], source: str, log_content: bool
+) -> Generator[ReplyChunk, None, None]:
     """Pass a reply on, with the published log lines."""
     logger.info(_input_line(turn, source, log_content))
     texts, bar, num_frames = [], None, 0
@@ -226,7 +227,9 @@ def run(options: argparse.Namespace) -> None:
     sampling = _sampling(model, options)
     conversation = model.new_conversation()
 
-    def answer(audio: str | None, text: str | None) -> Iterator[ReplyChunk]:
+    def answer(
+        audio: str | AudioClip | None, text: str | None
+    ) -> Generator[ReplyChunk, None, None]:
         return generate_long(
             model,
             audio=audio,
@@ -266,7 +269,7 @@ def _recording(path: str, max_seconds: float) -> str | AudioClip:
         load_audio(path, max_seconds)
         return path
     sound = io.BytesIO(sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
-    return load_audio(sound, max_seconds)
+    return level_speech(load_audio(sound, max_seconds))
 
 
 def check_output(path: str, inputs: Sequence[str]) -> None:

@@ -43,6 +43,7 @@ def read_weights(path: Path, *, integers: bool = False) -> dict[str, Tensor]:
         ValueError: the file is damaged, or holds anything but dense tensors of finite weights.
     """
     refuse_lfs_pointer(path)
+    weights: object
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)

@@ -17,6 +17,7 @@ LAYERS = [
     {"models.audio", "models.hub", "models.weights"},
     {"models.level", "models.tokenizer"},
     {"models.westlake.dual_ar", "models.westlake.firefly", "models.westlake.published"},
+    {"models.westlake.checkpoint_files"},
     {"models.westlake.checkpoint"},
     {"models.westlake", "models.omni"},
     {"models.load"},

@@ -98,7 +98,9 @@ def test_more_inputs_are_more_turns(small, question):
 def test_options_reach_the_reply(small, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        generate, "generate_long", lambda *given, **options: seen.append(options) or iter(())
+        generate,
+        "generate_long",
+        lambda *given, **options: seen.append(options) or (chunk for chunk in ()),
     )
     options = ["--temperature", "0.5", "--top-p", "0.9", "--repetition-penalty", "1.1"]
     assert answer("--user-text", "你好", "--style", "warm", "--max-seconds", "9", *options) == 0

@@ -69,7 +69,7 @@ def rename_dual_ar(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def missing_parts(keys: Iterable[str]) -> list[str]:
     """Keys of which `rename_dual_ar` would join what is there without them."""
-    missing = set()
+    missing: set[str] = set()
     for key in keys:
         *path, end = key.split(".")
         for group in _JOINED_LAYERS:

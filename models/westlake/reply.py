@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -98,7 +98,7 @@ def _forced_tokens(style_ids: dict[str, int], style: str | None) -> tuple[int | 
     return (None, style_ids[style])
 
 
-def stream_reply(turn: UserTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:
+def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:
     """Answer a finished turn; see `contract.Conversation.reply`.
 
     What was said of the reply is kept in the conversation, also when the caller stops early.

@@ -40,6 +40,10 @@ class Int8Linear(nn.Module):
         has_bias: a bias is added.
     """
 
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
     def __init__(self, num_inputs: int, num_outputs: int, has_bias: bool) -> None:
         super().__init__()
         self.num_outputs = num_outputs

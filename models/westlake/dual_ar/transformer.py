@@ -121,12 +121,14 @@ class Attention(nn.Module):
         n_head, n_kv = self.config.n_head, self.config.n_local_heads
         q, kv = heads.split_with_sizes((n_head, 2 * n_kv), dim=1)
         if caches is None:
-            y = attend(q, *kv.chunk(2, dim=1), 0, self.config.dropout if self.training else 0.0)
+            keys, values = kv.chunk(2, dim=1)
+            dropout = self.config.dropout if self.training else 0.0
+            y = attend(q, keys, values, 0, dropout)
         elif len(caches) == 1:
             y = attend(q, *caches[0].append(layer, kv), caches[0].length)
         else:
             rows = [cache.num_rows for cache in caches]
-            parts = zip(caches, *(x.split_with_sizes(rows) for x in (q, kv)), strict=True)
+            parts = zip(caches, q.split_with_sizes(rows), kv.split_with_sizes(rows), strict=True)
             y = torch.cat(
                 [
                     attend(q_row, *cache.append(layer, kv_row), cache.length)
@@ -177,6 +179,9 @@ class Block(nn.Module):
 
 class Stack(nn.ModuleList):
     """Blocks one after another, without a final norm."""
+
+    rope: Tensor
+    turned: Tensor
 
     def __init__(self, config: StackConfig):
         super().__init__(Block(config) for _ in range(config.n_layer))

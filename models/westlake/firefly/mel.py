@@ -16,6 +16,9 @@ class LogMelSpectrogram(nn.Module):
     by reflection at both ends. Window and filterbank are no part of the state dict.
     """
 
+    window: Tensor
+    filterbank: Tensor
+
     def __init__(self, config: FireflyConfig) -> None:
         super().__init__()
         self.sample_rate = config.sample_rate
