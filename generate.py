@@ -282,11 +282,14 @@ def check_output(path: str, inputs: Sequence[str]) -> None:
         return
     if Path(path).suffix.lower() not in ("", ".wav"):
         raise UserError("error_output_kind", name=shown(Path(path).name))
+    is_pipe = is_input = False
     with suppress(OSError, ValueError):  # there is no such file yet, or it can't be one
-        if stat.S_ISFIFO(os.stat(path).st_mode):
-            raise UserError("error_output_pipe", name=shown(Path(path).name))
-        if any(given != "-" and os.path.samefile(path, given) for given in inputs):
-            raise UserError("error_output_is_input", name=shown(Path(path).name))
+        is_pipe = stat.S_ISFIFO(os.stat(path).st_mode)
+        is_input = any(given != "-" and os.path.samefile(path, given) for given in inputs)
+    if is_pipe:
+        raise UserError("error_output_pipe", name=shown(Path(path).name))
+    if is_input:
+        raise UserError("error_output_is_input", name=shown(Path(path).name))
 
 
 @contextmanager

@@ -282,7 +282,7 @@ def test_a_recording_on_stdin(small, question, monkeypatch):
 @pytest.mark.parametrize("output", ["question.wav", "./question.wav", "link.wav"])
 def test_a_recording_is_not_overwritten(small, question, capsys, tmp_path, output):
     (tmp_path / "link.wav").symlink_to("question.wav")
-    soundfile.write("first.wav", np.zeros(RATE), RATE)
+    Path("first.wav").write_bytes(Path(question).read_bytes())
     before = Path(question).read_bytes()
     given = ["--user-audio", "first.wav", "--user-audio", question]
     assert "would overwrite" in refused(capsys, *given, "--output", output)
