@@ -15,6 +15,7 @@ from small import rigged, small_model, speaking
 from generate import generate_long
 from models.audio import AudioClip
 from models.errors import UserError
+from models.level import level_speech
 from models.westlake.conversation import Conversation
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.speech_model import WestlakeModel
@@ -89,6 +90,15 @@ def test_the_reply_depends_on_all_that_was_given(model):
     waves = [reply_to(model, **inputs)[2] for inputs in given]
     for left, right in itertools.combinations(waves, 2):
         assert not np.allclose(left, right, atol=1e-3)
+
+
+def test_quiet_speech_is_heard_as_loud_as_it_should_be(model):
+    quiet = speech(1.0).samples * 1e-3
+    quiet[: RATE // 2] /= 100  # a pause, without which it would be steady noise
+    raised = level_speech(AudioClip(quiet, RATE))
+    assert raised.samples.norm() > 5 * quiet.norm()
+    wave = reply_to(model, audio=(RATE, quiet.numpy()))[2]
+    assert np.array_equal(wave, reply_to(model, audio=raised)[2])
 
 
 def test_no_text_nor_speech_is_lost_where_the_text_is_longer(model):
@@ -404,6 +414,7 @@ BAD = {
     "no file": ({"audio": "missing.wav"}, "missing.wav"),
     "NaN": ({"audio": (RATE, np.full(100, np.nan))}, "NaN"),
     "odd rate": ({"audio": (1, np.zeros(100, np.int16))}, "8000 to 192000"),
+    "silence": ({"audio": (RATE, np.zeros(RATE, np.int16))}, "no speech was heard"),
     "too long speech": ({"audio": (RATE, np.zeros(2 * RATE, np.int16)), "max_seconds": 1}, "2.0 s"),
     "too long for the context": ({"audio": speech(12)}, "s of speech, at most"),
     "too long text": ({"text": "你好。" * 300}, "s of speech, at most"),
