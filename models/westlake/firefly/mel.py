@@ -21,6 +21,8 @@ class LogMelSpectrogram(nn.Module):
 
     def __init__(self, config: FireflyConfig) -> None:
         super().__init__()
+        self.window: Tensor
+        self.filterbank: Tensor
         self.sample_rate = config.sample_rate
         self.n_fft = config.n_fft
         self.win_length = config.win_length
