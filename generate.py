@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
-import math
+import io
 import os
+import stat
 import sys
 import unicodedata
 import wave
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import closing, contextmanager
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager, suppress
 from itertools import chain, starmap, zip_longest
 from pathlib import Path
 from threading import Event
@@ -20,9 +21,10 @@ import numpy as np
 from loguru import logger
 from tqdm import tqdm
 
-from models.audio import AudioClip, load_audio, to_pcm16
+from models.audio import MAX_FILE_BYTES, AudioClip, load_audio, to_pcm16
 from models.contract import Conversation, ReplyChunk, ReplyOptions, SpeechModel, UserTurn
-from models.errors import UserError
+from models.errors import UserError, shown
+from models.level import level_speech
 from models.load import load_model
 
 FIRST_CHUNK_FRAMES = ReplyOptions.first_chunk_frames
@@ -46,7 +48,7 @@ def generate_long(
     chunk_frames: int = CHUNK_FRAMES,
     stop: Event | None = None,
     log_content: bool = True,
-) -> Iterator[ReplyChunk]:
+) -> Generator[ReplyChunk, None, None]:
     """Answer what a user says, writes or shows.
 
     What the user gave is heard by the call itself; the reply is made as its chunks are asked for.
@@ -55,7 +57,7 @@ def generate_long(
         model: from `load_model`.
         audio: the user's speech: a file, (sample rate, samples), a clip, or a turn that was
             listened to while it was spoken (its text was given to it, and its conversation is
-            the one that goes on).
+            the one that goes on). Quiet speech of a file or of samples is raised first.
         text: what the user wrote.
         image, video: what the user shows, where `model.accepts` has it.
         voice: of `model.voices`; None leaves it to the model.
@@ -109,16 +111,16 @@ def generate_long(
 def _known(kind: str, name: str | None, names: Sequence[str]) -> str | None:
     if name is not None and name not in names:
         code = f"error_unknown_{kind}" if names else f"error_no_{kind}s"
-        raise UserError(code, name=name, allowed=", ".join(names))
+        raise UserError(code, name=shown(name), allowed=", ".join(names))
     return name
 
 
 def _count(name: str, value: int) -> int:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):
-        raise UserError("error_not_whole", name=name, value=value)
+        raise UserError("error_not_whole", name=name, value=shown(value))
     if value < 1:
-        raise UserError("error_not_positive", name=name, value=value)
+        raise UserError("error_not_positive", name=name, value=shown(value))
     return int(value)
 
 
@@ -133,23 +135,15 @@ def _hear(
     if audio is None:
         return conversation.begin_turn(text, **shown)
     is_clip = isinstance(audio, AudioClip)
-    clip = audio if is_clip else load_audio(audio, _seconds(max_seconds))
+    clip = audio if is_clip else level_speech(load_audio(audio, max_seconds))
     turn = conversation.begin_turn(text, clip.sample_rate, **shown)
     turn.push(clip.samples)
     return turn
 
 
-def _seconds(value: float) -> float:
-    """A finite number above 0."""
-    is_number = isinstance(value, (int, float, np.number)) and not isinstance(value, bool)
-    if not is_number or not math.isfinite(value) or value <= 0:
-        raise UserError("error_not_seconds", name="max_seconds", value=value)
-    return value
-
-
 def _logged(
-    turn: UserTurn, chunks: Iterator[ReplyChunk], source: str, log_content: bool
-) -> Iterator[ReplyChunk]:
+    turn: UserTurn, chunks: Generator[ReplyChunk, None, None], source: str, log_content: bool
+) -> Generator[ReplyChunk, None, None]:
     """Pass a reply on, with the published log lines."""
     logger.info(_input_line(turn, source, log_content))
     texts, bar, num_frames = [], None, 0
@@ -203,7 +197,12 @@ def add_model_arguments(parser: argparse.ArgumentParser) -> None:
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Answer speech and text with speech and text.")
-    parser.add_argument("--user-audio", action="append", default=[], help="repeat for more turns")
+    parser.add_argument(
+        "--user-audio",
+        action="append",
+        default=[],
+        help="a sound file, or - for one on stdin; repeat for more turns",
+    )
     parser.add_argument("--user-text", action="append", default=[], help="repeat for more turns")
     parser.add_argument("--output", default="reply.wav", help="a wav file, or - for PCM on stdout")
     parser.add_argument("--stream", action="store_true", help="write the wav while it grows")
@@ -228,7 +227,9 @@ def run(options: argparse.Namespace) -> None:
     sampling = _sampling(model, options)
     conversation = model.new_conversation()
 
-    def answer(audio: str | None, text: str | None) -> Iterator[ReplyChunk]:
+    def answer(
+        audio: str | AudioClip | None, text: str | None
+    ) -> Generator[ReplyChunk, None, None]:
         return generate_long(
             model,
             audio=audio,
@@ -241,14 +242,15 @@ def run(options: argparse.Namespace) -> None:
             max_seconds=options.max_seconds,
         )
 
-    first, *others = list(zip_longest(options.user_audio, options.user_text)) or [(None, None)]
-    for audio, _ in others:
-        if audio is not None:
-            load_audio(audio, options.max_seconds)  # a bad one shows now, not after long replies
+    check_output(options.output, options.user_audio)
+    recordings = [_recording(path, options.max_seconds) for path in options.user_audio]
+    first, *others = list(zip_longest(recordings, options.user_text)) or [(None, None)]
     replies = chain([answer(*first)], starmap(answer, others))
     with open_output(options.output, model.sample_rate, options.stream) as write:
-        for chunk in chain.from_iterable(replies):
-            write(chunk.new_audio)
+        for reply in replies:
+            with closing(reply):
+                for chunk in reply:
+                    write(chunk.new_audio)
 
 
 def _sampling(model: SpeechModel, options: argparse.Namespace) -> Any:
@@ -261,6 +263,35 @@ def _sampling(model: SpeechModel, options: argparse.Namespace) -> Any:
     return dataclasses.replace(model.sampling, **given)
 
 
+def _recording(path: str, max_seconds: float) -> str | AudioClip:
+    """A file that is sound, so that a bad one shows now, not after long replies; - is stdin."""
+    if path != "-":
+        load_audio(path, max_seconds)
+        return path
+    sound = io.BytesIO(sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
+    return level_speech(load_audio(sound, max_seconds))
+
+
+def check_output(path: str, inputs: Sequence[str]) -> None:
+    """Refuse a place for the reply in which it would be lost, or would overwrite the user's speech.
+
+    Raises:
+        UserError: a file that is an input too, of another kind than wav, or no file but a pipe.
+    """
+    if path == "-":
+        return
+    if Path(path).suffix.lower() not in ("", ".wav"):
+        raise UserError("error_output_kind", name=shown(Path(path).name))
+    is_pipe = is_input = False
+    with suppress(OSError, ValueError):  # there is no such file yet, or it can't be one
+        is_pipe = stat.S_ISFIFO(os.stat(path).st_mode)
+        is_input = any(given != "-" and os.path.samefile(path, given) for given in inputs)
+    if is_pipe:
+        raise UserError("error_output_pipe", name=shown(Path(path).name))
+    if is_input:
+        raise UserError("error_output_is_input", name=shown(Path(path).name))
+
+
 @contextmanager
 def open_output(path: str, sample_rate: int, stream: bool) -> Iterator[Callable]:
     """Where speech goes: int16 PCM on stdout for -, else a wav file.
@@ -271,35 +302,37 @@ def open_output(path: str, sample_rate: int, stream: bool) -> Iterator[Callable]
         stream: the wav file is a whole one after every write, not only at the end.
 
     Raises:
-        ValueError: the file can't be written.
+        UserError: it can't be written.
     """
-    if path == "-":
-
-        def pipe(audio: np.ndarray) -> None:
-            sys.stdout.buffer.write(to_pcm16(audio).tobytes())
-            sys.stdout.buffer.flush()
-
-        yield pipe
-        return
     try:
-        with open(path, "wb") as raw, wave.open(raw, "wb") as file:
-            file.setnchannels(1)
-            file.setsampwidth(2)
-            file.setframerate(sample_rate)
+        if path == "-":
+            yield _pipe
+        else:
+            with open(path, "wb") as raw, wave.open(raw, "wb") as file:
+                file.setnchannels(1)
+                file.setsampwidth(2)
+                file.setframerate(sample_rate)
 
-            def write(audio: np.ndarray) -> None:
-                samples = to_pcm16(audio).tobytes()
-                if stream:
-                    file.writeframes(samples)  # and their number into the header
-                    raw.flush()
-                else:
-                    file.writeframesraw(samples)
+                def write(audio: np.ndarray) -> None:
+                    samples = to_pcm16(audio).tobytes()
+                    if stream:
+                        file.writeframes(samples)  # and their number into the header
+                        raw.flush()
+                    else:
+                        file.writeframesraw(samples)
 
-            yield write
+                yield write
+    except BrokenPipeError:
+        raise
     except OSError as error:
-        raise ValueError(
-            f"can't write {path} ({error.strerror or error}): give a file in a folder you own"
-        ) from error
+        name = "stdout" if path == "-" else shown(path)
+        reason = error.strerror or str(error)
+        raise UserError("error_output_failed", name=name, reason=reason) from error
+
+
+def _pipe(audio: np.ndarray) -> None:
+    sys.stdout.buffer.write(to_pcm16(audio).tobytes())
+    sys.stdout.buffer.flush()
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -307,14 +340,23 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         run(options)
     except ValueError as error:
-        print("generate.py:", " ".join(str(error).split()), file=sys.stderr)
+        print("generate.py:", printable(" ".join(str(error).split())), file=sys.stderr)
+        _drop_stdout()
         return 2
-    except BrokenPipeError:  # who listened has left: what is still buffered goes nowhere
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # who listened has left
+        _drop_stdout()
         return 1
     except KeyboardInterrupt:
         return 130
     return 0
+
+
+def _drop_stdout() -> None:
+    """Let what is still buffered go nowhere where it can't be written: else Python's exit fails."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 if __name__ == "__main__":

@@ -7,6 +7,7 @@ usual one, measured right before. With --plot it is measured over positions and 
 
 import argparse
 from collections.abc import Sequence
+from itertools import chain
 from pathlib import Path
 
 import torch
@@ -14,6 +15,7 @@ from torch import nn
 
 from models.westlake.checkpoint import Checkpoint
 from models.westlake.dual_ar import Reply, SamplingConfig, next_frames
+from models.westlake.dual_ar.transformer import Stack
 
 from .common import SHAPES, load, memory_bandwidth, report, seconds_of
 
@@ -32,15 +34,19 @@ def bytes_per_step(checkpoint: Checkpoint) -> int:
 
 
 def _weight_bytes(module: nn.Module) -> int:
-    stored = (getattr(x, "steps", getattr(x, "weight", None)) for x in module.modules())
-    return sum(weight.nbytes for weight in stored if weight is not None)
+    """Of all layers' weights, scales and biases; of a stack's tables a step reads little."""
+    layers = (layer for layer in module.modules() if not isinstance(layer, Stack))
+    kept = chain.from_iterable(
+        chain(layer.parameters(recurse=False), layer.buffers(recurse=False)) for layer in layers
+    )
+    return sum(tensor.nbytes for tensor in kept)
 
 
 def frames_per_second(
     checkpoint: Checkpoint, context: int, position: int, users: int, num_frames: int
 ) -> tuple[float, float]:
     """Steady frames a second over all users, and seconds to the first frame of one prompt."""
-    model = checkpoint.model
+    model, engine = checkpoint.model, checkpoint.engine
     codes = torch.randint(1, model.config.codebook_size, (model.config.num_codebooks, position))
     prompt = torch.cat([torch.full((1, position), checkpoint.semantic_id), codes])
     replies = [
@@ -53,12 +59,12 @@ def frames_per_second(
         )
         for user in range(users)
     ]
-    first = seconds_of(lambda: next_frames(model, replies[:1]))
+    first = seconds_of(lambda: next_frames(engine, replies[:1]))
     if users > 1:
-        next_frames(model, replies[1:])
+        next_frames(engine, replies[1:])
     for _ in range(WARMUP_FRAMES):
-        next_frames(model, replies)
-    seconds = seconds_of(lambda: [next_frames(model, replies) for _ in range(num_frames)])
+        next_frames(engine, replies)
+    seconds = seconds_of(lambda: [next_frames(engine, replies) for _ in range(num_frames)])
     return users * num_frames / seconds, first
 
 

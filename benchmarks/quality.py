@@ -32,7 +32,7 @@ def most_likely(checkpoint: Checkpoint, turn: Turn) -> Tensor:
     unread = turn.columns[:, : turn.prompt_length]
     frames = []
     for column in reply[:, :-1].T:  # the end has no codes
-        hidden = model.forward_hidden(unread[None], [cache])[:, -1]
+        hidden = checkpoint.engine.read(unread[None], [cache])[:, -1]
         fast_cache = model.new_fast_cache(1)
         inputs = [hidden, *model.embed_codes(column[1:-1, None])]
         logits = [model.text_logits(hidden), *(model.step_fast(x, fast_cache) for x in inputs)]

@@ -7,7 +7,7 @@ here and nothing else of a family.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass, field
 from threading import Event
 from typing import Any, Protocol, runtime_checkable
@@ -139,8 +139,11 @@ class Conversation(Protocol):
             image, video: what the user shows, where the model accepts it.
         """
 
-    def reply(self, turn: UserTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:
-        """Answer a finished turn; at least one chunk comes, which is empty if the reply is."""
+    def reply(self, turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:
+        """Answer a finished turn; at least one chunk comes, which is empty if the reply is.
+
+        What was said is kept, also when the caller closes it early.
+        """
 
     def reset(self) -> None:
         """Begin anew."""

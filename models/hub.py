@@ -5,6 +5,8 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from .errors import UserError, shown
+
 TINY = Path(__file__).parents[1] / "checkpoints" / "tiny"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
 TEXT_FILES = ("*.json", "merges.txt")
@@ -16,25 +18,21 @@ def find_folder(
     """Find a checkpoint.
 
     Args:
-        name_or_path: a folder; else "tiny", the embedded one; else a Hugging Face id "owner/name".
+        name_or_path: "tiny", the embedded one; else a folder; else a Hugging Face id "owner/name".
         revision: branch, tag or commit of a Hugging Face id.
         weight_files: what to fetch beside configs and tokenizer.
 
     Raises:
-        ValueError: none of the three, or a revision of what is no Hugging Face id.
+        UserError: none of the three.
+        ValueError: a revision of what is no Hugging Face id.
         RuntimeError: the download failed.
     """
     name = os.fspath(name_or_path)
-    folder = Path(name).expanduser()
+    folder = TINY if name == "tiny" else Path(name).expanduser()
     if not name or not folder.is_dir():
         if HUB_ID.fullmatch(name):
             return _download(name, revision, weight_files)
-        if name != "tiny":
-            raise ValueError(
-                f"there is no checkpoint {name!r}: give a folder, 'tiny', or a Hugging Face id "
-                "such as 'xinchen-ai/Westlake-Omni'"
-            )
-        folder = TINY
+        raise UserError("error_unknown_checkpoint", name=shown(name))
     if revision is not None:
         raise ValueError(f"revision {revision!r} needs a Hugging Face id, but {folder} is a folder")
     return folder

@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from .contract import SpeechModel
-from .errors import UserError
+from .errors import UserError, shown
 from .hub import find_folder
 
 # Published config.json files of Westlake-Omni name no model type, or that of their architecture.
@@ -41,7 +41,7 @@ def load_model(
 
         return load_westlake(name_or_path, device, dtype, revision)
     allowed = ", ".join(name for name in WESTLAKE_TYPES if name)
-    raise UserError("error_unknown_family", name=model_type, allowed=allowed)
+    raise UserError("error_unknown_family", name=shown(model_type), allowed=allowed)
 
 
 def _model_type(path: Path) -> str | None:

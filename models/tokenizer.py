@@ -7,6 +7,8 @@ import re
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from .weights import refuse_lfs_pointer
+
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
     from transformers import PreTrainedTokenizerFast
@@ -28,6 +30,9 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     """
     if not any((folder / name).is_file() for name in TOKENIZER_FILES):
         raise ValueError(f"{folder} has no tokenizer: put {' or '.join(TOKENIZER_FILES)} there")
+    for name in TOKENIZER_FILES:
+        if (folder / name).is_file():
+            refuse_lfs_pointer(folder / name)
     from transformers import AutoTokenizer  # here, as this import takes seconds
 
     try:

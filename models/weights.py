@@ -3,18 +3,19 @@
 import ctypes
 import hashlib
 import os
-import pickle
 import sys
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import torch
-from safetensors import SafetensorError
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 NUM_LISTED = 4
+LARGEST_WEIGHT = 1e5  # above float16's range; what is larger was not trained
+LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 BLOCK, NUM_BLOCKS = 1 << 14, 256  # bytes, and how many blocks of them a fingerprint reads of a file
 M_MMAP_THRESHOLD = -3  # as malloc.h has it
 LARGE_BLOCK = 1 << 21  # bytes; what a reply needs for a moment is mostly smaller
@@ -29,21 +30,27 @@ def give_back_large_blocks() -> None:
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
 
 
-def read_weights(path: Path) -> dict[str, Tensor]:
-    """Read a .safetensors file, or a .pth file whose weights may lie under "state_dict".
+def read_weights(path: Path, *, integers: bool = False) -> dict[str, Tensor]:
+    """Read a .safetensors file, or a .pth or .bin file, whose weights may lie under "state_dict".
 
     Tensors come on the CPU and mapped from the file where its format allows.
 
+    Args:
+        path: of the file.
+        integers: quantised weights are allowed beside floating point ones.
+
     Raises:
-        ValueError: the file is damaged, or holds anything but floating point tensors.
+        ValueError: the file is damaged, or holds anything but dense tensors of finite weights.
     """
+    refuse_lfs_pointer(path)
+    weights: object
     try:
         if path.suffix == ".safetensors":
             weights = load_file(path)
         else:
             mappable = zipfile.is_zipfile(path)
             weights = torch.load(path, map_location="cpu", weights_only=True, mmap=mappable)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+    except Exception as error:  # a foreign file can make the unpickler raise anything
         raise ValueError(
             f"{path} can't be read as weights: it is damaged, cut off, or holds more than plain "
             "tensors, which is never run. Fetch or copy it again"
@@ -53,11 +60,46 @@ def read_weights(path: Path) -> dict[str, Tensor]:
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} holds a {type(weights).__name__}, but must hold a state dict")
     for key, tensor in weights.items():
-        quantised = f"{key.removesuffix('.weight')}.scale" in weights
-        if not isinstance(tensor, Tensor) or not (quantised or tensor.is_floating_point()):
-            found = tensor.dtype if isinstance(tensor, Tensor) else type(tensor).__name__
-            raise ValueError(f"{path}: {key} is {found}, but must be a floating point tensor")
+        if fault := _fault_of(key, tensor, integers):
+            raise ValueError(f"{path}: {key} {fault}")
     return dict(weights)
+
+
+def _fault_of(key: object, tensor: object, integers: bool) -> str | None:
+    """What is wrong with an entry of a state dict."""
+    if not isinstance(key, str):
+        return f"is a {type(key).__name__} as a key, but keys must be names"
+    wanted = "must be a floating point tensor"
+    if not isinstance(tensor, Tensor):
+        return f"is {type(tensor).__name__}, but {wanted}"
+    if tensor.layout != torch.strided or tensor.is_meta:
+        return f"is {'a meta' if tensor.is_meta else 'no dense'} tensor: save its values, densely"
+    if not tensor.is_floating_point():
+        allowed = integers and tensor.dtype in (torch.int8, torch.uint8)
+        return None if allowed else f"is {tensor.dtype}, but {wanted}"
+    if tensor.numel():
+        largest = max(map(abs, map(float, tensor.aminmax())))
+        if not largest <= LARGEST_WEIGHT:  # NaN too
+            return f"has weights up to {largest}, allowed are {LARGEST_WEIGHT:g}: it is damaged"
+    return None
+
+
+def read_metadata(path: Path) -> dict[str, str]:
+    """What a .safetensors file says of itself; empty for other files, and damaged ones."""
+    if path.suffix != ".safetensors":
+        return {}
+    try:
+        with safe_open(path, framework="pt") as file:
+            return dict(file.metadata() or {})
+    except (SafetensorError, OSError):
+        return {}
+
+
+def refuse_lfs_pointer(path: Path) -> None:
+    """Raise a ValueError if the file only stands for one that Git LFS has not fetched."""
+    with path.open("rb") as file:
+        if file.read(len(LFS_POINTER)) == LFS_POINTER:
+            raise ValueError(f"{path} is a Git LFS pointer, not the file itself: run git lfs pull")
 
 
 def assign_weights(
@@ -83,6 +125,13 @@ def assign_weights(
         if weights[key].shape != tensor.shape
     ]
     refuse_keys(path, "has other shapes than the config asks for", wrong)
+    wrong = [
+        f"{key} {weights[key].dtype} where {tensor.dtype} is expected"
+        for key, tensor in expected.items()
+        if weights[key].is_floating_point() != tensor.is_floating_point()
+        or (not tensor.is_floating_point() and weights[key].dtype != tensor.dtype)
+    ]
+    refuse_keys(path, "has other dtypes than it says", wrong)
     # Where some are converted the others are copied, else they would keep the whole file mapped.
     copy = dtype is not None and any(tensor.dtype != dtype for tensor in weights.values())
     converted = {k: tensor.to(dtype or tensor.dtype, copy=copy) for k, tensor in weights.items()}
@@ -99,12 +148,21 @@ def refuse_keys(path: Path, fault: str, items: list[str]) -> None:
 
 
 def write_weights(
-    path: Path, weights: Mapping[str, Tensor], dtype: torch.dtype | None = None
+    path: Path,
+    weights: Mapping[str, Tensor],
+    dtype: torch.dtype | None = None,
+    metadata: Mapping[str, str] | None = None,
 ) -> None:
     """Write a .safetensors file, under another name first: readers see the old file or the new.
 
     With a dtype, matrices are stored as that, and vectors (biases, norms), which are few, as
     float32; else all as they are.
+
+    Args:
+        path: of the file.
+        weights: by key.
+        dtype: of the stored matrices.
+        metadata: what the file says of itself.
 
     Raises:
         ValueError: a value that is not finite, before or after the conversion.
@@ -118,7 +176,7 @@ def write_weights(
     for key, tensor in stored.items():
         if not tensor.isfinite().all():
             raise ValueError(f"{key} has values that are not finite as {tensor.dtype}: not saved")
-    write_whole(path, save(stored, metadata={"format": "pt"}))
+    write_whole(path, save(stored, metadata={"format": "pt", **(metadata or {})}))
 
 
 def write_whole(path: Path, content: bytes) -> None:

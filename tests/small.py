@@ -9,7 +9,7 @@ import torch
 from models.hub import TINY
 from models.tokenizer import load_tokenizer, special_words
 from models.westlake.checkpoint import Checkpoint
-from models.westlake.dual_ar import DualARConfig, DualARTransformer, SamplingConfig
+from models.westlake.dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
 from models.westlake.speech_model import WestlakeModel
 
@@ -40,7 +40,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         model = DualARTransformer(config, semantic_id)
     checkpoint = Checkpoint(
         name="small",
-        model=model.eval().requires_grad_(False),
+        engine=EagerEngine(model.eval().requires_grad_(False)),
         codec=codec,
         tokenizer=tokenizer,
         semantic_id=semantic_id,
@@ -60,7 +60,7 @@ def rigged(model: WestlakeModel, **methods: Callable) -> WestlakeModel:
     language_model = copy.copy(model.checkpoint.model)
     for name, method in methods.items():
         setattr(language_model, name, method)
-    return WestlakeModel(dataclasses.replace(model.checkpoint, model=language_model))
+    return WestlakeModel(dataclasses.replace(model.checkpoint, engine=EagerEngine(language_model)))
 
 
 def speaking(model: WestlakeModel, tokens: Iterable[int]) -> WestlakeModel:

@@ -1,12 +1,13 @@
 """Checkpoints of both layouts load exactly, and what is saved loads equal."""
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors.torch import load_file, save_file
 from small_checkpoint import (
     CONFIG,
     CONTROL_TOKENS,
@@ -19,11 +20,14 @@ from small_checkpoint import (
     write_tokenizer,
 )
 
+from models.errors import UserError
+from models.load import load_model
 from models.tokenizer import load_tokenizer
 from models.westlake.checkpoint import PUBLISHED_CODEC, load_checkpoint, save_checkpoint
 from models.westlake.dual_ar import DualARTransformer, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
 from models.westlake.published import rename_dual_ar
+from models.westlake.speech_model import WestlakeModel
 
 
 @pytest.fixture(scope="module")
@@ -192,3 +196,57 @@ def test_other_programs_keys_in_the_generation_config_are_none_of_ours(folder):
     assert load_checkpoint(folder, dtype="float32").sampling.top_p == 0.9
     (folder / "generation_config.json").unlink()
     assert load_checkpoint(folder, dtype="float32").sampling == SamplingConfig()
+
+
+def sharded(folder: Path, weights: dict[str, torch.Tensor], stem: str, suffix: str) -> None:
+    """Cut in two, with an index, as other tools write large checkpoints."""
+    names = [f"{stem}-{i:05d}-of-00002.{suffix}" for i in (1, 2)]
+    keys = list(weights)
+    halves = keys[: len(keys) // 2], keys[len(keys) // 2 :]
+    for name, half in zip(names, halves):
+        part = {key: weights[key].contiguous() for key in half}
+        save_file(part, folder / name) if suffix == "safetensors" else torch.save(
+            part, folder / name
+        )
+    where = {key: name for name, half in zip(names, halves) for key in half}
+    index = {"metadata": {"total_size": 1}, "weight_map": where}
+    (folder / f"{stem}.{suffix}.index.json").write_text(json.dumps(index))
+
+
+@pytest.mark.parametrize("form", ["bin", "sharded bin", "sharded safetensors"])
+@pytest.mark.parametrize("prefix", ["", "_orig_mod.", "module.", "module._orig_mod.model."])
+def test_files_of_other_tools(folder, form, prefix):
+    weights = {prefix + key: tensor for key, tensor in published_weights().items()}
+    weights[f"{prefix}freqs_cis"] = torch.zeros(4, 2)
+    weights[f"{prefix}causal_mask"] = torch.zeros(4, 4)
+    (folder / "model.safetensors").unlink()
+    if form == "bin":
+        torch.save(weights, folder / "pytorch_model.bin")
+    elif form == "sharded bin":
+        sharded(folder, weights, "pytorch_model", "bin")
+    else:
+        sharded(folder, weights, "model", "safetensors")
+    change_json(folder / "config.json", model_type="dual_ar", architectures=["X"], dtype="float32")
+    loaded = load_checkpoint(folder, dtype="float32")
+    assert equal_weights(loaded.model, rename_dual_ar(published_weights()))
+    assert load_model(folder).family == "westlake"
+
+
+def test_a_model_of_an_unknown_family(folder):
+    change_json(folder / "config.json", model_type="llama")
+    with pytest.raises(UserError, match="model_type 'llama'.*westlake"):
+        load_model(folder)
+
+
+def test_the_contract_of_a_loaded_model(saved):
+    model = load_model(saved, dtype="float32")
+    assert isinstance(model, WestlakeModel)
+    assert (model.device, model.dtype, model.family) == ("cpu", "float32", "westlake")
+    assert (model.emotions, model.styles, model.voices) == (("sad", "happy"), ("calm",), ())
+    assert model.accepts == {"audio", "text"}
+    assert model.sample_rate / model.frame_rate == model.checkpoint.codec.config.samples_per_frame
+    names = [field.name for field in model.sampling_fields]
+    assert names == ["temperature", "top_p", "repetition_penalty"]
+    for field in model.sampling_fields:
+        for value in (field.low, field.high):
+            dataclasses.replace(model.sampling, **{field.name: value})

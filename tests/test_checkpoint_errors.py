@@ -116,6 +116,14 @@ def test_parts_that_can_not_be_joined(folder):
         ("config.json", {"vocab_size": 300.5}, ()),
         ("config.json", {"n_head": 5}, ("dim 64",)),
         ("config.json", {"n_head": 0}, ()),
+        ("config.json", {"n_layer": 2**31}, ("n_layer is 2147483648", "at most 1024")),
+        ("config.json", {"n_layer": -1}, ("n_layer is -1", "at least 1")),
+        ("config.json", {"n_layer": True}, ("n_layer is True",)),
+        ("config.json", {"max_seq_len": 2**40}, ("max_seq_len",)),
+        ("config.json", {"norm_eps": float("nan")}, ("norm_eps is nan",)),
+        ("config.json", {"tie_word_embeddings": "yes"}, ("tie_word_embeddings is 'yes'",)),
+        ("codec_config.json", {"encoder_depths": [2**31] * 4}, ("encoder_depths",)),
+        ("codec_config.json", {"encoder_dims": 64}, ("encoder_dims is 64",)),
         ("config.json", {"dim": 128}, ()),
         ("codec_config.json", {"n_mel": 2}, ("unknown keys n_mel", "allowed are", "n_mels")),
         ("codec_config.json", {"hop_length": 200}, ("must multiply to hop_length",)),
@@ -152,3 +160,30 @@ def test_tokenizer_of_another_model(folder):
 def test_model_and_codec_must_speak_the_same_codes(folder):
     change_json(folder / "codec_config.json", fsq_levels=[8, 8, 4, 4])
     refused(folder, "the model speaks 8 codebooks of 1024, the codec 8 of 1024", "the pad")
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "codec.safetensors"])
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 1e30])
+def test_broken_weights_are_refused_at_load(folder, name, value):
+    weights = load_file(folder / name)
+    key = next(key for key, tensor in weights.items() if tensor.dim() == 2)
+    weights[key][0, 0] = value
+    save_file(weights, folder / name)
+    refused(folder, name, key, "has weights up to", "damaged")
+
+
+@pytest.mark.parametrize(
+    "name", ["model.safetensors", "codec.safetensors", "config.json", "tokenizer.json"]
+)
+def test_a_git_lfs_pointer_is_called_one(folder, name):
+    pointer = "version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 5\n"
+    (folder / name).write_text(pointer)
+    refused(folder, name, "is a Git LFS pointer", "git lfs pull")
+
+
+@pytest.mark.parametrize("shard", ["../model.safetensors", "missing.safetensors"])
+def test_an_index_names_files_beside_it_only(folder, shard):
+    (folder / "model.safetensors").rename(folder.parent / "model.safetensors")
+    index = {"weight_map": {"norm.weight": shard}}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    refused(folder, "model.safetensors.index.json", "which is not beside it")

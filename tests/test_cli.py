@@ -1,6 +1,8 @@
 """The command line: what it writes, and the one line it says where it can't."""
 
+import io
 import json
+import os
 import subprocess
 import sys
 import wave
@@ -96,7 +98,9 @@ def test_more_inputs_are_more_turns(small, question):
 def test_options_reach_the_reply(small, monkeypatch):
     seen = []
     monkeypatch.setattr(
-        generate, "generate_long", lambda *given, **options: seen.append(options) or iter(())
+        generate,
+        "generate_long",
+        lambda *given, **options: seen.append(options) or (chunk for chunk in ()),
     )
     options = ["--temperature", "0.5", "--top-p", "0.9", "--repetition-penalty", "1.1"]
     assert answer("--user-text", "你好", "--style", "warm", "--max-seconds", "9", *options) == 0
@@ -264,3 +268,60 @@ def test_a_listener_who_leaves_is_no_error():
     log = running.stderr.read().decode()
     assert running.wait() in (0, 1)
     assert "Traceback" not in log and "Exception" not in log
+
+
+def test_a_recording_on_stdin(small, question, monkeypatch):
+    stdin = io.TextIOWrapper(io.BytesIO(Path(question).read_bytes()))
+    monkeypatch.setattr("sys.stdin", stdin)
+    assert answer("--user-audio", "-") == 0
+    np.testing.assert_array_equal(
+        read_pcm("reply.wav")[0], expected_pcm(small, {"audio": question})
+    )
+
+
+@pytest.mark.parametrize("output", ["question.wav", "./question.wav", "link.wav"])
+def test_a_recording_is_not_overwritten(small, question, capsys, tmp_path, output):
+    (tmp_path / "link.wav").symlink_to("question.wav")
+    Path("first.wav").write_bytes(Path(question).read_bytes())
+    before = Path(question).read_bytes()
+    given = ["--user-audio", "first.wav", "--user-audio", question]
+    assert "would overwrite" in refused(capsys, *given, "--output", output)
+    assert Path(question).read_bytes() == before
+
+
+def test_an_output_of_another_kind(small, capsys, tmp_path):
+    said = refused(capsys, "--user-text", "好", "--output", "r.mp3")
+    assert "r.mp3 is no wav file" in said
+    assert not (tmp_path / "r.mp3").exists()
+
+
+def test_a_wav_into_a_pipe_is_refused_at_once(small, capsys, tmp_path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "pipe is a pipe" in refused(capsys, "--user-text", "好", "--output", "pipe")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk(small, capsys):
+    done = subprocess.run(
+        f"{sys.executable} generate.py --user-text 好 --seed 1 --max-new-tokens 5 --output - "
+        "> /dev/full",
+        shell=True,
+        cwd=ROOT,
+        capture_output=True,
+    )
+    log = done.stderr.decode()
+    assert done.returncode == 2, log
+    assert "can't write stdout (No space left on device)" in log.splitlines()[-1]
+    assert "Traceback" not in log and "ASSERT" not in log
+
+
+def test_the_revision_reaches_the_hub(monkeypatch, capsys):
+    asked = []
+
+    def download(repo_id, *, revision, allow_patterns):
+        asked.append(revision)
+        raise OSError("no network")
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
+    assert main(["--user-text", "好", "--checkpoint", "a/b", "--revision", "v1"]) == 2
+    assert asked == ["v1"]

@@ -1,5 +1,6 @@
 """A conversation goes on in its cache as if everything were read anew each time."""
 
+import dataclasses
 import os
 import random
 from pathlib import Path
@@ -13,8 +14,10 @@ from small import rigged, small_model, speaking
 
 from generate import generate_long
 from models.audio import AudioClip, load_audio, resample
+from models.errors import UserError
 from models.westlake.conversation import Conversation
 from models.westlake.dual_ar import SamplingConfig, turn_grid
+from models.westlake.speech_model import WestlakeModel
 
 SEEDED = SamplingConfig(seed=1)
 RATE = 16_000
@@ -248,6 +251,12 @@ DAMAGED = {
     "too high a code": lambda path: column_file(path, GOOD * 2000),
     "negative": lambda path: column_file(path, -GOOD),
     "another checkpoint": lambda path: column_file(path, GOOD, name="tiny"),
+    "more than the context": lambda path: column_file(path, GOOD.repeat(1, 30)),
+    "ten thousand turns": lambda path: save_file(
+        {f"turn.{index:05d}": GOOD.clone() for index in range(10_000)},
+        path,
+        {"checkpoint": "small", "prompt_lengths": ",".join(["5"] * 10_000)},
+    ),
 }
 
 
@@ -538,3 +547,34 @@ def test_memory_does_not_grow_over_many_turns(model):
         measured.append(resident_bytes())
     assert len(conversation.turns) < 200
     assert measured[-1] < 1.05 * measured[20]
+
+
+def test_a_saved_conversation_belongs_to_the_weights_and_not_to_their_name(model, tmp_path):
+    conversation = model.new_conversation()
+    answer(conversation, text="你好")
+    conversation.save(tmp_path / "talk")
+    renamed = dataclasses.replace(model.checkpoint, name="checkpoints/small")
+    restored = WestlakeModel(renamed).load_conversation(tmp_path / "talk")
+    assert torch.equal(restored.columns, conversation.columns)
+    other = WestlakeModel(dataclasses.replace(model.checkpoint, fingerprint="other weights"))
+    with pytest.raises(UserError, match="talk was saved with the checkpoint small, whose weights"):
+        other.load_conversation(tmp_path / "talk")
+
+
+@pytest.mark.parametrize("path", ["missing/talk", "."])
+def test_a_conversation_that_cannot_be_written(model, tmp_path, path):
+    with pytest.raises(UserError, match="can't be written") as error:
+        model.new_conversation().save(tmp_path / path)
+    assert str(tmp_path) not in str(error.value)
+
+
+def test_seconds_left_is_what_may_still_be_said(model):
+    turn = model.new_conversation().begin_turn("你好", RATE)
+    assert 0 < turn.seconds_left < model.max_input_seconds
+    turn.push(noise(3.0))
+    left = turn.seconds_left
+    assert left == pytest.approx(model.max_input_seconds - 3, abs=0.5)
+    turn.push(noise(left - 0.5))
+    assert turn.seconds_left < 1
+    with pytest.raises(UserError, match="s of speech, at most"):
+        turn.push(noise(1.5))

@@ -14,6 +14,8 @@ from small import rigged, small_model, speaking
 
 from generate import generate_long
 from models.audio import AudioClip
+from models.errors import UserError
+from models.level import level_speech
 from models.westlake.conversation import Conversation
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.speech_model import WestlakeModel
@@ -88,6 +90,15 @@ def test_the_reply_depends_on_all_that_was_given(model):
     waves = [reply_to(model, **inputs)[2] for inputs in given]
     for left, right in itertools.combinations(waves, 2):
         assert not np.allclose(left, right, atol=1e-3)
+
+
+def test_quiet_speech_is_heard_as_loud_as_it_should_be(model):
+    quiet = speech(1.0).samples * 1e-3
+    quiet[: RATE // 2] /= 100  # a pause, without which it would be steady noise
+    raised = level_speech(AudioClip(quiet, RATE))
+    assert raised.samples.norm() > 5 * quiet.norm()
+    wave = reply_to(model, audio=(RATE, quiet.numpy()))[2]
+    assert np.array_equal(wave, reply_to(model, audio=raised)[2])
 
 
 def test_no_text_nor_speech_is_lost_where_the_text_is_longer(model):
@@ -403,6 +414,7 @@ BAD = {
     "no file": ({"audio": "missing.wav"}, "missing.wav"),
     "NaN": ({"audio": (RATE, np.full(100, np.nan))}, "NaN"),
     "odd rate": ({"audio": (1, np.zeros(100, np.int16))}, "8000 to 192000"),
+    "silence": ({"audio": (RATE, np.zeros(RATE, np.int16))}, "no speech was heard"),
     "too long speech": ({"audio": (RATE, np.zeros(2 * RATE, np.int16)), "max_seconds": 1}, "2.0 s"),
     "too long for the context": ({"audio": speech(12)}, "s of speech, at most"),
     "too long text": ({"text": "你好。" * 300}, "s of speech, at most"),
@@ -520,3 +532,80 @@ def test_the_progress_bar(model, capsys):
     reply_to(model, text="你好", max_new_tokens=12)
     bar = capsys.readouterr().err.rpartition("\r")[2]
     assert "12/12 [" in bar and "it/s" in bar
+
+
+@pytest.mark.parametrize("value", [4.5, "4", True, float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["max_new_tokens", "first_chunk_frames", "chunk_frames"])
+def test_a_count_that_is_no_whole_number(model, name, value):
+    with pytest.raises(UserError, match=f"{name} is .*whole number"):
+        generate_long(model, text="你好", **{name: value})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, -1, "60", None])
+def test_max_seconds_is_a_finite_number(model, value):
+    samples = np.zeros(2 * RATE, np.int16)
+    with pytest.raises(UserError):
+        generate_long(model, audio=(RATE, samples), max_seconds=value)
+
+
+@pytest.mark.parametrize("kind", ["image", "video"])
+def test_what_the_model_does_not_accept(model, kind):
+    with pytest.raises(UserError, match=f"does not take {kind}: allowed are audio, text"):
+        generate_long(model, text="你好", **{kind: "cat.png"})
+
+
+def test_a_voice_that_the_model_lacks(model):
+    with pytest.raises(UserError, match="voice 'bell': this model has one voice"):
+        generate_long(model, text="你好", voice="bell")
+
+
+@pytest.mark.parametrize("text", ["\udcff", "好\ud800"])
+def test_text_that_is_no_unicode(model, text):
+    with pytest.raises(UserError, match="no UTF-8"):
+        generate_long(model, text=text)
+
+
+def test_text_of_another_type(model):
+    with pytest.raises(UserError, match="text came as list"):
+        generate_long(model, text=["你好"])
+
+
+def test_long_text_is_refused_before_it_is_tokenized(model, monkeypatch):
+    monkeypatch.setattr(
+        type(model.checkpoint.tokenizer), "encode", lambda *given: pytest.fail("was tokenized")
+    )
+    with pytest.raises(UserError, match="the text has 40000000 characters, allowed are up to"):
+        generate_long(model, text=20_000_000 * "你好")
+
+
+def test_text_that_fits_is_not_too_long_by_its_characters(model):
+    """The longest text of tokens that fit has no more characters than are allowed."""
+    longest = max(model.checkpoint.tokenizer.get_vocab(), key=len)
+    assert model.max_input_characters >= model.max_input_columns * len(longest)
+
+
+def test_a_seed_is_drawn_and_told(model):
+    first, second = (reply_to(model, text="你好", sampling=SamplingConfig()) for _ in range(2))
+    (seed,) = {chunk.seed for chunk in first[0]}
+    assert seed not in {chunk.seed for chunk in second[0]}
+    again = reply_to(model, text="你好", sampling=SamplingConfig(seed=seed))
+    np.testing.assert_array_equal(first[2], again[2])
+
+
+def test_a_logged_line_is_one_line(model):
+    forged = "好\n2026-01-01 | INFO | >> Input: forged\x1b[31m\r\u2028\u202e　"
+    with log_lines() as lines:
+        reply_to(model, text=forged, max_new_tokens=1)
+    line = lines[0]
+    assert line.startswith(">> Input: 好\\n2026-01-01 | INFO | >> Input: forged\\x1b[31m\\r\\u2028")
+    assert all(character.isprintable() or character == "　" for character in line)
+
+
+def test_words_and_names_may_be_kept_out_of_the_log(model, tmp_path):
+    path = tmp_path / "secret.wav"
+    soundfile.write(path, speech(0.4).samples.numpy(), RATE)
+    tokens = model.checkpoint.tokenizer.encode("嗯,好")
+    with log_lines() as lines:
+        reply_to(speaking(model, tokens), audio=path, text="你好", log_content=False)
+    assert lines[0] == ">> Input: audio+text"
+    assert lines[2:] == [f"generated: {len(tokens)} tokens"]

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from models.westlake.dual_ar import (
     DualARTransformer,
+    EagerEngine,
     Reply,
     SamplingConfig,
     Stepper,
@@ -38,7 +39,7 @@ def prompt(golden) -> torch.Tensor:
 
 def frames_of(model, *replies):
     """All frames of some replies, stepped together, as they come."""
-    made = make_frames(partial(next_frames, model), replies, len(replies))
+    made = make_frames(partial(next_frames, EagerEngine(model)), replies, len(replies))
     return [frame for _, frame in made if frame is not None]
 
 
@@ -86,7 +87,7 @@ def test_replies_that_join_and_leave_equal_each_alone(model, prompt):
     for step in range(8):
         joined = [row for row in range(3) if row <= step and not replies[row].ended]
         for row, frame in zip(
-            joined, next_frames(model, [replies[row] for row in joined]), strict=True
+            joined, next_frames(EagerEngine(model), [replies[row] for row in joined]), strict=True
         ):
             made[row].append(frame)
     for frames, ask in zip(made, asked, strict=True):
@@ -101,22 +102,22 @@ def test_one_reply_ends_while_another_goes_on(model, prompt):
     end = free[0].tolist().index(end_id)
     ending = Reply(model, other, 6, SamplingConfig(seed=2), end_id)
     going = Reply(model, prompt, 6, SamplingConfig(seed=1))
-    frames = [next_frames(model, [ending, going]) for _ in range(end + 1)]
+    frames = [next_frames(EagerEngine(model), [ending, going]) for _ in range(end + 1)]
     assert frames[-1][0] is None and ending.ended and not going.ended
-    frames += [next_frames(model, [going]) for _ in range(5 - end)]
+    frames += [next_frames(EagerEngine(model), [going]) for _ in range(5 - end)]
     assert torch.equal(torch.stack([step[-1] for step in frames], 1), reply_to(model, prompt, 6))
 
 
 def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkeypatch):
     sizes = []
 
-    def counting(model, replies):
+    def counting(engine, replies):
         sizes.append(len(replies))
-        return next_frames(model, replies)
+        return next_frames(engine, replies)
 
     monkeypatch.setattr("models.westlake.dual_ar.generation.next_frames", counting)
     monkeypatch.setattr(Stepper, "GRACE_SECONDS", 5.0)
-    stepper = Stepper(model)
+    stepper = Stepper(EagerEngine(model))
     asked = [(prompt[:, start:], 3 + start, SamplingConfig(seed=start)) for start in range(4)]
     together = Barrier(len(asked))
 
@@ -136,7 +137,7 @@ def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkey
 
 
 def test_an_error_reaches_who_waits_and_holds_up_nobody(model, prompt):
-    stepper = Stepper(model)
+    stepper = Stepper(EagerEngine(model))
     reply = Reply(model, prompt, 2, SamplingConfig(seed=1))
     reply.cache = None
     for _ in range(2):
@@ -153,7 +154,7 @@ def test_the_seed_decides_and_replies_do_not_disturb_each_other(model, prompt):
     pairs = [Reply(model, prompt, 6, settings) for _ in range(2)]
     for t in range(6):
         torch.manual_seed(t)
-        (left,), (right,) = (next_frames(model, [reply]) for reply in pairs)
+        (left,), (right,) = (next_frames(EagerEngine(model), [reply]) for reply in pairs)
         assert torch.equal(left, first[:, t]) and torch.equal(right, first[:, t])
     assert not torch.equal(first, reply_to(model, prompt, temperature=1.5, top_p=0.95, seed=2))
     fresh = [reply_to(model, prompt, temperature=1.5, top_p=0.95, seed=None) for _ in range(2)]
@@ -234,3 +235,40 @@ def test_frames_may_be_trained_on(model, prompt):
     model = DualARTransformer(model.config, SEMANTIC_ID)
     frames = reply_to(model, prompt, 3)
     model(frames[None])[0].sum().backward()
+
+
+class Interrupted(BaseException):
+    """No Exception, as KeyboardInterrupt is none."""
+
+
+class Interrupting(EagerEngine):
+    def read(self, grid, caches):
+        raise Interrupted
+
+
+def test_who_is_in_an_interrupted_step_is_told_and_goes_on(model, prompt, monkeypatch):
+    monkeypatch.setattr(Stepper, "GRACE_SECONDS", 20.0)
+    stepper = Stepper(EagerEngine(model))
+    replies = [Reply(model, prompt, 4, SamplingConfig(seed=seed)) for seed in (1, 2)]
+
+    def ask(reply):
+        try:
+            return stepper.next_frames([reply])
+        except BaseException as error:
+            return error
+
+    with ThreadPoolExecutor(2) as pool:
+        list(pool.map(ask, replies, timeout=60))  # from now on they are stepped together
+        stepper.engine = Interrupting(model)
+        errors = list(pool.map(ask, replies, timeout=60))
+    assert {type(error) for error in errors} == {Interrupted, RuntimeError}
+    stepper.engine = EagerEngine(model)
+    for reply, error in zip(replies, errors):
+        if isinstance(error, Interrupted):
+            stepper.leave(reply)
+        else:
+            assert "interrupted" in str(error)
+            going = reply
+    with ThreadPoolExecutor(1) as pool:
+        (frame,) = pool.submit(ask, going).result(timeout=60)
+    assert frame.shape == (9,)

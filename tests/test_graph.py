@@ -1,15 +1,18 @@
-"""What a GPU does as CUDA graphs: a frame's codes, and a position's way between the attentions."""
+"""CUDA graphs: what is recorded does the same, and where it does not it is left out."""
 
 import copy
 from functools import partial
 
 import pytest
 import torch
+from loguru import logger
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
-from models.westlake.dual_ar.engines.graph import GraphedStack, use_graphs
-from models.westlake.dual_ar.generation import draw_codes
+from models.westlake.dual_ar.engines import choose_engine
+from models.westlake.dual_ar.engines.choice import checked
+from models.westlake.dual_ar.engines.eager import EagerEngine, draw_codes
+from models.westlake.dual_ar.engines.graph import GraphEngine
 
 CONFIG = DualARConfig(
     vocab_size=32,
@@ -58,14 +61,16 @@ def record_in_fx(function):
     return call
 
 
-def steps_of(model: DualARTransformer, num_positions: int = 3) -> torch.Tensor:
+def steps_of(engine: EagerEngine, num_positions: int = 3) -> torch.Tensor:
     """Hidden states of two conversations, which begin at positions of their own."""
     generator = torch.Generator().manual_seed(7)
+    model = engine.model
     caches = [model.new_cache() for _ in range(2)]
-    x = torch.randn(2, 6, CONFIG.dim, generator=generator).to(model.device)
-    model.layers(x[:1, :3], caches[:1])
-    steps = [model.layers(x[:, 3 + i, None], caches) for i in range(num_positions)]
-    alone = model.layers(x[:1, :1], caches[:1])
+    codes = torch.randint(1, CONFIG.codebook_size, (2, 8, 6), generator=generator)
+    grid = torch.cat([torch.full((2, 1, 6), model.semantic_id), codes], dim=1).to(model.device)
+    engine.read(grid[:1, :, :3], caches[:1])
+    steps = [engine.read(grid[:, :, 3 + i, None], caches) for i in range(num_positions)]
+    alone = engine.read(grid[:1, :, :1], caches[:1])
     return torch.cat([*steps, alone.expand(2, -1, -1)], dim=1)
 
 
@@ -82,19 +87,72 @@ def test_codes_are_drawn_without_a_look_at_any_value(model):
 
 
 @torch.inference_mode()
-def test_a_step_in_recorded_pieces_is_the_same(model, monkeypatch):
-    expected = steps_of(model)
-    monkeypatch.setattr(model.layers, "step", GraphedStack(model.layers, record_in_fx))
-    torch.testing.assert_close(steps_of(model), expected, rtol=1e-5, atol=1e-6)
+def test_a_step_in_recorded_pieces_is_the_same(model):
+    expected = steps_of(EagerEngine(model))
+    engine = GraphEngine(model, record_in_fx)
+    torch.testing.assert_close(steps_of(engine), expected, rtol=1e-5, atol=1e-6)
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
 @torch.inference_mode()
 def test_graphs_do_the_same(model):
     model = copy.deepcopy(model).to("cuda")
-    expected = steps_of(model)
-    use_graphs(model)
-    torch.testing.assert_close(steps_of(model), expected, rtol=1e-5, atol=1e-6)
+    engine = GraphEngine(model)
+    torch.testing.assert_close(steps_of(engine), steps_of(EagerEngine(model)), rtol=1e-5, atol=1e-6)
     for num_rows in (1, 3, 1):
         some = inputs(num_rows, "cuda")
-        assert torch.equal(model.make_codes(*some), draw_codes(model, *some))
+        assert torch.equal(engine.draw_codes(*some), draw_codes(model, *some))
+
+
+class Broken(EagerEngine):
+    """Fails as graphs may: with an error, another hidden state, or other codes."""
+
+    name = "broken"
+
+    def __init__(self, model: DualARTransformer, fault: str) -> None:
+        super().__init__(model)
+        self.fault = fault
+
+    def read(self, grid, caches):
+        if self.fault == "error":
+            raise RuntimeError("operation not permitted when\nstream is capturing")
+        hidden = super().read(grid, caches)
+        if self.fault == "hidden":
+            return hidden * 1.5
+        return hidden + torch.nan if self.fault == "nan" else hidden
+
+    def draw_codes(self, *inputs):
+        return super().draw_codes(*inputs) + (self.fault == "codes")
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("error", "RuntimeError: operation not permitted when stream is capturing"),
+        ("hidden", "hidden states differ by 0.5"),
+        ("nan", "hidden states differ by nan"),
+        ("codes", "other codes are drawn"),
+    ],
+)
+def test_an_engine_that_fails_or_differs_is_left_out_with_a_warning(model, fault, said):
+    eager, lines = EagerEngine(model), []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    try:
+        assert checked(Broken(model, fault), eager) is eager
+        (line,) = lines
+        assert "the broken engine is left out" in line and said in line
+        good = GraphEngine(model, record_in_fx)
+        assert checked(good, eager) is good
+    finally:
+        logger.remove(sink)
+    assert len(lines) == 1
+
+
+def test_a_switch_turns_graphs_off(model, monkeypatch):
+    monkeypatch.setattr(DualARTransformer, "device", torch.device("cuda"))
+    monkeypatch.setattr(
+        "models.westlake.dual_ar.engines.choice.checked", lambda graph, eager: graph
+    )
+    assert isinstance(choose_engine(model, None), GraphEngine)
+    monkeypatch.setenv("WESTLAKE_CUDA_GRAPHS", "0")
+    assert type(choose_engine(model, None)) is EagerEngine

@@ -29,7 +29,7 @@ def hub(tmp_path, monkeypatch) -> list[tuple]:
 
 
 def test_an_existing_folder_wins(tmp_path, hub):
-    for name in ("tiny", "some-one/model"):
+    for name in ("mine", "some-one/model"):
         assert find_folder(tmp_path, None, FILES) == tmp_path
         Path(name).mkdir(parents=True)
         assert find_folder(name, None, FILES) == Path(name)
@@ -38,7 +38,9 @@ def test_an_existing_folder_wins(tmp_path, hub):
 
 
 def test_tiny_is_the_embedded_one(hub):
+    Path("tiny").mkdir()  # takes nobody's default away
     assert find_folder("tiny", None, FILES) == TINY
+    assert find_folder("./tiny", None, FILES) == Path("tiny")
     assert hub == []
 
 

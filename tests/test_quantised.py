@@ -1,25 +1,34 @@
 """Language models of 8 and 4 bits: what they compute, and their files."""
 
+from ctypes import CDLL
 from dataclasses import replace
 
 import pytest
 import torch
 import torch.nn.functional as F
+from safetensors.torch import load_file, save_file
 from small_checkpoint import save_small
 
-from models.westlake.checkpoint import load_checkpoint, save_quantised
+from models.errors import UserError
+from models.westlake.checkpoint import (
+    DTYPES,
+    load_checkpoint,
+    save_checkpoint,
+    save_quantised,
+)
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
-from models.westlake.dual_ar import quantised as quantised_module
-from models.westlake.dual_ar.engines.native import PIECE, load_library
+from models.westlake.dual_ar.engines import EagerEngine, choose_engine
+from models.westlake.dual_ar.engines.library import PIECE, load_library
+from models.westlake.dual_ar.engines.native import NativeEngine
 from models.westlake.dual_ar.quantised import (
     Int4Linear,
     Int8Linear,
     fits_4_bits,
-    install_quantised,
+    prepare_quantised,
     quantise_weights,
-    quantised_dtype,
-    use_native,
+    with_quantised_layers,
 )
+from models.westlake.dual_ar.sampling import candidates, penalise
 from models.westlake.firefly import FireflyArchitecture
 
 SEMANTIC_ID = 259
@@ -34,6 +43,7 @@ CONFIG = DualARConfig(
     codebook_size=1001,
     max_seq_len=256,
 )
+BORDER = 0.1  # of the line, by which C's shares and PyTorch's may differ
 LARGEST_ERRORS = {"int8": 0.05, "int4": 0.3}  # of the logits, relative
 
 
@@ -47,23 +57,30 @@ def model() -> DualARTransformer:
 
 
 @pytest.fixture(params=["native", "torch"])
-def way(request, monkeypatch) -> str:
+def library(request) -> CDLL | None:
     """Both ways to compute with few bits: in C, where it can be compiled, and in PyTorch."""
     if request.param == "torch":
-        monkeypatch.setattr(quantised_module, "load_library", lambda: None)
-    elif load_library() is None:
+        return None
+    if load_library() is None:
         pytest.skip("no C compiler, or a processor without AVX-512 VNNI")
-    return request.param
+    return load_library()
 
 
-def quantised(model: DualARTransformer, dtype: str) -> DualARTransformer:
-    weights = quantise_weights(model.state_dict(), dtype)
-    assert quantised_dtype(weights) == dtype
-    other = DualARTransformer(CONFIG, SEMANTIC_ID).eval().requires_grad_(False)
-    rest = install_quantised(other, weights)
-    other.load_state_dict(rest, strict=True, assign=True)
-    use_native(other)
-    return other
+def quantised(model: DualARTransformer, dtype: str, library: CDLL | None) -> EagerEngine:
+    weights = quantise_weights(model.state_dict(), dtype, library)
+    with torch.device("meta"):
+        other = with_quantised_layers(DualARTransformer(CONFIG, SEMANTIC_ID), dtype)
+    other.load_state_dict(weights, strict=True, assign=True)
+    prepare_quantised(other, library)
+    return choose_engine(other.eval().requires_grad_(False), library)
+
+
+def layer_of(kind, weight, scale, bias, library):
+    """A layer with these weights, ready to compute."""
+    layer = kind(weight.shape[1] * (2 if kind is Int4Linear else 1), len(weight), bias is not None)
+    layer.weight, layer.scale, layer.bias = weight, scale, bias
+    layer.prepare(library)
+    return layer
 
 
 @pytest.fixture(scope="module")
@@ -74,8 +91,8 @@ def grid() -> torch.Tensor:
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-def test_it_computes_nearly_the_same(model, grid, dtype, way):
-    other = quantised(model, dtype)
+def test_it_computes_nearly_the_same(model, grid, dtype, library):
+    other = quantised(model, dtype, library).model
     hidden = model.forward_hidden(grid)
     expected = [model.text_logits(hidden), model.forward_fast(hidden[:, -1], grid[:, 1:8, -1])]
     hidden = other.forward_hidden(grid)
@@ -85,28 +102,31 @@ def test_it_computes_nearly_the_same(model, grid, dtype, way):
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype, way):
-    other = quantised(model, dtype)
-    whole = other.forward_hidden(grid)[:1]
-    cache = other.new_cache(30)
-    pieces = [other.forward_hidden(piece, [cache]) for piece in grid[:1].split((11, 1, 18), 2)]
+def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype, library):
+    engine = quantised(model, dtype, library)
+    whole = engine.model.forward_hidden(grid)[:1]
+    cache = engine.model.new_cache(30)
+    pieces = [engine.read(piece, [cache]) for piece in grid[:1].split((11, 1, 18), 2)]
     difference = (torch.cat(pieces, 1) - whole).float().norm(dim=-1)
     assert (difference / whole.float().norm(dim=-1)).max() < 0.05
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 7, 17])
-def test_single_positions_of_many_rows_are_those_of_the_whole(model, grid, dtype, num_rows, way):
-    other = quantised(model, dtype)
-    assert (other.layers.step is not None) == (way == "native")
+def test_single_positions_of_many_rows_are_those_of_the_whole(
+    model, grid, dtype, num_rows, library
+):
+    engine = quantised(model, dtype, library)
+    assert isinstance(engine, NativeEngine) == (library is not None)
+    other = engine.model
     lengths = [3 + row % 5 for row in range(num_rows)]  # each row has a position of its own
     rows = [grid[row % 2] for row in range(num_rows)]
     caches = [other.new_cache(20) for _ in rows]
     for row, cache, length in zip(rows, caches, lengths):
-        other.forward_hidden(row[None, :, :length], [cache])
+        engine.read(row[None, :, :length], [cache])
     for step in range(2):
         columns = torch.stack([r[:, n + step : n + step + 1] for r, n in zip(rows, lengths)])
-        stepped = other.forward_hidden(columns, caches)
+        stepped = engine.read(columns, caches)
     assert [cache.length for cache in caches] == [length + 2 for length in lengths]
     for row, length, hidden in zip(rows, lengths, stepped):
         whole = other.forward_hidden(row[None, :, : length + 2])[0, -1:]
@@ -125,7 +145,7 @@ def test_single_positions_of_many_rows_are_those_of_the_whole(model, grid, dtype
 def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows):
     if load_library() is None:
         pytest.skip("no C compiler, or a processor without AVX-512 VNNI")
-    other = quantised(model, dtype)
+    engine = quantised(model, dtype, load_library())
     generator = torch.Generator().manual_seed(3)
     hidden = torch.randn(num_rows, CONFIG.dim, generator=generator).bfloat16()
     points = torch.rand(num_rows, 8, generator=generator, dtype=torch.float64)
@@ -133,13 +153,17 @@ def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows):
     seen = torch.zeros(num_rows, 8, 16, dtype=torch.long)
     for penalty in (1.0, 1.9):
         settings[:, 2] = penalty
-        codes = other.make_codes(hidden, seen, settings, points)
-        logits = other.forward_fast(hidden, codes[:, :-1]).float().flatten(0, 1)
-        expected = other.native_draw(
-            logits, seen.flatten(0, 1), settings.repeat_interleave(8, dim=0), points.flatten()
-        )
-        # Rounding moves the border of a share now and then.
-        assert (codes.flatten() == expected).float().mean() > 0.5
+        codes = engine.draw_codes(hidden, seen, settings, points)
+        logits = engine.model.forward_fast(hidden, codes[:, :-1]).float().flatten(0, 1)
+        each = settings.repeat_interleave(8, dim=0)
+        penalised = penalise(logits, seen.flatten(0, 1), each[:, 2:])
+        ids, probs = candidates(penalised, each[:, :1], each[:, 1:2])
+        shares = torch.zeros_like(logits).scatter(1, ids, probs).double()
+        drawn, points_ = codes.flatten()[:, None], points.flatten()[:, None]
+        end = shares.cumsum(1).gather(1, drawn)
+        begin = end - shares.gather(1, drawn)
+        # Each point lies in the share of its code, whose borders are moved by rounding.
+        assert ((points_ > begin - BORDER) & (points_ < end + BORDER)).all()
         assert (codes == seen[..., 3]).float().mean() < 0.3  # those are less likely now
         seen[..., 3] = codes
 
@@ -149,14 +173,18 @@ def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows):
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, PIECE + 3])
 def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_rows):
     torch.manual_seed(0)
+    library = load_library()
     weight = torch.randn(num_outputs, num_inputs)
     x = torch.randn(num_rows, num_inputs) * torch.logspace(-3, 3, num_rows)[:, None]
     names = {"wo.weight": weight, "lm_head.weight": weight}
-    int4, bias = quantise_weights(names, "int4"), torch.randn(num_outputs).bfloat16()
-    eight = Int8Linear(int4["lm_head.weight"], int4["lm_head.scale"], None)
-    four = Int4Linear(int4["wo.weight"], int4["wo.scale"], None)
+    int4, bias = (
+        quantise_weights(names, "int4", library),
+        torch.randn(num_outputs).bfloat16(),
+    )
+    eight = layer_of(Int8Linear, int4["lm_head.weight"], int4["lm_head.scale"], None, library)
+    four = layer_of(Int4Linear, int4["wo.weight"], int4["wo.scale"], None, library)
     step, middle = four.scale.double().split(1, dim=2)
-    steps = torch.stack([four.steps >> 4, four.steps & 15], dim=-1).flatten(1).double()
+    steps = torch.stack([four.weight >> 4, four.weight & 15], dim=-1).flatten(1).double()
     unpacked = (steps.unflatten(1, (-1, 64)) - 8) * step + middle
     for layer, used, power in (
         (eight, eight.weight.double() * eight.scale.double()[:, None], False),
@@ -167,8 +195,8 @@ def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_r
         error = (found - expected).abs().amax(dim=1) / expected.abs().amax(dim=1)
         assert error.max() < 1e-5
     for layer in (
-        Int8Linear(int4["lm_head.weight"], int4["lm_head.scale"], bias),
-        Int4Linear(int4["wo.weight"], int4["wo.scale"], bias),
+        layer_of(Int8Linear, int4["lm_head.weight"], int4["lm_head.scale"], bias, library),
+        layer_of(Int4Linear, int4["wo.weight"], int4["wo.scale"], bias, library),
     ):
         assert torch.equal(layer.native(0 * x), bias.float().expand(num_rows, -1))
 
@@ -182,14 +210,15 @@ def in_8_bits(x: torch.Tensor, power_of_two: bool) -> torch.Tensor:
     return ((parts * (1 / scale)).round() * scale).flatten(1)[:, : x.shape[1]]
 
 
-def test_layers_and_their_exact_values(way):
+def test_layers_and_their_exact_values(library):
     weight = torch.arange(-8, 8).repeat(16, 4).float()  # [16, 64]: every step of 4 bits
     names = {"layers.0.wo.weight": weight, "embed_tokens.weight": weight, "norm.weight": weight[0]}
-    int4, int8 = quantise_weights(names, "int4"), quantise_weights(names, "int8")
+    int4, int8 = (quantise_weights(names, dtype, library) for dtype in ("int4", "int8"))
     assert int4["norm.weight"].dtype == torch.bfloat16
     x = torch.eye(64).bfloat16()
     for kind, weights, error in ((Int4Linear, int4, 1e-6), (Int8Linear, int8, 0.05)):
-        layer = kind(weights["layers.0.wo.weight"], weights["layers.0.wo.scale"], torch.ones(16))
+        stored = weights["layers.0.wo.weight"], weights["layers.0.wo.scale"]
+        layer = layer_of(kind, *stored, torch.ones(16), library)
         for num_rows in (1, 8, 64):  # few and many take different ways
             y = torch.cat([layer(rows[None])[0] for rows in x.split(num_rows)])
             torch.testing.assert_close(y.T.float(), weight + 1, rtol=0, atol=error)
@@ -197,14 +226,13 @@ def test_layers_and_their_exact_values(way):
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-def test_both_ways_round_alike(model, dtype, monkeypatch):
+def test_both_ways_round_alike(model, dtype):
     if load_library() is None:
         pytest.skip("no C compiler, or a processor without AVX-512 VNNI")
     weights = model.state_dict() | {"lm_head.weight": torch.randn(7, 192).half()}
     weights["layers.0.self_attn.wo.weight"][3] = 0
-    found = quantise_weights(weights, dtype)
-    monkeypatch.setattr(quantised_module, "load_library", lambda: None)
-    expected = quantise_weights(weights, dtype)
+    found = quantise_weights(weights, dtype, load_library())
+    expected = quantise_weights(weights, dtype, None)
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         assert torch.equal(found[key], tensor), key
@@ -213,21 +241,9 @@ def test_both_ways_round_alike(model, dtype, monkeypatch):
 def test_sizes_that_4_bits_do_not_fit():
     weights = {"wo.weight": torch.ones(16, 48), "lm_head.weight": torch.ones(16, 48)}
     with pytest.raises(ValueError, match="int4 needs layer sizes that 64 divides, got 48"):
-        quantise_weights(weights, "int4")
+        quantise_weights(weights, "int4", None)
     assert fits_4_bits(CONFIG)
     assert not fits_4_bits(replace(CONFIG, intermediate_size_fast=96))
-
-
-def test_layers_that_the_model_lacks(model):
-    weights = quantise_weights(model.state_dict(), "int8")
-    other = DualARTransformer(CONFIG, SEMANTIC_ID)
-    extra = {"layers.9.wo.weight": torch.ones(4, 4).char(), "layers.9.wo.scale": torch.ones(4)}
-    with pytest.raises(ValueError, match="layers.9.wo is quantised, but does not fit"):
-        install_quantised(other, {**weights, **extra})
-    other = DualARTransformer(CONFIG, SEMANTIC_ID)
-    key = "layers.0.self_attn.wo.weight"
-    with pytest.raises(ValueError, match="layers.0.self_attn.wo is quantised, but does not fit"):
-        install_quantised(other, {**weights, key: weights[key][:, :64]})
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
@@ -252,9 +268,10 @@ def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
         (False, 10**9, "float32"),
         (False, 1000, "int8"),
     ):
-        monkeypatch.setattr(
-            "models.westlake.checkpoint.load_library", lambda found=native: found or None
-        )
+        library = load_library() if native else None
+        if native and library is None:
+            continue
+        monkeypatch.setattr("models.westlake.checkpoint.load_library", lambda found=library: found)
         monkeypatch.setattr("models.westlake.checkpoint.LARGE_MODEL", threshold)
         assert load_checkpoint(source).dtype == chosen
     with pytest.raises(ValueError, match=f"is quantised to {dtype}, which the CPU"):
@@ -263,3 +280,53 @@ def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
         save_quantised(tmp_path / "small", tmp_path / "again", dtype)
     with pytest.raises(ValueError, match="allowed are 'int8' and 'int4'"):
         save_quantised(source, tmp_path / "again", "float32")
+    with pytest.raises(UserError, match="give another folder"):
+        save_quantised(source, source / ".." / "source", dtype)
+    weights = load_file(tmp_path / "small" / "model.safetensors")
+    save_file(weights, tmp_path / "small" / "model.safetensors", {"dtype": "int2"})
+    with pytest.raises(ValueError, match="says dtype int2, known are int8, int4"):
+        load_checkpoint(tmp_path / "small")
+    save_file(weights, tmp_path / "small" / "model.safetensors")  # as no format declares it
+    with pytest.raises(ValueError, match="is torch.u?int8, but must be a floating point tensor"):
+        load_checkpoint(tmp_path / "small")
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+@pytest.mark.parametrize("native", [True, False])
+def test_what_was_loaded_is_saved_for_the_same_replies(
+    tmp_path, model, small_codec, grid, dtype, native, monkeypatch
+):
+    if not native:
+        monkeypatch.setattr("models.westlake.checkpoint.load_library", lambda: None)
+    (source := tmp_path / "source").mkdir()
+    save_small(source, model, small_codec)
+    first = load_checkpoint(source, dtype=dtype)
+    save_checkpoint(
+        tmp_path / "saved", first.model, first.codec, first.tokenizer, sampling=first.sampling
+    )
+    second = load_checkpoint(tmp_path / "saved", dtype=dtype)
+    assert first.dtype == second.dtype == dtype
+    assert first.num_parameters == second.num_parameters
+    assert first.model.num_parameters == sum(x.numel() for x in model.parameters())
+    assert torch.equal(first.model(grid)[0], second.model(grid)[0])
+    codes = grid[:1, 1:] - 1
+    waves = [c.codec.decode(codes, torch.tensor([30]))[0] for c in (first, second)]
+    assert torch.equal(*waves)
+    if dtype in LARGEST_ERRORS:
+        assert load_checkpoint(tmp_path / "saved").dtype == dtype, "as it is stored"
+        with pytest.raises(ValueError, match=f"of {dtype} is saved as it is"):
+            save_checkpoint(
+                tmp_path / "x", first.model, first.codec, first.tokenizer, dtype=torch.float16
+            )
+
+
+def test_four_bits_are_kept_once(library):
+    """In PyTorch the weight lies in another order, and not a second time."""
+    names = {"wo.weight": torch.randn(32, 128)}
+    weights = quantise_weights(names, "int4", None)
+    layer = layer_of(Int4Linear, weights["wo.weight"], weights["wo.scale"], None, library)
+    kept = sum(tensor.nbytes for tensor in layer.buffers())
+    stored = weights["wo.weight"].nbytes + weights["wo.scale"].bfloat16().nbytes
+    scales = weights["wo.scale"].bfloat16().nbytes  # in PyTorch, in its order beside ours
+    assert kept == stored + (scales if library is None else 0)
+    assert torch.equal(layer.state_dict()["weight"], weights["wo.weight"])

@@ -6,7 +6,8 @@ from parity import ASSETS
 from safetensors.torch import load_file
 
 from models.westlake.dual_ar import SamplingConfig
-from models.westlake.dual_ar.engines.native import NativeDraw, load_library
+from models.westlake.dual_ar.engines.library import load_library
+from models.westlake.dual_ar.engines.native import NativeDraw
 from models.westlake.dual_ar.sampling import candidates, draw, draw_points, penalise
 
 

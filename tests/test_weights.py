@@ -56,9 +56,33 @@ def test_cut_off_files(tmp_path, weights, suffix, size):
 @pytest.mark.parametrize("suffix", SUFFIXES)
 def test_a_text_is_no_weights(tmp_path, suffix):
     path = tmp_path / f"a{suffix}"
+    for text in ("hello, these are no weights", "", "(lp0\nI1\na.", "{}", "\n"):
+        path.write_text(text)
+        with pytest.raises(ValueError, match=f"{path} can't be read as weights"):
+            read_weights(path)
     path.write_text("version https://git-lfs.github.com/spec/v1\n" * 5)
-    with pytest.raises(ValueError, match=f"{path} can't be read as weights"):
+    with pytest.raises(ValueError, match=f"{path} is a Git LFS pointer.*git lfs pull"):
         read_weights(path)
+
+
+BAD_ENTRIES = {
+    "an integer key": ({3: torch.ones(1)}, "3 is a int as a key"),
+    "sparse": ({"a": torch.eye(3).to_sparse()}, "a is no dense tensor"),
+    "meta": ({"a": torch.ones(2, device="meta")}, "a is a meta tensor"),
+    "integers": ({"a": torch.ones(2).int()}, "a is torch.int32, but must be a floating point"),
+    "complex": ({"a": torch.ones(2).cfloat()}, "a is torch.complex64"),
+    "NaN": ({"a": torch.tensor([1.0, torch.nan])}, "a has weights up to nan"),
+    "infinite": ({"a": torch.tensor([1.0, -torch.inf])}, "a has weights up to inf"),
+    "enormous": ({"a": torch.tensor([[1e30]])}, r"a has weights up to 1\.\d+e\+30"),
+    "bfloat16": ({"a": torch.tensor([torch.inf]).bfloat16()}, "a has weights up to inf"),
+}
+
+
+@pytest.mark.parametrize("weights, message", BAD_ENTRIES.values(), ids=BAD_ENTRIES)
+def test_what_can_be_no_weight_is_refused(tmp_path, weights, message):
+    torch.save(weights, tmp_path / "a.pth")
+    with pytest.raises(ValueError, match=f"a.pth: {message}"):
+        read_weights(tmp_path / "a.pth")
 
 
 class Bomb:

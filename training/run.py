@@ -207,7 +207,7 @@ class Recipe:
         model.load_state_dict(torch.load(preferred, weights_only=True, map_location="cpu"))
         codec = load_codec(self.work / "codes.pt", self.work / "vocoder.pt")
         written = self.work / "checkpoint"
-        save_checkpoint(written, model, codec, tokenizer, sampling=SAMPLING)
+        save_checkpoint(written, model, codec, tokenizer, sampling=SAMPLING, dtype=torch.float16)
         self.output.mkdir(parents=True, exist_ok=True)
         for path in written.iterdir():  # only what was written without an error gets there
             with replacing(self.output / path.name) as temporary:

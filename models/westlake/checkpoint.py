@@ -1,60 +1,63 @@
-"""Checkpoints: found, fetched, checked, loaded and saved; the one table of published key names."""
+"""Checkpoints: loaded and saved."""
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable
+from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING
 
 import torch
-from torch import Tensor
 
-from ..hub import find_folder
+from ..errors import UserError, shown
 from ..tokenizer import load_tokenizer, save_tokenizer, special_words
 from ..weights import (
     assign_weights,
     fingerprint,
     give_back_large_blocks,
     read_weights,
-    refuse_keys,
     write_weights,
 )
-from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
-from .dual_ar.engines.graph import use_graphs
-from .dual_ar.engines.native import compile_library, load_library
+from .checkpoint_files import (
+    CODEC_FILES,
+    MODEL_FILES,
+    PUBLISHED_CODEC,
+    SAMPLING_KEYS,
+    ModelWeights,
+    find_checkpoint,
+    find_file,
+    naming,
+    read_config,
+    read_model,
+    read_sampling,
+    write_json,
+)
+from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
+from .dual_ar.engines.library import compile_library, load_library
 from .dual_ar.quantised import (
     fits_4_bits,
-    install_quantised,
+    prepare_quantised,
     quantise_weights,
-    quantised_dtype,
-    use_native,
+    with_quantised_layers,
 )
 from .firefly import FireflyArchitecture, FireflyConfig
-from .published import missing_parts, rename_dual_ar
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-Config = TypeVar("Config")
-
-PUBLISHED_CODEC = "firefly-gan-vq-fsq-8x1024-21hz-generator.pth"
-MODEL_FILES = ("model.safetensors", "model.pth")
-CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
-SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
 FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-DTYPES = (*FLOATS, "int8", "int4")
+QUANTISED = ("int8", "int4")
+DTYPES = (*FLOATS, *QUANTISED)
 LARGE_MODEL = 100_000_000  # weights
 
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
-    """A language model, its codec and its tokenizer, ready to generate.
+    """A language model, the engine that makes its frames, its codec and its tokenizer.
 
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
     `DTYPES`; the codec is float32, but for the vocoder, which is bfloat16 unless the model is
@@ -65,7 +68,7 @@ class Checkpoint:
     """
 
     name: str
-    model: DualARTransformer
+    engine: EagerEngine
     codec: FireflyArchitecture
     tokenizer: PreTrainedTokenizerFast
     semantic_id: int
@@ -76,6 +79,10 @@ class Checkpoint:
     emotion_ids: dict[str, int]
     style_ids: dict[str, int]
     fingerprint: str
+
+    @property
+    def model(self) -> DualARTransformer:
+        return self.engine.model
 
     @property
     def num_parameters(self) -> int:
@@ -114,21 +121,22 @@ def load_checkpoint(
     torch_device = _find_device(device)
     _check_dtype(dtype, torch_device)
     give_back_large_blocks()
-    folder = find_folder(name_or_path, revision, (*MODEL_FILES, *CODEC_FILES))
-    if dtype not in FLOATS and torch_device.type == "cpu":
+    folder = find_checkpoint(os.fspath(name_or_path), revision)
+    may_be_quantised = dtype not in FLOATS and torch_device.type == "cpu"
+    if may_be_quantised:
         compile_library()
-    config, sampling = _read_config(folder / "config.json", DualARConfig), _read_sampling(folder)
+    config, sampling = read_config(folder / "config.json", DualARConfig), read_sampling(folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
     semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
     codec = _load_codec(folder, config)  # first: meanwhile the C file is compiled
-    model, dtype = _load_model(folder, config, semantic_id, dtype, torch_device)
+    library = load_library() if may_be_quantised else None
+    model = _load_model(folder, config, semantic_id, dtype, torch_device, library)
+    dtype = model.quantisation or str(model.dtype).removeprefix("torch.")
     if dtype != "float32" and _multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
-    if torch_device.type == "cuda":
-        use_graphs(model)
     return Checkpoint(
         name=str(name_or_path),
-        model=model.to(torch_device).eval().requires_grad_(False),
+        engine=choose_engine(model, library if model.quantisation else None),
         codec=codec.to(torch_device).eval().requires_grad_(False),
         tokenizer=tokenizer,
         semantic_id=semantic_id,
@@ -138,7 +146,7 @@ def load_checkpoint(
         sampling=sampling,
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
-        fingerprint=fingerprint([_find_file(folder, MODEL_FILES), _find_file(folder, CODEC_FILES)]),
+        fingerprint=fingerprint([find_file(folder, MODEL_FILES), find_file(folder, CODEC_FILES)]),
     )
 
 
@@ -149,37 +157,48 @@ def save_checkpoint(
     tokenizer: PreTrainedTokenizerFast,
     *,
     sampling: SamplingConfig | None = None,
-    dtype: torch.dtype = torch.float16,
+    dtype: torch.dtype | None = None,
 ) -> None:
     """Write a folder that `load_checkpoint` reads; the arguments stay as they are.
+
+    Loaded with the same dtype, it gives the same replies, as long as none is asked for here.
 
     Args:
         folder: made where it does not exist.
         model, codec, tokenizer: the codec is stored with its weight norm folded.
         sampling: the checkpoint's default settings; its seed is not stored.
-        dtype: of the stored matrices; vectors are stored in float32.
+        dtype: of the stored matrices, where vectors are stored in float32; None stores all as it
+            is, quantised weights too.
 
     Raises:
-        ValueError: weights that are not finite.
+        ValueError: weights that are not finite, or a dtype for a quantised model.
     """
+    if dtype is not None and model.quantisation:
+        raise ValueError(f"a model of {model.quantisation} is saved as it is, without a dtype")
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     folded = _new_codec(codec.config, codec.state_dict())
     folded.load_state_dict(codec.state_dict())
-    write_weights(folder / "model.safetensors", model.state_dict(), dtype)
+    weights = model.state_dict()
+    write_weights(folder / "model.safetensors", weights, dtype, _declared(model.quantisation))
     write_weights(folder / "codec.safetensors", folded.fold_weight_norm().state_dict(), dtype)
-    _write_json(folder / "config.json", dataclasses.asdict(model.config))
-    _write_json(folder / "codec_config.json", dataclasses.asdict(codec.config))
+    write_json(folder / "config.json", dataclasses.asdict(model.config))
+    write_json(folder / "codec_config.json", dataclasses.asdict(codec.config))
     settings = {name: getattr(sampling or SamplingConfig(), name) for name in SAMPLING_KEYS}
-    _write_json(folder / "generation_config.json", settings)
+    write_json(folder / "generation_config.json", settings)
     save_tokenizer(folder, tokenizer.backend_tokenizer)
+
+
+def _declared(quantisation: str | None) -> dict[str, str]:
+    """What a language model's file says of itself."""
+    return {"dtype": quantisation} if quantisation else {}
 
 
 def _find_device(name: str) -> torch.device:
     if name not in ("cpu", "cuda", "auto"):
-        raise ValueError(f"device is {name!r}, allowed are 'cpu', 'cuda' and 'auto'")
+        raise UserError("error_unknown_device", name=shown(name))
     if name == "cuda" and not torch.cuda.is_available():
-        raise ValueError("device is 'cuda', but no CUDA GPU is found: use 'cpu' or 'auto'")
+        raise UserError("error_no_gpu")
     return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
 
 
@@ -200,73 +219,80 @@ def save_quantised(
         ValueError: another dtype, a file that is missing or damaged, or is quantised already.
         RuntimeError: the download failed.
     """
-    if dtype not in DTYPES or dtype in FLOATS:
-        raise ValueError(f"dtype is {dtype!r}, allowed are 'int8' and 'int4'")
-    source, folder = find_folder(name_or_path, revision, (*MODEL_FILES, *CODEC_FILES)), Path(folder)
-    path, weights = _read_model(source)
-    if stored := quantised_dtype(weights):
-        raise ValueError(f"{path} is quantised to {stored} already: give what it was made from")
+    if dtype not in QUANTISED:
+        raise UserError("error_unknown_dtype", name=shown(dtype), allowed="'int8' and 'int4'")
+    source, folder = find_checkpoint(os.fspath(name_or_path), revision), Path(folder)
+    if folder.exists() and folder.samefile(source):
+        raise UserError("error_same_folder")
+    read = read_model(source)
+    if read.quantised:
+        raise ValueError(
+            f"{read.path} is quantised to {read.quantised} already: give what it was made from"
+        )
     folder.mkdir(parents=True, exist_ok=True)
-    write_weights(folder / MODEL_FILES[0], quantise_weights(weights, dtype))
+    weights = quantise_weights(read.weights, dtype, load_library())
+    write_weights(folder / MODEL_FILES[0], weights, metadata=_declared(dtype))
     for other in source.iterdir():
-        if other.is_file() and other.name not in MODEL_FILES:
+        if other.is_file() and not other.name.startswith(("model", "pytorch_model")):
             shutil.copyfile(other, folder / other.name)
 
 
 def _check_dtype(name: str, device: torch.device) -> None:
     if name not in ("auto", *DTYPES):
-        raise ValueError(f"dtype is {name!r}, allowed are 'auto', {', '.join(map(repr, DTYPES))}")
-    if name in DTYPES and name not in FLOATS and device.type != "cpu":
-        raise ValueError(f"dtype is {name!r}, which is for the CPU: use 'auto' on a GPU")
-
-
-def _find_file(folder: Path, names: tuple[str, ...]) -> Path:
-    for name in names:
-        if (folder / name).is_file():
-            return folder / name
-    raise ValueError(f"{folder} has no {' or '.join(names)}: fetch or copy the checkpoint again")
-
-
-def _read_model(folder: Path) -> tuple[Path, dict[str, Tensor]]:
-    path = _find_file(folder, MODEL_FILES)
-    weights = read_weights(path)
-    refuse_keys(path, "lacks keys", missing_parts(weights))
-    with _naming(path):
-        return path, rename_dual_ar(weights)
+        allowed = ", ".join(map(repr, ("auto", *DTYPES)))
+        raise UserError("error_unknown_dtype", name=shown(name), allowed=allowed)
+    if name in QUANTISED and device.type != "cpu":
+        raise UserError("error_dtype_for_cpu", name=name)
 
 
 def _load_model(
-    folder: Path, config: DualARConfig, semantic_id: int, dtype: str, device: torch.device
-) -> tuple[DualARTransformer, str]:
-    path, weights = _read_model(folder)
-    stored = quantised_dtype(weights)
-    if stored and (dtype not in ("auto", stored) or device.type != "cpu"):
-        raise ValueError(
-            f"{path} is quantised to {stored}, which the CPU speaks with as it is: "
-            f"use dtype 'auto' and device 'cpu', or the weights it was made from"
-        )
-    with _naming(folder / "config.json"), torch.device("meta"):
+    folder: Path,
+    config: DualARConfig,
+    semantic_id: int,
+    dtype: str,
+    device: torch.device,
+    library: CDLL | None,
+) -> DualARTransformer:
+    read = read_model(folder)
+    _check_stored(read, dtype, device)
+    with naming(folder / "config.json"), torch.device("meta"):
         model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
     if dtype == "auto":
-        dtype = stored or _fastest_dtype(model, device)
-    if dtype not in FLOATS:
-        with _naming(path):
-            if stored:  # the file's are not aligned as the C code needs them
+        dtype = read.quantised or _fastest_dtype(model, device, library)
+    weights = read.weights
+    if dtype in QUANTISED:
+        with naming(read.path), torch.device("meta"):
+            with_quantised_layers(model, dtype)
+        with naming(read.path):
+            if read.quantised:  # the file's are not aligned as the C code needs them
                 weights = {key: tensor.clone() for key, tensor in weights.items()}
             else:
-                weights = quantise_weights(weights, dtype)
-            weights = install_quantised(model, weights)
-    assign_weights(model, weights, path, FLOATS.get(dtype))
-    if dtype not in FLOATS:
-        use_native(model)
-    return model, dtype
+                weights = quantise_weights(weights, dtype, library)
+    assign_weights(model, weights, read.path, FLOATS.get(dtype))
+    if dtype in QUANTISED:
+        prepare_quantised(model, library)
+    return model.to(device).eval().requires_grad_(False)
 
 
-def _fastest_dtype(model: DualARTransformer, device: torch.device) -> str:
+def _check_stored(read: ModelWeights, dtype: str, device: torch.device) -> None:
+    """What is stored in few bits is used as it is, and there is nothing else in few bits."""
+    if read.quantised not in (None, *QUANTISED):
+        raise ValueError(
+            f"{read.path} says dtype {read.quantised}, known are {', '.join(QUANTISED)}: "
+            "a newer version may read it"
+        )
+    if read.quantised and (dtype not in ("auto", read.quantised) or device.type != "cpu"):
+        raise ValueError(
+            f"{read.path} is quantised to {read.quantised}, which the CPU speaks with as it is: "
+            f"use dtype 'auto' and device 'cpu', or the weights it was made from"
+        )
+
+
+def _fastest_dtype(model: DualARTransformer, device: torch.device, library: CDLL | None) -> str:
     if device.type == "cuda":
         return "bfloat16"
     is_large = model.num_parameters >= LARGE_MODEL
-    if load_library() is None:
+    if library is None:
         return "int8" if is_large else "float32"
     return "int4" if is_large and fits_4_bits(model.config) else "int8"
 
@@ -277,11 +303,11 @@ def _multiplies_bfloat16(device: torch.device) -> bool:
 
 def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
     """Float32, from weights with weight norm (published) or folded (ours); folded in any case."""
-    path, config_path = _find_file(folder, CODEC_FILES), folder / "codec_config.json"
+    path, config_path = find_file(folder, CODEC_FILES), folder / "codec_config.json"
     if path.name == PUBLISHED_CODEC and not config_path.is_file():
         config = FireflyConfig()
     else:
-        config = _read_config(config_path, FireflyConfig)
+        config = read_config(config_path, FireflyConfig)
     if model.num_codebooks != config.num_codebooks or model.codebook_size <= config.codebook_size:
         raise ValueError(
             f"{folder}: the model speaks {model.num_codebooks} codebooks of "
@@ -289,7 +315,7 @@ def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
             "they need the same number, and the model at least one code more, for the pad"
         )
     weights = read_weights(path)
-    with _naming(config_path):
+    with naming(config_path):
         codec = _new_codec(config, weights)
     assign_weights(codec, weights, path, torch.float32)
     return codec.prepare_inference()
@@ -300,48 +326,3 @@ def _new_codec(config: FireflyConfig, weights: Iterable[str]) -> FireflyArchitec
     codec = FireflyArchitecture(config)
     with_norm = any(".parametrizations." in key for key in weights)
     return codec if with_norm else codec.fold_weight_norm()
-
-
-def _read_json(path: Path) -> dict[str, object]:
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no {path.name}: fetch or copy the checkpoint again")
-    with _naming(path):
-        values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold one JSON object, got a {type(values).__name__}")
-    return values
-
-
-def _read_config(path: Path, config_class: type[Config]) -> Config:
-    values = _read_json(path)
-    allowed = [field.name for field in dataclasses.fields(config_class)]
-    unknown = [key for key in values if key not in allowed]
-    if unknown:
-        raise ValueError(
-            f"{path} has unknown keys {', '.join(unknown)}: allowed are {', '.join(allowed)}"
-        )
-    with _naming(path):
-        return config_class(**values)
-
-
-def _read_sampling(folder: Path) -> SamplingConfig:
-    """The folder's own defaults, if any; other programs' keys stand in that file too."""
-    path = folder / "generation_config.json"
-    if not path.is_file():
-        return SamplingConfig()
-    values = _read_json(path)
-    with _naming(path):
-        return SamplingConfig(**{key: values[key] for key in SAMPLING_KEYS if key in values})
-
-
-def _write_json(path: Path, values: Mapping[str, object]) -> None:
-    path.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
-
-
-@contextmanager
-def _naming(path: Path) -> Iterator[None]:
-    """Put the file's name in front of the error that its contents lead to."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError, ArithmeticError) as error:
-        raise ValueError(f"{path}: {error}") from error

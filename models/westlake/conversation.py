@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -85,7 +85,7 @@ class Conversation:
                 raise UserError("error_not_accepted", kind=kind, allowed="audio, text")
         return UserTurn(self, text, sample_rate)
 
-    def reply(self, turn: UserTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:
+    def reply(self, turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:
         """Answer a finished turn; see `contract.Conversation.reply`."""
         return stream_reply(turn, options)
 
@@ -118,8 +118,8 @@ class Conversation:
         """Bring the cache up to the last column."""
         unread = self.unread
         if unread.shape[1]:
-            model = self.model.checkpoint.model
-            model.forward_hidden(unread[None].to(model.device), [self.cache])
+            engine = self.model.checkpoint.engine
+            engine.read(unread[None].to(engine.model.device), [self.cache])
 
     def open(self) -> Turn:
         """Put a new turn at the end; one that is still open is forgotten."""

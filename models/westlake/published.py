@@ -19,7 +19,20 @@ _DUAL_AR_LAYERS = {
     "up_proj": ("w_gate_up", 1),
     "down_proj": ("w_down", 0),
 }
+_WRAPPERS = ("_orig_mod.", "module.")  # of torch.compile and of data parallel training
+_COMPUTED = ("freqs_cis", "fast_freqs_cis", "causal_mask")  # buffers, not weights
 _JOINED_LAYERS = (("q_proj", "k_proj", "v_proj"), ("wq", "wk", "wv"), ("gate_proj", "up_proj"))
+
+
+def unwrapped(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Leave out what other tools put in front of the keys, and buffers that are no weights."""
+    weights = {}
+    for key, tensor in state_dict.items():
+        while key.startswith(_WRAPPERS):
+            key = key.partition(".")[2]
+        if key.rpartition(".")[2] not in _COMPUTED:
+            weights[key] = tensor
+    return weights
 
 
 def rename_dual_ar(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -56,7 +69,7 @@ def rename_dual_ar(state_dict: Mapping[str, Tensor]) -> dict[str, Tensor]:
 
 def missing_parts(keys: Iterable[str]) -> list[str]:
     """Keys of which `rename_dual_ar` would join what is there without them."""
-    missing = set()
+    missing: set[str] = set()
     for key in keys:
         *path, end = key.split(".")
         for group in _JOINED_LAYERS:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..contract import ReplyChunk, ReplyOptions
-from ..errors import UserError
+from ..errors import UserError, shown
 from .dual_ar import Reply, make_frames, next_frames
 from .speech import SpeechDecoder, Transcript, codec_codes
 
@@ -94,11 +94,11 @@ def _forced_tokens(style_ids: dict[str, int], style: str | None) -> tuple[int | 
         return ()
     if style not in style_ids:
         code = "error_unknown_style" if style_ids else "error_no_styles"
-        raise UserError(code, name=style, allowed=", ".join(style_ids))
+        raise UserError(code, name=shown(style), allowed=", ".join(style_ids))
     return (None, style_ids[style])
 
 
-def stream_reply(turn: UserTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:
+def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:
     """Answer a finished turn; see `contract.Conversation.reply`.
 
     What was said of the reply is kept in the conversation, also when the caller stops early.
@@ -203,7 +203,7 @@ def reply_to_all(
             yield reply.steps
 
     def step(replies: list[Reply]) -> list[Tensor | None]:
-        return next_frames(begun[replies[0]].conversation.model.checkpoint.model, replies)
+        return next_frames(begun[replies[0]].conversation.model.checkpoint.engine, replies)
 
     for steps, frame in make_frames(step, begin(), num_rows):
         if steps.ended:

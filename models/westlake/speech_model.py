@@ -44,7 +44,7 @@ class WestlakeModel:
         self.styles = tuple(checkpoint.style_ids)
         self.sample_rate = config.sample_rate
         self.frame_rate = config.frame_rate
-        self.stepper = Stepper(checkpoint.model)
+        self.stepper = Stepper(checkpoint.engine)
         self.prompt_tokens = PromptTokens.from_encode(checkpoint.tokenizer.encode)
         self.max_input_columns = int(checkpoint.model.config.max_seq_len * (1 - REPLY_SHARE))
         # No text of more characters can be of so few tokens that it fits.

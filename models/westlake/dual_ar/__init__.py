@@ -2,6 +2,7 @@
 
 from .cache import KVCache
 from .config import DualARConfig
+from .engines import EagerEngine, choose_engine
 from .generation import Reply, Stepper, make_frames, next_frames
 from .model import DualARTransformer
 from .prompt import PromptTokens, TurnStream, turn_grid
@@ -10,12 +11,14 @@ from .sampling import SamplingConfig
 __all__ = [
     "DualARConfig",
     "DualARTransformer",
+    "EagerEngine",
     "KVCache",
     "PromptTokens",
     "Reply",
     "SamplingConfig",
     "Stepper",
     "TurnStream",
+    "choose_engine",
     "make_frames",
     "next_frames",
     "turn_grid",

@@ -70,6 +70,14 @@ class DualARConfig:
             if getattr(self, name) == -1:
                 object.__setattr__(self, name, value)
 
+        counts = (
+            *("vocab_size", "n_layer", "n_fast_layer", "n_head", "n_local_heads"),
+            *("n_local_heads_fast", "dim", "intermediate_size", "intermediate_size_fast"),
+            *("max_seq_len", "codebook_size", "num_codebooks"),
+        )
+        for name in counts:
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, but must be at least 1")
         if self.head_dim * self.n_head != self.dim or self.head_dim % 2:
             raise ValueError(
                 f"dim {self.dim} and n_head {self.n_head} (head_dim {self.head_dim}) do not fit: "
@@ -80,11 +88,6 @@ class DualARConfig:
                 raise ValueError(
                     f"{name} is {getattr(self, name)}, but must divide n_head {self.n_head}"
                 )
-        if self.max_seq_len < 1 or self.num_codebooks < 1:
-            raise ValueError(
-                f"max_seq_len {self.max_seq_len} and num_codebooks {self.num_codebooks} "
-                "must be at least 1"
-            )
 
     @property
     def slow(self) -> StackConfig:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from functools import partial
 from itertools import islice
 from threading import Condition
 
@@ -12,8 +11,9 @@ import torch
 from torch import Tensor
 
 from .cache import KVCache
+from .engines import EagerEngine
 from .model import DualARTransformer
-from .sampling import WINDOW_SIZE, SamplingConfig, draw_points, sample
+from .sampling import WINDOW_SIZE, SamplingConfig, draw_points
 
 
 class Reply:
@@ -130,7 +130,7 @@ def _check_ids(what: str, ids: list[int], size: int) -> None:
         )
 
 
-def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | None]:
+def next_frames(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
     """Make the next frame of each reply, reading each model weight once for all of them.
 
     Prompts are read one by one, before their first frame.
@@ -140,7 +140,7 @@ def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tens
     reply has none yet).
 
     Args:
-        model: the model that the replies were made for.
+        engine: of the model that the replies were made for.
         replies: none of which has ended.
 
     Returns:
@@ -148,18 +148,18 @@ def next_frames(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tens
         reply. A reply's cache then holds its prompt and all its frames; else all but the last.
     """
     assert not any(reply.ended for reply in replies), "an ended reply cannot be stepped"
-    frames = _step(model, replies)
+    frames = _step(engine, replies)
     # Copied outside of inference mode, so that the caller may use them in training too.
     return [None if frame is None else frame.clone() for frame in frames]
 
 
 @torch.inference_mode()
-def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | None]:
-    hidden = _read(model, replies)
-    drawing = _Drawing(model, replies)
-    choose = model.native_draw or sample
+def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
+    hidden = _read(engine, replies)
+    drawing = _Drawing(replies)
+    logits = engine.model.text_logits(hidden)
     window, points = drawing.window[:, 0], drawing.points[:, 0]
-    sampled = choose(model.text_logits(hidden), window, drawing.settings, points).tolist()
+    sampled = engine.draw(logits, window, drawing.settings, points).tolist()
     texts = [reply.choose_text(token) for reply, token in zip(replies, sampled, strict=True)]
     for reply, text in zip(replies, texts, strict=True):
         reply.ended = text == reply.end_id
@@ -171,15 +171,15 @@ def _step(model: DualARTransformer, replies: Sequence[Reply]) -> list[Tensor | N
     if len(live) < len(replies):
         hidden = hidden[live]
         drawing.keep(live)
-    make_codes = model.make_codes or partial(draw_codes, model)
-    codes = make_codes(hidden, drawing.window[:, 1:], drawing.settings, drawing.points[:, 1:])
+    windows, points = drawing.window[:, 1:], drawing.points[:, 1:]
+    codes = engine.draw_codes(hidden, windows, drawing.settings, points)
     for row, frame_codes in zip(live, codes, strict=True):
         frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))
     return frames
 
 
 @torch.inference_mode()
-def _read(model: DualARTransformer, replies: Sequence[Reply]) -> Tensor:
+def _read(engine: EagerEngine, replies: Sequence[Reply]) -> Tensor:
     """Let the slow stack read what each reply has not yet; returns the last hidden [B, dim]."""
     hidden: list[Tensor | None] = [None] * len(replies)
     single = []
@@ -187,43 +187,19 @@ def _read(model: DualARTransformer, replies: Sequence[Reply]) -> Tensor:
         if reply.unread.shape[1] == 1:
             single.append(row)
         else:
-            hidden[row] = model.forward_hidden(reply.unread[None], [reply.cache])[0, -1]
+            hidden[row] = engine.read(reply.unread[None], [reply.cache])[0, -1]
     if single:
         columns = torch.stack([replies[row].unread for row in single])
-        stepped = model.forward_hidden(columns, [replies[row].cache for row in single])[:, -1]
+        stepped = engine.read(columns, [replies[row].cache for row in single])[:, -1]
         for row, row_hidden in zip(single, stepped, strict=True):
             hidden[row] = row_hidden
     return torch.stack(hidden)
 
 
-def draw_codes(
-    model: DualARTransformer, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor
-) -> Tensor:
-    """Draw a frame's codes one after another; nothing of it waits for the device.
-
-    Args:
-        hidden: [B, dim] of the slow stack.
-        windows: [B, K, W] long, the codes generated last of every codebook.
-        settings: [B, 3], as for `sample`.
-        points: [B, K] float64, as for `sample`.
-
-    Returns:
-        [B, K] long.
-    """
-    cache = model.new_fast_cache(len(hidden))
-    choose = model.native_draw or sample
-    codes: list[Tensor] = []
-    for codebook in range(model.config.num_codebooks):
-        x = model.embed_codes(codes[-1]) if codes else hidden
-        logits = model.step_fast(x, cache)
-        codes.append(choose(logits, windows[:, codebook], settings, points[:, codebook]))
-    return torch.stack(codes, dim=1)
-
-
 class _Drawing:
     """The settings, windows and points of several replies, side by side for one frame."""
 
-    def __init__(self, model: DualARTransformer, replies: Sequence[Reply]):
+    def __init__(self, replies: Sequence[Reply]):
         settings = [(r.sampling.temperature, r.sampling.top_p, r.penalty) for r in replies]
         self.window = torch.stack([reply.window for reply in replies])  # [B, 1+K, W]
         self.settings = torch.tensor(settings, device=self.window.device)
@@ -242,13 +218,13 @@ class Stepper:
     Whoever asks while a step is under way waits for it, and then all who wait are stepped at once.
 
     Args:
-        model: of all the replies.
+        engine: of all the replies' model.
     """
 
     GRACE_SECONDS = 0.003  # that a step waits for replies which are between two frames
 
-    def __init__(self, model: DualARTransformer):
-        self.model = model
+    def __init__(self, engine: EagerEngine):
+        self.engine = engine
         self._waiting: dict[Reply, Future] = {}
         self._going: set[Reply] = set()
         self._stepping = False
@@ -261,38 +237,46 @@ class Stepper:
             self._waiting |= asked
             self._going |= asked.keys()
             self._changed.notify_all()
-            self._changed.wait_for(lambda: self._all_done(asked) or not self._stepping)
-            if not self._all_done(asked):
-                self._stepping = True
+            self._changed.wait_for(lambda: _all_done(asked) or not self._stepping)
+            is_done = _all_done(asked)
+            self._stepping |= not is_done
+        if not is_done:
+            self._step()
+        return [future.result() for future in asked.values()]
+
+    def _step(self) -> None:
+        """Step all who wait; whatever happens, they are told, and the next step can begin."""
+        batch: dict[Reply, Future] = {}
+        fault: Exception = RuntimeError("the step was interrupted: ask again")
+        try:
+            with self._changed:
                 self._changed.wait_for(
                     lambda: self._going <= self._waiting.keys(), timeout=self.GRACE_SECONDS
                 )
                 batch, self._waiting = self._waiting, {}
-        if not self._all_done(asked):
-            self._step(batch)
-        return [future.result() for future in asked.values()]
-
-    @staticmethod
-    def _all_done(asked: Mapping[Reply, Future]) -> bool:
-        return all(future.done() for future in asked.values())
-
-    def _step(self, batch: Mapping[Reply, Future]) -> None:
-        try:
-            frames = next_frames(self.model, list(batch))
+            frames = next_frames(self.engine, list(batch))
             for future, frame in zip(batch.values(), frames, strict=True):
                 future.set_result(frame)
         except Exception as error:
+            fault = error
+        finally:
             for future in batch.values():
-                future.set_exception(error)
-        with self._changed:
-            self._stepping = False
-            self._changed.notify_all()
+                if not future.done():
+                    future.set_exception(fault)
+            with self._changed:
+                self._stepping = False
+                self._changed.notify_all()
 
     def leave(self, reply: Reply) -> None:
         """No step waits for this reply any more."""
         with self._changed:
             self._going.discard(reply)
+            self._waiting.pop(reply, None)
             self._changed.notify_all()
+
+
+def _all_done(asked: Mapping[Reply, Future]) -> bool:
+    return all(future.done() for future in asked.values())
 
 
 Step = Callable[[Sequence[Reply]], list[Tensor | None]]
@@ -304,7 +288,7 @@ def make_frames(
     """Make replies to their ends, frame by frame: the one loop in which replies are made.
 
     Args:
-        step: `partial(next_frames, model)`, or `Stepper.next_frames` to share steps with other
+        step: `partial(next_frames, engine)`, or `Stepper.next_frames` to share steps with other
             threads.
         replies: taken up one by one, as soon as fewer than `num_rows` are in the making.
         num_rows: replies that are stepped together.

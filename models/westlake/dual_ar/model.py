@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -10,7 +10,6 @@ from torch import Tensor, nn
 
 from .cache import KVCache
 from .config import DualARConfig
-from .engines.native import NativeDraw
 from .transformer import RMSNorm, Stack
 
 
@@ -48,12 +47,11 @@ class DualARTransformer(nn.Module):
         self.fast_layers = Stack(config.fast)
         self.fast_norm = RMSNorm(config.dim, config.norm_eps)
         self.fast_output = nn.Linear(config.dim, config.codebook_size, bias=False)
-        # How a token, and a frame's codes, are drawn where that is not left to `sampling.sample`
-        # and `generation.draw_codes`.
-        self.native_draw: NativeDraw | None = None
-        self.make_codes: Callable[[Tensor, Tensor, Tensor, Tensor], Tensor] | None = None
         self.apply(self._init_weights)
         self.num_parameters = sum(weight.numel() for weight in self.parameters())
+        self.quantisation: str | None = (
+            None  # "int8" or "int4", where its layers are of so few bits
+        )
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -63,7 +61,7 @@ class DualARTransformer(nn.Module):
 
     @property
     def device(self) -> torch.device:
-        return self.embed_tokens.weight.device
+        return self.norm.weight.device
 
     @property
     def dtype(self) -> torch.dtype:

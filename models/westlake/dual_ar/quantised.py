@@ -1,4 +1,4 @@
-"""Linear layers whose weights take 8 or 4 bits: a CPU that speaks waits for memory, mostly.
+"""Linear layers whose weights take 8 or 4 bits: CPU decoding is memory-bound.
 
 The C file rounds the activations to 8 bits in groups, which errs no more than the weights do. In
 PyTorch they stay bfloat16: its kernels that quantise them as well are little faster and err more,
@@ -9,29 +9,22 @@ from __future__ import annotations
 
 import mmap
 from collections.abc import Mapping
+from ctypes import CDLL
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DualARConfig
-from .engines.native import (
-    MAX_HEAD,
-    NativeCodes,
-    NativeDraw,
-    NativeLinear,
-    NativeStack,
-    load_library,
-    native_quantise,
-)
+from .engines.library import NativeLinear, native_quantise
 from .model import DualARTransformer
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
-ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits
+ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits, in PyTorch
+PIECE = 256  # rows of a product at once, where a weight is put back in order
 HUGE_PAGE = 1 << 21  # bytes
 CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own cache
-# Where PyTorch's bfloat16 product is faster than its others, conversion included.
-MANY_ROWS = {"int8": 16, "int4": 64}
+MANY_ROWS = 16  # where PyTorch's bfloat16 product is faster than that with int8, with conversion
 LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
 HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by them
 
@@ -39,29 +32,45 @@ HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by th
 class Int8Linear(nn.Module):
     """[..., in] -> [..., out], bfloat16; one scale per output.
 
+    Buffers: `weight` int8 [out, in], `scale` float [out], and `bias` [out] if there is one. Once
+    they are filled, `prepare` makes the layer ready.
+
     Args:
-        weight: int8 [out, in].
-        scale: float32 [out].
-        bias: float32 [out] or None.
+        num_inputs, num_outputs: sizes.
+        has_bias: a bias is added.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+    weight: Tensor
+    scale: Tensor
+    bias: Tensor | None
+
+    def __init__(self, num_inputs: int, num_outputs: int, has_bias: bool) -> None:
         super().__init__()
-        self.weight = weight
-        self.scale = scale.bfloat16()
-        self.bias = None if bias is None else bias.bfloat16()
-        self.native = _native(self.weight, self.scale, self.bias)
+        self.num_outputs = num_outputs
+        self.native: NativeLinear | None = None
+        self.register_buffer("weight", torch.empty(num_outputs, num_inputs, dtype=torch.int8))
+        self.register_buffer("scale", torch.empty(num_outputs))
+        self.register_buffer("bias", torch.empty(num_outputs) if has_bias else None)
+
+    def prepare(self, library: CDLL | None) -> None:
+        """Make the layer ready to compute: in C with the library, else in PyTorch."""
+        self.scale = self.scale.bfloat16()
+        self.bias = None if self.bias is None else self.bias.bfloat16()
+        if library is not None:
+            self.native = NativeLinear(library, self.weight, self.scale, self.bias)
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
         if self.native is not None:
             return self.native(rows).view(*x.shape[:-1], -1)
-        if len(rows) < MANY_ROWS["int8"]:
-            y = torch._weight_int8pack_mm(rows, self.weight, self.scale)
-        else:
-            y = F.linear(rows, self.weight.bfloat16()) * self.scale
+        y = self._product(rows)
         y = y if self.bias is None else y + self.bias
         return y.view(*x.shape[:-1], -1)
+
+    def _product(self, rows: Tensor) -> Tensor:
+        if len(rows) < MANY_ROWS:
+            return torch._weight_int8pack_mm(rows, self.weight, self.scale)
+        return F.linear(rows, self.weight.bfloat16()) * self.scale
 
 
 class Int8Embedding(nn.Module):
@@ -69,61 +78,70 @@ class Int8Embedding(nn.Module):
 
     def __init__(self, head: Int8Linear) -> None:
         super().__init__()
-        self.weight, self.scale = head.weight, head.scale
+        self._head = (head,)  # whose weights they are, and remain
 
     def forward(self, ids: Tensor) -> Tensor:
-        return F.embedding(ids, self.weight).bfloat16() * self.scale[ids][..., None]
+        (head,) = self._head
+        return F.embedding(ids, head.weight).bfloat16() * head.scale[ids][..., None]
 
 
-class Int4Linear(nn.Module):
+class Int4Linear(Int8Linear):
     """[..., in] -> [..., out], bfloat16; a scale and an offset per `GROUP_SIZE` inputs.
 
-    Args:
-        weight: uint8 [out, in / 2], two inputs a byte, the first in its upper half.
-        scale: float32 [out, in / GROUP_SIZE, 2], a step and the middle of the 16 steps.
-        bias: float32 [out] or None.
+    Buffers: `weight` uint8 [out, in / 2], two inputs a byte, the first in its upper half; `scale`
+    float [out, in / GROUP_SIZE, 2], a step and the middle of the 16 steps; `bias`. In PyTorch the
+    weight is kept in the order that its product takes alone, and put back in ours to be saved.
+
+    Args: as of `Int8Linear`.
     """
 
-    def __init__(self, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        super().__init__()
-        self.num_outputs = len(weight)
-        self.steps, self.scale = weight, scale.bfloat16()
-        self.bias = None if bias is None else bias.bfloat16()
-        self.native = _native(self.steps, self.scale, self.bias)
-        if self.native is None:
+    def __init__(self, num_inputs: int, num_outputs: int, has_bias: bool) -> None:
+        super().__init__(num_inputs, num_outputs, has_bias)
+        self.weight = torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8)
+        self.scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
+
+    def prepare(self, library: CDLL | None) -> None:
+        super().prepare(library)
+        if library is None:
             missing = -self.num_outputs % ROW_BLOCK
-            padded = F.pad(_unpack(weight).int(), (0, 0, 0, missing))
-            self.weight = torch._convert_weight_to_int4pack_for_cpu(padded, 1)
-            padded = F.pad(scale, (0, 0, 0, 0, 0, missing))
-            self.weight_scale = padded.transpose(0, 1).contiguous().bfloat16()
+            steps = F.pad(_unpack(self.weight).int(), (0, 0, 0, missing))
+            scale = F.pad(self.scale, (0, 0, 0, 0, 0, missing)).transpose(0, 1).contiguous()
+            packed = torch._convert_weight_to_int4pack_for_cpu(steps, 1)
+            self.register_buffer("packed", packed, persistent=False)
+            self.register_buffer("packed_scale", scale, persistent=False)
+            self.weight = None
 
-    def forward(self, x: Tensor) -> Tensor:
-        rows = x.flatten(0, -2)
-        if self.native is not None:
-            return self.native(rows).view(*x.shape[:-1], -1)
-        if len(rows) < MANY_ROWS["int4"]:
-            y = torch.ops.aten._weight_int4pack_mm_for_cpu(
-                rows, self.weight, GROUP_SIZE, self.weight_scale
-            )[:, : self.num_outputs]
-        else:
-            groups = _unpack(self.steps).bfloat16().sub_(8).unflatten(1, (-1, GROUP_SIZE))
-            step, middle = self.scale.split(1, dim=2)
-            y = F.linear(rows, groups.mul_(step).add_(middle).flatten(1))
-        y = y if self.bias is None else y + self.bias
-        return y.view(*x.shape[:-1], -1)
+    def _product(self, rows: Tensor) -> Tensor:
+        return self._packed_product(rows, self.packed_scale)
+
+    def _packed_product(self, rows: Tensor, scale: Tensor) -> Tensor:
+        y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP_SIZE, scale)
+        return y[:, : self.num_outputs]
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight is None:
+            destination[f"{prefix}weight"] = self._steps()
+
+    def _steps(self) -> Tensor:
+        """The weight out of PyTorch's order: with unit scales a product gives steps, less 8."""
+        unit = torch.zeros_like(self.packed_scale)
+        unit[..., 0] = 1
+        inputs = torch.eye(GROUP_SIZE * len(unit), dtype=torch.bfloat16)
+        steps = [self._packed_product(rows, unit) for rows in inputs.split(PIECE)]
+        steps = (torch.cat(steps).T + 8).to(torch.uint8)
+        return (steps[:, ::2] << 4) | steps[:, 1::2]
 
 
-def _native(weight: Tensor, scale: Tensor, bias: Tensor | None) -> NativeLinear | None:
-    library = load_library()
-    return None if library is None else NativeLinear(library, weight, scale, bias)
-
-
-def quantise_weights(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Tensor]:
+def quantise_weights(
+    weights: Mapping[str, Tensor], dtype: str, library: CDLL | None
+) -> dict[str, Tensor]:
     """A language model's weights in few bits; what is not in a linear layer becomes bfloat16.
 
     Args:
         weights: under our names, floats.
         dtype: "int8" or "int4".
+        library: that does it faster; None for PyTorch.
 
     Returns:
         A new dict. Where a layer's weight was quantised, its scales stand beside it as `scale`; a
@@ -141,56 +159,41 @@ def quantise_weights(weights: Mapping[str, Tensor], dtype: str) -> dict[str, Ten
         name = layer.rpartition(".")[2]
         if kind == "weight" and name in LAYERS + HEADS:
             bits = 4 if dtype == "int4" and name in LAYERS else 8
-            quantised[key], quantised[f"{layer}.scale"] = _quantise(tensor, bits)
+            quantised[key], quantised[f"{layer}.scale"] = _quantise(tensor, bits, library)
         else:
             quantised[key] = tensor.to(torch.bfloat16, copy=True)  # lets go of the file
     return quantised
 
 
-def install_quantised(model: DualARTransformer, weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """Put layers with the quantised ones of the weights into the model; returns the other weights.
+def with_quantised_layers(model: DualARTransformer, dtype: str) -> DualARTransformer:
+    """Put empty quantised layers in the place of the plain ones.
 
-    Raises:
-        ValueError: a quantised layer that the model does not have, or has in another size.
+    Args:
+        model: on the meta device.
+        dtype: "int8" or "int4".
+
+    Returns:
+        The same model, for `quantise_weights`' or a file's weights; then `prepare_quantised`.
     """
-    rest = dict(weights)
-    is_tied = model.config.tie_word_embeddings and "lm_head.scale" in rest
-    if is_tied:
-        model.lm_head = nn.Linear(
-            model.config.dim, model.config.vocab_size, bias=False, device="meta"
-        )
-    for layer in [key.removesuffix(".scale") for key in weights if key.endswith(".scale")]:
-        weight, scale = rest.pop(f"{layer}.weight", None), rest.pop(f"{layer}.scale")
-        bias = rest.pop(f"{layer}.bias", None)
-        parent, _, name = layer.rpartition(".")
-        plain = model.get_submodule(layer) if layer in dict(model.named_modules()) else None
-        halves = 2 if scale.dim() == 3 else 1
-        if (
-            not isinstance(plain, nn.Linear)
-            or weight is None
-            or [weight.shape[0], halves * weight.shape[1]] != list(plain.weight.shape)
-        ):
-            raise ValueError(f"{layer} is quantised, but does not fit the config")
-        linear = Int4Linear if halves == 2 else Int8Linear
-        setattr(model.get_submodule(parent), name, linear(weight, scale, bias))
-    if is_tied:
+    plain = [(name, layer) for name, layer in model.named_modules() if isinstance(layer, nn.Linear)]
+    for path, layer in plain:
+        parent, _, name = path.rpartition(".")
+        kind = Int4Linear if dtype == "int4" and name in LAYERS else Int8Linear
+        quantised = kind(layer.in_features, layer.out_features, layer.bias is not None)
+        setattr(model.get_submodule(parent), name, quantised)
+    if model.lm_head is None:
+        config = model.config
+        model.lm_head = Int8Linear(config.dim, config.vocab_size, has_bias=False)
         model.embed_tokens = Int8Embedding(model.lm_head)
-    return rest
+    model.quantisation = dtype
+    return model
 
 
-def use_native(model: DualARTransformer) -> None:
-    """Let a quantised model, whose weights are in place, step in C where that can be."""
-    library = load_library()
-    if library is not None and model.config.head_dim <= MAX_HEAD:
-        model.layers.step = NativeStack(library, model.layers)
-        model.native_draw = NativeDraw(library)
-        model.make_codes = NativeCodes(
-            library,
-            model.fast_layers,
-            model.fast_norm.weight,
-            model.fast_output.native,
-            model.fast_embeddings.weight,
-        )
+def prepare_quantised(model: DualARTransformer, library: CDLL | None) -> None:
+    """Make quantised layers, whose weights are in place, ready to compute."""
+    for layer in model.modules():
+        if isinstance(layer, Int8Linear):
+            layer.prepare(library)
 
 
 def fits_4_bits(config: DualARConfig) -> bool:
@@ -199,18 +202,12 @@ def fits_4_bits(config: DualARConfig) -> bool:
     return all(size % GROUP_SIZE == 0 for size in sizes)
 
 
-def quantised_dtype(weights: Mapping[str, Tensor]) -> str | None:
-    """ "int8" or "int4" if the weights are quantised."""
-    scales = [scale.dim() for key, scale in weights.items() if key.endswith(".scale")]
-    return ("int4" if max(scales) == 3 else "int8") if scales else None
-
-
 def _unpack(weight: Tensor) -> Tensor:
     """Two steps a byte [out, in / 2] -> [out, in]."""
     return torch.stack([weight >> 4, weight & 15], dim=-1).flatten(1)
 
 
-def _quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
+def _quantise(weight: Tensor, bits: int, library: CDLL | None) -> tuple[Tensor, Tensor]:
     """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
     num_outputs, num_inputs = weight.shape
     if bits == 8:
@@ -221,7 +218,6 @@ def _quantise(weight: Tensor, bits: int) -> tuple[Tensor, Tensor]:
     else:
         steps = _empty(num_outputs, num_inputs // 2, torch.uint8)
         scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
-    library = load_library()
     rows = max(1, CHUNK_SIZE // num_inputs)
     for chunk, *results in zip(weight.split(rows), steps.split(rows), scale.split(rows)):
         chunk = chunk.float().contiguous()

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ...errors import UserError
+from ...errors import UserError, shown
 
 WINDOW_SIZE = 16
 
@@ -51,14 +51,14 @@ class SamplingConfig:
             ),
         }.items():
             if not fits:
-                raise UserError(
-                    "error_out_of_range", name=name, value=getattr(self, name), limits=limits
-                )
+                value = shown(getattr(self, name))
+                raise UserError("error_out_of_range", name=name, value=value, limits=limits)
 
 
 def _between(low: float, value: object, high: float) -> bool:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    return is_number and low < value < high
+    if isinstance(value, bool) or not isinstance(value, (int, float)):
+        return False
+    return low < value < high
 
 
 def sample(logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
@@ -117,10 +117,11 @@ def candidates(
         # row by row, so that no row's draw depends on the others
         settings = (torch.as_tensor(x).expand(num_rows, 1) for x in (temperature, top_p))
         rows = [candidates(*row) for row in zip(logits.split(1), *(x.split(1) for x in settings))]
-        return tuple(
+        ids, probs = (
             torch.cat([F.pad(x, (0, vocab_size - x.shape[1])) for x in parts])
             for parts in zip(*rows)
         )
+        return ids, probs
     dropped = mass > top_p
     dropped[:, 0] = False
     return ids, (top_scores / temperature).masked_fill(dropped, -torch.inf).softmax(-1)

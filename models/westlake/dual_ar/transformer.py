@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -121,12 +121,14 @@ class Attention(nn.Module):
         n_head, n_kv = self.config.n_head, self.config.n_local_heads
         q, kv = heads.split_with_sizes((n_head, 2 * n_kv), dim=1)
         if caches is None:
-            y = attend(q, *kv.chunk(2, dim=1), 0, self.config.dropout if self.training else 0.0)
+            keys, values = kv.chunk(2, dim=1)
+            dropout = self.config.dropout if self.training else 0.0
+            y = attend(q, keys, values, 0, dropout)
         elif len(caches) == 1:
             y = attend(q, *caches[0].append(layer, kv), caches[0].length)
         else:
             rows = [cache.num_rows for cache in caches]
-            parts = zip(caches, *(x.split_with_sizes(rows) for x in (q, kv)), strict=True)
+            parts = zip(caches, q.split_with_sizes(rows), kv.split_with_sizes(rows), strict=True)
             y = torch.cat(
                 [
                     attend(q_row, *cache.append(layer, kv_row), cache.length)
@@ -178,6 +180,9 @@ class Block(nn.Module):
 class Stack(nn.ModuleList):
     """Blocks one after another, without a final norm."""
 
+    rope: Tensor
+    turned: Tensor
+
     def __init__(self, config: StackConfig):
         super().__init__(Block(config) for _ in range(config.n_layer))
         self.config = config
@@ -187,8 +192,6 @@ class Stack(nn.ModuleList):
         heads = [1] * (config.n_head + config.n_local_heads) + [0] * config.n_local_heads
         turned = torch.tensor(heads, device="cpu")
         self.register_buffer("turned", turned, persistent=False)
-        # The same for single positions: x [B, dim] and caches of B rows, which do not advance.
-        self.step: Callable[[Tensor, Sequence[KVCache]], Tensor] | None = None
 
     def forward(self, x: Tensor, caches: Sequence[KVCache] | None = None) -> Tensor:
         """Run the blocks over new positions.
@@ -204,27 +207,23 @@ class Stack(nn.ModuleList):
         Raises:
             ValueError: more positions than the stack, or a cache, has room for.
         """
-        num_new = x.shape[1]
+        self.check_room(x.shape[1], caches)
+        rope = self.rope_at(caches, x.shape[1])
+        hidden = x.flatten(0, 1)
+        for layer, block in enumerate(self):
+            hidden = block(hidden, rope, layer, caches)
+        for cache in caches or ():
+            cache.advance(x.shape[1])
+        return hidden.view_as(x)
+
+    def check_room(self, num_new: int, caches: Sequence[KVCache] | None) -> None:
+        """Raise a ValueError where there is no room for that many more positions."""
         room = self.config.max_seq_len if caches is None else min(cache.free for cache in caches)
         if num_new > room:
             raise ValueError(
                 f"{num_new} new positions, but there is room for {room}: shorten the input, "
                 "begin a new conversation, or make the cache larger"
             )
-        if self.step is not None and caches and num_new == 1:
-            hidden = self.step(x[:, 0], caches)[:, None]
-        else:
-            hidden = self._run(x, caches)
-        for cache in caches or ():
-            cache.advance(num_new)
-        return hidden
-
-    def _run(self, x: Tensor, caches: Sequence[KVCache] | None) -> Tensor:
-        rope = self.rope_at(caches, x.shape[1])
-        hidden = x.flatten(0, 1)
-        for layer, block in enumerate(self):
-            hidden = block(hidden, rope, layer, caches)
-        return hidden.view_as(x)
 
     def rope_at(self, caches: Sequence[KVCache] | None, num_new: int) -> Tensor:
         """Of the next positions, for all heads: complex64 [B or 1, T, heads, size / 2]."""

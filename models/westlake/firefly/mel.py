@@ -16,8 +16,13 @@ class LogMelSpectrogram(nn.Module):
     by reflection at both ends. Window and filterbank are no part of the state dict.
     """
 
+    window: Tensor
+    filterbank: Tensor
+
     def __init__(self, config: FireflyConfig) -> None:
         super().__init__()
+        self.window: Tensor
+        self.filterbank: Tensor
         self.sample_rate = config.sample_rate
         self.n_fft = config.n_fft
         self.win_length = config.win_length

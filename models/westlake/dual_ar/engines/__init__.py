@@ -1,0 +1,6 @@
+"""Engines: how the language model's frames are made. One is chosen when a checkpoint is loaded."""
+
+from .choice import choose_engine
+from .eager import EagerEngine
+
+__all__ = ["EagerEngine", "choose_engine"]

@@ -1,5 +1,7 @@
-"""CUDA graphs of a frame's codes, and of a position's way between the attentions: launched one by
-one, their small kernels take longer than the work that they do."""
+"""The engine of CUDA graphs: small kernels, launched one by one, take longer than their work.
+
+Recorded are a frame's codes, and what a decode step does between the attentions.
+"""
 
 from __future__ import annotations
 
@@ -11,9 +13,9 @@ import torch
 from torch import Tensor
 
 from ..cache import KVCache
-from ..generation import draw_codes
 from ..model import DualARTransformer
 from ..transformer import Block, Stack
+from .eager import SteppingEngine, draw_codes
 
 WARM_UP_RUNS = 2  # in which libraries allocate what a graph can't
 
@@ -76,7 +78,7 @@ class GraphedStack:
         self.end = record(stack[-1].after_attention)
 
     def __call__(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        """See `Stack.step`."""
+        """See `SteppingEngine`."""
         rope = self.stack.rope_at(caches, 1)
         heads = self.begin(x, rope)
         for layer, between in enumerate(self.between):
@@ -93,7 +95,21 @@ def _between(
     return x, after.before_attention(x, rope)
 
 
-def use_graphs(model: DualARTransformer) -> None:
-    """Let a model that is on a GPU make its frames by graphs."""
-    model.layers.step = GraphedStack(model.layers)
-    model.make_codes = Graphed(partial(draw_codes, model))
+class GraphEngine(SteppingEngine):
+    """`EagerEngine`, whose decode steps and codes are CUDA graphs.
+
+    Args:
+        model: on a GPU.
+        record: what makes the pieces quick.
+    """
+
+    name = "graph"
+
+    def __init__(
+        self,
+        model: DualARTransformer,
+        record: Callable[[Callable], Callable[..., Result]] = Graphed,
+    ) -> None:
+        super().__init__(model)
+        self.step = GraphedStack(model.layers, record)
+        self.draw_codes = record(partial(draw_codes, model))

@@ -1,0 +1,191 @@
+"""A checkpoint's files: which they are, and what stands in them, checked."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import math
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TypeVar
+
+from torch import Tensor
+
+from ..hub import find_folder
+from ..weights import read_metadata, read_weights, refuse_keys, refuse_lfs_pointer, write_whole
+from .dual_ar import SamplingConfig
+from .published import missing_parts, rename_dual_ar, unwrapped
+
+Config = TypeVar("Config")
+
+PUBLISHED_CODEC = "firefly-gan-vq-fsq-8x1024-21hz-generator.pth"
+INDEX = ".index.json"  # of a file that is cut into several
+MODEL_FILES = (
+    "model.safetensors",
+    "model.pth",
+    f"model.safetensors{INDEX}",
+    "pytorch_model.bin",
+    f"pytorch_model.bin{INDEX}",
+)
+CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
+FETCHED = (*MODEL_FILES, *CODEC_FILES, "model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
+SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
+# What transformers puts into a config.json beside a model's sizes.
+FOREIGN_KEYS = (
+    "_name_or_path", "architectures", "auto_map", "dtype", "model_type", "torch_dtype",
+    "transformers_version",
+)  # fmt: skip
+MAX_SIZE = 1 << 24  # of whatever a config counts; beyond, a damaged file would fill the memory
+MAX_SIZES = {
+    "n_layer": 1 << 10,
+    "n_fast_layer": 1 << 10,
+    "num_codebooks": 1 << 10,
+    "max_seq_len": 1 << 20,
+    "dim": 1 << 16,
+    "encoder_depths": 1 << 10,
+    "encoder_dims": 1 << 13,
+    "decoder_dim": 1 << 13,
+}
+MAX_LIST = 64
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class ModelWeights:
+    """A language model's weights under our names, the file they came from, and its dtype.
+
+    `quantised` is "int8" or "int4" where the file declares it, else None: floats.
+    """
+
+    path: Path
+    weights: dict[str, Tensor]
+    quantised: str | None
+
+
+def find_checkpoint(name_or_path: str, revision: str | None) -> Path:
+    """The folder of a checkpoint of this family, fetched where it has to be."""
+    return find_folder(name_or_path, revision, FETCHED)
+
+
+def find_file(folder: Path, names: tuple[str, ...]) -> Path:
+    """The first of these files that the folder has.
+
+    Raises:
+        ValueError: it has none.
+    """
+    for name in names:
+        if (folder / name).is_file():
+            return folder / name
+    raise ValueError(f"{folder} has no {' or '.join(names)}: fetch or copy the checkpoint again")
+
+
+def read_model(folder: Path) -> ModelWeights:
+    """Read the language model's weights, from whichever of `MODEL_FILES` there is.
+
+    Raises:
+        ValueError: there is none, or it is damaged, incomplete, or holds what it does not declare.
+    """
+    path = find_file(folder, MODEL_FILES)
+    quantised = read_metadata(path).get("dtype")
+    if path.name.endswith(INDEX):
+        weights = _read_shards(path)
+    else:
+        weights = read_weights(path, integers=quantised is not None)
+    weights = unwrapped(weights)
+    refuse_keys(path, "lacks keys", missing_parts(weights))
+    with naming(path):
+        return ModelWeights(path=path, weights=rename_dual_ar(weights), quantised=quantised)
+
+
+def _read_shards(index: Path) -> dict[str, Tensor]:
+    shards = read_json(index).get("weight_map")
+    if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
+        raise ValueError(f"{index} has no weight_map of keys and files: fetch it again")
+    weights: dict[str, Tensor] = {}
+    for name in sorted(set(shards.values())):
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise ValueError(f"{index} names a file {name}, which is not beside it: fetch it again")
+        weights |= read_weights(index.parent / name)
+    refuse_keys(index, "lacks keys", [key for key in shards if key not in weights])
+    return weights
+
+
+def read_json(path: Path) -> dict[str, object]:
+    """Read a file of one JSON object.
+
+    Raises:
+        ValueError: it is missing, damaged, or something else.
+    """
+    if not path.is_file():
+        raise ValueError(f"{path.parent} has no {path.name}: fetch or copy the checkpoint again")
+    refuse_lfs_pointer(path)
+    with naming(path):
+        values = json.loads(path.read_text(encoding="utf-8"))
+    if not isinstance(values, dict):
+        raise ValueError(f"{path} must hold one JSON object, got a {type(values).__name__}")
+    return values
+
+
+def write_json(path: Path, values: Mapping[str, object]) -> None:
+    """Write one JSON object."""
+    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
+
+
+def read_config(path: Path, config_class: type[Config]) -> Config:
+    """Read a config dataclass from its JSON file.
+
+    Raises:
+        ValueError: unknown keys, values of another type, or that do not fit together.
+    """
+    values = {key: value for key, value in read_json(path).items() if key not in FOREIGN_KEYS}
+    fields = {field.name: field for field in dataclasses.fields(config_class)}
+    unknown = [key for key in values if key not in fields]
+    if unknown:
+        raise ValueError(
+            f"{path} has unknown keys {', '.join(unknown)}: allowed are {', '.join(fields)}"
+        )
+    for key, value in values.items():
+        kind = fields[key].type
+        kind = kind.__name__ if isinstance(kind, type) else str(kind)
+        limit = MAX_SIZES.get(key, MAX_SIZE)
+        if not _fits(value, kind, limit):
+            raise ValueError(f"{path}: {key} is {value!r}, but must be {kind} of at most {limit}")
+    with naming(path):
+        return config_class(**values)
+
+
+def _fits(value: object, kind: str, limit: int) -> bool:
+    """A JSON value is what the field's annotation says, finite, and of a size that can be."""
+    if kind.endswith(" | None"):
+        return value is None or _fits(value, kind.removesuffix(" | None"), limit)
+    if kind == "bool":
+        return isinstance(value, bool)
+    if isinstance(value, bool):
+        return False
+    if kind == "int":
+        return isinstance(value, int) and abs(value) <= limit
+    if kind == "float":
+        return isinstance(value, (int, float)) and math.isfinite(value)
+    if "tuple" in kind:
+        is_short = isinstance(value, (list, tuple)) and len(value) <= MAX_LIST
+        return is_short and all(_fits(item, "int", limit) for item in value)
+    return True
+
+
+def read_sampling(folder: Path) -> SamplingConfig:
+    """The folder's own defaults, if any; other programs' keys stand in that file too."""
+    path = folder / "generation_config.json"
+    if not path.is_file():
+        return SamplingConfig()
+    values = read_json(path)
+    with naming(path):
+        return SamplingConfig(**{key: values[key] for key in SAMPLING_KEYS if key in values})
+
+
+@contextmanager
+def naming(path: Path) -> Iterator[None]:
+    """Put the file's name in front of the error that its contents lead to."""
+    try:
+        yield
+    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        raise ValueError(f"{path}: {error}") from error

@@ -1,0 +1,92 @@
+"""The engine in PyTorch; the others keep its interface."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import torch
+from torch import Tensor
+
+from ..cache import KVCache
+from ..model import DualARTransformer
+from ..sampling import sample
+
+
+class EagerEngine:
+    """How frames are made: columns are read, a token is drawn, a frame's codes are drawn.
+
+    Args:
+        model: whose weights are read.
+    """
+
+    name = "eager"
+
+    def __init__(self, model: DualARTransformer) -> None:
+        self.model = model
+
+    def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """Let the slow stack read columns: prefill, or one decode step.
+
+        Args:
+            grid: [B, 1+K, T] long.
+            caches: one for each row, to which the columns are appended.
+
+        Returns:
+            hidden [B, T, dim].
+
+        Raises:
+            ValueError: more columns than a cache has room for.
+        """
+        return self.model.forward_hidden(grid, caches)
+
+    def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
+        """Draw a token [B] long for each row; see `sampling.sample`."""
+        return sample(logits, window, settings, points)
+
+    def draw_codes(
+        self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor
+    ) -> Tensor:
+        """Draw the codes of a frame, one after another.
+
+        Args:
+            hidden: [B, dim], what the slow stack gave for the position before the frame.
+            windows: [B, K, W] long, the codes generated last.
+            settings: [B, 3] float32, see `sampling.sample`.
+            points: [B, K] float64, see `sampling.sample`.
+
+        Returns:
+            [B, K] long.
+        """
+        return draw_codes(self.model, hidden, windows, settings, points)
+
+
+class SteppingEngine(EagerEngine):
+    """An engine with a way of its own for decode steps.
+
+    `step` takes x [B, dim] and caches of B rows, which it appends to but does not advance, and
+    returns [B, dim].
+    """
+
+    step: Callable[[Tensor, Sequence[KVCache]], Tensor]
+
+    def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        if grid.shape[2] > 1:
+            return super().read(grid, caches)
+        self.model.layers.check_room(1, caches)
+        hidden = self.step(self.model.embed(grid)[:, 0], caches)[:, None]
+        for cache in caches:
+            cache.advance(1)
+        return hidden
+
+
+def draw_codes(
+    model: DualARTransformer, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor
+) -> Tensor:
+    """See `EagerEngine.draw_codes`; it never waits for the device."""
+    cache = model.new_fast_cache(len(hidden))
+    codes: list[Tensor] = []
+    for codebook in range(model.config.num_codebooks):
+        x = model.embed_codes(codes[-1]) if codes else hidden
+        logits = model.step_fast(x, cache)
+        codes.append(sample(logits, windows[:, codebook], settings, points[:, codebook]))
+    return torch.stack(codes, dim=1)

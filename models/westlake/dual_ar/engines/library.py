@@ -1,0 +1,255 @@
+"""native.c: compiled, loaded, and its products with quantised weights.
+
+PyTorch's own products are for floats or slower. Without a compiler, or on a processor that the C
+file is not for, everything works in PyTorch alone.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import math
+import os
+import shutil
+import stat
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager, suppress
+from ctypes import (
+    CDLL,
+    POINTER,
+    Structure,
+    addressof,
+    c_float,
+    c_int,
+    c_int64,
+    c_void_p,
+)
+from pathlib import Path
+
+import torch
+from loguru import logger
+from torch import Tensor
+
+SOURCE = Path(__file__).with_name("native.c")
+PIECE = 64  # rows of a product at once: few enough for a core's own cache
+FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+
+
+class LinearStruct(Structure):
+    _fields_ = [
+        ("weight", c_void_p),
+        ("scale", c_void_p),
+        ("bias", c_void_p),
+        ("inputs", c_int64),
+        ("outputs", c_int64),
+        ("bits", c_int64),
+    ]
+
+
+class BlockStruct(Structure):
+    _fields_ = [
+        ("attention_norm", c_void_p),
+        ("feed_forward_norm", c_void_p),
+        *((name, LinearStruct) for name in ("qkv", "out", "gate_up", "down")),
+    ]
+
+
+class StackStruct(Structure):
+    _fields_ = [
+        ("blocks", POINTER(BlockStruct)),
+        *(
+            (name, c_int64)
+            for name in ("num_blocks", "dim", "heads", "kv_heads", "head_dim", "hidden")
+        ),
+        ("eps", c_float),
+    ]
+
+
+class HeadStruct(Structure):
+    _fields_ = [
+        ("stack", StackStruct),
+        ("output", LinearStruct),
+        ("norm", c_void_p),
+        ("embedding", c_void_p),
+    ]
+
+
+class _CompileError(Exception):
+    """The compiler refused the C file."""
+
+
+@functools.cache
+def compile_library() -> Future:
+    """Begin to load the C file, compiled where need be, beside what the caller does meanwhile."""
+    pool = ThreadPoolExecutor(1)
+    future = pool.submit(_load)
+    pool.shutdown(wait=False)
+    return future
+
+
+def load_library() -> CDLL | None:
+    """The compiled C file; None where it can't be compiled or loaded."""
+    return compile_library().result()
+
+
+def _load() -> CDLL | None:
+    reason: Exception | None = None
+    for place in (_cache_folder, tempfile.TemporaryDirectory):
+        try:
+            with place() as folder:
+                return _load_from(Path(folder))
+        except _CompileError as error:
+            reason = error
+            break
+        except OSError as error:  # a folder that can't be written, or whose files can't be loaded
+            reason = error
+    logger.info(f"quantised weights are used through PyTorch, more slowly: {reason}")
+    return None
+
+
+@contextmanager
+def _cache_folder() -> Iterator[Path]:
+    """The user's own folder, kept between starts; nobody else may write into it."""
+    base = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
+    folder = base / "westlake-omni"
+    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    if not _is_private(folder):
+        raise OSError(f"{folder} may be written by others")
+    yield folder
+
+
+def _load_from(folder: Path) -> CDLL:
+    path = folder / f"native-{_key()}.so"
+    if path.exists() and _is_private(path):
+        with suppress(OSError):  # damaged: compiled again
+            return _declared(CDLL(str(path)))
+    _compile(path)
+    return _declared(CDLL(str(path)))
+
+
+def _is_private(path: Path) -> bool:
+    """The user's own, no link, and not for others to write."""
+    status = path.lstat()
+    return (
+        not stat.S_ISLNK(status.st_mode)
+        and status.st_uid == os.getuid()
+        and not status.st_mode & (stat.S_IWGRP | stat.S_IWOTH)
+    )
+
+
+def _key() -> str:
+    """What tells a compiled file from another: the C file, the flags and the processor."""
+    digest = hashlib.sha256(SOURCE.read_bytes())
+    digest.update(" ".join(FLAGS).encode())
+    with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
+        first = file.read().split("\n\n")[0].splitlines()
+        lines = [line for line in first if line.startswith(("model name", "flags"))]
+        digest.update("\n".join(lines).encode())
+    return digest.hexdigest()[:16]
+
+
+def _compile(path: Path) -> None:
+    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
+    if compiler is None:
+        raise _CompileError("no C compiler")
+    handle, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
+    os.close(handle)
+    try:
+        command = [compiler, *FLAGS, "-o", unfinished, str(SOURCE), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise _CompileError(f"{compiler} can't be run: {error.strerror}") from error
+        if done.returncode:
+            lines = done.stderr.splitlines()
+            reason = next((line for line in lines if "error" in line), f"{compiler} failed")
+            raise _CompileError(reason)
+        os.replace(unfinished, path)
+    finally:
+        Path(unfinished).unlink(missing_ok=True)
+
+
+def _declared(library: CDLL) -> CDLL:
+    """The library, with its functions' types."""
+    library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
+    library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
+    library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
+    library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
+    library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
+    for scratch, num_sizes in (
+        (library.native_product_scratch, 1),
+        (library.native_scratch, 2),
+        (library.native_codes_scratch, 2),
+    ):
+        scratch.argtypes = [c_void_p] + [c_int64] * num_sizes
+        scratch.restype = c_int64
+    return library
+
+
+class NativeLinear:
+    """A quantised layer as the C file sees it.
+
+    Args:
+        library: from `load_library`.
+        weight: int8 [out, in], or uint8 [out, in / 2], two inputs a byte, the first in its upper
+            half.
+        scale: bfloat16 [out], or [out, in / 64, 2].
+        bias: bfloat16 [out] or None.
+    """
+
+    def __init__(self, library: CDLL, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self.compiled = library
+        self.tensors = (weight, scale, bias)  # what the pointers point to
+        bits = 8 if weight.dtype == torch.int8 else 4
+        self.num_outputs = len(weight)
+        pointers = [None if x is None else pointer_of(x) for x in self.tensors]
+        self.struct = LinearStruct(*pointers, weight.shape[1] * 8 // bits, self.num_outputs, bits)
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, in] -> [N, out], in x's dtype."""
+        result = x.new_empty(len(x), self.num_outputs)
+        linear = addressof(self.struct)
+        for rows, to in zip(x.split(PIECE), result.split(PIECE), strict=True):
+            inputs = rows.float().contiguous()
+            y, scratch = scratch_of(
+                to.shape, self.compiled.native_product_scratch(linear, len(rows))
+            )
+            self.compiled.native_product(
+                linear, inputs.data_ptr(), y.data_ptr(), len(rows), scratch.data_ptr(),
+                torch.get_num_threads(),
+            )  # fmt: skip
+            to.copy_(y)
+        return result
+
+
+def native_quantise(library: CDLL, weight: Tensor, steps: Tensor, scale: Tensor) -> None:
+    """Round weights [out, in] float32, into what `NativeLinear` takes, but float32 scales."""
+    bits = 8 if steps.dtype == torch.int8 else 4
+    library.native_quantise(
+        weight.data_ptr(), *weight.shape, bits, steps.data_ptr(), scale.data_ptr(),
+        torch.get_num_threads(),
+    )  # fmt: skip
+
+
+_kept = threading.local()  # memory that is asked for anew costs as much as a product
+
+
+def scratch_of(shape: Sequence[int], num_bytes: int) -> tuple[Tensor, Tensor]:
+    """A float32 tensor of `shape`, and memory for the C file's own use, at an address that 64
+    divides; both until this thread's next call."""
+    own = (4 * math.prod(shape) + 63) // 64 * 64
+    memory = getattr(_kept, "memory", torch.empty(0, dtype=torch.uint8))
+    if len(memory) < own + num_bytes + 64:
+        with torch.inference_mode(False):  # else it could not be written outside of that mode
+            memory = _kept.memory = torch.empty(own + num_bytes + 64, dtype=torch.uint8)
+    memory = memory[-memory.data_ptr() % 64 :]
+    return memory[: 4 * math.prod(shape)].view(torch.float32).view(shape), memory[own:]
+
+
+def pointer_of(tensor: Tensor) -> int:
+    assert tensor.is_contiguous() and tensor.dtype in (torch.int8, torch.uint8, torch.bfloat16)
+    return tensor.data_ptr()

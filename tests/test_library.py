@@ -1,0 +1,112 @@
+"""native.c is compiled once per content, flags and processor; only a private file is loaded."""
+
+import os
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from models.westlake.dual_ar.engines import library
+
+pytestmark = pytest.mark.skipif(
+    library.load_library() is None, reason="no C compiler, or no AVX-512 VNNI"
+)
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache" / "westlake-omni"
+
+
+@pytest.fixture
+def compiled(monkeypatch) -> list[list[str]]:
+    """The compiler's calls; it copies what was compiled once, as compiling takes seconds."""
+    calls = []
+    original = Path(library.load_library()._name)
+    if not original.exists():
+        pytest.skip("the compiled file was a temporary one")
+
+    def copying(command, **options):
+        calls.append(command)
+        shutil.copyfile(original, command[command.index("-o") + 1])
+        return subprocess.CompletedProcess(command, 0, "", "")
+
+    monkeypatch.setattr(library.subprocess, "run", copying)
+    return calls
+
+
+def test_it_is_compiled_once(cache, compiled):
+    assert library._load() is not None and library._load() is not None
+    assert len(compiled) == 1
+    (path,) = cache.iterdir()
+    assert cache.stat().st_mode & 0o777 == 0o700
+    assert path.name == f"native-{library._key()}.so"
+
+
+def test_a_damaged_file_is_compiled_again(cache, compiled):
+    cache.mkdir(parents=True, mode=0o700)
+    path = cache / f"native-{library._key()}.so"
+    path.write_bytes(b"damaged")
+    assert library._load() is not None
+    assert len(compiled) == 1 and path.stat().st_size > 7
+
+
+def test_other_flags_and_another_content_are_compiled_anew(cache, compiled, tmp_path, monkeypatch):
+    library._load()
+    monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-DX"))
+    library._load()
+    changed = tmp_path / "native.c"
+    changed.write_text("// other")
+    monkeypatch.setattr(library, "SOURCE", changed)
+    library._load()
+    assert len(compiled) == len(list(cache.iterdir())) == 3
+
+
+@pytest.mark.parametrize("mode", [0o770, 0o707])
+def test_a_folder_that_others_may_write_is_not_used(cache, compiled, mode):
+    cache.mkdir(parents=True)
+    cache.chmod(mode)
+    assert library._load() is not None
+    assert not list(cache.iterdir())
+
+
+def test_a_file_of_another_is_not_loaded(cache, compiled, monkeypatch):
+    library._load()
+    (path,) = cache.iterdir()
+    path.chmod(0o777)
+    library._load()
+    assert len(compiled) == 2
+    monkeypatch.setattr(os, "getuid", lambda: 12345)
+    assert library._load() is not None, "as in a temporary folder"
+    assert len(compiled) == 3
+
+
+def test_a_cache_that_cannot_be_made(cache, compiled, tmp_path, monkeypatch):
+    (tmp_path / "file").write_text("")
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
+    assert library._load() is not None
+
+
+@pytest.mark.parametrize("fault", [PermissionError(13, "Permission denied"), None])
+def test_without_a_compiler_that_runs_there_is_none(cache, monkeypatch, fault):
+    if fault is None:
+        monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    else:
+
+        def refuse(*given, **options):
+            raise fault
+
+        monkeypatch.setattr(library.subprocess, "run", refuse)
+    assert library._load() is None
+
+
+def test_folders_whose_files_cannot_be_loaded(cache, compiled, monkeypatch):
+    """As on a file system without execution."""
+
+    def noexec(path):
+        raise OSError(f"{path}: failed to map segment from shared object")
+
+    monkeypatch.setattr(library, "CDLL", noexec)
+    assert library._load() is None
