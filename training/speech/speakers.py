@@ -32,7 +32,7 @@ STYLE_PROSODY = {
     "calm": Prosody(pitch=0.95, pitch_range=0.8, rate=1.1, gain_db=-2, tilt_db=-1),
     "warm": Prosody(rate=1.2),
     "encouraging": Prosody(pitch=1.06, pitch_range=1.2, rate=1.28, gain_db=4, tilt_db=2),
-    "cheerful": Prosody(pitch=1.12, pitch_range=1.25, rate=1.3, gain_db=2, tilt_db=2),
+    "cheerful": Prosody(pitch=1.13, pitch_range=1.25, rate=1.34, gain_db=2, tilt_db=2),
 }
 # Median pitch of the teacher's voices, in the order of `teacher.voice_names`, on two sentences.
 VOICE_HZ = {
