@@ -14,7 +14,7 @@ import torch
 
 from models.contract import SpeechModel
 from models.load import load_model
-from models.westlake.checkpoint import load_checkpoint, save_checkpoint
+from models.westlake.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
@@ -63,6 +63,14 @@ def load(shape: str, dtype: str) -> tuple[SpeechModel, float]:
         started = time.perf_counter()
         model = load_model(folder, dtype=dtype)
         return model, time.perf_counter() - started
+
+
+def load_parts(shape: str, dtype: str) -> tuple[Checkpoint, float]:
+    """As `load`, for what looks into the language model."""
+    with checkpoint_folder(shape) as folder:
+        started = time.perf_counter()
+        checkpoint = load_checkpoint(folder, dtype=dtype)
+        return checkpoint, time.perf_counter() - started
 
 
 def memory_bandwidth(num_bytes: int = 1 << 30) -> float:

@@ -17,7 +17,7 @@ from models.westlake.checkpoint import Checkpoint
 from models.westlake.dual_ar import Reply, SamplingConfig, next_frames
 from models.westlake.dual_ar.transformer import Stack
 
-from .common import SHAPES, load, memory_bandwidth, report, seconds_of
+from .common import SHAPES, load_parts, memory_bandwidth, report, seconds_of
 
 WARMUP_FRAMES = 4
 NUM_USERS = (1, 2, 4, 8)
@@ -109,8 +109,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--dtype", default="auto")
     parser.add_argument("--plot", type=Path, help="write a picture to this file")
     options = parser.parse_args(arguments)
-    model, load_seconds = load(options.shape, options.dtype)
-    checkpoint = model.checkpoint
+    checkpoint, load_seconds = load_parts(options.shape, options.dtype)
     context = min(options.context, checkpoint.model.config.max_seq_len)
     usual, _ = frames_per_second(checkpoint, context, POSITION, 1, options.frames)
     speed, first = frames_per_second(

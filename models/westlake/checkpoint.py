@@ -127,7 +127,8 @@ def load_checkpoint(
         compile_library()
     config, sampling = read_config(folder / "config.json", DualARConfig), read_sampling(folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
-    semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
+    special = tokenizer.get_added_vocab()
+    semantic_id, end_id = special["<|semantic|>"], special["<|im_end|>"]
     codec = _load_codec(folder, config)  # first: meanwhile the C file is compiled
     library = load_library() if may_be_quantised else None
     model = _load_model(folder, config, semantic_id, dtype, torch_device, library)

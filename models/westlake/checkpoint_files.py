@@ -8,7 +8,7 @@ import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
@@ -17,7 +17,10 @@ from ..weights import read_metadata, read_weights, refuse_keys, refuse_lfs_point
 from .dual_ar import SamplingConfig
 from .published import missing_parts, rename_dual_ar, unwrapped
 
-Config = TypeVar("Config")
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+Config = TypeVar("Config", bound="DataclassInstance")
 
 PUBLISHED_CODEC = "firefly-gan-vq-fsq-8x1024-21hz-generator.pth"
 INDEX = ".index.json"  # of a file that is cut into several
@@ -110,7 +113,7 @@ def _read_shards(index: Path) -> dict[str, Tensor]:
     return weights
 
 
-def read_json(path: Path) -> dict[str, object]:
+def read_json(path: Path) -> dict[str, Any]:
     """Read a file of one JSON object.
 
     Raises:
@@ -167,8 +170,9 @@ def _fits(value: object, kind: str, limit: int) -> bool:
     if kind == "float":
         return isinstance(value, (int, float)) and math.isfinite(value)
     if "tuple" in kind:
-        is_short = isinstance(value, (list, tuple)) and len(value) <= MAX_LIST
-        return is_short and all(_fits(item, "int", limit) for item in value)
+        if not isinstance(value, (list, tuple)) or len(value) > MAX_LIST:
+            return False
+        return all(_fits(item, "int", limit) for item in value)
     return True
 
 
@@ -177,7 +181,7 @@ def read_sampling(folder: Path) -> SamplingConfig:
     path = folder / "generation_config.json"
     if not path.is_file():
         return SamplingConfig()
-    values = read_json(path)
+    values: dict[str, Any] = read_json(path)
     with naming(path):
         return SamplingConfig(**{key: values[key] for key in SAMPLING_KEYS if key in values})
 

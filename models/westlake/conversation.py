@@ -11,6 +11,7 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from .. import contract
 from ..contract import ReplyChunk, ReplyOptions
 from ..errors import UserError
 from .dual_ar.prompt import text_columns
@@ -85,8 +86,11 @@ class Conversation:
                 raise UserError("error_not_accepted", kind=kind, allowed="audio, text")
         return UserTurn(self, text, sample_rate)
 
-    def reply(self, turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:
+    def reply(
+        self, turn: contract.UserTurn, options: ReplyOptions
+    ) -> Generator[ReplyChunk, None, None]:
         """Answer a finished turn; see `contract.Conversation.reply`."""
+        assert isinstance(turn, UserTurn), f"a {type(turn).__name__} is no turn of this family"
         return stream_reply(turn, options)
 
     def reset(self) -> None:

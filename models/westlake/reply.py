@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import secrets
 import time
-from collections.abc import Generator, Iterable, Iterator
+from collections.abc import Generator, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..contract import ReplyChunk, ReplyOptions
 from ..errors import UserError, shown
-from .dual_ar import Reply, make_frames, next_frames
+from .dual_ar import Reply, SamplingConfig, make_frames, next_frames
 from .speech import SpeechDecoder, Transcript, codec_codes
 
 if TYPE_CHECKING:
@@ -59,13 +59,13 @@ class OpenReply:
         if not self.is_wanted:
             raise UserError("error_turn_over")
         checkpoint, cache = self.conversation.model.checkpoint, self.conversation.cache
-        sampling = options.sampling or checkpoint.sampling
-        if sampling.seed is None:
-            sampling = dataclasses.replace(sampling, seed=secrets.randbelow(SEED_LIMIT))
+        sampling: SamplingConfig = options.sampling or checkpoint.sampling
+        seed = secrets.randbelow(SEED_LIMIT) if sampling.seed is None else sampling.seed
+        sampling = dataclasses.replace(sampling, seed=seed)
         prompt = self.conversation.unread
         room = cache.max_len - cache.length - prompt.shape[1] - 1
         self.max_frames = min(room, options.max_frames or room)
-        self.seed = sampling.seed
+        self.seed = seed
         self.steps = Reply(
             checkpoint.model,
             prompt,
@@ -202,7 +202,7 @@ def reply_to_all(
             begun[reply.steps] = reply
             yield reply.steps
 
-    def step(replies: list[Reply]) -> list[Tensor | None]:
+    def step(replies: Sequence[Reply]) -> list[Tensor | None]:
         return next_frames(begun[replies[0]].conversation.model.checkpoint.engine, replies)
 
     for steps, frame in make_frames(step, begin(), num_rows):

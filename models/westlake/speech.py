@@ -24,9 +24,10 @@ class TextDecoder:
         if token in self.silent:
             return ""
         self._ids.append(token)
-        text = self.tokenizer.decode(
+        decoded = self.tokenizer.decode(
             self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        ).rstrip("\ufffd")
+        )
+        text = str(decoded).rstrip("\ufffd")
         new = text[self._length :]
         self._length = max(self._length, len(text))
         return new.replace("\ufffd", "")

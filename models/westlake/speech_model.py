@@ -30,7 +30,7 @@ class WestlakeModel:
     family = "westlake"
     accepts = frozenset({"audio", "text"})
     voices: tuple[str, ...] = ()
-    sampling_fields = SAMPLING_FIELDS
+    sampling_fields: tuple[SamplingField, ...] = SAMPLING_FIELDS
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         config = checkpoint.codec.config
@@ -47,15 +47,11 @@ class WestlakeModel:
         self.stepper = Stepper(checkpoint.engine)
         self.prompt_tokens = PromptTokens.from_encode(checkpoint.tokenizer.encode)
         self.max_input_columns = int(checkpoint.model.config.max_seq_len * (1 - REPLY_SHARE))
+        layout = self.prompt_tokens.opening(after_reply=False) + self.prompt_tokens.closing()
+        self.max_input_seconds = (self.max_input_columns - len(layout)) / self.frame_rate
         # No text of more characters can be of so few tokens that it fits.
         longest_token = max(map(len, checkpoint.tokenizer.get_vocab()))
         self.max_input_characters = self.max_input_columns * longest_token
-
-    @property
-    def max_input_seconds(self) -> float:
-        """The longest speech that one turn may hold."""
-        layout = self.prompt_tokens.opening(after_reply=False) + self.prompt_tokens.closing()
-        return (self.max_input_columns - len(layout)) / self.frame_rate
 
     def new_conversation(self) -> Conversation:
         """A conversation in which nothing was said yet."""

@@ -3,10 +3,11 @@
 from .cache import KVCache
 from .config import DualARConfig
 from .engines import EagerEngine, choose_engine
-from .generation import Reply, Stepper, make_frames, next_frames
+from .generation import Reply, next_frames
 from .model import DualARTransformer
 from .prompt import PromptTokens, TurnStream, turn_grid
 from .sampling import SamplingConfig
+from .stepping import Stepper, make_frames
 
 __all__ = [
     "DualARConfig",

@@ -1,11 +1,8 @@
-"""Generation: replies frame by frame, any number of them stepped together."""
+"""Generation: replies frame by frame, any number of them in one step."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future
-from itertools import islice
-from threading import Condition
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -181,7 +178,7 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
 @torch.inference_mode()
 def _read(engine: EagerEngine, replies: Sequence[Reply]) -> Tensor:
     """Let the slow stack read what each reply has not yet; returns the last hidden [B, dim]."""
-    hidden: list[Tensor | None] = [None] * len(replies)
+    hidden: dict[int, Tensor] = {}
     single = []
     for row, reply in enumerate(replies):
         if reply.unread.shape[1] == 1:
@@ -193,7 +190,7 @@ def _read(engine: EagerEngine, replies: Sequence[Reply]) -> Tensor:
         stepped = engine.read(columns, [replies[row].cache for row in single])[:, -1]
         for row, row_hidden in zip(single, stepped, strict=True):
             hidden[row] = row_hidden
-    return torch.stack(hidden)
+    return torch.stack([hidden[row] for row in range(len(replies))])
 
 
 class _Drawing:
@@ -210,96 +207,3 @@ class _Drawing:
         self.window, self.settings, self.points = (
             x[rows] for x in (self.window, self.settings, self.points)
         )
-
-
-class Stepper:
-    """Steps the replies of several threads together; each thread asks for its own ones' frames.
-
-    Whoever asks while a step is under way waits for it, and then all who wait are stepped at once.
-
-    Args:
-        engine: of all the replies' model.
-    """
-
-    GRACE_SECONDS = 0.003  # that a step waits for replies which are between two frames
-
-    def __init__(self, engine: EagerEngine):
-        self.engine = engine
-        self._waiting: dict[Reply, Future] = {}
-        self._going: set[Reply] = set()
-        self._stepping = False
-        self._changed = Condition()
-
-    def next_frames(self, replies: Sequence[Reply]) -> list[Tensor | None]:
-        """The replies' next frames, as from `next_frames`; `leave` when no more are wanted."""
-        asked = {reply: Future() for reply in replies}
-        with self._changed:
-            self._waiting |= asked
-            self._going |= asked.keys()
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: _all_done(asked) or not self._stepping)
-            is_done = _all_done(asked)
-            self._stepping |= not is_done
-        if not is_done:
-            self._step()
-        return [future.result() for future in asked.values()]
-
-    def _step(self) -> None:
-        """Step all who wait; whatever happens, they are told, and the next step can begin."""
-        batch: dict[Reply, Future] = {}
-        fault: Exception = RuntimeError("the step was interrupted: ask again")
-        try:
-            with self._changed:
-                self._changed.wait_for(
-                    lambda: self._going <= self._waiting.keys(), timeout=self.GRACE_SECONDS
-                )
-                batch, self._waiting = self._waiting, {}
-            frames = next_frames(self.engine, list(batch))
-            for future, frame in zip(batch.values(), frames, strict=True):
-                future.set_result(frame)
-        except Exception as error:
-            fault = error
-        finally:
-            for future in batch.values():
-                if not future.done():
-                    future.set_exception(fault)
-            with self._changed:
-                self._stepping = False
-                self._changed.notify_all()
-
-    def leave(self, reply: Reply) -> None:
-        """No step waits for this reply any more."""
-        with self._changed:
-            self._going.discard(reply)
-            self._waiting.pop(reply, None)
-            self._changed.notify_all()
-
-
-def _all_done(asked: Mapping[Reply, Future]) -> bool:
-    return all(future.done() for future in asked.values())
-
-
-Step = Callable[[Sequence[Reply]], list[Tensor | None]]
-
-
-def make_frames(
-    step: Step, replies: Iterable[Reply], num_rows: int = 1
-) -> Iterator[tuple[Reply, Tensor | None]]:
-    """Make replies to their ends, frame by frame: the one loop in which replies are made.
-
-    Args:
-        step: `partial(next_frames, engine)`, or `Stepper.next_frames` to share steps with other
-            threads.
-        replies: taken up one by one, as soon as fewer than `num_rows` are in the making.
-        num_rows: replies that are stepped together.
-
-    Yields:
-        A reply and its next frame [1+K] long, or None where its end token came.
-    """
-    waiting, rows = iter(replies), []
-    while True:
-        rows += islice(waiting, num_rows - len(rows))
-        if not rows:
-            return
-        yield from zip(rows, step(rows), strict=True)
-        rows = [reply for reply in rows if not reply.ended]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -24,6 +25,9 @@ class DualARTransformer(nn.Module):
         config: the sizes.
         semantic_id: text token id of `<|semantic|>`, the only token whose codes are read.
     """
+
+    embed_tokens: Any  # nn.Embedding, or the same of few bits
+    lm_head: Any  # nn.Linear, or the same of few bits; None: the embedding serves
 
     def __init__(self, config: DualARConfig, semantic_id: int):
         super().__init__()

@@ -95,6 +95,9 @@ class Int4Linear(Int8Linear):
     Args: as of `Int8Linear`.
     """
 
+    packed: Tensor
+    packed_scale: Tensor
+
     def __init__(self, num_inputs: int, num_outputs: int, has_bias: bool) -> None:
         super().__init__(num_inputs, num_outputs, has_bias)
         self.weight = torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8)
@@ -109,7 +112,7 @@ class Int4Linear(Int8Linear):
             packed = torch._convert_weight_to_int4pack_for_cpu(steps, 1)
             self.register_buffer("packed", packed, persistent=False)
             self.register_buffer("packed_scale", scale, persistent=False)
-            self.weight = None
+            self.register_buffer("weight", None)  # it is in `packed`
 
     def _product(self, rows: Tensor) -> Tensor:
         return self._packed_product(rows, self.packed_scale)
@@ -128,8 +131,8 @@ class Int4Linear(Int8Linear):
         unit = torch.zeros_like(self.packed_scale)
         unit[..., 0] = 1
         inputs = torch.eye(GROUP_SIZE * len(unit), dtype=torch.bfloat16)
-        steps = [self._packed_product(rows, unit) for rows in inputs.split(PIECE)]
-        steps = (torch.cat(steps).T + 8).to(torch.uint8)
+        pieces = [self._packed_product(rows, unit) for rows in inputs.split(PIECE)]
+        steps = (torch.cat(pieces).T + 8).to(torch.uint8)
         return (steps[:, ::2] << 4) | steps[:, 1::2]
 
 
@@ -183,8 +186,8 @@ def with_quantised_layers(model: DualARTransformer, dtype: str) -> DualARTransfo
         setattr(model.get_submodule(parent), name, quantised)
     if model.lm_head is None:
         config = model.config
-        model.lm_head = Int8Linear(config.dim, config.vocab_size, has_bias=False)
-        model.embed_tokens = Int8Embedding(model.lm_head)
+        head = Int8Linear(config.dim, config.vocab_size, has_bias=False)
+        model.lm_head, model.embed_tokens = head, Int8Embedding(head)
     model.quantisation = dtype
     return model
 

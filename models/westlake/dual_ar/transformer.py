@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -192,6 +193,9 @@ class Stack(nn.ModuleList):
         heads = [1] * (config.n_head + config.n_local_heads) + [0] * config.n_local_heads
         turned = torch.tensor(heads, device="cpu")
         self.register_buffer("turned", turned, persistent=False)
+
+    def __iter__(self) -> Iterator[Block]:
+        return cast(Iterator[Block], super().__iter__())
 
     def forward(self, x: Tensor, caches: Sequence[KVCache] | None = None) -> Tensor:
         """Run the blocks over new positions.

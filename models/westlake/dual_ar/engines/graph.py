@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from .eager import SteppingEngine, draw_codes
 
 WARM_UP_RUNS = 2  # in which libraries allocate what a graph can't
 
-Result = Tensor | tuple[Tensor, ...]
+Result = Any  # a tensor or a tuple of them
 
 
 class Graphed:
@@ -73,19 +74,21 @@ class GraphedStack:
         self, stack: Stack, record: Callable[[Callable], Callable[..., Result]] = Graphed
     ) -> None:
         self.stack = stack
-        self.begin = record(stack[0].before_attention)
-        self.between = [record(partial(_between, *blocks)) for blocks in pairwise(stack)]
-        self.end = record(stack[-1].after_attention)
+        blocks = tuple(stack)
+        self.attentions = [block.self_attn for block in blocks]
+        self.begin = record(blocks[0].before_attention)
+        self.between = [record(partial(_between, *pair)) for pair in pairwise(blocks)]
+        self.end = record(blocks[-1].after_attention)
 
     def __call__(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """See `SteppingEngine`."""
         rope = self.stack.rope_at(caches, 1)
         heads = self.begin(x, rope)
         for layer, between in enumerate(self.between):
-            mixed = self.stack[layer].self_attn.mix(heads, layer, caches)
+            mixed = self.attentions[layer].mix(heads, layer, caches)
             x, heads = between(x, mixed, rope)
         layer = len(self.between)
-        return self.end(x, self.stack[layer].self_attn.mix(heads, layer, caches)).clone()
+        return self.end(x, self.attentions[layer].mix(heads, layer, caches)).clone()
 
 
 def _between(
@@ -112,4 +115,9 @@ class GraphEngine(SteppingEngine):
     ) -> None:
         super().__init__(model)
         self.step = GraphedStack(model.layers, record)
-        self.draw_codes = record(partial(draw_codes, model))
+        self._draw_codes = record(partial(draw_codes, model))
+
+    def draw_codes(
+        self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor
+    ) -> Tensor:
+        return self._draw_codes(hidden, windows, settings, points)

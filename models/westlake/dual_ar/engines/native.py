@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from ..cache import KVCache
 from ..model import DualARTransformer
+from ..transformer import Stack
 from .eager import SteppingEngine
 from .library import (
     BlockStruct,
@@ -39,14 +40,22 @@ class NativeEngine(SteppingEngine):
     def __init__(self, model: DualARTransformer, library: CDLL) -> None:
         super().__init__(model)
         self.step = NativeStack(library, model.layers)
-        self.draw = NativeDraw(library)
-        self.draw_codes = NativeCodes(
+        self._draw = NativeDraw(library)
+        self._draw_codes = NativeCodes(
             library,
             model.fast_layers,
             model.fast_norm.weight,
-            model.fast_output.native,
+            _native(model.fast_output),
             model.fast_embeddings.weight,
         )
+
+    def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
+        return self._draw(logits, window, settings, points)
+
+    def draw_codes(
+        self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor
+    ) -> Tensor:
+        return self._draw_codes(hidden, windows, settings, points)
 
 
 class NativeStack:
@@ -57,7 +66,7 @@ class NativeStack:
         stack: of quantised layers, which have a `native` form, and bfloat16 norms.
     """
 
-    def __init__(self, library: CDLL, stack: nn.ModuleList) -> None:
+    def __init__(self, library: CDLL, stack: Stack) -> None:
         config = stack.config
         self.compiled = library
         self.angles = stack.rope[:, 1].contiguous()
@@ -66,7 +75,7 @@ class NativeStack:
                 pointer_of(block.input_layernorm.weight),
                 pointer_of(block.post_attention_layernorm.weight),
                 *(
-                    layer.native.struct
+                    _native(layer).struct
                     for layer in (
                         block.self_attn.wqkv,
                         block.self_attn.wo,
@@ -155,7 +164,7 @@ class NativeCodes:
     def __init__(
         self,
         library: CDLL,
-        stack: nn.ModuleList,
+        stack: Stack,
         norm: Tensor,
         output: NativeLinear,
         embedding: Tensor,
@@ -182,3 +191,10 @@ class NativeCodes:
             scratch.data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return codes
+
+
+def _native(layer: nn.Module) -> NativeLinear:
+    """A quantised layer's form for the C file."""
+    native = getattr(layer, "native", None)
+    assert isinstance(native, NativeLinear), f"{layer} is not prepared with the library"
+    return native
