@@ -1,5 +1,8 @@
 """Log-mel -> latents: a causal ConvNeXt (Liu et al., 2022, arXiv:2201.03545)."""
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from torch import Tensor, nn
 
@@ -81,7 +84,8 @@ class ConvNeXtEncoder(nn.Module):
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if x.shape[-1] == 0:  # a stream's piece that completes no mel frame
             return x.new_zeros(x.shape[0], self.norm.normalized_shape[0], 0)
-        for projection, blocks in zip(self.downsample_layers, self.stages):
+        layers = cast(Iterable[nn.ModuleList], self.downsample_layers)
+        for projection, blocks in zip(layers, cast(Iterable[nn.ModuleList], self.stages)):
             for layer in projection:
                 x = layer(x, state) if isinstance(layer, FishConvNet) else layer(x)
             for block in blocks:

@@ -1,5 +1,8 @@
 """Latents <-> codes: finite scalar quantisation (Mentzer et al., 2023, arXiv:2309.15505)."""
 
+from collections.abc import Iterable
+from typing import cast
+
 import torch
 from einops import rearrange
 from torch import Tensor, nn
@@ -74,11 +77,11 @@ class DownsampleFiniteScalarQuantize(nn.Module):
         return self._up(x.mT, state)
 
     def _down(self, x: Tensor, state: StreamState | None) -> Tensor:
-        for conv, block in self.downsample:
+        for conv, block in cast(Iterable[nn.ModuleList], self.downsample):
             x = block(conv(x, state), state)
         return x
 
     def _up(self, x: Tensor, state: StreamState | None) -> Tensor:
-        for conv, block in self.upsample:
+        for conv, block in cast(Iterable[nn.ModuleList], self.upsample):
             x = block(conv(x, state), state)
         return x
