@@ -104,13 +104,14 @@ def test_every_link_into_the_project_leads_somewhere():
 
 
 def pins(text: str) -> dict[str, str]:
-    found = re.findall(r"^([\w.-]+)==([^\s;#]+)", text, re.MULTILINE)
+    found = re.findall(r"^([\w.-]+)(?:\[\w+\])?==([^\s;#]+)", text, re.MULTILINE)
     return {name.lower().replace("_", "-"): version for name, version in found}
 
 
 def test_the_lock_has_every_pin_and_no_address():
-    required = pins((ROOT / "requirements.txt").read_text())
-    required |= pins((ROOT / "requirements-dev.txt").read_text())
+    required: dict[str, str] = {}
+    for path in ROOT.glob("requirements*.txt"):
+        required |= pins(path.read_text())
     locked = pins(LOCK)
     assert len(required) > 10 and len(locked) > 2 * len(required)
     assert required.items() <= locked.items()
