@@ -52,7 +52,7 @@ def checkpoint_folder(shape: str) -> Iterator[str]:
 def _write_full_size(folder: str) -> None:
     tokenizer = load_checkpoint("tiny").tokenizer
     torch.manual_seed(0)
-    model = DualARTransformer(QWEN2_05B, tokenizer.convert_tokens_to_ids("<|semantic|>"))
+    model = DualARTransformer(QWEN2_05B, tokenizer.get_vocab()["<|semantic|>"])
     codec = FireflyArchitecture(FireflyConfig())
     save_checkpoint(folder, model, codec, tokenizer, dtype=torch.bfloat16)
 
