@@ -16,6 +16,8 @@ WINDOW_SIZE = 16
 
 SORT_LIMIT = 4096  # tokens of a vocabulary that is sorted whole
 NUM_CANDIDATES = 128  # of a larger one, the likeliest are sorted
+NEGLIGIBLE = 40.0  # less in log probability: beyond what float32 can add to the likeliest
+NUM_HALVINGS = 26  # of that range, down to float32's precision
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +70,7 @@ def sample(logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> 
         logits: [B, vocab].
         window: [B, W] long, the tokens generated last.
         settings: [B, 3] float32, temperature, top-p and repetition penalty.
-        points: [B] float64, 0 <= point < 1: where on the line of the shares the draw falls.
+        points: [B] float64, uniform in [0, 1), for inverse-CDF sampling.
     """
     temperature, top_p, penalty = settings.split(1, dim=1)
     logits = penalise(logits.float(), window, penalty)
@@ -131,9 +133,8 @@ def _lowest_kept(scores: Tensor, top_p: Tensor | float) -> float:
     """The least log probability in [1, vocab] that top-p keeps: halving is cheaper than a sort."""
     probs = scores.exp()
     fits = float(scores.max())
-    # Less likely than the likeliest by a factor of e^40: beyond what float32 can add to it.
-    too_low = fits - 40
-    for _ in range(26):
+    too_low = fits - NEGLIGIBLE
+    for _ in range(NUM_HALVINGS):
         middle = (fits + too_low) / 2
         if float(F.threshold(probs, math.exp(middle), 0.0).sum()) <= float(top_p):
             fits = middle
@@ -143,12 +144,12 @@ def _lowest_kept(scores: Tensor, top_p: Tensor | float) -> float:
 
 
 def draw(ids: Tensor, probs: Tensor, points: Tensor) -> Tensor:
-    """Draw one token a row: the one in whose share of the line from 0 to 1 the row's point falls.
+    """Inverse-CDF sampling with a uniform draw a row.
 
     Args:
         ids: [B, n] long, from `candidates`.
         probs: [B, n].
-        points: [B] float64, 0 <= point < 1.
+        points: [B] float64, uniform in [0, 1).
 
     Returns:
         [B] long.
@@ -159,7 +160,7 @@ def draw(ids: Tensor, probs: Tensor, points: Tensor) -> Tensor:
 
 
 def draw_points(generators: Sequence[torch.Generator], count: int = 1) -> Tensor:
-    """Points [B, count] float64 from 0 to 1, each row's from its own generator, on one device."""
+    """Uniform draws [B, count] float64 in [0, 1), each row's from its own generator."""
     return torch.stack(
         [
             torch.rand(count, generator=generator, dtype=torch.float64, device=generator.device)

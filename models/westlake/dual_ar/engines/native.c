@@ -1,6 +1,6 @@
-// Products with weights of 8 or 4 bits; one position through a stack of blocks of them, for a few
-// conversations at once, as fast as memory gives the weights; the draw of a token; a frame's codes;
-// and the rounding to few bits. For processors with AVX-512 VNNI.
+// Products with weights of 8 or 4 bits; one decode step through a stack of blocks of them, for a few
+// conversations at once, memory-bound; the draw of a token; a frame's codes; and the rounding to few
+// bits. For processors with AVX-512 VNNI.
 //
 // The inputs of a product become integers of 8 bits, with a scale for every 128 of them: signed
 // bytes are what the processor multiplies with the weights' unsigned ones, 64 in one instruction.
@@ -589,8 +589,8 @@ static float least_kept(const float *chances, int64_t size, float share) {
 }
 
 // The token of a row of logits, which are changed: those of `seen` are made less likely, each once.
-// It is the one in whose share of the line from 0 to 1 the point falls, among the likeliest ones
-// that together stay within top-p, or the likeliest.
+// Inverse-CDF sampling with a uniform draw, the point, among the likeliest ones that together stay
+// within top-p, or the likeliest.
 //
 // settings: temperature, top-p and penalty. Scratch: chances [size].
 static int64_t draw_row(
