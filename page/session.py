@@ -1,205 +1,118 @@
-"""What one tab of the page holds: its conversation, its turns as shown, its microphone."""
+"""What one visitor of the page holds: a conversation, its turns as shown, a microphone."""
 
 from __future__ import annotations
 
-import base64
-import shutil
-import tempfile
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack
-from dataclasses import dataclass, field
-from pathlib import Path
-from queue import Queue
-from threading import Event, Lock, Thread
+from threading import Event, Lock
 from uuid import uuid4
 
-import numpy as np
-import soundfile
+from models.level import level_speech
 
 from generate import generate_long
-from models.audio import load_audio, to_pcm16
-from models.contract import Conversation, ReplyChunk, SpeechModel, UserTurn
+from models.audio import AudioClip, load_audio
+from models.contract import SpeechModel, UserTurn
+from models.errors import UserError
 
-REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
-API_FRAMES = 32  # a chunk of the API: each comes as a file with all speech so far
+from .files import Files
+from .limiter import Limiter
+from .limits import Limits
+from .listener import Floor, Listener
+from .turn import ShownTurn
 
-
-@dataclass
-class ShownTurn:
-    """A user's turn and the reply to it, as the page shows them.
-
-    Fields:
-        text, audio: what the user gave; the audio is a file.
-        reply: the reply's text so far.
-        reply_audio: its wav file, once the reply has ended or was stopped.
-        pcm: int16 pieces; joined they are what stands in `reply_audio`.
-        last: the last chunk that came.
-        ended: nothing more will come.
-    """
-
-    text: str
-    audio: str | None
-    sample_rate: int
-    name: str = field(default_factory=lambda: uuid4().hex[:8])
-    reply: str = ""
-    reply_audio: str | None = None
-    pcm: list[np.ndarray] = field(default_factory=list)
-    last: ReplyChunk | None = None
-    stream: str = ""
-    ended: bool = False
-
-    @property
-    def cut_off(self) -> bool:
-        """True if the reply ended at its longest length."""
-        return not self.last.ended and self.last.total_frames >= self.last.max_frames
-
-    def add(self, chunk: ReplyChunk) -> None:
-        """Take the next chunk of the reply."""
-        self.reply += chunk.new_text
-        self.last = chunk
-        if len(chunk.new_audio):
-            self.pcm.append(to_pcm16(chunk.new_audio))
-            self.stream = (self.stream or f"{self.name}\n") + self._line(len(self.pcm) - 1)
-
-    @property
-    def stream_end(self) -> str:
-        """What ends `stream` for the page's player: short, as it is sent once more."""
-        num_lines = len(self.pcm)
-        lines = map(self._line, range(max(0, num_lines - REPEATED_LINES), num_lines))
-        return f"{self.name}\n{''.join(lines)}END {num_lines}\n"
-
-    def _line(self, index: int) -> str:
-        pcm = self.pcm[index].astype("<i2").tobytes()
-        return f"{index} {base64.b64encode(pcm).decode()}\n"
-
-    def write(self, path: Path) -> None:
-        """Write what was said of the reply as a wav file, if anything was."""
-        if self.pcm:
-            soundfile.write(path, np.concatenate(self.pcm), self.sample_rate, subtype="PCM_16")
-            self.reply_audio = str(path)
-
-
-class Listener:
-    """Reads the user's speech into the conversation while it is spoken, or before it is sent.
-
-    A thread of its own does it: pieces of sound arrive faster than a busy machine reads them, and
-    none may be lost. It takes the session's lock, and `finish` hands the lock on to its caller.
-    """
-
-    def __init__(self, conversation: Conversation, lock: Lock) -> None:
-        self._conversation = conversation
-        self._lock = lock
-        self._heard: list[str | tuple[int, np.ndarray]] = []
-        self._turn: UserTurn | None = None
-        self._error: Exception | None = None
-        self._cancelled = False
-        self._pieces: Queue[str | tuple[int, np.ndarray] | None] = Queue()
-        self._thread = Thread(target=self._listen, daemon=True)
-        self._thread.start()
-
-    def push(self, piece: str | tuple[int, np.ndarray]) -> None:
-        """Hear the next piece, a file or (rate, int16 [n] or [n, channels]); returns at once."""
-        self._pieces.put(piece)
-
-    def finish(self) -> UserTurn:
-        """The user's turn, all of it read; the caller has the session's lock from now on.
-
-        Raises:
-            ValueError: nothing was heard, or more than the model's context holds. The lock is
-                free then.
-        """
-        self._pieces.put(None)
-        self._thread.join()
-        if self._error:
-            raise self._error
-        return self._turn
-
-    def cancel(self) -> None:
-        """Forget what was heard."""
-        self._cancelled = True
-        self._pieces.put(None)
-
-    def write(self, path: Path) -> str:
-        """Write what the microphone heard as a wav file; returns its path."""
-        soundfile.write(path, np.concatenate([s for _, s in self._heard]), self._heard[0][0])
-        return str(path)
-
-    def _listen(self) -> None:
-        with ExitStack() as lock:
-            lock.enter_context(self._lock)
-            try:
-                while (piece := self._pieces.get()) is not None:
-                    self._hear(piece)
-                if self._turn is None:
-                    raise ValueError("nothing was heard: speak for at least half a second")
-            except Exception as error:  # raised again where the turn is asked for
-                self._error = error
-            if not (self._error or self._cancelled):
-                lock.pop_all()  # `finish` hands it on
-            elif self._turn:
-                self._turn.abandon()
-
-    def _hear(self, piece: str | tuple[int, np.ndarray]) -> None:
-        clip = load_audio(piece)
-        self._heard.append(piece)
-        if self._turn is None:
-            self._turn = self._conversation.begin_turn(sample_rate=clip.sample_rate)
-        self._turn.push(clip.samples)
+CLOSE_SECONDS = 2.0  # the longest wait for a turn that was told to end
 
 
 class Session:
-    """One user's conversation; only one of its turns is under way at a time.
+    """One visitor's conversation; only one of its turns is under way at a time.
 
-    A new turn ends the reply before it, as in talking. Files lie in a folder of its own.
+    A new turn ends the reply before it, as in talking. Every wait has an end, see `Limits`.
+
+    Args:
+        owner: the visitor, as `files` knows them.
+        files: where its sounds lie.
+        limiter: of the work that all sessions make together.
+        log_content: the log may hold what is said.
     """
 
-    def __init__(self, model: SpeechModel, cache_folder: str) -> None:
-        Path(cache_folder).mkdir(parents=True, exist_ok=True)
-        self.model = model
+    def __init__(
+        self,
+        owner: str,
+        model: SpeechModel,
+        files: Files,
+        limiter: Limiter,
+        limits: Limits,
+        log_content: bool = False,
+    ) -> None:
+        self.owner, self.model, self.files = owner, model, files
+        self.limiter, self.limits, self.log_content = limiter, limits, log_content
         self.conversation = model.new_conversation()
+        self.name = uuid4().hex[:12]  # of the conversation; another one after `reset`
         self.turns: list[ShownTurn] = []
-        self.folder = Path(tempfile.mkdtemp(prefix="session-", dir=cache_folder))
-        self._lock = Lock()  # held while a turn is under way, from whichever thread
-        self._stop = Event()
+        self.last_used = time.monotonic()
+        self._floor = Floor()
+        self._stop = Event()  # of the turn that has the floor, or waits for it
+        self._guard = Lock()  # of the three that follow; never held while something is waited for
         self._listener: Listener | None = None
         self._recording: tuple[str, Listener] | None = None  # what `prepare` reads
 
+    @property
+    def is_busy(self) -> bool:
+        """A turn is under way."""
+        return not self._floor.is_free
+
     def interrupt(self) -> None:
         """Let the reply or the listening that is under way end; returns at once."""
-        self._stop.set()
-        listener, self._listener = self._listener, None
-        if listener:
-            listener.cancel()
-        self.prepare(None)
+        self._begin(Event())
 
-    def wait(self) -> None:
-        """Return when no turn is under way any more; call `interrupt` before."""
-        with self._lock:
-            pass
+    def wait(self) -> bool:
+        """Whether no turn is under way any more, soon after `interrupt`."""
+        if not self._floor.take(Event(), CLOSE_SECONDS):
+            return False
+        self._floor.give()
+        return True
 
     def reset(self) -> None:
-        """Begin a new conversation."""
-        self.interrupt()
-        with self._lock:
+        """Begin a new conversation.
+
+        Raises:
+            UserError: the turn under way does not end.
+        """
+        if self._take_floor(CLOSE_SECONDS) is None:
+            raise UserError("error_busy")
+        try:
             self.conversation.reset()
-            self.turns.clear()
-            for path in self.folder.iterdir():
-                path.unlink()
+            self.name = uuid4().hex[:12]
+            turns, self.turns = self.turns, []
+        finally:
+            self._floor.give()
+        for turn in turns:
+            for path in filter(None, (turn.audio, turn.reply_audio)):
+                self.files.remove(path)
 
     def close(self) -> None:
         """Free what the session holds."""
-        self.reset()
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self.interrupt()
+        self.wait()
+        self.files.remove_all(self.owner)
 
     def listen(self) -> None:
         """The microphone was opened."""
-        self.interrupt()
-        self._listener = Listener(self.conversation, self._lock)
+        listener = self._new_listener(self.limits.wait_seconds, self.limits.silent_seconds)
+        self._begin(listener.stop, listener)
 
-    def hear(self, sample_rate: int, samples: np.ndarray) -> None:
-        """The next sound of the microphone; dropped when nobody listens any more."""
-        if self._listener:
-            self._listener.push((sample_rate, samples))
+    def hear(self, clip: AudioClip) -> float | None:
+        """The next sound of the microphone; dropped when nobody listens any more.
+
+        Returns:
+            The seconds for which there still is room; None if nobody listens.
+        """
+        listener = self._listener
+        if listener is None:
+            return None
+        self.last_used = time.monotonic()
+        listener.push(clip)
+        return listener.seconds_left
 
     def prepare(self, audio: str | None) -> None:
         """Read a recording before it is sent, as soon as no reply is under way; returns at once.
@@ -208,93 +121,170 @@ class Session:
         """
         if audio and any(turn.audio == audio for turn in self.turns):
             return
-        if self._recording:
-            self._recording[1].cancel()
-        self._recording = (audio, Listener(self.conversation, self._lock)) if audio else None
+        recording = None
         if audio:
-            self._recording[1].push(audio)
+            limits = self.limits
+            seconds = limits.max_reply_seconds + limits.wait_seconds
+            recording = audio, self._new_listener(seconds, limits.upload_seconds)
+            recording[1].push(audio)
+        with self._guard:
+            before, self._recording = self._recording, recording
+        if before:
+            before[1].cancel()
 
     def is_prepared(self, audio: str | None, text: str) -> bool:
         """Whether this turn has been read, or is being read, by `prepare`."""
-        return bool(audio and not text and self._recording and self._recording[0] == audio)
+        recording = self._recording
+        return bool(audio and not text and recording and recording[0] == audio)
 
     def answer(self, audio: str | None, text: str, **options) -> Iterator[ShownTurn]:
         """Answer a complete turn; yields it each time it has grown.
 
+        Nothing comes if yet another turn has begun before.
+
         Args:
-            audio: the user's sound file.
+            audio: the path of the user's sound file.
             text: what the user wrote.
             options: further arguments of `generate_long`.
 
         Raises:
-            ValueError: as `generate_long`; the conversation is as before.
+            UserError: as `generate_long`, there is no speech in the sound, or another turn does
+                not end; the conversation is as before.
         """
-        source = audio
-        if self.is_prepared(audio, text):
-            _, listener = self._recording
-            self._recording = None
-            self.interrupt()
-            source = listener.finish()
-        else:
-            self.interrupt()
-            self._lock.acquire()
-        yield from self._reply(source, text, audio, **options)
+        listener = self._take_prepared(audio, text)
+        if listener:
+            if turn := listener.finish(self._listen_seconds):
+                yield from self._reply(turn, "", audio, listener.stop, **options)
+            return
+        stop = self._take_floor(self.limits.wait_seconds)
+        if stop is None:
+            return
+        try:
+            clip = read_speech(audio, self.limits) if audio else None
+        except BaseException:
+            self._floor.give()
+            raise
+        yield from self._reply(clip, text, audio, stop, **options)
 
     def answer_heard(self, **options) -> Iterator[ShownTurn]:
         """Answer what the microphone heard, if it is open; like `answer`."""
-        listener, self._listener = self._listener, None
-        if listener:
-            turn = listener.finish()
-            audio = listener.write(self.folder / f"heard-{uuid4().hex[:8]}.wav")
-            yield from self._reply(turn, "", audio, **options)
+        with self._guard:
+            listener, self._listener = self._listener, None
+        if listener and (turn := listener.finish(self._listen_seconds)):
+            path = self.files.new_folder() / "speech.wav"
+            listener.write(path)
+            self.files.add(path, self.owner, kept=True)
+            yield from self._reply(turn, "", str(path), listener.stop, **options)
 
-    def _reply(self, source, text: str, audio: str | None, **options) -> Iterator[ShownTurn]:
-        """Holds the lock when it begins, and releases it."""
+    @property
+    def _listen_seconds(self) -> float:
+        return self.limits.wait_seconds + self.limits.max_audio_seconds
+
+    def _new_listener(self, floor_seconds: float, silent_seconds: float) -> Listener:
+        return Listener(
+            self.conversation,
+            self._floor,
+            self.limiter,
+            floor_seconds=floor_seconds,
+            silent_seconds=silent_seconds,
+            max_seconds=self.limits.max_audio_seconds,
+        )
+
+    def _begin(self, stop: Event, listener: Listener | None = None) -> None:
+        """A turn with this `stop` follows: all that is under way ends."""
+        with self._guard:
+            before, self._stop = self._stop, stop
+            old = [self._listener, self._recording and self._recording[1]]
+            self._listener, self._recording = listener, None
+            self.last_used = time.monotonic()
+        self._floor.stop(before)
+        for other in filter(None, old):
+            other.cancel()
+
+    def _take_floor(self, seconds: float) -> Event | None:
+        """Returns the `stop` of the turn that has the floor now; None if another has begun."""
+        stop = Event()
+        self._begin(stop)
+        if self._floor.take(stop, seconds):
+            return stop
+        if stop.is_set():
+            return None
+        raise UserError("error_busy")
+
+    def _take_prepared(self, audio: str | None, text: str) -> Listener | None:
+        """The listener that has read this turn, which is the current one from now on."""
+        with self._guard:
+            if not self.is_prepared(audio, text):
+                return None
+            _, listener = self._recording
+            self._recording = None
+        self._begin(listener.stop)
+        return listener
+
+    def _reply(
+        self,
+        source: AudioClip | UserTurn | None,
+        text: str,
+        audio: str | None,
+        stop: Event,
+        **options,
+    ) -> Iterator[ShownTurn]:
+        """Has the floor when it begins, and gives it when it ends."""
         try:
-            self._stop = Event()
-            chunks = generate_long(
-                self.model,
-                audio=source,
-                text=text,
-                conversation=self.conversation,
-                stop=self._stop,
-                **options,
-            )
-            turn = ShownTurn(text, audio, self.model.sample_rate)
-            self.turns.append(turn)
-            try:
-                yield turn
-                for chunk in chunks:
-                    turn.add(chunk)
+            with self.limiter.reply():
+                chunks = generate_long(
+                    self.model,
+                    audio=source,
+                    text=text or None,
+                    conversation=self.conversation,
+                    stop=stop,
+                    log_content=self.log_content,
+                    **options,
+                )
+                turn = ShownTurn(text, audio, self.model.sample_rate, _seconds(source))
+                self.turns.append(turn)
+                if audio:
+                    self.files.keep(audio)
+                try:
                     yield turn
-            finally:
-                self._stop.set()
-                for chunk in chunks:  # the page went on before the end: the last frames
-                    turn.add(chunk)
-                turn.write(self.folder / f"reply-{len(self.turns)}.wav")
-                turn.ended = True
-            yield turn
+                    for chunk in chunks:
+                        turn.add(chunk)
+                        yield turn
+                except Exception:
+                    if turn.last is None:
+                        self.turns.remove(turn)
+                    raise
+                finally:
+                    turn.stopped = stop.is_set()
+                    stop.set()
+                    for chunk in chunks:  # the page went on before the end: the last frames
+                        turn.stopped = True
+                        turn.add(chunk)
+                    turn.ended = True
+                    self._keep_sound(turn)
+                yield turn
+                turn.forget_sound()
         finally:
-            self._lock.release()
+            self.last_used = time.monotonic()
+            self._floor.give()
+
+    def _keep_sound(self, turn: ShownTurn) -> None:
+        if turn.has_sound:
+            path = self.files.new_folder() / f"reply-{len(self.turns)}.wav"
+            turn.write(path)
+            self.files.add(path, self.owner, kept=True)
 
 
-def speak(
-    model: SpeechModel, audio: str | None, text: str, max_new_tokens: int
-) -> Iterator[ShownTurn]:
-    """Answer a single turn, with no session; `reply_audio` holds the speech so far.
+def read_speech(path: str, limits: Limits) -> AudioClip:
+    """A sound file's speech, its level raised if it is quiet.
 
-    The files exist until the next one is asked for.
+    Raises:
+        UserError: as `load_audio`, or there is no speech in it.
     """
-    turn = ShownTurn(text, audio, model.sample_rate)
-    chunks = generate_long(
-        model,
-        audio=audio,
-        text=text,
-        max_new_tokens=max_new_tokens,
-        chunk_frames=API_FRAMES,
-    )
-    with tempfile.TemporaryDirectory() as folder:
-        for chunk in chunks:
-            turn.add(chunk)
-            turn.write(Path(folder) / "reply.wav")
-            yield turn
+    return level_speech(load_audio(path, limits.max_audio_seconds, limits.max_upload_bytes))
+
+
+def _seconds(source: AudioClip | UserTurn | None) -> float:
+    if source is None:
+        return 0.0
+    return source.seconds if isinstance(source, AudioClip) else source.seconds_heard

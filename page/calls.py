@@ -1,0 +1,182 @@
+"""Calls of the page's events and of its API, checked before Gradio sees them."""
+
+from __future__ import annotations
+
+import re
+import secrets
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gradio import Blocks
+from gradio.utils import get_function_params
+
+from models.errors import UserError
+
+from .files import Files
+from .limiter import Readers
+from .limits import Limits
+
+MODEL = "model"  # the concurrency_id of all events that make a reply
+MAX_WAITING_EVENTS = 256  # of those that don't
+MAX_DEPTH = 6  # of what is nested in a call
+NAME = re.compile(r"\w{1,64}", re.ASCII)
+
+
+class RefusedError(Exception):
+    """A request that goes no further.
+
+    Args:
+        status: of HTTP.
+        code, values: the message, as of `UserError`.
+    """
+
+    def __init__(self, status: int, code: str, **values: object) -> None:
+        super().__init__(code)
+        self.status, self.code, self.values = status, code, values
+
+
+def own(visitor: str, session: object) -> str:
+    """A session's name in a visitor's own space.
+
+    Raises:
+        RefusedError: it is no name.
+    """
+    if not isinstance(session, str) or not NAME.fullmatch(session):
+        raise RefusedError(400, "error_request")
+    return f"{visitor}_{session}"
+
+
+def visitor_of(session: str | None) -> str:
+    """The visitor in whose space a session's name lies."""
+    return (session or "").partition("_")[0]
+
+
+class Calls:
+    """What is asked of Gradio's queue.
+
+    Args:
+        connected: told when a visitor's page connects (True) and when it leaves (False).
+    """
+
+    def __init__(
+        self,
+        blocks: Blocks,
+        limits: Limits,
+        files: Files,
+        readers: Readers,
+        connected: Callable[[str, bool], None],
+    ) -> None:
+        self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
+        self._connected = connected
+
+    @contextmanager
+    def connected(self, visitor: str) -> Iterator[None]:
+        """A visitor's page is connected."""
+        self._connected(visitor, True)
+        try:
+            yield
+        finally:
+            self._connected(visitor, False)
+
+    def session_of(self, event_id: str) -> str | None:
+        """The session that an event was called in."""
+        queue = self.blocks._queue
+        if event := queue.event_ids_to_events.get(event_id):
+            return event.session_hash
+        pending = list(queue.pending_event_ids_session.items())
+        return next((session for session, ids in pending if event_id in ids), None)
+
+    @property
+    def num_waiting(self) -> int:
+        """Replies that wait for their turn."""
+        queue = self.blocks._queue.event_queue_per_concurrency_id.get(MODEL)
+        return len(queue.queue) if queue else 0
+
+    def clean(self, door: str, body: dict, visitor: str) -> dict[str, Any]:
+        """A request's body with nothing in it that the page itself would not send.
+
+        Args:
+            door: what is asked for, "queue/join" and so on.
+
+        Raises:
+            RefusedError: something is wrong with it, it names a foreign file, or too many wait.
+        """
+        kind, _, rest = door.partition("/")
+        if door == "queue/join":
+            session, index = own(visitor, body.get("session_hash")), body.get("fn_index")
+            function = self.blocks.fns.get(index) if type(index) is int else None
+            return self._call(function, body, session, visitor) | {"fn_index": index}
+        if kind == "call":
+            session = own(visitor, body.get("session_hash") or secrets.token_hex(8))
+            return self._call(self._public(rest), body, session, visitor)
+        if kind == "cancel":
+            session, event_id = own(visitor, body.get("session_hash")), body.get("event_id")
+            if type(body.get("fn_index")) is not int or not isinstance(event_id, str):
+                raise RefusedError(400, "error_request")
+            self._check_event(event_id, visitor)
+            return {"session_hash": session, "fn_index": body["fn_index"], "event_id": event_id}
+        if kind == "stream":
+            event = self._check_event(rest.partition("/")[0], visitor)
+            if event is None:
+                raise RefusedError(404, "error_request")
+            if rest.endswith("/close"):
+                return {}
+            return {"data": self._data(event.fn, body.get("data"), visitor)}
+        return {"event_id": ""}  # reset, which does nothing
+
+    def _public(self, name: str):
+        """A function of the API."""
+        for function in self.blocks.fns.values():
+            if function.api_name == name and function.api_visibility == "public":
+                return function
+        return None
+
+    def _check_event(self, event_id: str, visitor: str):
+        event = self.blocks._queue.event_ids_to_events.get(event_id)
+        if event is not None and visitor_of(event.session_hash) != visitor:
+            raise RefusedError(404, "error_request")
+        return event
+
+    def _call(self, function, body: dict, session: str, visitor: str) -> dict[str, Any]:
+        if function is None:
+            raise RefusedError(404, "error_no_such_call")
+        self._check_room(function)
+        data = self._data(function, body.get("data"), visitor)
+        self.readers.call(session)
+        return {"session_hash": session, "data": data}
+
+    def _check_room(self, function) -> None:
+        queue = self.blocks._queue
+        if function.concurrency_id == MODEL:
+            if self.num_waiting >= self.limits.max_waiting:
+                raise RefusedError(503, "error_busy")
+        elif len(queue) - self.num_waiting >= MAX_WAITING_EVENTS:
+            raise RefusedError(503, "error_busy")
+        if function.connection == "stream":
+            jobs = [event for job in queue.active_jobs if job for event in job]
+            num_open = sum(event.fn.connection == "stream" for event in jobs)
+            if num_open >= self.limits.max_microphones:
+                raise RefusedError(503, "error_busy")
+
+    def _data(self, function, data: object, visitor: str) -> list:
+        if not isinstance(data, list) or len(data) != len(function.inputs):
+            expected = ", ".join(name for name, *_ in get_function_params(function.fn))
+            raise RefusedError(422, "error_call_data", expected=expected)
+        try:
+            return self._checked(data, visitor, 0)
+        except UserError as error:
+            raise RefusedError(403, error.code, **error.values) from error
+
+    def _checked(self, value: object, visitor: str, depth: int):
+        """A value without any file but the visitor's own."""
+        if depth > MAX_DEPTH:
+            raise RefusedError(400, "error_request")
+        if isinstance(value, dict):
+            if "path" in value or "url" in value:
+                path = self.files.check(value.get("path"), visitor)
+                return {"path": path, "meta": {"_type": "gradio.FileData"}}
+            return {key: self._checked(item, visitor, depth + 1) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._checked(item, visitor, depth + 1) for item in value]
+        return value

@@ -1,0 +1,77 @@
+"""What a visitor gives, checked before any work is done with it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from typing import Any
+
+from models.contract import SamplingField, SpeechModel
+from models.errors import UserError
+
+from .limits import Limits
+
+MAX_SEED = 2**53 - 1  # the largest whole number that every browser keeps
+
+
+def check_text(text: object, limits: Limits) -> str:
+    """A written turn, without the spaces around it.
+
+    Raises:
+        UserError: it is no string, or has too many characters.
+    """
+    if not isinstance(text, str):
+        raise UserError("error_text_kind", kind=type(text).__name__)
+    if len(text) > limits.max_text_characters:
+        limit = limits.max_text_characters
+        raise UserError("error_text_long", count=len(text), limit=limit)
+    return text.strip()
+
+
+def reply_options(
+    model: SpeechModel, limits: Limits, style: object, seconds: object, sampling: dict[str, object]
+) -> dict[str, Any]:
+    """Settings as arguments of `generate_long`.
+
+    Args:
+        style: one of the model's; empty leaves it to the model.
+        seconds: the longest reply.
+        sampling: values of the model's `sampling_fields` and the seed, by name; a seed below 0
+            draws one.
+
+    Raises:
+        UserError: a value of another type or out of range.
+    """
+    fields = {field.name: field for field in model.sampling_fields}
+    values = {
+        name: _number(fields[name], value) for name, value in sampling.items() if name in fields
+    }
+    seed = sampling.get("seed")
+    if seed is not None:
+        field = SamplingField(name="seed", low=-1, high=MAX_SEED, step=1)
+        seed = int(_number(field, seed))
+    values["seed"] = None if seed is None or seed < 0 else seed
+    if style and style not in model.styles:
+        allowed = ", ".join(model.styles)
+        raise UserError("error_unknown_style", name=str(style)[:40], allowed=allowed)
+    length = SamplingField(name="length", low=1, high=limits.max_reply_seconds, step=1)
+    return {
+        "style": style or None,
+        "max_new_tokens": num_frames(model, _number(length, seconds)),
+        "sampling": dataclasses.replace(model.sampling, **values),
+    }
+
+
+def num_frames(model: SpeechModel, seconds: float) -> int:
+    """The frames of so many seconds of speech, at least one."""
+    return max(1, round(seconds * model.frame_rate))
+
+
+def _number(field: SamplingField, value: object) -> float:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    if not (is_number and math.isfinite(value) and field.low <= value <= field.high):
+        shown = repr(value)[:40]
+        raise UserError(
+            "error_setting", name=field.name, value=shown, low=field.low, high=field.high
+        )
+    return value

@@ -1,0 +1,93 @@
+"""One limit on the work of the model, whatever the way in; no wait is without end."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import BoundedSemaphore, Condition
+
+from models.errors import UserError
+
+READER_SECONDS = 3.0  # from a call to the connection that reads its answer
+MAX_CALLED = 1000  # sessions whose last call is remembered
+
+
+class Limiter:
+    """Slots for the model: some for replies, as many for listening.
+
+    Args:
+        max_replies: slots of each kind.
+        wait_seconds: after which a wait for one ends in an error.
+    """
+
+    def __init__(self, max_replies: int, wait_seconds: float) -> None:
+        self.wait_seconds = wait_seconds
+        self._replies = BoundedSemaphore(max_replies)
+        self._listening = BoundedSemaphore(max_replies)
+
+    @contextmanager
+    def reply(self) -> Iterator[None]:
+        """Hold a slot while a reply is made.
+
+        Raises:
+            UserError: none became free in time.
+        """
+        with _held(self._replies, self.wait_seconds):
+            yield
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Hold a slot while a piece of speech is read; as `reply`."""
+        with _held(self._listening, self.wait_seconds):
+            yield
+
+
+@contextmanager
+def _held(slots: BoundedSemaphore, seconds: float) -> Iterator[None]:
+    if not slots.acquire(timeout=seconds):
+        raise UserError("error_busy")
+    try:
+        yield
+    finally:
+        slots.release()
+
+
+class Readers:
+    """Who reads the answers of which session: a reply that nobody reads is not made."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._open: Counter[str] = Counter()  # event streams by session
+        self._called: dict[str, float] = {}  # when a session without a stream last called
+
+    @contextmanager
+    def reading(self, session: str) -> Iterator[None]:
+        """An event stream of a session is open."""
+        with self._changed:
+            self._open[session] += 1
+            self._called.pop(session, None)
+            self._changed.notify_all()
+        try:
+            yield
+        finally:
+            with self._changed:
+                self._open[session] -= 1
+                if not self._open[session]:
+                    del self._open[session]
+
+    def call(self, session: str) -> None:
+        """A session has asked for something."""
+        with self._changed:
+            self._called.pop(session, None)
+            if session not in self._open:
+                self._called[session] = time.monotonic()
+            if len(self._called) > MAX_CALLED:
+                del self._called[next(iter(self._called))]
+
+    def is_read(self, session: str) -> bool:
+        """Whether somebody reads a session's answers, now or within a few seconds of the call."""
+        with self._changed:
+            left = self._called.get(session, 0.0) + READER_SECONDS - time.monotonic()
+            return self._changed.wait_for(lambda: session in self._open, max(0.0, left))

@@ -1,0 +1,56 @@
+"""Every limit of the page, in one table; `options` makes options and variables of it."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from dataclasses import dataclass, field
+
+MIB = 1 << 20
+
+
+def _limit(default: float, meaning: str):
+    return field(default=default, metadata={"meaning": meaning})
+
+
+@dataclass(frozen=True, kw_only=True)
+class Limits:
+    """What a visitor may ask of the page; the defaults suit a small public server.
+
+    Raises:
+        ValueError: a value that is not above 0, or is no whole number where one is meant.
+    """
+
+    max_text_characters: int = _limit(2000, "characters of a written turn")
+    max_audio_seconds: float = _limit(60.0, "seconds of a recording or an uploaded sound")
+    max_upload_bytes: int = _limit(50 * MIB, "bytes of an uploaded file")
+    max_request_bytes: int = _limit(256 * 1024, "bytes of any other request")
+    receive_seconds: float = _limit(120.0, "seconds in which a request must have arrived")
+    max_connections: int = _limit(512, "requests and event streams open at the same time")
+    reply_seconds: float = _limit(30.0, "longest reply in seconds, until the user sets another")
+    max_reply_seconds: float = _limit(90.0, "longest reply in seconds that can be set")
+    max_replies: int = _limit(4, "replies made at the same time")
+    max_waiting: int = _limit(16, "replies that wait for their turn")
+    max_microphones: int = _limit(16, "microphones open for live talk at the same time")
+    max_sessions: int = _limit(32, "conversations kept at the same time")
+    wait_seconds: float = _limit(10.0, "longest wait for another turn of the same conversation")
+    idle_seconds: float = _limit(1800.0, "a conversation ends after so many seconds without use")
+    linger_seconds: float = _limit(180.0, "seconds that it outlives its last connection")
+    silent_seconds: float = _limit(10.0, "an open microphone that sends nothing closes after these")
+    upload_seconds: float = _limit(600.0, "seconds that an upload is kept if nobody sends it")
+    max_user_bytes: int = _limit(128 * MIB, "bytes of sounds kept for one visitor")
+    max_total_bytes: int = _limit(1024 * MIB, "bytes of sounds kept for all; the oldest go first")
+
+    def __post_init__(self) -> None:
+        for entry in dataclasses.fields(self):
+            _check(entry.name, getattr(self, entry.name), type(entry.default))
+        if self.reply_seconds > self.max_reply_seconds:
+            object.__setattr__(self, "reply_seconds", self.max_reply_seconds)
+
+
+def _check(name: str, value: object, kind: type) -> None:
+    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
+    is_right = is_number and math.isfinite(value) and (kind is float or value == int(value))
+    if not is_right or value <= 0:
+        what = "a whole number" if kind is int else "a number"
+        raise ValueError(f"--{name.replace('_', '-')} is {value!r}, but must be {what} above 0")

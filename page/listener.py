@@ -1,0 +1,204 @@
+"""Reading the user's speech while it is spoken, or before it is sent."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from queue import Empty, Queue
+from threading import Condition, Event, Lock, Thread
+
+import numpy as np
+import soundfile
+from models.level import StreamLeveller, level_speech
+
+from models.audio import AudioClip, load_audio, to_pcm16
+from models.contract import Conversation, UserTurn
+from models.errors import UserError
+
+from .limiter import Limiter
+
+BLOCK_SECONDS = 1.0  # of speech read at once; in between it can be cancelled
+SPARE_SECONDS = 0.5  # of the model's room, that rounding may take
+
+
+class Floor:
+    """Whose turn it is in a conversation: one of its turns has the floor, the others wait."""
+
+    def __init__(self) -> None:
+        self._changed = Condition()
+        self._taken = False
+
+    def take(self, stop: Event, seconds: float) -> bool:
+        """Have the floor, as soon as it is free; False if `stop` was set or it took too long."""
+        with self._changed:
+            self._changed.wait_for(lambda: not self._taken or stop.is_set(), seconds)
+            if self._taken or stop.is_set():
+                return False
+            self._taken = True
+            return True
+
+    def give(self) -> None:
+        """The turn that has the floor is over."""
+        with self._changed:
+            self._taken = False
+            self._changed.notify_all()
+
+    def stop(self, stop: Event) -> None:
+        """Set an event, and wake who waits with it."""
+        with self._changed:
+            stop.set()
+            self._changed.notify_all()
+
+    @property
+    def is_free(self) -> bool:
+        return not self._taken
+
+
+class Listener:
+    """Reads the user's speech into the conversation while it comes in.
+
+    A thread of its own does it: pieces of sound arrive faster than a busy machine reads them, and
+    none may be lost. It takes the floor, and `finish` hands the floor on to its caller. It gives
+    up by itself if the floor is not free in time, or if nothing comes for too long.
+
+    Args:
+        stop: cancels it when set by `Floor.stop`.
+        floor_seconds: the longest wait for the floor.
+        silent_seconds: the longest wait for the next piece.
+        max_seconds: the longest speech; more is not heard.
+    """
+
+    def __init__(
+        self,
+        conversation: Conversation,
+        floor: Floor,
+        limiter: Limiter,
+        *,
+        floor_seconds: float,
+        silent_seconds: float,
+        max_seconds: float,
+    ) -> None:
+        self.stop = Event()
+        self._conversation, self._floor, self._limiter = conversation, floor, limiter
+        self._floor_seconds, self._silent_seconds = floor_seconds, silent_seconds
+        self._max_seconds = max_seconds
+        self._heard: list[AudioClip] = []
+        self._leveller: StreamLeveller | None = None
+        self._turn: UserTurn | None = None
+        self._seconds_left = max_seconds
+        self._error: Exception | None = None
+        self._ended, self._handing = Event(), Lock()
+        self._has_floor = False
+        self._pieces: Queue[AudioClip | str | None] = Queue()
+        Thread(target=self._run, daemon=True).start()
+
+    @property
+    def seconds_left(self) -> float:
+        """Seconds of speech that it can still hear."""
+        return self._seconds_left
+
+    def push(self, piece: AudioClip | str) -> None:
+        """Hear the next piece, a clip or a file; returns at once."""
+        if not self._ended.is_set():
+            self._pieces.put(piece)
+
+    def finish(self, seconds: float) -> UserTurn | None:
+        """The user's turn, all of it read; the caller has the floor from now on.
+
+        None comes if it was cancelled.
+
+        Args:
+            seconds: the longest wait.
+
+        Raises:
+            UserError: nothing was heard, or it took too long. The floor is free then.
+        """
+        self._pieces.put(None)
+        self._ended.wait(seconds)
+        with self._handing:
+            if self._has_floor and not self.stop.is_set():
+                self._has_floor = False
+                return self._turn
+        cancelled = self.stop.is_set()
+        self.cancel()
+        if cancelled:
+            return None
+        raise self._error or UserError("error_busy")
+
+    def cancel(self) -> None:
+        """Forget what was heard."""
+        self._floor.stop(self.stop)
+        self._pieces.put(None)
+        with self._handing:
+            if self._has_floor:  # it has ended, and nobody took it on
+                self._give_up()
+
+    def write(self, path: Path) -> None:
+        """Write what was heard as a wav file."""
+        samples = np.concatenate([to_pcm16(clip.samples) for clip in self._heard])
+        soundfile.write(path, samples, self._heard[0].sample_rate, subtype="PCM_16")
+
+    def _run(self) -> None:
+        if not self._floor.take(self.stop, self._floor_seconds):
+            self._error = UserError("error_busy")
+            self._ended.set()
+            return
+        try:
+            self._listen()
+        except Exception as error:  # raised again where the turn is asked for
+            self._error = error
+        with self._handing:
+            self._has_floor = True
+            if self._error or self.stop.is_set():
+                self._give_up()
+        self._ended.set()
+
+    def _listen(self) -> None:
+        """Until the speech has ended or it is cancelled."""
+        while not self.stop.is_set():
+            try:
+                piece = self._pieces.get(timeout=self._silent_seconds)
+            except Empty:
+                raise UserError("error_microphone_silent") from None
+            if piece is None:
+                break
+            if isinstance(piece, str):
+                self._read(level_speech(load_audio(piece, self._max_seconds)))
+            else:
+                self._hear(piece)
+        if self._turn is None:
+            raise UserError("error_nothing_heard")
+        if self._leveller:
+            if not self._leveller.heard_speech:
+                raise UserError("error_silent")
+            self._turn.push(self._leveller.finish())
+
+    def _hear(self, clip: AudioClip) -> None:
+        """A piece of the microphone's sound, up to the model's room."""
+        room = int(self._seconds_left * clip.sample_rate)
+        clip = AudioClip(clip.samples[:room], clip.sample_rate)
+        if not len(clip.samples) or self._heard and clip.sample_rate != self._heard[0].sample_rate:
+            return
+        if self._leveller is None:
+            self._leveller = StreamLeveller(clip.sample_rate)
+        self._heard.append(clip)
+        self._read(AudioClip(self._leveller.push(clip.samples), clip.sample_rate))
+
+    def _read(self, clip: AudioClip) -> None:
+        if self._turn is None:
+            self._turn = self._conversation.begin_turn(sample_rate=clip.sample_rate)
+        size = int(BLOCK_SECONDS * clip.sample_rate)
+        for first in range(0, len(clip.samples), size):
+            if self.stop.is_set():
+                return
+            with self._limiter.listening():
+                self._turn.push(clip.samples[first : first + size])
+        heard = sum(clip.seconds for clip in self._heard)
+        room = self._turn.seconds_left - SPARE_SECONDS
+        self._seconds_left = max(0.0, min(room, self._max_seconds - heard))
+
+    def _give_up(self) -> None:
+        """Forget the turn and free the floor; holds `_handing`."""
+        self._has_floor = False
+        if self._turn is not None:
+            self._turn.abandon()
+        self._floor.give()

@@ -1,0 +1,123 @@
+"""The sessions of all visitors: made on real input only, capped, and ended in time."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from threading import Event, Lock, Thread
+
+from models.contract import SpeechModel
+from models.errors import UserError
+
+from .files import Files
+from .limiter import Limiter
+from .limits import Limits
+from .session import Session
+
+MAX_SWEEP_SECONDS = 5.0
+
+
+class Sessions:
+    """A session for each visitor who has said something.
+
+    One ends when its visitor has been idle, or away, for too long; a short break of the connection
+    ends nothing. When there are too many, the one that was away longest makes room for a new one.
+
+    Args:
+        log_content: the log may hold what is said.
+    """
+
+    def __init__(
+        self, model: SpeechModel, files: Files, limits: Limits, log_content: bool = False
+    ) -> None:
+        self.model, self.files, self.limits = model, files, limits
+        self.limiter = Limiter(limits.max_replies, limits.wait_seconds)
+        self.log_content = log_content
+        self._sessions: dict[str, Session] = {}
+        self._connections: Counter[str] = Counter()
+        self._lock = Lock()
+        self._closed = Event()
+        Thread(target=self._keep_sweeping, daemon=True).start()
+
+    def __len__(self) -> int:
+        return len(self._sessions)
+
+    def get(self, visitor: str) -> Session | None:
+        """The visitor's session, if there is one."""
+        return self._sessions.get(visitor)
+
+    def open(self, visitor: str) -> Session:
+        """The visitor's session, which is made if there is none.
+
+        Raises:
+            UserError: there are too many, all in use.
+        """
+        away = None
+        with self._lock:
+            session = self._sessions.get(visitor)
+            if session is None:
+                if len(self._sessions) >= self.limits.max_sessions:
+                    away = self._longest_away()
+                    del self._sessions[away.owner]
+                session = Session(
+                    visitor, self.model, self.files, self.limiter, self.limits, self.log_content
+                )
+                self._sessions[visitor] = session
+            session.last_used = time.monotonic()
+        if away:
+            away.close()
+        return session
+
+    def connect(self, visitor: str, connected: bool) -> None:
+        """A visitor's page has connected, or has left: then it speaks and listens no more."""
+        with self._lock:
+            self._connections[visitor] += 1 if connected else -1
+            session = None
+            if self._connections[visitor] <= 0:
+                del self._connections[visitor]
+                session = self._sessions.get(visitor)
+        if session:
+            session.interrupt()
+
+    def sweep(self) -> None:
+        """End the sessions, and remove the uploads, whose time is over."""
+        now = time.monotonic()
+        with self._lock:
+            over = []
+            for visitor, session in self._sessions.items():
+                limits = self.limits
+                is_here = visitor in self._connections
+                seconds = limits.idle_seconds if is_here else limits.linger_seconds
+                if not session.is_busy and now - session.last_used > seconds:
+                    over.append(session)
+            for session in over:
+                del self._sessions[session.owner]
+        for session in over:
+            session.close()
+        self.files.remove_expired()
+
+    def close(self) -> None:
+        """End all sessions."""
+        self._closed.set()
+        with self._lock:
+            sessions, self._sessions = list(self._sessions.values()), {}
+        for session in sessions:
+            session.interrupt()
+        for session in sessions:
+            session.close()
+
+    def _longest_away(self) -> Session:
+        """Of the visitors who aren't connected and have no turn under way."""
+        away = [
+            session
+            for visitor, session in self._sessions.items()
+            if visitor not in self._connections and not session.is_busy
+        ]
+        if not away:
+            raise UserError("error_too_many_users")
+        return min(away, key=lambda session: session.last_used)
+
+    def _keep_sweeping(self) -> None:
+        seconds = min(MAX_SWEEP_SECONDS, self.limits.linger_seconds / 2)
+        while not self._closed.wait(seconds):
+            self.sweep()

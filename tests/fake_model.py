@@ -1,0 +1,128 @@
+"""A model that obeys the contract and costs nothing: it answers with a tone, frame by frame."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+
+import numpy as np
+
+from models.contract import ReplyChunk, ReplyOptions, SamplingField
+
+SAMPLE_RATE, FRAME_RATE = 16_000, 20.0
+
+
+@dataclass(frozen=True)
+class FakeSampling:
+    temperature: float = 0.7
+    seed: int | None = None
+
+
+class FakeTurn:
+    def __init__(self, conversation: FakeConversation, text: str | None, rate: int | None):
+        self.conversation, self.text = conversation, (text or "").strip()
+        self.rate, self.num_samples, self.is_open = rate or SAMPLE_RATE, 0, True
+
+    @property
+    def seconds_heard(self) -> float:
+        return self.num_samples / self.rate
+
+    @property
+    def seconds_left(self) -> float:
+        return self.conversation.model.max_input_seconds - self.seconds_heard
+
+    def push(self, samples) -> None:
+        self.conversation.model.on_push(self)
+        self.num_samples += len(samples)
+
+    def finish(self) -> None:
+        self.conversation.heard.append((self.text, self.seconds_heard))
+
+    def abandon(self) -> None:
+        self.is_open = False
+
+
+class FakeConversation:
+    def __init__(self, model: FakeModel):
+        self.model, self.heard = model, []
+
+    def begin_turn(self, text=None, sample_rate=None, *, image=None, video=None) -> FakeTurn:
+        return FakeTurn(self, text, sample_rate)
+
+    def reply(self, turn: FakeTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:
+        model = self.model
+        max_frames = options.max_frames or 100
+        with model.counted():
+            for frame in range(1, min(model.num_frames, max_frames) + 1):
+                model.on_frame(frame)
+                time.sleep(model.frame_seconds)
+                ended = frame == model.num_frames
+                yield model.chunk(frame, max_frames, ended)
+                if options.stop.is_set():
+                    return
+
+    def reset(self) -> None:
+        self.heard = []
+
+    def save(self, path) -> None:
+        raise NotImplementedError
+
+
+class FakeModel:
+    """Fields and methods of `contract.SpeechModel`, and hooks for tests.
+
+    Args:
+        num_frames: of each reply, if it may be as long.
+        frame_seconds: that a frame takes.
+    """
+
+    name, family, device, dtype = "fake", "fake", "cpu", "float32"
+    num_parameters, sample_rate, frame_rate = 0, SAMPLE_RATE, FRAME_RATE
+    max_input_seconds = 20.0
+    emotions, styles, voices = ("sad",), ("calm",), ()
+    accepts = frozenset({"audio", "text"})
+    sampling = FakeSampling()
+    sampling_fields = (SamplingField(name="temperature", low=0.05, high=2.0, step=0.05),)
+
+    def __init__(self, num_frames: int = 5, frame_seconds: float = 0.0) -> None:
+        self.num_frames, self.frame_seconds = num_frames, frame_seconds
+        self.on_frame: Callable[[int], None] = lambda frame: None
+        self.on_push: Callable[[FakeTurn], None] = lambda turn: None
+        self.num_running = self.most_running = self.num_replies = 0
+
+    def counted(self) -> FakeModel:
+        return self
+
+    def __enter__(self) -> None:
+        self.num_running += 1
+        self.num_replies += 1
+        self.most_running = max(self.most_running, self.num_running)
+
+    def __exit__(self, *exception) -> None:
+        self.num_running -= 1
+
+    def new_conversation(self) -> FakeConversation:
+        return FakeConversation(self)
+
+    def load_conversation(self, path) -> FakeConversation:
+        raise NotImplementedError
+
+    def warm_up(self) -> None:
+        pass
+
+    def chunk(self, frame: int, max_frames: int, ended: bool) -> ReplyChunk:
+        size = int(SAMPLE_RATE / FRAME_RATE)
+        tone = 0.3 * np.sin(np.arange(size) * 0.1 + frame)
+        return ReplyChunk(
+            new_text="好",
+            new_audio=tone.astype(np.float32),
+            total_frames=frame,
+            max_frames=max_frames,
+            total_seconds=frame / FRAME_RATE,
+            max_seconds=max_frames / FRAME_RATE,
+            emotion="sad",
+            style="calm",
+            seed=replace(self.sampling, seed=1).seed,
+            ended=ended,
+        )

@@ -1,0 +1,101 @@
+"""A stranger on the network: raw requests to the page's server, for tests."""
+
+from __future__ import annotations
+
+import http.client
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from urllib.parse import urlencode, urlsplit
+from uuid import uuid4
+
+import app
+
+API = "/gradio_api"
+
+
+def function(page: app.Page, name: str) -> int:
+    """The number of a private event, by the name of its handler."""
+    return next(
+        index for index, fn in page.demo.fns.items() if getattr(fn.fn, "__name__", "") == name
+    )
+
+
+@dataclass
+class Visitor:
+    """One visitor of a page at a URL: with the header of a tab, unless `name` is empty."""
+
+    url: str
+    name: str = field(default_factory=lambda: uuid4().hex)
+    session: str = field(default_factory=lambda: uuid4().hex)
+    timeout: float = 60
+
+    def open(
+        self, method: str, path: str, body: bytes | str | None = None, **headers: str
+    ) -> http.client.HTTPResponse:
+        parts = urlsplit(self.url)
+        connection = http.client.HTTPConnection(parts.hostname, parts.port, timeout=self.timeout)
+        sent = {key.replace("_", "-"): value for key, value in headers.items()}
+        if self.name:
+            sent = {"X-Visitor": self.name, **sent}
+        connection.request(method, path, body, sent)
+        return connection.getresponse()
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        response = self.open("GET", path, **headers)
+        return response.status, response.read().decode(errors="replace")
+
+    def post(self, path: str, body: object, **headers: str) -> tuple[int, str]:
+        headers = {"Content_Type": "application/json", **headers}
+        response = self.open("POST", path, json.dumps(body), **headers)
+        return response.status, response.read().decode(errors="replace")
+
+    def upload(self, content: bytes, name: str = "speech.wav", **headers: str) -> tuple[int, str]:
+        boundary = "0123456789abcdef"
+        body = (
+            f'--{boundary}\r\nContent-Disposition: form-data; name="files"; filename="{name}"\r\n'
+            "Content-Type: audio/wav\r\n\r\n"
+        ).encode() + content
+        kind = f"multipart/form-data; boundary={boundary}"
+        response = self.open(
+            "POST",
+            f"{API}/upload",
+            body + f"\r\n--{boundary}--\r\n".encode(),
+            **{"Content_Type": kind, **headers},
+        )
+        return response.status, response.read().decode(errors="replace")
+
+    def upload_path(self, content: bytes) -> str:
+        status, answer = self.upload(content)
+        assert status == 200, answer
+        return json.loads(answer)[0]
+
+    def join(self, index: int, data: list) -> tuple[int, str]:
+        body = {"data": data, "fn_index": index, "session_hash": self.session}
+        return self.post(f"{API}/queue/join", body)
+
+    def events(self) -> Iterator[dict]:
+        """The messages of this session's stream, until it ends."""
+        query = urlencode({"session_hash": self.session})
+        response = self.open("GET", f"{API}/queue/data?{query}")
+        assert response.status == 200
+        for line in response:
+            if line.startswith(b"data:"):
+                yield json.loads(line[5:])
+
+    def run(self, index: int, data: list) -> dict:
+        """Call a private event and wait for its end; returns its last message."""
+        status, answer = self.join(index, data)
+        assert status == 200, answer
+        event_id = json.loads(answer)["event_id"]
+        for message in self.events():
+            if message["msg"] == "process_completed" and message["event_id"] == event_id:
+                return message
+        raise AssertionError("the stream ended before the event")
+
+    def call(self, data: object, name: str = "speak") -> tuple[int, str]:
+        """Call the API, and read all of its answer."""
+        status, answer = self.post(f"{API}/call/{name}", {"data": data})
+        if status != 200:
+            return status, answer
+        return self.get(f"{API}/call/{name}/{json.loads(answer)['event_id']}")
