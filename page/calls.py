@@ -20,7 +20,7 @@ from .limits import Limits
 MODEL = "model"  # the concurrency_id of all events that make a reply
 MAX_WAITING_EVENTS = 256  # of those that don't
 MAX_DEPTH = 6  # of what is nested in a call
-NAME = re.compile(r"\w{1,64}", re.ASCII)
+NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
 class RefusedError(Exception):

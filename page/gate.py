@@ -41,10 +41,10 @@ READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\w+)?"
     r"|/(static|assets|svelte)/.+"
     r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|login_check/?|user/?|token/?"
-    r"|queue/(data|status)|heartbeat/\w+|upload_progress|call/(v2/)?\w+/\w+|file=.+)"
+    r"|queue/(data|status)|heartbeat/[\w-]+|upload_progress|call/(v2/)?\w+/\w+|file=.+)"
 )
 WRITE = re.compile(r"/gradio_api/(queue/join|call/\w+/?|upload|cancel|reset/?|stream/\w+(/close)?)")
-HEARTBEAT = re.compile(r"/gradio_api/heartbeat/(\w+)")
+HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 ANSWER = re.compile(r"/gradio_api/call/\w+/(\w+)")
 
 

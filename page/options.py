@@ -61,7 +61,7 @@ def parse_arguments(
     """Options as given, else of the environment, else the defaults."""
     parser = new_parser()
     for name, default in vars(parser.parse_args([])).items():
-        variables = (PREFIX + name.upper(), GRADIO_NAMES.get(name))
+        variables = filter(None, (PREFIX + name.upper(), GRADIO_NAMES.get(name)))
         value = next((environment[key] for key in variables if key in environment), None)
         if value is not None:
             is_flag = isinstance(default, bool)
@@ -87,13 +87,18 @@ def table() -> str:
     for action in parser._actions:
         if action.dest == "help":
             continue
-        default = action.default
-        number = f"{default:,}" if isinstance(default, int) else f"{default:g}"
-        is_number = isinstance(default, (int, float)) and not isinstance(default, bool)
-        shown = number if is_number else f"`{default}`" if default else ""
+        shown = _shown(action.default)
         cells = (f"`{_option(action.dest)}`", f"`{PREFIX}{action.dest.upper()}`", shown)
         rows.append(f"| {' | '.join(cells)} | {action.help} |")
     return "\n".join(rows)
+
+
+def _shown(default: object) -> str:
+    if isinstance(default, bool) or default in (None, ""):
+        return ""
+    if isinstance(default, str):
+        return f"`{default}`"
+    return f"{default:,}" if isinstance(default, int) else f"{default:g}"
 
 
 def _option(name: str) -> str:

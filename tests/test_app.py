@@ -1,31 +1,41 @@
-"""The page: its sessions, and what a client of its API gets."""
+"""The page with the embedded checkpoint: what a client of its API gets, and how it starts."""
 
-import base64
-import gc
-import json
+from __future__ import annotations
+
+import dataclasses
+import os
 import re
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import tempfile
 import time
 import urllib.request
-import weakref
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
 import soundfile
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from loguru import logger
+from models.load import load_model
 
 import app
-from models.audio import load_audio
 from models.contract import SpeechModel
-from models.load import load_model
-from models.westlake.dual_ar import SamplingConfig
-from page import texts
-from page.session import Session, ShownTurn
+from page import options, server, words
+from page.files import Files
+from page.limits import Limits
+from page.private import PrivateFolder
+from page.session import Session
+from page.sessions import Sessions
 
-NUM_FRAMES = 6
+ROOT = Path(app.__file__).parent
 
 
 @pytest.fixture(scope="module")
@@ -34,44 +44,21 @@ def model() -> SpeechModel:
 
 
 @pytest.fixture(scope="module")
-def url(model: SpeechModel, tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+def url(model: SpeechModel) -> Iterator[str]:
     """The page, serving; its replies are one second long."""
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("GRADIO_TEMP_DIR", str(tmp_path_factory.mktemp("gradio")))
-        demo = app.build_demo(model, reply_seconds=1)
-        yield demo.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)[1]
-        demo.close()
-
-
-@pytest.fixture
-def session(model: SpeechModel, tmp_path: Path) -> Iterator[Session]:
-    session = Session(model, str(tmp_path))
-    yield session
-    session.close()
-    assert list(tmp_path.iterdir()) == []
+    page = app.Page(model, Limits(reply_seconds=1))
+    yield page.launch(quiet=True)
+    page.close()
 
 
 @pytest.fixture(scope="module")
 def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Half a second of a tone."""
-    path = tmp_path_factory.mktemp("recording") / "tone.wav"
-    tone = 8000 * np.sin(np.arange(8000) * 0.1)
-    soundfile.write(path, tone.astype(np.int16), 16000)
+    """Half a second of noise in bursts."""
+    path = tmp_path_factory.mktemp("recording") / "speech.wav"
+    noise = np.random.default_rng(0).integers(-8000, 8000, 8000)
+    noise[np.arange(8000) % 2000 > 1200] = 0
+    soundfile.write(path, noise.astype(np.int16), 16000)
     return path
-
-
-def read_stream(turn: ShownTurn, value: str) -> tuple[np.ndarray, bool]:
-    """What the page's player makes of a value: the samples, and whether they are all."""
-    name, *lines = value.splitlines()
-    assert name == turn.name
-    pieces = [line.split() for line in lines if not line.startswith("END")]
-    raw = b"".join(base64.b64decode(data) for _, data in pieces)
-    return np.frombuffer(raw, "<i2"), lines[-1].startswith("END")
-
-
-def say(session: Session, text: str, **options) -> ShownTurn:
-    *_, turn = session.answer(None, text, max_new_tokens=NUM_FRAMES, **options)
-    return turn
 
 
 def test_a_client_gets_text_and_a_playable_wav(url: str, recording: Path):
@@ -96,10 +83,16 @@ def test_a_client_reads_what_is_wrong(url: str, tmp_path: Path):
     client = Client(url, verbose=False)
     with pytest.raises(AppError, match="neither speech nor text"):
         client.predict(None, " ", api_name="/speak")
-    path = tmp_path / "empty.wav"
-    soundfile.write(path, np.zeros(0, np.int16), 16000)
-    with pytest.raises(AppError, match="no samples"):
-        client.predict(handle_file(path), "", api_name="/speak")
+    for name, samples, told in (
+        ("empty.wav", np.zeros(0, np.int16), "no samples"),
+        ("silent.wav", np.zeros(16000, np.int16), "no speech was heard"),
+        ("long.wav", np.ones(61 * 16000, np.int16), "allowed are up to 60 s"),
+    ):
+        path = tmp_path / name
+        soundfile.write(path, samples, 16000)
+        with pytest.raises(AppError, match=told) as refusal:
+            client.predict(handle_file(path), "", api_name="/speak")
+        assert tempfile.gettempdir() not in str(refusal.value)
 
 
 def test_two_clients_at_once(url: str):
@@ -111,17 +104,13 @@ def test_two_clients_at_once(url: str):
     assert all(soundfile.info(wav).duration > 0.9 for _, wav in replies)
 
 
-def test_no_path_of_the_server_is_opened(url: str, recording: Path):
-    file = {"path": str(recording), "meta": {"_type": "gradio.FileData"}}
-    request = urllib.request.Request(
-        f"{url}gradio_api/call/speak",
-        json.dumps({"data": [file, ""]}).encode(),
-        {"Content-Type": "application/json"},
-    )
-    event = json.load(urllib.request.urlopen(request))["event_id"]
-    answer = urllib.request.urlopen(f"{url}gradio_api/call/speak/{event}").read().decode()
-    assert "event: error" in answer
-    assert "complete" not in answer
+def test_a_client_does_not_use_the_upload_of_another(url: str, recording: Path):
+    first, second = (Client(url, verbose=False).cookies for _ in range(2))
+    api, files = f"{url}gradio_api", {"files": recording.read_bytes()}
+    path = httpx.post(f"{api}/upload", files=files, cookies=first).json()[0]
+    body = {"data": [{"path": path}, ""]}
+    assert httpx.post(f"{api}/call/speak", json=body, cookies=second).status_code == 403
+    assert httpx.post(f"{api}/call/speak", json=body, cookies=first).status_code == 200
 
 
 def test_only_speak_is_offered(url: str):
@@ -130,183 +119,226 @@ def test_only_speak_is_offered(url: str):
     ]
 
 
-def test_the_players_samples_are_those_of_the_wav(session: Session):
-    values = [(turn.stream, turn.ended) for turn in session.answer(None, "你好", max_new_tokens=14)]
-    turn = session.turns[-1]
-    wave = soundfile.read(turn.reply_audio, dtype="int16")[0]
-    np.testing.assert_array_equal(read_stream(turn, turn.stream)[0], wave)
-    tail, ended = read_stream(turn, turn.stream_end)
-    np.testing.assert_array_equal(tail, wave[-len(tail) :])
-    assert ended
-    for (before, _), (after, _) in zip(values, values[1:]):
-        assert after.startswith(before)  # so only what is new travels
+@pytest.mark.parametrize("path", sorted((ROOT / "examples").glob("*.wav")), ids=lambda p: p.stem)
+def test_every_example_is_answered(model: SpeechModel, path: Path, tmp_path: Path):
+    limits = Limits()
+    sessions = Sessions(model, Files(tmp_path, limits), limits)
+    *_, turn = sessions.open("visitor").answer(str(path), "", max_new_tokens=2)
+    assert turn.has_sound or turn.reply_audio
+    sessions.close()
 
 
-def test_a_conversation_goes_on_and_begins_anew(session: Session):
-    say(session, "你好")
-    say(session, "我不喜欢现在的工作")
-    assert len(session.turns) == len(session.conversation.turns) == 2
-    session.reset()
-    assert session.turns == session.conversation.turns == list(session.folder.iterdir()) == []
-
-
-def test_bad_input_changes_nothing(session: Session):
-    say(session, "你好")
-    columns = session.conversation.columns
-    for options in ({"style": "loud"}, {"max_seconds": 0.001, "audio": True}):
-        audio = session.turns[0].reply_audio if options.pop("audio", None) else None
-        with pytest.raises(ValueError, match="."):
-            list(session.answer(audio, "再说一次", **options))
-    assert len(session.turns) == 1
-    assert session.conversation.columns.equal(columns)
-    say(session, "再说一次")
-
-
-def test_a_stopped_reply_stays_as_far_as_it_was_said(session: Session):
-    turns = session.answer(None, "你好")
-    while (turn := next(turns)).last is None:
-        pass
-    session.interrupt()
-    turns.close()
-    session.wait()
-    assert turn.ended
-    wave = soundfile.read(turn.reply_audio, dtype="int16")[0]
-    assert len(wave) == 1024 * turn.last.total_frames < 1024 * 8
-    assert session.conversation.open_turn is None
-    say(session, "继续")
-
-
-def test_a_turn_that_is_stopped_before_its_reply_is_over_too(session: Session):
-    turns = session.answer(None, "你好")
-    next(turns)
-    turns.close()
-    assert session.conversation.open_turn is None
-    say(session, "继续")
-
-
-def test_a_new_turn_ends_the_reply_before_it(session: Session):
-    def first() -> None:
-        list(session.answer(None, "你好"))
-
-    with ThreadPoolExecutor(1) as pool:
-        running = pool.submit(first)
-        while not session.turns or session.turns[0].last is None:
-            assert not running.done()
-        say(session, "等一下")
-    assert len(session.conversation.turns) == 2
-
-
-def test_it_listens_while_the_user_speaks(session: Session):
-    noise = np.random.default_rng(0).integers(-3000, 3000, 4 * 24_000).astype(np.int16)
-    session.listen()
-    for piece in np.split(noise, 4):
-        session.hear(48_000, piece)
-    *_, turn = session.answer_heard(max_new_tokens=NUM_FRAMES)
-    heard, rate = soundfile.read(turn.audio, dtype="int16")
-    np.testing.assert_array_equal(heard, noise)
-    assert rate == 48_000
-    assert turn.reply_audio
-    assert session.conversation.turns[0].prompt_length > 2 * 21  # two seconds of frames
-
-
-def test_a_microphone_that_gave_nothing(session: Session):
-    assert list(session.answer_heard()) == []  # it was never opened
-    session.listen()
-    with pytest.raises(ValueError, match="nothing was heard"):
-        list(session.answer_heard())
-    session.hear(48_000, np.zeros(24_000, np.int16))  # late: nobody listens
-    say(session, "你好")
-
-
-def test_a_recording_read_before_it_is_sent(
-    model: SpeechModel, session: Session, tmp_path: Path, recording: Path
+def test_a_recording_read_before_it_is_sent_gives_the_same_reply(
+    model: SpeechModel, tmp_path: Path, recording: Path
 ):
-    options = {"max_new_tokens": NUM_FRAMES, "sampling": SamplingConfig(seed=1)}
-    list(session.answer(str(recording), "", **options))
-    prepared = Session(model, str(tmp_path))
-    prepared.prepare("another recording.wav")
-    prepared.prepare(str(recording))
-    while prepared.conversation.cache.length == 0:
-        time.sleep(0.01)
-    list(prepared.answer(str(recording), "", **options))
-    assert prepared.conversation.columns.equal(session.conversation.columns)
-    prepared.prepare(str(recording))
-    say(prepared, "你好")  # not the recording
-    assert len(prepared.conversation.turns) == 2
-    prepared.close()
-
-
-def test_listening_that_is_interrupted_is_forgotten(session: Session):
-    session.listen()
-    session.hear(48_000, np.zeros(24_000, np.int16))
-    say(session, "你好")
-    assert len(session.conversation.turns) == 1
-
-
-def test_sessions_share_nothing(model: SpeechModel, session: Session, tmp_path: Path):
-    say(session, "你好")
-    columns = session.conversation.columns
-    other = Session(model, str(tmp_path))
-    say(other, "我想全职去打游戏")
-    other.close()
-    assert session.conversation.columns.equal(columns)
-    assert Path(session.turns[0].reply_audio).exists()
-
-
-def test_a_closed_session_is_freed(model: SpeechModel, tmp_path: Path):
-    session = Session(model, str(tmp_path))
-    say(session, "你好")
-    session.close()
-    conversation = weakref.ref(session.conversation)
-    del session
-    gc.collect()
-    assert conversation() is None
-
-
-def test_both_languages_say_everything():
-    assert texts.STRINGS["zh"].keys() == texts.STRINGS["en"].keys()
-    assert all(text for words in texts.STRINGS.values() for text in words.values())
-
-
-def faulty_sounds(folder: Path) -> Iterator[object]:
-    """Everything that `load_audio` refuses of what a browser may send."""
-    yield folder / "gone.wav"
-    for name, content in (("empty.wav", b""), ("text.wav", b"no sound at all")):
-        (folder / name).write_bytes(content)
-        yield folder / name
-    soundfile.write(folder / "cut.wav", np.zeros(4000, np.int16), 16_000)
-    (folder / "cut.wav").write_bytes((folder / "cut.wav").read_bytes()[:3000])
-    yield folder / "cut.wav"
-    yield 16_000, np.zeros(0, np.int16)
-    yield 16_000, np.full(100, np.nan, np.float32)
-    yield 16_000, np.full(100, 300, np.float32)
-    yield 16_000, np.zeros((100, 99), np.int16)
-    yield 10, np.zeros(100, np.int16)
-    yield 16_000, np.zeros(100 * 16_000, np.int16)
-
-
-def test_every_fault_of_a_sound_is_told_in_chinese(tmp_path: Path):
-    for sound in faulty_sounds(tmp_path):
-        with pytest.raises(ValueError, match=".") as refusal:
-            load_audio(sound, 60)
-        chinese = texts.fault(str(refusal.value)).partition('lang="zh">')[2]
-        assert re.search("[一-鿿]", chinese) and "{}" not in chinese
-    assert "100.0 秒，最长 60 秒" in chinese
-    assert "<script>" not in texts.fault("<script>")
+    sampling = dataclasses.replace(model.sampling, seed=1)
+    limits = Limits()
+    replies: list[np.ndarray] = []
+    for prepared in (False, True):
+        sessions = Sessions(model, Files(tmp_path, limits), limits)
+        session: Session = sessions.open("visitor")
+        if prepared:
+            session.prepare(str(recording))
+        *_, turn = session.answer(str(recording), "", max_new_tokens=6, sampling=sampling)
+        replies.append(soundfile.read(turn.reply_audio, dtype="int16")[0])
+        sessions.close()
+    np.testing.assert_array_equal(*replies)
 
 
 def test_words_of_another_checkpoint_stand_for_themselves():
-    assert "<script>" not in texts.badge("perceived", "<script>")
-    assert texts.both("whispering").count("whispering") == 2
+    assert words.both("<script>").count("&lt;script&gt;") == 2
+    assert words.both("whispering").count("whispering") == 2
 
 
 def test_the_options(monkeypatch: pytest.MonkeyPatch):
-    options = app.parse_arguments([])
-    assert (options.checkpoint, options.host, options.port) == ("tiny", "127.0.0.1", 7860)
-    monkeypatch.setenv("GRADIO_SERVER_NAME", "0.0.0.0")
-    assert app.parse_arguments(["--port", "8000"]).host == "0.0.0.0"
+    given = options.parse_arguments([], {})
+    assert (given.checkpoint, given.host, given.port) == ("tiny", "127.0.0.1", 7860)
+    assert options.read_limits(given) == Limits()
+    environment = {
+        "GRADIO_SERVER_NAME": "0.0.0.0",
+        "WESTLAKE_MAX_REPLIES": "2",
+        "WESTLAKE_LOG_CONTENT": "yes",
+        "WESTLAKE_CHECKPOINT": "elsewhere",
+    }
+    given = options.parse_arguments(["--port", "8000", "--max-waiting", "3"], environment)
+    assert (given.host, given.port, given.log_content) == ("0.0.0.0", 8000, True)
+    assert given.checkpoint == "elsewhere"
+    limits = options.read_limits(given)
+    assert (limits.max_replies, limits.max_waiting) == (2, 3)
+
+
+@pytest.mark.parametrize("value", ["0", "-1", "nan", "inf"])
+def test_limits_are_above_zero(value: str, capsys: pytest.CaptureFixture):
+    assert app.main(["--wait-seconds", value]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert "--wait-seconds" in line and "above 0" in line
+
+
+def test_the_documented_options_are_the_programs():
+    assert options.table() in (ROOT / "docs" / "limits.md").read_text(encoding="utf-8")
 
 
 def test_an_unknown_checkpoint_is_said(capsys: pytest.CaptureFixture):
-    assert app.main(["--checkpoint", "nowhere"]) == 2
+    assert app.main(["--checkpoint", "nowhere", "--port", str(free_port())]) == 2
     assert "there is no checkpoint 'nowhere'" in capsys.readouterr().err
+
+
+def free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
+
+
+def started(*arguments: str, **environment: str) -> subprocess.Popen:
+    return subprocess.Popen(
+        [sys.executable, "app.py", *arguments],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1", **environment},
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+
+
+def test_what_is_wrong_with_the_place_is_one_line_before_loading(
+    tmp_path: Path, capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    def never(*arguments: object) -> None:
+        raise AssertionError("a model was loaded")
+
+    monkeypatch.setattr(app, "load_model", never)
+    with socket.socket() as other:
+        other.bind(("127.0.0.1", 0))
+        other.listen()
+        taken = str(other.getsockname()[1])
+        certificate = ["--ssl-certfile", str(tmp_path / "none.pem")]
+        for arguments, told in (
+            (["--port", taken], f"port {taken} is taken"),
+            (["--port", "0"], "allowed are 1 to 65535"),
+            (["--port", "99999"], "allowed are 1 to 65535"),
+            (["--host", "192.0.2.1"], "no address of this machine"),
+            (["--host", "no such host"], "no address of this machine"),
+            (certificate, "give both"),
+            ([*certificate, "--ssl-keyfile", "none"], "no file that can be read"),
+        ):
+            free = [] if "--port" in arguments else ["--port", str(free_port())]
+            assert app.main([*arguments, *free]) == 2
+            (line,) = capsys.readouterr().err.splitlines()
+            assert line.startswith("app.py: ") and told in line
+
+
+def test_ctrl_c_while_loading_is_quiet(capsys: pytest.CaptureFixture, monkeypatch):
+    def interrupted(*arguments: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "load_model", interrupted)
+    assert app.main(["--port", str(free_port())]) == 130
+    assert capsys.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_nothing_is_left_when_it_is_told_to_end(tmp_path: Path, number: int):
+    """Behind a proxy of the environment, which it has to bypass, with visitors' files."""
+    port, proxy = free_port(), "http://127.0.0.1:9"
+    process = started(
+        "--port", str(port), TMPDIR=str(tmp_path), http_proxy=proxy, HTTP_PROXY=proxy, no_proxy=""
+    )
+    url = f"http://127.0.0.1:{port}/"
+    try:
+        opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
+        for _ in range(600):
+            assert process.poll() is None, process.stdout.read()
+            try:
+                assert opener.open(f"{url}config").status == 200
+                break
+            except OSError:
+                time.sleep(0.1)
+        client = Client(url, verbose=False, httpx_kwargs={"trust_env": False})
+        assert client.predict(None, "你好\n\x1b[31m伪造", api_name="/speak")[1]
+        assert list(tmp_path.glob("westlake-omni-*/*/*"))
+        process.send_signal(number)
+        printed = process.communicate(timeout=20)[0]
+    finally:
+        process.kill()
+    assert process.returncode == 0
+    assert "Traceback" not in printed and "\x1b[31m" not in printed
+    assert ">> Input: " in printed  # only this machine's users come here
+    left = [path for path in tmp_path.iterdir() if "torch" not in path.name]
+    assert left == []
+
+
+def test_elsewhere_the_log_holds_no_words():
+    local = options.parse_arguments([], {})
+    assert not server.is_public(local, {})
+    for arguments, environment in (
+        (["--host", "0.0.0.0"], {}),
+        (["--host", "192.168.1.5"], {}),
+        (["--share"], {}),
+        ([], {"SPACE_ID": "someone/space"}),
+    ):
+        assert server.is_public(options.parse_arguments(arguments, {}), environment)
+
+
+def test_a_served_page_logs_no_words(model: SpeechModel, capfd: pytest.CaptureFixture):
+    lines: list[str] = []
+    sink = logger.add(lines.append)
+    page = app.Page(model, Limits(reply_seconds=1), log_content=False)
+    url = page.launch(quiet=True)
+    text, _ = Client(url, verbose=False).predict(None, "机密的话", api_name="/speak")
+    page.close()
+    logger.remove(sink)
+    printed = "".join([*capfd.readouterr(), *lines])
+    assert "机密" not in printed and text not in printed and tempfile.gettempdir() not in printed
+    assert re.search(r"generated: \d+", printed)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "environment", "answered", "refused"),
+    [
+        ([], {}, ["localhost", "127.0.0.1", "::1"], ["evil.example", "192.168.1.5"]),
+        (["--host", "0.0.0.0"], {}, ["192.168.1.5", "localhost"], ["evil.example"]),
+        (
+            ["--host", "0.0.0.0", "--allowed-hosts", "a.example, B.example"],
+            {},
+            ["b.example"],
+            ["c"],
+        ),
+        (["--allowed-hosts", "*"], {}, ["anything.example"], []),
+        (["--root-path", "https://a.example/talk"], {}, ["a.example"], ["b.example"]),
+        ([], {"SPACE_HOST": "me-talk.hf.space"}, ["me-talk.hf.space"], ["you-talk.hf.space"]),
+        (["--share"], {}, ["abc.gradio.live"], ["abc.gradio.live.evil.example"]),
+    ],
+)
+def test_names_of_the_server(arguments, environment, answered, refused):
+    is_host = server.host_check(options.parse_arguments(arguments, {}), environment)
+    assert all(map(is_host, answered)) and not any(map(is_host, refused))
+
+
+class TestPrivateFolder:
+    def test_it_is_private_and_goes(self, tmp_path: Path):
+        folder = PrivateFolder(tmp_path)
+        assert stat.S_IMODE(folder.path.stat().st_mode) == 0o700
+        (folder.path / "sound.wav").write_bytes(b"x")
+        other = PrivateFolder(tmp_path)
+        assert folder.path.exists() and other.path != folder.path  # both live
+        folder.close()
+        other.close()
+        assert list(tmp_path.iterdir()) == []
+
+    def test_what_a_killed_process_left_goes_at_the_next_start(self, tmp_path: Path):
+        program = (
+            "import os, sys; from page.private import PrivateFolder;"
+            "folder = PrivateFolder(sys.argv[1]); (folder.path / 'a.wav').touch();"
+            "os.kill(os.getpid(), 9)"
+        )
+        subprocess.run([sys.executable, "-c", program, str(tmp_path)], cwd=ROOT, timeout=60)
+        (left,) = tmp_path.iterdir()
+        (tmp_path / "westlake-omni-not-a-folder").touch()
+        (tmp_path / "westlake-omni-link").symlink_to(ROOT)
+        folder = PrivateFolder(tmp_path)
+        assert not left.exists() and (ROOT / "app.py").exists()
+        folder.close()
+
+    def test_a_folder_that_can_not_be_made_is_told(self, tmp_path: Path):
+        with pytest.raises(ValueError, match="TMPDIR"):
+            PrivateFolder(tmp_path / "none")

@@ -122,9 +122,7 @@ def test_a_path_is_one_of_the_visitors_own_uploads(url: str, page: app.Page, tmp
             {"path": path, "url": "http://127.0.0.1:1/a.wav", "meta": {"_type": "gradio.FileData"}},
         ):
             answers.add(visitor.call([file, ""]))
-            answers.add(
-                visitor.join(function(page, "_answer"), ["speech", file, "", *SETTINGS])
-            )
+            answers.add(visitor.join(function(page, "_answer"), ["speech", file, "", *SETTINGS]))
             answers.add(visitor.join(function(page, "_prepare"), ["speech", file]))
             answers.add(visitor.join(function(page, "_hear"), [file]))
     answers.add(visitor.call([{"url": "http://127.0.0.1:1/a.wav"}, ""]))
@@ -463,9 +461,7 @@ def test_wrong_settings_are_told(url: str, page: app.Page, model: FakeModel):
         ["", 5, 99, -1],
         ["", 5, 0.7, 2**80],
     ):
-        answer = Visitor(url).run(
-            function(page, "_answer"), ["written", None, "你好", *settings]
-        )
+        answer = Visitor(url).run(function(page, "_answer"), ["written", None, "你好", *settings])
         assert not answer["success"]
     assert model.num_replies == 0
 
