@@ -17,10 +17,10 @@ os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(2**31))
 
 import gradio as gr  # noqa: E402
-from models.load import load_model  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from models.contract import SpeechModel  # noqa: E402
+from models.load import load_model  # noqa: E402
 from page import server, words  # noqa: E402
 from page.api import Api  # noqa: E402
 from page.calls import MODEL, Calls  # noqa: E402

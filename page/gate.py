@@ -271,7 +271,7 @@ def _bounded(scope, receive, limit: int, seconds: float):
         left = end - asyncio.get_running_loop().time()
         try:
             message = await asyncio.wait_for(receive(), max(0.0, left))
-        except asyncio.TimeoutError:
+        except TimeoutError:
             raise RefusedError(408, "error_request_slow", seconds=seconds) from None
         num_bytes += len(message.get("body", b""))
         if num_bytes > limit:

@@ -8,11 +8,11 @@ from threading import Condition, Event, Lock, Thread
 
 import numpy as np
 import soundfile
-from models.level import StreamLeveller, level_speech
 
 from models.audio import AudioClip, load_audio, to_pcm16
 from models.contract import Conversation, UserTurn
 from models.errors import UserError
+from models.level import StreamLeveller, level_speech
 
 from .limiter import Limiter
 

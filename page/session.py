@@ -7,12 +7,11 @@ from collections.abc import Iterator
 from threading import Event, Lock
 from uuid import uuid4
 
-from models.level import level_speech
-
 from generate import generate_long
 from models.audio import AudioClip, load_audio
 from models.contract import SpeechModel, UserTurn
 from models.errors import UserError
+from models.level import level_speech
 
 from .files import Files
 from .limiter import Limiter

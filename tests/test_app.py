@@ -24,10 +24,10 @@ import soundfile
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from loguru import logger
-from models.load import load_model
 
 import app
 from models.contract import SpeechModel
+from models.load import load_model
 from page import options, server, words
 from page.files import Files
 from page.limits import Limits
