@@ -73,6 +73,8 @@ class Page:
                 concurrency_id=MODEL,
                 concurrency_limit=self.limits.max_replies,
             )
+        for function in self.demo.fns.values():
+            function.queue = True  # the gate lets nothing past the queue, Gradio's own neither
         self.demo.queue(default_concurrency_limit=self.limits.max_replies, api_open=False)
         self.calls = Calls(self.demo, self.limits, self.files, self.readers, self.sessions.connect)
 

@@ -90,6 +90,21 @@ function showDownload(sound) {
   link.download = sound?.split("/").pop() ?? "";
 }
 
+function remember(name) {
+  try {
+    if (name) sessionStorage.setItem("conversation", name);
+    else sessionStorage.removeItem("conversation");
+  } catch {} // storage is blocked: nothing is known after a reload
+}
+
+function wasTalking() {
+  try {
+    return sessionStorage.getItem("conversation") !== null;
+  } catch {
+    return false;
+  }
+}
+
 function begin(value) {
   const isNew = conversation !== null && rows.size > 0 && !value.cleared;
   if (value.cleared) log.querySelectorAll(".row, .break").forEach((row) => row.remove());
@@ -102,8 +117,15 @@ function begin(value) {
 function receive() {
   if (!props.value) return;
   const value = JSON.parse(props.value);
+  if (value.restored) {
+    if (wasTalking()) log.append(make("p", "break", words.lost_conversation));
+    remember(null);
+    log.classList.toggle("empty", !log.querySelector(".break"));
+    return;
+  }
   const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 120;
-  if (value.conversation !== conversation) begin(value);
+  if (value.conversation !== conversation || value.cleared) begin(value);
+  remember(value.turns.length ? conversation : null);
   value.turns.forEach(show);
   const last = value.turns.at(-1);
   if (last?.reply.sound) showDownload(last.reply.sound);

@@ -27,15 +27,9 @@
     return new Response(text, { status: response.status });
   };
 
-  // Gradio answers a browser of bare zh, or of zh-SG, in English: it is told here, in the module
-  // that it offers its own language menu from.
-  addEventListener("DOMContentLoaded", async () => {
-    if (!chinese || navigator.language === "zh-CN") return;
-    for (let tries = 0; tries < 100; tries += 1) {
-      const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
-      const core = loaded.find((name) => /\/core-[^/]*\.js$/.test(name));
-      if (core) return (await import(core)).changeLocale?.("zh-CN");
-      await new Promise((done) => setTimeout(done, 50));
-    }
-  });
+  // Gradio knows zh-CN and answers a browser of bare zh, or of zh-SG, in English.
+  if (chinese) {
+    Object.defineProperty(navigator, "language", { value: "zh-CN" });
+    Object.defineProperty(navigator, "languages", { value: ["zh-CN", "zh"] });
+  }
 }
