@@ -27,9 +27,16 @@
     return new Response(text, { status: response.status });
   };
 
-  // Gradio knows zh-CN and answers a browser of bare zh, or of zh-SG, in English.
-  if (chinese) {
-    Object.defineProperty(navigator, "language", { value: "zh-CN" });
-    Object.defineProperty(navigator, "languages", { value: ["zh-CN", "zh"] });
+  // Gradio answers a browser of bare zh, or of zh-SG, in English: it is told once it has begun, in
+  // the module that it offers its own language menu from.
+  const begun = new MutationObserver(async () => {
+    const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+    const core = loaded.find((name) => /\/core-[^/]*\.js$/.test(name));
+    if (!core || !document.querySelector("#send")) return;
+    begun.disconnect();
+    (await import(core)).changeLocale?.("zh-CN");
+  });
+  if (chinese && navigator.language !== "zh-CN") {
+    begun.observe(document.documentElement, { childList: true, subtree: true });
   }
 }

@@ -32,7 +32,7 @@ LIMITS = Limits(
     max_total_bytes=4 * 1024 * 1024,
     max_text_characters=100,
     receive_seconds=2,
-    linger_seconds=0.5,
+    linger_seconds=3,
     wait_seconds=2,
     silent_seconds=1,
     max_waiting=4,
@@ -82,7 +82,7 @@ def written(text: str) -> list:
 
 
 def wait_until(condition) -> None:
-    for _ in range(200):
+    for _ in range(400):
         if condition():
             return
         time.sleep(0.05)
@@ -258,7 +258,7 @@ def test_who_is_connected_keeps_the_conversation(url: str, page: app.Page):
     assert visitor.run(function(page, "_answer"), written("第一句"))["success"]
     for _ in range(LIMITS.max_sessions + 1):
         Visitor(url).run(function(page, "_answer"), written("你好"))
-    time.sleep(3 * LIMITS.linger_seconds)
+    time.sleep(1.5 * LIMITS.linger_seconds)
     again = Visitor(url, name=visitor.name)  # the page was loaded again in the same tab
     restored = again.run(function(page, "_restore"), [])["output"]["data"][0]
     assert "第一句" in json.loads(restored)["turns"][0]["user"]["text"]
@@ -393,7 +393,7 @@ def test_large_requests_are_refused_unread(url: str, page: app.Page):
         "POST", f"{API}/call/speak", b"{}", Content_Length="2000000000", Content_Type="x"
     )
     assert lying.status == 413
-    assert before == set(page.files.folder.glob("*/*"))
+    assert set(page.files.folder.glob("*/*")) <= before
 
 
 def _chunked(pieces) -> bytes:
