@@ -1,15 +1,25 @@
 """From the click to the first sound, in headless Chromium: python -m benchmarks.page
 
 A recording is made with Chromium's fake microphone and sent; the clock runs from the click on Send
-to the instant for which the page schedules the first sample.
+to the instant for which the page schedules the first sample. With --users, so many visitors write
+at the same time, without browsers: the clock runs from the request to the first samples. With
+--turns, one visitor writes so many turns: the clock runs from each request to its reply's end.
 """
 
 import argparse
+import http.client
+import json
 import shutil
 import statistics
 import sys
 import tempfile
+import time
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from itertools import chain
 from pathlib import Path
+from urllib.parse import urlsplit
+from uuid import uuid4
 
 import numpy as np
 import soundfile
@@ -21,6 +31,8 @@ from models.load import load_model
 from .common import report
 
 REPLY_SECONDS = 4
+SPARE_SECONDS = 3.0  # between a user's turns
+TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
 CLOCK = """
 window.firstSound = null; window.clicked = null;
 const start = AudioBufferSourceNode.prototype.start;
@@ -47,28 +59,20 @@ def first_sound(page: Page, seconds: float, number: int) -> float:
     )
     page.click("#send")
     page.wait_for_function("window.firstSound !== null")
-    page.wait_for_function(
-        f"document.querySelectorAll('#chat .bot-row .minimal-audio-player').length == {number}"
-    )
+    page.wait_for_function(f"document.querySelectorAll('#chat .bot-row .sound').length == {number}")
     page.wait_for_timeout(500)
     return page.evaluate("window.firstSound") / 1000
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--seconds", type=float, default=3.0, help="length of the recording")
-    parser.add_argument("--runs", type=int, default=5)
-    options = parser.parse_args()
+def in_browser(url: str, seconds: float, num_runs: int) -> list[float]:
+    """The seconds from click to first sound, of the first turn and of `num_runs` more."""
     chromium = shutil.which("chromium") or shutil.which("chromium-browser")
     if chromium is None:
         sys.exit("there is no Chromium on the path: apt-get install chromium")
-    model = load_model("tiny")
-    model.warm_up()
-    demo = app.build_demo(model, reply_seconds=REPLY_SECONDS)
-    url = demo.launch(prevent_thread_lock=True, quiet=True, **app.LAUNCH)[1]
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:
         microphone = Path(folder) / "speech.wav"
         samples = 3000 * np.sin(np.arange(10 * 48_000) * 0.02)
+        samples[np.arange(len(samples)) % 12_000 > 8000] = 0  # bursts, as of speech
         soundfile.write(microphone, samples.astype(np.int16), 48_000, subtype="PCM_16")
         browser = driver.chromium.launch(
             executable_path=chromium,
@@ -85,18 +89,138 @@ def main() -> None:
         page.add_init_script(CLOCK)
         page.goto(url)
         page.wait_for_selector("#send")
-        times = [first_sound(page, options.seconds, run + 1) for run in range(options.runs + 1)]
+        times = [first_sound(page, seconds, run + 1) for run in range(num_runs + 1)]
         browser.close()
-    demo.close()
-    report(
-        "page",
-        {
-            "recording_seconds": options.seconds,
-            "first_sound_seconds": statistics.median(times[1:]),
-            "first_sound_seconds_worst": max(times[1:]),
-            "first_sound_seconds_first_turn": times[0],
-        },
-    )
+    return times
+
+
+class Writer:
+    """A visitor who writes, without a browser: what the page's script sends, by hand.
+
+    Args:
+        answer: the number of the page's event that answers what is written.
+    """
+
+    def __init__(self, url: str, answer: int) -> None:
+        self.address, self.answer = urlsplit(url).netloc, answer
+        self.session = uuid4().hex
+        self.headers = {"X-Visitor": uuid4().hex, "Content-Type": "application/json"}
+        self.num_bytes = 0
+
+    def turn(self, text: str) -> tuple[float, float]:
+        """Returns the seconds to the first samples and to the reply's end."""
+        started, first = time.perf_counter(), 0.0
+        settings = ["", REPLY_SECONDS, 0.7, 0.7, 1.2, -1]
+        body = {
+            "data": ["written", None, text, *settings],
+            "fn_index": self.answer,
+            "session_hash": self.session,
+        }
+        self._open("POST", "/gradio_api/queue/join", json.dumps(body)).read()
+        for line in self._open("GET", f"/gradio_api/queue/data?session_hash={self.session}"):
+            self.num_bytes += len(line)
+            if not line.startswith(b"data:"):
+                continue
+            message = json.loads(line[5:])
+            if message["msg"] == "process_generating" and not first and _has_speech(message):
+                first = time.perf_counter() - started
+            if message["msg"] == "process_completed":
+                if not message["success"] or not first:
+                    sys.exit(f"a turn failed: {message['output']}")
+                break
+        return first, time.perf_counter() - started
+
+    def _open(self, method: str, path: str, body: str | None = None) -> http.client.HTTPResponse:
+        connection = http.client.HTTPConnection(self.address, timeout=300)
+        connection.request(method, path, body, self.headers)
+        response = connection.getresponse()
+        if response.status != 200:
+            sys.exit(f"{path}: {response.status} {response.read().decode()}")
+        return response
+
+
+def _has_speech(message: dict) -> bool:
+    """Whether samples for the player are among what an event has yielded: its second output."""
+    value = json.dumps(message["output"]["data"][1])
+    return len(value) > 200
+
+
+def with_users(url: str, answer: int, num_users: int, num_turns: int) -> list[float]:
+    """The seconds to first sound of all turns of users who write at the same time."""
+
+    def write(number: int) -> list[float]:
+        writer, times = Writer(url, answer), []
+        time.sleep(SPARE_SECONDS * number / num_users)
+        for turn in range(num_turns):
+            times.append(writer.turn(TEXTS[turn % len(TEXTS)])[0])
+            time.sleep(SPARE_SECONDS)
+        return times
+
+    with ThreadPoolExecutor(num_users) as pool:
+        return list(chain.from_iterable(pool.map(write, range(num_users))))
+
+
+def over_turns(url: str, answer: int, num_turns: int) -> tuple[list[float], list[int]]:
+    """The seconds to the end, and the bytes, of each turn of one conversation."""
+    writer, times, sizes = Writer(url, answer), [], []
+    for turn in range(num_turns):
+        before = writer.num_bytes
+        times.append(writer.turn(TEXTS[turn % len(TEXTS)])[1])
+        sizes.append(writer.num_bytes - before)
+    return times, sizes
+
+
+def around(times: Sequence[float], number: int) -> float:
+    """The median of five turns around a turn, counted from 1."""
+    first = max(0, min(number - 3, len(times) - 5))
+    return statistics.median(times[first : first + 5])
+
+
+def measure(options: argparse.Namespace, url: str, answer: int) -> dict[str, object]:
+    if options.turns:
+        times, sizes = over_turns(url, answer, options.turns)
+        early, late = around(times, 5), around(times, options.turns)
+        return {
+            "turns": options.turns,
+            "turn_5_seconds": early,
+            "last_turn_seconds": late,
+            "last_over_turn_5": late / early,
+            "turn_5_bytes": int(around(sizes, 5)),
+            "last_turn_bytes": int(around(sizes, options.turns)),
+        }
+    if options.users:
+        times = with_users(url, answer, options.users, options.runs)
+        return {
+            "users": options.users,
+            "first_sound_seconds_p50": statistics.median(times),
+            "first_sound_seconds_p95": float(np.percentile(times, 95)),
+        }
+    times = in_browser(url, options.seconds, options.runs)
+    return {
+        "recording_seconds": options.seconds,
+        "first_sound_seconds": statistics.median(times[1:]),
+        "first_sound_seconds_worst": max(times[1:]),
+        "first_sound_seconds_first_turn": times[0],
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--seconds", type=float, default=3.0, help="length of the recording")
+    parser.add_argument("--runs", type=int, default=5, help="turns of each user")
+    parser.add_argument("--users", type=int, default=0, help="who write at the same time")
+    parser.add_argument("--turns", type=int, default=0, help="of one long conversation")
+    options = parser.parse_args()
+    model = load_model("tiny")
+    model.warm_up()
+    page = app.Page(model, app.Limits(reply_seconds=REPLY_SECONDS))
+    events = page.demo.fns.items()
+    answer = next(number for number, event in events if event.name == "_answer")
+    try:
+        figures = measure(options, page.launch(quiet=True), answer)
+    finally:
+        page.close()
+    report("page", figures)
 
 
 if __name__ == "__main__":

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Generator, Iterator
 from pathlib import Path
 
 import gradio as gr
@@ -41,7 +41,7 @@ class Api:
         """
         yield from told(self._speak(request, audio, text), api_error)
 
-    def _speak(self, request: gr.Request, audio: object, text: object) -> Iterator[tuple]:
+    def _speak(self, request: gr.Request, audio: object, text: object) -> Generator[tuple]:
         limits, model, files = self.sessions.limits, self.sessions.model, self.sessions.files
         visitor = visitor_of(request.session_hash)
         text = check_text("" if text is None else text, limits)
@@ -52,7 +52,7 @@ class Api:
             path = files.check(audio.get("path"), visitor)
         if audio is None and not text:
             raise UserError("error_nothing_given")
-        if not self.readers.is_read(request.session_hash):
+        if not self.readers.is_read(request.session_hash or ""):
             return
         with self.sessions.limiter.reply():
             clip = read_speech(path, limits) if audio is not None else None

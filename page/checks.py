@@ -43,7 +43,7 @@ def reply_options(
         UserError: a value of another type or out of range.
     """
     fields = {field.name: field for field in model.sampling_fields}
-    values = {
+    values: dict[str, float | None] = {
         name: _number(fields[name], value) for name, value in sampling.items() if name in fields
     }
     seed = sampling.get("seed")
@@ -68,10 +68,8 @@ def num_frames(model: SpeechModel, seconds: float) -> int:
 
 
 def _number(field: SamplingField, value: object) -> float:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    if not (is_number and math.isfinite(value) and field.low <= value <= field.high):
-        shown = repr(value)[:40]
-        raise UserError(
-            "error_setting", name=field.name, value=shown, low=field.low, high=field.high
-        )
-    return value
+    number = value if isinstance(value, (int, float)) else math.nan
+    if isinstance(value, bool) or not (math.isfinite(number) and field.low <= number <= field.high):
+        given, low, high = repr(value)[:40], field.low, field.high
+        raise UserError("error_setting", name=field.name, value=given, low=low, high=high)
+    return number

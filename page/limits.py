@@ -49,8 +49,8 @@ class Limits:
 
 
 def _check(name: str, value: object, kind: type) -> None:
-    is_number = isinstance(value, (int, float)) and not isinstance(value, bool)
-    is_right = is_number and math.isfinite(value) and (kind is float or value == int(value))
-    if not is_right or value <= 0:
+    number = value if isinstance(value, (int, float)) else math.nan
+    is_right = math.isfinite(number) and (kind is float or number == int(number))
+    if isinstance(value, bool) or not is_right or number <= 0:
         what = "a whole number" if kind is int else "a number"
         raise ValueError(f"--{name.replace('_', '-')} is {value!r}, but must be {what} above 0")

@@ -10,7 +10,7 @@ from pathlib import Path
 try:
     import fcntl
 except ImportError:  # Windows: folders of processes that were killed stay
-    fcntl = None
+    fcntl = None  # type: ignore[assignment]
 
 PREFIX = "westlake-omni-"
 LOCK = ".lock"

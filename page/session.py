@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from threading import Event, Lock
 from uuid import uuid4
 
@@ -136,7 +136,7 @@ class Session:
         recording = self._recording
         return bool(audio and not text and recording and recording[0] == audio)
 
-    def answer(self, audio: str | None, text: str, **options) -> Iterator[ShownTurn]:
+    def answer(self, audio: str | None, text: str, **options) -> Generator[ShownTurn]:
         """Answer a complete turn; yields it each time it has grown.
 
         Nothing comes if yet another turn has begun before.
@@ -165,7 +165,7 @@ class Session:
             raise
         yield from self._reply(clip, text, audio, stop, **options)
 
-    def answer_heard(self, **options) -> Iterator[ShownTurn]:
+    def answer_heard(self, **options) -> Generator[ShownTurn]:
         """Answer what the microphone heard, if it is open; like `answer`."""
         with self._guard:
             listener, self._listener = self._listener, None
@@ -213,7 +213,7 @@ class Session:
     def _take_prepared(self, audio: str | None, text: str) -> Listener | None:
         """The listener that has read this turn, which is the current one from now on."""
         with self._guard:
-            if not self.is_prepared(audio, text):
+            if self._recording is None or not self.is_prepared(audio, text):
                 return None
             _, listener = self._recording
             self._recording = None
@@ -227,7 +227,7 @@ class Session:
         audio: str | None,
         stop: Event,
         **options,
-    ) -> Iterator[ShownTurn]:
+    ) -> Generator[ShownTurn]:
         """Has the floor when it begins, and gives it when it ends."""
         try:
             with self.limiter.reply():

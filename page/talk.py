@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 from collections import OrderedDict
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 from pathlib import Path
 from threading import Lock
+from typing import Any
 
 import gradio as gr
 
@@ -134,7 +135,7 @@ class TalkTab:
             elem_id="style",
         )
         with gr.Accordion(words.label("advanced"), open=False, elem_id="advanced"):
-            self.sampling = {
+            self.sampling: dict[str, gr.Slider | gr.Number] = {
                 field.name: gr.Slider(
                     field.low, field.high, getattr(sampling, field.name), step=field.step
                 )
@@ -164,15 +165,15 @@ class TalkTab:
     def _connect(self, demo: gr.Blocks) -> None:
         settings = [self.style, self.length, *self.sampling.values()]
         outputs = [self.chat, self.player, self.status, self.taken]
-        private = {"api_visibility": "private"}
-        reply = {
+        private: dict[str, Any] = {"api_visibility": "private"}
+        reply: dict[str, Any] = {
             "show_progress": "minimal",
             "show_progress_on": [self.status],
             "concurrency_id": MODEL,
             "concurrency_limit": self.limits.max_replies,
             **private,
         }
-        quick = {
+        quick: dict[str, Any] = {
             "show_progress": "hidden",
             "concurrency_id": "quick",
             "concurrency_limit": 16,
@@ -227,31 +228,31 @@ class TalkTab:
         except UserError as error:
             raise page_error(error) from error
 
-    def _answer(self, request: gr.Request, kind, audio, text, *settings) -> Iterator[dict]:
+    def _answer(self, request: gr.Request, kind, audio, text, *settings) -> Generator[dict]:
         """Answer what was recorded or written."""
         steps = self._answer_given(request, kind, audio, text, *settings)
         yield from told(steps, page_error, {self.status: ""})
 
-    def _answer_given(self, request, kind, audio, text, *settings) -> Iterator[dict]:
+    def _answer_given(self, request, kind, audio, text, *settings) -> Generator[dict]:
         visitor = visitor_of(request.session_hash)
         audio = self.sessions.files.check(audio, visitor) if audio and kind != "written" else None
         text = check_text(text, self.limits) if kind != "speech" else ""
         if not audio and not text:
             raise UserError("error_nothing_given")
         options = self._options(*settings)
-        if not self.readers.is_read(request.session_hash):
+        if not self.readers.is_read(request.session_hash or ""):
             return
         session = self.sessions.open(visitor)
         if not session.is_prepared(audio, text):  # else there is nothing to wait for
             yield {self.status: words.status("listening")}
         yield from self._show(session, lambda: session.answer(audio, text, **options))
 
-    def _answer_heard(self, request: gr.Request, *settings) -> Iterator[dict]:
+    def _answer_heard(self, request: gr.Request, *settings) -> Generator[dict]:
         """Answer what the open microphone heard."""
         steps = self._answer_microphone(request, *settings)
         yield from told(steps, page_error, {self.status: ""})
 
-    def _answer_microphone(self, request, *settings) -> Iterator[dict]:
+    def _answer_microphone(self, request, *settings) -> Generator[dict]:
         options, session = self._options(*settings), self._session(request)
         if self._is_opening(visitor_of(request.session_hash)):
             raise UserError("error_nothing_heard")
@@ -259,7 +260,9 @@ class TalkTab:
             yield {self.status: words.status("listening")}
             yield from self._show(session, lambda: session.answer_heard(**options))
 
-    def _show(self, session: Session, answer: Callable[[], Iterator[ShownTurn]]) -> Iterator[dict]:
+    def _show(
+        self, session: Session, answer: Callable[[], Generator[ShownTurn]]
+    ) -> Generator[dict]:
         """The reply while it grows; what the user gave is taken away once it is understood."""
         with closing(answer()) as turns:
             for turn in turns:
@@ -267,7 +270,7 @@ class TalkTab:
                 if turn.last is None and not turn.ended:
                     taken = json.dumps({"text": turn.text, "audio": turn.audio, "turn": turn.name})
                     yield {**shown, self.taken: taken, self.status: words.status("thinking")}
-                elif not turn.ended:
+                elif turn.last and not turn.ended:
                     progress = words.progress(turn.last.total_seconds, turn.last.max_seconds)
                     yield {**shown, self.player: turn.stream, self.status: progress}
                 else:
