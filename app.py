@@ -17,6 +17,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_MAX_EVENTS", "1")
 os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(2**31))
 
 import gradio as gr  # noqa: E402
+import gradio.routes  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from models.contract import SpeechModel  # noqa: E402
@@ -60,6 +61,7 @@ class Page:
         self.limits = limits or Limits()
         self._folder = PrivateFolder()
         os.environ["GRADIO_TEMP_DIR"] = str(self._folder.path)
+        gradio.routes.DEFAULT_TEMP_DIR = str(self._folder.path)  # or it makes one for all users
         gr.set_static_paths([EXAMPLE_FOLDER])
         self.files = Files(self._folder.path, self.limits, example_recordings())
         self.sessions = Sessions(model, self.files, self.limits, log_content)
