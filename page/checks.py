@@ -21,10 +21,10 @@ def check_text(text: object, limits: Limits) -> str:
         UserError: it is no string, or has too many characters.
     """
     if not isinstance(text, str):
-        raise UserError("error_text_kind", kind=type(text).__name__)
+        raise UserError("error_text_type", type=type(text).__name__)
     if len(text) > limits.max_text_characters:
         limit = limits.max_text_characters
-        raise UserError("error_text_long", count=len(text), limit=limit)
+        raise UserError("error_text_too_long", characters=len(text), limit=limit)
     return text.strip()
 
 

@@ -367,16 +367,14 @@ def test_no_number_of_waiting_calls_stops_the_server(url: str, page: app.Page, m
 
 
 def test_a_silent_microphone_gives_the_floor_back(url: str, page: app.Page):
+    wait_until(lambda: len(page.sessions) == 0)
     visitor = Visitor(url)
     visitor.run(function(page, "_listen"), [])
     visitor.join(function(page, "_hear"), [file_of(visitor.upload_path(wav()))])
     wait_until(lambda: len(page.sessions) == 1)
-    wait_until(lambda: not page.sessions.get(_only(page)).is_busy)
-
-
-def _only(page: app.Page) -> str:
-    (visitor,) = page.sessions._sessions
-    return visitor
+    (session,) = page.sessions._sessions.values()
+    wait_until(lambda: session.is_busy)
+    wait_until(lambda: not session.is_busy)
 
 
 def test_large_requests_are_refused_unread(url: str, page: app.Page):
@@ -507,16 +505,14 @@ def test_names_of_uploads_lead_nowhere(url: str, page: app.Page, name: str):
 
 
 def test_several_files_or_none_are_refused(url: str, page: app.Page):
-    visitor = Visitor(url)
+    visitor, before = Visitor(url), set(page.files.folder.iterdir())
     part = 'Content-Disposition: form-data; name="files"; filename="a.wav"\r\n\r\nx\r\n'
     for body in ("", "--b--\r\n", f"--b\r\n{part}--b\r\n{part}--b--\r\n", "--b\r\nno form"):
         for kind in ("multipart/form-data; boundary=b", "multipart/form-data", "text/plain"):
             answer = visitor.open("POST", f"{API}/upload", body, Content_Type=kind)
             assert answer.status == 400
             assert answer.read().decode() == say("error_upload", "en")
-    assert [path for path in page.files.folder.iterdir() if path.is_dir()] == [
-        path for path in page.files.folder.iterdir() if path.is_dir() and any(path.iterdir())
-    ]
+    assert set(page.files.folder.iterdir()) <= before
 
 
 def test_one_file_for_all_of_an_api_reply(url: str, page: app.Page, model: FakeModel):
@@ -541,3 +537,26 @@ def test_only_names_of_this_machine_are_answered(url: str):
 def test_refusals_speak_the_browsers_language(url: str):
     answer = Visitor(url).get("/nothing", Accept_Language="zh-CN,zh;q=0.9")[1]
     assert json.loads(answer)["detail"] == say("error_no_such_page", "zh")
+
+
+def test_it_is_served_below_a_path_whether_a_proxy_strips_it_or_not():
+    page = app.Page(FakeModel())
+    try:
+        visitor = Visitor(page.launch(quiet=True, root_path="/talk"))
+        index = function(page, "_answer")
+        for root in ("", "/talk"):
+            assert visitor.get(f"{root}/config")[0] == 200
+            assert visitor.get(f"{root}/monitoring")[0] == 404
+            body = {"data": written("你好"), "fn_index": index, "session_hash": visitor.session}
+            assert visitor.post(f"{root}{API}/queue/join", body)[0] == 200
+            stream = f"{root}{API}/queue/data?session_hash={visitor.session}"
+            assert "process_completed" in visitor.get(stream)[1]
+            foreign = {**body, "data": ["speech", {"path": "/etc/passwd"}, "", *SETTINGS]}
+            assert visitor.post(f"{root}{API}/queue/join", foreign)[0] == 403
+            assert visitor.post(f"{root}{API}/run/predict", body)[0] == 404
+        (session,) = page.sessions._sessions.values()
+        assert len(session.turns) == 2
+        path = session.turns[0].reply_audio
+        assert visitor.get(f"/talk{API}/file={path}")[0] == 200
+    finally:
+        page.close()
