@@ -141,8 +141,8 @@ class Calls:
     def _call(self, function, body: dict, session: str, visitor: str) -> dict[str, Any]:
         if function is None:
             raise RefusedError(404, "error_no_such_call")
-        self._check_room(function)
         data = self._data(function, body.get("data"), visitor)
+        self._check_room(function)
         self.readers.call(session)
         return {"session_hash": session, "data": data}
 

@@ -400,6 +400,7 @@ def _chunked(pieces) -> bytes:
 
 
 def test_a_long_text_is_refused_before_any_work(url: str, page: app.Page, model: FakeModel):
+    wait_until(lambda: len(page.sessions) == 0)
     visitor = Visitor(url)
     text = "好" * (LIMITS.max_text_characters + 1)
     for answer in (
