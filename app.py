@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import logging
 import os
 import signal
 import sys
@@ -147,6 +148,7 @@ def serve(options: argparse.Namespace) -> None:
         )
         with suppress(KeyboardInterrupt):
             Event().wait()
+        logging.disable()  # a stream that is cut off from here on is no fault
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -5,13 +5,28 @@ from __future__ import annotations
 import http.client
 import json
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
+import pytest
+
 import app
+from models.contract import SpeechModel
+from page.limits import Limits
 
 API = "/gradio_api"
+
+
+@contextmanager
+def served(model: SpeechModel, limits: Limits | None = None, **options) -> Iterator[tuple]:
+    """A page and its address; another one that this process serves can go on afterwards."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("GRADIO_TEMP_DIR", "")
+        page = app.Page(model, limits)
+        yield page, page.launch(quiet=True, **options)
+        page.close()
 
 
 def function(page: app.Page, name: str) -> int:

@@ -24,6 +24,7 @@ import soundfile
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from loguru import logger
+from page_client import served
 
 import app
 from models.contract import SpeechModel
@@ -46,9 +47,8 @@ def model() -> SpeechModel:
 @pytest.fixture(scope="module")
 def url(model: SpeechModel) -> Iterator[str]:
     """The page, serving; its replies are one second long."""
-    page = app.Page(model, Limits(reply_seconds=1))
-    yield page.launch(quiet=True)
-    page.close()
+    with served(model, Limits(reply_seconds=1)) as (_, address):
+        yield address
 
 
 @pytest.fixture(scope="module")
@@ -283,10 +283,8 @@ def test_elsewhere_the_log_holds_no_words():
 def test_a_served_page_logs_no_words(model: SpeechModel, capfd: pytest.CaptureFixture):
     lines: list[str] = []
     sink = logger.add(lines.append)
-    page = app.Page(model, Limits(reply_seconds=1), log_content=False)
-    url = page.launch(quiet=True)
-    text, _ = Client(url, verbose=False).predict(None, "机密的话", api_name="/speak")
-    page.close()
+    with served(model, Limits(reply_seconds=1)) as (_, address):
+        text, _ = Client(address, verbose=False).predict(None, "机密的话", api_name="/speak")
     logger.remove(sink)
     printed = "".join([*capfd.readouterr(), *lines])
     assert "机密" not in printed and text not in printed and tempfile.gettempdir() not in printed

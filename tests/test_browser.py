@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import soundfile
 from fake_model import SAMPLE_RATE, FakeModel
+from page_client import served
 
 import app
 from models.load import load_model
@@ -47,23 +48,26 @@ OpenPage = Callable[..., "playwright.Page"]
 
 
 @pytest.fixture(scope="module")
-def page_of_ours() -> Iterator[app.Page]:
-    served = app.Page(FakeModel(num_frames=25, frame_seconds=0.02))
-    yield served
-    served.close()
+def ours() -> Iterator[tuple[app.Page, str]]:
+    with served(FakeModel(num_frames=25, frame_seconds=0.02)) as page:
+        yield page
 
 
-@pytest.fixture(scope="module")
-def url(page_of_ours: app.Page) -> str:
-    return page_of_ours.launch(quiet=True)
+@pytest.fixture
+def page_of_ours(ours: tuple[app.Page, str]) -> app.Page:
+    return ours[0]
+
+
+@pytest.fixture
+def url(ours: tuple[app.Page, str]) -> str:
+    return ours[1]
 
 
 @pytest.fixture
 def tiny_url() -> Iterator[str]:
     """The page with the embedded checkpoint."""
-    served = app.Page(load_model("tiny"), Limits(reply_seconds=2))
-    yield served.launch(quiet=True)
-    served.close()
+    with served(load_model("tiny"), Limits(reply_seconds=2)) as (_, address):
+        yield address
 
 
 @pytest.fixture(scope="module")

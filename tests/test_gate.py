@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 import soundfile
 from fake_model import FakeModel
-from page_client import API, Visitor, function
+from page_client import API, Visitor, function, served
 
 import app
 from page.limits import Limits
@@ -47,21 +47,20 @@ def model() -> FakeModel:
 
 
 @pytest.fixture(scope="module")
-def served(model: FakeModel) -> Iterator[tuple[app.Page, str]]:
-    page = app.Page(model, LIMITS)
-    yield page, page.launch(quiet=True)
-    page.close()
+def ours(model: FakeModel) -> Iterator[tuple[app.Page, str]]:
+    with served(model, LIMITS) as page:
+        yield page
 
 
 @pytest.fixture
-def page(served: tuple[app.Page, str], model: FakeModel) -> Iterator[app.Page]:
-    yield served[0]
+def page(ours: tuple[app.Page, str], model: FakeModel) -> Iterator[app.Page]:
+    yield ours[0]
     model.__init__()  # hooks and pace as they were
 
 
 @pytest.fixture
-def url(page: app.Page, served: tuple[app.Page, str]) -> str:
-    return served[1]
+def url(page: app.Page, ours: tuple[app.Page, str]) -> str:
+    return ours[1]
 
 
 def wav(seconds: float = 0.5) -> bytes:
@@ -541,10 +540,8 @@ def test_refusals_speak_the_browsers_language(url: str):
 
 
 def test_it_is_served_below_a_path_whether_a_proxy_strips_it_or_not():
-    page = app.Page(FakeModel())
-    try:
-        visitor = Visitor(page.launch(quiet=True, root_path="/talk"))
-        index = function(page, "_answer")
+    with served(FakeModel(), root_path="/talk") as (page, address):
+        visitor, index = Visitor(address), function(page, "_answer")
         for root in ("", "/talk"):
             assert visitor.get(f"{root}/config")[0] == 200
             assert visitor.get(f"{root}/monitoring")[0] == 404
@@ -557,7 +554,4 @@ def test_it_is_served_below_a_path_whether_a_proxy_strips_it_or_not():
             assert visitor.post(f"{root}{API}/run/predict", body)[0] == 404
         (session,) = page.sessions._sessions.values()
         assert len(session.turns) == 2
-        path = session.turns[0].reply_audio
-        assert visitor.get(f"/talk{API}/file={path}")[0] == 200
-    finally:
-        page.close()
+        assert visitor.get(f"/talk{API}/file={session.turns[0].reply_audio}")[0] == 200
