@@ -1,28 +1,17 @@
-"""The tokenizer: how it is trained, how it is loaded, and the one that is embedded."""
+"""The tokenizer: how it cuts text, how it is loaded, and the one that is embedded."""
 
 import json
 from pathlib import Path
 
 import pytest
-from tokenizers import Tokenizer
-from training.tokenizer import special_tokens, train_tokenizer, training_lines, write_tokenizer
 
 from models.hub import TINY
 from models.tokenizer import load_tokenizer, save_tokenizer, special_words
-from training.dialogues import EMOTIONS, STYLES, Dialogues, load_dialogues
+from training.dialogues import EMOTIONS, STYLES, load_dialogues
+from training.language.tokenizer import train_tokenizer
 
-DIALOGUES = """@ health.insomnia
-emotions tired anxious
-user 我最近总是睡不着。
-held 躺床上两个小时了。
-reply comforting 睡不着真难受，睡前先放下手机吧。
-then how 睡前一小时别看手机。
-then more 白天多晒晒太阳。
-
-@ follow.how
-user 那我该怎么办？
-held 该怎么做呢？
-"""
+# The scenes that the embedded checkpoint knows.
+SCENES = ("assistant", "customer_service", "education", "entertainment", "health", "moods")
 # What the model may meet: known words, other scripts, a character of four bytes, a bare line end.
 TEXTS = ["睡不着真难受，睡前先放下手机吧。", "嗯,能聊聊吗?", "OK, 3 點 déjà vu", "𠮷😀", "\n", ""]
 
@@ -32,21 +21,14 @@ def tiny():
     return load_tokenizer(TINY, vocab_size=3000)
 
 
-@pytest.fixture(scope="module")
-def dialogues() -> Dialogues:
-    return load_dialogues()
-
-
 @pytest.fixture
-def folder(tmp_path, dialogues) -> Path:
-    save_tokenizer(tmp_path, train_tokenizer(training_lines(dialogues), 400))
+def folder(tmp_path) -> Path:
+    lines = [text for intent in load_dialogues().intents for text in intent.users]
+    save_tokenizer(tmp_path, train_tokenizer(lines, 400))
     return tmp_path
 
 
-def test_the_special_tokens_come_first(tiny):
-    added = tiny.get_added_vocab()
-    assert [added[token] for token in special_tokens()] == list(range(15))
-    assert tiny.encode("".join(special_tokens())) == list(range(15))
+def test_emotions_and_styles_are_special_tokens(tiny):
     assert special_words(tiny, "user") == {word: 4 + i for i, word in enumerate(EMOTIONS)}
     assert special_words(tiny, "style") == {word: 10 + i for i, word in enumerate(STYLES)}
     assert special_words(tiny, "other") == {}
@@ -73,8 +55,9 @@ def test_special_tokens_are_silent(tiny):
     assert tiny.decode(ids, skip_special_tokens=True) == "你好"
 
 
-def test_held_out_text_takes_few_tokens(tiny, dialogues):
-    held = [text for intent in dialogues.intents for text in intent.held]
+def test_held_out_text_takes_few_tokens(tiny):
+    intents = [intent for intent in load_dialogues().intents if intent.scene in SCENES]
+    held = [text for intent in intents for text in intent.held]
     num_tokens = sum(map(len, tiny(held)["input_ids"]))
     assert num_tokens < 0.7 * sum(map(len, held))
 
@@ -86,35 +69,6 @@ def test_words_are_cut_as_qwen2_does():
     ]
     decoded = [tokenizer.decoder.decode([piece]) for piece in pieces]
     assert decoded == ["1", "2", " it", "'s", "\n\n", " 好", "，坏", " ", " x"]
-
-
-def test_training_is_repeatable(folder, dialogues):
-    again = train_tokenizer(training_lines(dialogues), 400)
-    assert again.to_str() == Tokenizer.from_file(str(folder / "tokenizer.json")).to_str()
-
-
-def test_held_out_lines_are_not_read(tmp_path):
-    (tmp_path / "a.txt").write_text(DIALOGUES, encoding="utf-8")
-    assert list(training_lines(load_dialogues(tmp_path))) == [
-        "user\n我最近总是睡不着。",
-        "assistant\n睡不着真难受，睡前先放下手机吧。",
-        "assistant\n睡前一小时别看手机。",
-        "assistant\n白天多晒晒太阳。",
-        "user\n那我该怎么办？",
-    ]
-
-
-def test_what_is_written_loads(tmp_path):
-    data, folder = tmp_path / "data", tmp_path / "made" / "here"
-    data.mkdir()
-    (data / "a.txt").write_text(DIALOGUES, encoding="utf-8")
-    write_tokenizer(folder, data, vocab_size=280)
-    assert load_tokenizer(folder, vocab_size=280).decode([1]) == "<|im_start|>"
-
-
-def test_a_vocabulary_too_small():
-    with pytest.raises(ValueError, match="above 271.*: 271"):
-        train_tokenizer(["睡不着"], 271)
 
 
 def test_loading_checks_the_vocabulary(folder):
