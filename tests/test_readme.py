@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from page.options import new_parser
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 LOCK = (ROOT / "requirements.lock").read_text(encoding="utf-8")
@@ -101,6 +103,13 @@ def test_every_link_into_the_project_leads_somewhere():
         for link in re.findall(r"\]\(([^)#]+)", document.read_text(encoding="utf-8")):
             if "://" not in link and not link.startswith("mailto:"):
                 assert (document.parent / link).exists(), f"{document.name} links to {link}"
+
+
+def test_the_options_of_serving_exist():
+    section = README.split("## Serve it")[1].split("\n## ")[0]
+    named = set(re.findall(r"--[a-z][a-z-]+", section + (ROOT / "SECURITY.md").read_text()))
+    known = {option for action in new_parser()._actions for option in action.option_strings}
+    assert len(named) > 10 and named <= known
 
 
 def pins(text: str) -> dict[str, str]:
