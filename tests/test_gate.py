@@ -376,6 +376,30 @@ def test_a_silent_microphone_gives_the_floor_back(url: str, page: app.Page):
     wait_until(lambda: not session.is_busy)
 
 
+def test_the_end_of_a_microphones_room_is_said_and_what_was_heard_is_answered(
+    url: str, page: app.Page, model: FakeModel
+):
+    model.max_input_seconds = 8
+    visitor = Visitor(url)
+    visitor.run(function(page, "_listen"), [])
+    hear = function(page, "_hear")
+    piece = [file_of(visitor.upload_path(wav(2)))]
+    event = json.loads(visitor.join(hear, piece)[1])["event_id"]
+    with ThreadPoolExecutor(1) as pool:
+        messages = pool.submit(lambda: json.dumps(list(visitor.events()), ensure_ascii=False))
+        for _ in range(10):
+            piece = [file_of(visitor.upload_path(wav(2)))]
+            assert visitor.post(f"{API}/stream/{event}", {"data": piece})[0] == 200
+            time.sleep(0.3)
+        visitor.post(f"{API}/stream/{event}/close", {})
+        said = messages.result(20)
+    assert re.search(r"还剩 \d 秒", said) and "它会回答已经听到的内容" in said
+    assert visitor.run(function(page, "_answer_heard"), SETTINGS)["success"]
+    restored = visitor.run(function(page, "_restore"), [])["output"]["data"][0]
+    (turn,) = json.loads(restored)["turns"]
+    assert 6 < turn["user"]["seconds"] <= 8 and turn["reply"]["sound"]
+
+
 def test_large_requests_are_refused_unread(url: str, page: app.Page):
     visitor, before = Visitor(url), set(page.files.folder.glob("*/*"))
     index = function(page, "_answer")
