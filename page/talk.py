@@ -17,6 +17,7 @@ from models.errors import UserError
 
 from . import words
 from .calls import MODEL, visitor_of
+from .chat import chat_value, cleared_value, nothing_value
 from .checks import check_text, reply_options
 from .limiter import Readers
 from .session import Session
@@ -29,7 +30,6 @@ KINDS = ("speech", "both", "written", "talk")
 PIECE_SECONDS = 0.5  # of the open microphone's sound
 MAX_PIECE_SECONDS = 10.0  # that came late, several in one
 NEAR_SECONDS = 15  # of room left: from here on it is said
-SHOWN_TURNS = 2  # sent at each step; a page that skipped a value finds the last one there
 
 SILENCE = "() => window.dispatchEvent(new Event('silence'))"
 SHOW_KIND = "kind => { document.querySelector('#composer').dataset.kind = kind }"
@@ -328,40 +328,11 @@ class TalkTab:
                 name = session.name
         except UserError as error:
             raise page_error(error) from error
-        empty = {"conversation": name, "cleared": True, "turns": []}
-        return {self.chat: json.dumps(empty), self.status: ""}
+        return {self.chat: cleared_value(name), self.status: ""}
 
     def _restore(self, request: gr.Request) -> str:
         """What was said before the page was loaded again."""
         session = self._session(request)
         if session and session.turns:
             return chat_value(session, len(session.turns))
-        return json.dumps({"conversation": None, "turns": [], "restored": True})
-
-
-def chat_value(session: Session, num_turns: int = SHOWN_TURNS) -> str:
-    """The last turns, as chat.js shows them."""
-    turns = [_shown(turn) for turn in session.turns[-num_turns:]]
-    return json.dumps({"conversation": session.name, "turns": turns})
-
-
-def _shown(turn: ShownTurn) -> dict:
-    last = turn.last
-    emotion, style = (last.emotion, last.style) if last else (None, None)
-    return {
-        "name": turn.name,
-        "user": {
-            "text": turn.text,
-            "sound": turn.audio,
-            "seconds": turn.audio_seconds,
-            "badge": emotion and {"kind": "perceived", "word": words.each(emotion)},
-        },
-        "reply": {
-            "text": turn.reply,
-            "sound": turn.reply_audio,
-            "seconds": last.total_seconds if last else 0,
-            "badge": style and {"kind": "tone", "word": words.each(style)},
-            "growing": not turn.ended,
-            "stopped": turn.stopped,
-        },
-    }
+        return nothing_value()

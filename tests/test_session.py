@@ -20,6 +20,7 @@ from fake_model import FakeModel, FakeTurn
 
 from models.audio import AudioClip
 from models.errors import UserError
+from page.chat import chat_value
 from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
@@ -381,8 +382,6 @@ def test_a_closed_session_is_freed(model: FakeModel, files: Files):
 
 
 def test_the_work_of_a_turn_does_not_grow_with_the_conversation(session: Session):
-    from page.talk import chat_value
-
     sizes = []
     for _ in range(60):
         say(session, "你好")
