@@ -14,17 +14,17 @@ SHOWN_TURNS = 2  # sent at each step; a page that skipped a value finds the last
 def chat_value(session: Session, num_turns: int = SHOWN_TURNS) -> str:
     """The last turns, as chat.js shows them."""
     turns = [_shown(turn) for turn in session.turns[-num_turns:]]
-    return json.dumps({"conversation": session.name, "turns": turns})
+    return _json({"conversation": session.name, "turns": turns})
 
 
 def cleared_value(name: str) -> str:
     """A new conversation, which the user has asked for."""
-    return json.dumps({"conversation": name, "cleared": True, "turns": []})
+    return _json({"conversation": name, "cleared": True, "turns": []})
 
 
 def nothing_value() -> str:
     """There is no conversation to restore."""
-    return json.dumps({"conversation": None, "turns": [], "restored": True})
+    return _json({"conversation": None, "turns": [], "restored": True})
 
 
 def _shown(turn: ShownTurn) -> dict:
@@ -47,3 +47,8 @@ def _shown(turn: ShownTurn) -> dict:
             "stopped": turn.stopped,
         },
     }
+
+
+def _json(value: dict) -> str:
+    """As JSON in which nothing looks like a tag, whatever was said."""
+    return json.dumps(value).replace("<", "\\u003c")
