@@ -97,6 +97,7 @@ def check_random_chunkings(
     assert_same_codes(torch.cat(streamed), whole_codes.expand(num, -1, -1))
 
 
+@pytest.mark.slow
 def test_full_size_stream_equals_offline(full_codec: FireflyArchitecture):
     golden = load_file(ASSETS / "firefly.safetensors")
     check_random_chunkings(
