@@ -153,7 +153,9 @@ def serve(options: argparse.Namespace) -> None:
 
 def main(arguments: Sequence[str] | None = None) -> int:
     options = parse_arguments(arguments)
-    signal.signal(signal.SIGTERM, _interrupt)  # ends as Ctrl-C does, and leaves no file either
+    # Either ends the page without a file left; a shell starts background jobs deaf to the second.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, _interrupt)
     try:
         serve(options)
     except (ValueError, RuntimeError) as error:
