@@ -24,9 +24,9 @@ from .codec.encoder import load_codes, train_codes
 from .codec.vocoder import load_codec, train_slow_stages, train_vocoder
 from .dialogues import load_dialogues
 from .files import is_up_to_date, replacing
+from .language.batches import Corpus
 from .language.corpus import write_replies, write_sounds, write_users
 from .language.model import (
-    Corpus,
     load_language_model,
     new_language_model,
     train_language_model,

@@ -175,9 +175,9 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
             "FIRST_UTTERANCES": 4, "FRESH_UTTERANCES": 2,
         },
         "language.model": {
-            "UNDERSTANDING_BATCH_SIZE": 3, "SPEAKING_BATCH_SIZE": 2, "POOL_BATCHES": 2,
-            "VALIDATION_USERS": 2, "MAX_WORDS": 4,
+            "UNDERSTANDING_BATCH_SIZE": 3, "SPEAKING_BATCH_SIZE": 2, "MAX_WORDS": 4,
         },
+        "language.batches": {"POOL_BATCHES": 2, "VALIDATION_USERS": 2},
         "language.preference": {
             "NUM_PROMPTS": 8, "NUM_TESTED": 2, "NUM_ROWS": 2, "MAX_FRAMES": 9, "BATCH_SIZE": 2,
         },

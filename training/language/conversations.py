@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -16,6 +16,7 @@ from ..dialogues import NO_EMOTION, STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
 from ..speech.lines import followup_styles, styled_replies
 from ..speech.pinyin import PUNCTUATION, syllables
 from .corpus import SILENT, UNCLEAR, Spoken
+from .example import Example, join
 from .tokenizer import emotion_token
 from .wording import CORRECTIONS, reword
 
@@ -37,27 +38,6 @@ SPACED_SHARE = 0.15  # of replies whose words alone are learned, that stand amon
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
-
-
-@dataclass(frozen=True, kw_only=True)
-class Example:
-    """One conversation as the model reads it, and what it learns from it; T columns.
-
-    Fields:
-        grid: [1+K, T] long, as in a prompt, replies included.
-        learn_text: [T] bool, the column's text token is to be predicted.
-        learn_codes: [T] bool, the column's codes are to be predicted.
-        heard: (first column, end column, text) of each turn that is speech alone.
-        asked: (column before the reply, what it replies to) of each turn; see `questions_of`.
-        said: (column before the reply, syllable heard in each of its columns) of each spoken turn.
-    """
-
-    grid: Tensor
-    learn_text: Tensor
-    learn_codes: Tensor
-    heard: list[tuple[int, int, str]]
-    asked: list[tuple[int, str]]
-    said: list[tuple[int, Sequence[str]]]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -288,40 +268,3 @@ def _pieces(text: str, rng: np.random.Generator | None) -> list[str]:
         return [text]
     cuts = [0, *(i for i in range(1, len(text)) if rng.random() < CUT_SHARE), len(text)]
     return [text[start:end] for start, end in zip(cuts, cuts[1:])]
-
-
-def join(turns: Sequence[Example]) -> Example:
-    """Turns one after another; the end token of a reply is where the next turn begins."""
-    grids, texts, codes, heard, asked, said, start = [], [], [], [], [], [], 0
-    for index, turn in enumerate(turns):
-        skip = 1 if index else 0  # a further prompt opens with the end token that stands already
-        grids.append(turn.grid[:, skip:])
-        texts.append(turn.learn_text[skip:])
-        codes.append(turn.learn_codes[skip:])
-        shift = start - skip
-        heard += [(a + shift, b + shift, text) for a, b, text in turn.heard]
-        asked += [(column + shift, question) for column, question in turn.asked]
-        said += [(column + shift, names) for column, names in turn.said]
-        start += turn.grid.shape[1] - skip
-    return Example(
-        grid=torch.cat(grids, dim=1),
-        learn_text=torch.cat(texts),
-        learn_codes=torch.cat(codes),
-        heard=heard,
-        asked=asked,
-        said=said,
-    )
-
-
-def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad on the right: grid [B, 1+K, T], learn_text [B, T], learn_codes [B, T]."""
-    length = max(example.grid.shape[1] for example in examples)
-
-    def pad(x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x, (0, length - x.shape[-1]))
-
-    return (
-        torch.stack([pad(e.grid) for e in examples]),
-        torch.stack([pad(e.learn_text) for e in examples]),
-        torch.stack([pad(e.learn_codes) for e in examples]),
-    )

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from models.westlake.dual_ar import DualARTransformer
 
 from ..recogniser.spelling import Speller, Spelling
-from .conversations import Example
+from .example import Example
 
 LISTENING_LAYER = 3  # its output is what the heads of words and syllables read
 SPELLING_WEIGHT = 0.5

@@ -11,7 +11,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from models.tokenizer import load_tokenizer
@@ -23,21 +22,17 @@ from ..dialogues import EMOTIONS, Dialogues
 from ..loop import Stage, autocast
 from ..recogniser.spelling import Spelling
 from ..speech.pinyin import syllables
-from .conversations import Conversations, Example, collate, questions_of
-from .corpus import Spoken, read_spoken
+from .batches import Corpus
+from .conversations import Conversations, questions_of
+from .corpus import Spoken
 from .heads import Heads
+from .losses import losses, words_loss
 from .tokenizer import emotion_token
 
 UNDERSTANDING_BATCH_SIZE = 36
 SPEAKING_BATCH_SIZE = 12
-POOL_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
-MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
 WORDS_OF_5_STEPS = 2  # of speaking, that learn words alone
-VALIDATION_USERS = 24  # held out, that are answered then
 MAX_WORDS = 100  # tokens of a reply's words
-# Of the codes that the model reads in training, some are replaced by any others: of a reply's own
-# as many that it learns to tell its speech from the words, and does not stumble over its errors.
-CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.1, 0.5, 0.5
 STAGE = {"betas": (0.9, 0.95), "weight_decay": 0.05, "validate_seconds": 420}
 
 
@@ -89,49 +84,6 @@ def start_language_model(model: DualARTransformer, tokenizer, folder: Path) -> N
         if token in known:
             own["embed_tokens.weight"][row] = weights["embed_tokens.weight"][known[token]].float()
     model.load_state_dict(own)
-
-
-class Corpus:
-    """What lies in a work folder as training batches; what is added meanwhile is taken up."""
-
-    def __init__(self, dialogues: Dialogues, tokenizer, work: Path) -> None:
-        self.dialogues, self.tokenizer, self.work = dialogues, tokenizer, work
-        self.heldout = list(read_spoken(work / "heldout_users"))
-        self.num_files = 0
-        self._pools: dict[bool, tuple[int, list[list[Example]]]] = {}
-        self.refresh()
-
-    def refresh(self) -> None:
-        folders = [self.work / name for name in ("users", "sounds", "replies")]
-        if (found := sum(len(list(folder.glob("*.pt"))) for folder in folders)) != self.num_files:
-            users, sounds, replies = (list(read_spoken(folder)) for folder in folders)
-            self.replies = replies
-            self.conversations = Conversations(
-                self.dialogues,
-                [*users, *sounds],
-                replies,
-                self.tokenizer,
-                TINY_CODEC.num_codebooks,
-            )
-            self.num_files = found
-            self._pools.clear()  # so that a resumed training draws from the same
-
-    def validation_users(self) -> list[Spoken]:
-        """Some of the held-out users' lines, of all intents that have a reply already."""
-        known = [user for user in self.heldout if user.intent in self.conversations.intents]
-        return known[:: max(1, len(known) // VALIDATION_USERS)]
-
-    def batch(self, step: int, batch_size: int, seed: int, speak: bool) -> list[Example]:
-        """Conversations of about equal length together; the same step draws the same."""
-        number, index = divmod(step, POOL_BATCHES)
-        if self._pools.get(speak, (None,))[0] != number:
-            rng = np.random.default_rng([seed, number])
-            size = POOL_BATCHES * batch_size
-            examples = [self.conversations.draw(rng, speak) for _ in range(size)]
-            examples.sort(key=lambda e: e.grid.shape[1])
-            batches = [examples[i : i + batch_size] for i in range(0, size, batch_size)]
-            self._pools[speak] = number, [batches[i] for i in rng.permutation(POOL_BATCHES)]
-        return self._pools[speak][1][index]
 
 
 def new_heads(model: DualARTransformer, dialogues: Dialogues) -> Heads:
@@ -239,72 +191,6 @@ def load_language_model(path: Path, tokenizer) -> DualARTransformer:
     state = torch.load(path, weights_only=True, map_location="cpu")
     model.load_state_dict(state["modules"]["model"])
     return model.eval()
-
-
-def words_loss(
-    model: DualARTransformer, heads: Heads, examples: Sequence[Example], device: str
-) -> Tensor:
-    """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
-    heads' loss."""
-    grid, learn_text, _ = (x.to(device) for x in collate(examples))
-    heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_SHARE)
-    text_loss = _text_loss(
-        model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
-    )
-    return text_loss + heads.loss(examples)
-
-
-def losses(
-    model: DualARTransformer,
-    examples: Sequence[Example],
-    device: str,
-    rng: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
-    """Cross-entropy of the replies' text tokens, and of their codes."""
-    grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
-    codebook_size = model.config.codebook_size
-    share = torch.where(learn_codes, CORRUPTED_REPLY_SHARE, CORRUPTED_SHARE)[:, None, :-1]
-    hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], codebook_size, share))
-    text_loss = _text_loss(model, hidden, grid, learn_text)
-
-    learn_codes = learn_codes[:, 1:]
-    targets = grid[:, :, 1:].transpose(1, 2)  # [B, T, 1+K]
-    rows, columns = learn_codes.nonzero(as_tuple=True)
-    if len(rows) > MAX_CODE_FRAMES:
-        kept = torch.from_numpy(rng.choice(len(rows), MAX_CODE_FRAMES, replace=False)).to(device)
-        rows, columns = rows[kept], columns[kept]
-    codes = targets[rows, columns, 1:]
-    heard = _corrupt(codes[:, :-1], codebook_size, CORRUPTED_FRAME_SHARE)
-    logits = model.forward_fast(hidden[rows, columns], heard)
-    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
-
-
-def _text_loss(
-    model: DualARTransformer,
-    hidden: Tensor,
-    grid: Tensor,
-    learn_text: Tensor,
-    excluded: Sequence[int] = (),
-) -> Tensor:
-    """Cross-entropy of the text after hidden [B, T-1, dim], per token of words, not of speech."""
-    learn_text = learn_text[:, 1:]
-    targets = grid[:, 0, 1:][learn_text]
-    logits = model.text_logits(hidden[learn_text]).float()
-    logits[:, excluded] = -torch.inf
-    loss = F.cross_entropy(logits, targets, reduction="sum")
-    return loss / (targets != model.semantic_id).sum()
-
-
-def _corrupt(tokens: Tensor, codebook_size: int, share: Tensor | float) -> Tensor:
-    """Replace a share of the codes by any others, so that the model bears errors.
-
-    Args:
-        tokens: grid [B, 1+K, T], whose text row stays as it is, or codes [N, K'].
-    """
-    wrong = torch.rand(tokens.shape, device=tokens.device) < share
-    if tokens.dim() == 3:
-        wrong[:, 0] = False
-    return torch.where(wrong, torch.randint_like(tokens, 1, codebook_size), tokens)
 
 
 @torch.no_grad()

@@ -7,15 +7,9 @@ from recipe import make_spoken
 
 from training.dialogues import Dialogues
 from training.language import conversations as module
-from training.language.conversations import (
-    Conversations,
-    Example,
-    collate,
-    join,
-    questions_of,
-    spoken_syllables,
-)
+from training.language.conversations import Conversations, questions_of, spoken_syllables
 from training.language.corpus import Spoken
+from training.language.example import Example, collate, join
 from training.language.wording import CORRECTIONS
 
 

@@ -8,19 +8,19 @@ import torch
 
 from training.codec.config import new_codec
 from training.dialogues import Dialogues
-from training.language import model as module
-from training.language.conversations import Conversations, collate
+from training.language import losses as loss_module
+from training.language import model as model_module
+from training.language.batches import Corpus
+from training.language.conversations import Conversations
 from training.language.corpus import _write
+from training.language.example import collate
+from training.language.losses import _corrupt, losses, words_loss
 from training.language.model import (
-    Corpus,
-    _corrupt,
     code_numbers,
-    losses,
     new_heads,
     new_language_model,
     train_understanding,
     understanding,
-    words_loss,
 )
 
 
@@ -58,7 +58,7 @@ def test_corrupted_codes_are_a_share_of_them():
 def test_losses_are_the_cross_entropy_of_what_is_learned(
     model, conversations: Conversations, monkeypatch
 ):
-    monkeypatch.setattr(module, "_corrupt", lambda tokens, size, share: tokens)
+    monkeypatch.setattr(loss_module, "_corrupt", lambda tokens, size, share: tokens)
     examples = [conversations.draw(np.random.default_rng(n)) for n in range(2)]
     with torch.no_grad():
         text_loss, code_loss = losses(model, examples, "cpu", np.random.default_rng(0))
@@ -136,7 +136,7 @@ def test_understanding_is_counted(model, conversations: Conversations, spoken_us
         said.append(1)
         return logits
 
-    monkeypatch.setattr(module, "MAX_WORDS", 100)
+    monkeypatch.setattr(model_module, "MAX_WORDS", 100)
     monkeypatch.setattr(model, "text_logits", text_logits)
     found = understanding(model, conversations, users[:2])
     assert found == {"emotion": 1.0, "intent": 1.0}

@@ -1,0 +1,67 @@
+"""A conversation as the model reads it, and batches of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class Example:
+    """One conversation as the model reads it, and what it learns from it; T columns.
+
+    Fields:
+        grid: [1+K, T] long, as in a prompt, replies included.
+        learn_text: [T] bool, the column's text token is to be predicted.
+        learn_codes: [T] bool, the column's codes are to be predicted.
+        heard: (first column, end column, text) of each turn that is speech alone.
+        asked: (column before the reply, what it replies to) of each turn; see `questions_of`.
+        said: (column before the reply, syllable heard in each of its columns) of each spoken turn.
+    """
+
+    grid: Tensor
+    learn_text: Tensor
+    learn_codes: Tensor
+    heard: list[tuple[int, int, str]]
+    asked: list[tuple[int, str]]
+    said: list[tuple[int, Sequence[str]]]
+
+
+def join(turns: Sequence[Example]) -> Example:
+    """Turns one after another; the end token of a reply is where the next turn begins."""
+    grids, texts, codes, heard, asked, said, start = [], [], [], [], [], [], 0
+    for index, turn in enumerate(turns):
+        skip = 1 if index else 0  # a further prompt opens with the end token that stands already
+        grids.append(turn.grid[:, skip:])
+        texts.append(turn.learn_text[skip:])
+        codes.append(turn.learn_codes[skip:])
+        shift = start - skip
+        heard += [(a + shift, b + shift, text) for a, b, text in turn.heard]
+        asked += [(column + shift, question) for column, question in turn.asked]
+        said += [(column + shift, names) for column, names in turn.said]
+        start += turn.grid.shape[1] - skip
+    return Example(
+        grid=torch.cat(grids, dim=1),
+        learn_text=torch.cat(texts),
+        learn_codes=torch.cat(codes),
+        heard=heard,
+        asked=asked,
+        said=said,
+    )
+
+
+def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
+    """Pad on the right: grid [B, 1+K, T], learn_text [B, T], learn_codes [B, T]."""
+    length = max(example.grid.shape[1] for example in examples)
+
+    def pad(x: Tensor) -> Tensor:
+        return torch.nn.functional.pad(x, (0, length - x.shape[-1]))
+
+    return (
+        torch.stack([pad(e.grid) for e in examples]),
+        torch.stack([pad(e.learn_text) for e in examples]),
+        torch.stack([pad(e.learn_codes) for e in examples]),
+    )

@@ -1,0 +1,86 @@
+"""What the language model is trained by: its errors in words and in codes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from models.westlake.dual_ar import DualARTransformer
+
+from .example import Example, collate
+from .heads import Heads
+
+MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
+# Of the codes that the model reads in training, some are replaced by any others: of a reply's own
+# as many that it learns to tell its speech from the words, and does not stumble over its errors.
+CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.1, 0.5, 0.5
+
+
+def words_loss(
+    model: DualARTransformer, heads: Heads, examples: Sequence[Example], device: str
+) -> Tensor:
+    """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
+    heads' loss."""
+    grid, learn_text, _ = (x.to(device) for x in collate(examples))
+    heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_SHARE)
+    text_loss = _text_loss(
+        model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
+    )
+    return text_loss + heads.loss(examples)
+
+
+def losses(
+    model: DualARTransformer,
+    examples: Sequence[Example],
+    device: str,
+    rng: np.random.Generator,
+) -> tuple[Tensor, Tensor]:
+    """Cross-entropy of the replies' text tokens, and of their codes."""
+    grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
+    codebook_size = model.config.codebook_size
+    share = torch.where(learn_codes, CORRUPTED_REPLY_SHARE, CORRUPTED_SHARE)[:, None, :-1]
+    hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], codebook_size, share))
+    text_loss = _text_loss(model, hidden, grid, learn_text)
+
+    learn_codes = learn_codes[:, 1:]
+    targets = grid[:, :, 1:].transpose(1, 2)  # [B, T, 1+K]
+    rows, columns = learn_codes.nonzero(as_tuple=True)
+    if len(rows) > MAX_CODE_FRAMES:
+        kept = torch.from_numpy(rng.choice(len(rows), MAX_CODE_FRAMES, replace=False)).to(device)
+        rows, columns = rows[kept], columns[kept]
+    codes = targets[rows, columns, 1:]
+    heard = _corrupt(codes[:, :-1], codebook_size, CORRUPTED_FRAME_SHARE)
+    logits = model.forward_fast(hidden[rows, columns], heard)
+    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+
+
+def _text_loss(
+    model: DualARTransformer,
+    hidden: Tensor,
+    grid: Tensor,
+    learn_text: Tensor,
+    excluded: Sequence[int] = (),
+) -> Tensor:
+    """Cross-entropy of the text after hidden [B, T-1, dim], per token of words, not of speech."""
+    learn_text = learn_text[:, 1:]
+    targets = grid[:, 0, 1:][learn_text]
+    logits = model.text_logits(hidden[learn_text]).float()
+    logits[:, excluded] = -torch.inf
+    loss = F.cross_entropy(logits, targets, reduction="sum")
+    return loss / (targets != model.semantic_id).sum()
+
+
+def _corrupt(tokens: Tensor, codebook_size: int, share: Tensor | float) -> Tensor:
+    """Replace a share of the codes by any others, so that the model bears errors.
+
+    Args:
+        tokens: grid [B, 1+K, T], whose text row stays as it is, or codes [N, K'].
+    """
+    wrong = torch.rand(tokens.shape, device=tokens.device) < share
+    if tokens.dim() == 3:
+        wrong[:, 0] = False
+    return torch.where(wrong, torch.randint_like(tokens, 1, codebook_size), tokens)
