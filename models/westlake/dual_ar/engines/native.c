@@ -1,20 +1,15 @@
 // Products with weights of 8 or 4 bits; one decode step through a stack of blocks of them, for a few
 // conversations at once, memory-bound; the draw of a token; a frame's codes; and the rounding to few
-// bits. For processors with AVX-512 VNNI.
+// bits.
 //
-// The inputs of a product become integers of 8 bits, with a scale for every 128 of them: signed
-// bytes are what the processor multiplies with the weights' unsigned ones, 64 in one instruction.
-// All else is float32.
+// The inputs of a product become integers of 8 bits, with a scale for every 128 of them: bytes are
+// what processors multiply the most of in one instruction. All else is float32. What depends on the
+// instruction set is in a header for each.
 
-#include <immintrin.h>
 #include <math.h>
 #include <omp.h>
 #include <stdint.h>
 #include <string.h>
-
-#ifndef __AVX512VNNI__
-#error "this processor has no AVX-512 VNNI"
-#endif
 
 enum {
     GROUP = 64,        // weights that share a scale in 4 bits
@@ -25,7 +20,26 @@ enum {
     SPAN = 1024,       // tokens whose chances are summed in float32
 };
 
+#define INLINE inline __attribute__((always_inline))
+
 typedef uint16_t bf16;
+
+static inline float to_float(bf16 x) {
+    uint32_t bits = (uint32_t)x << 16;
+    float y;
+    memcpy(&y, &bits, 4);
+    return y;
+}
+
+#if defined(__AVX512VNNI__) && !defined(WITHOUT_AVX512)
+#include "native_avx512.h"
+#elif defined(__AVX2__) && defined(__FMA__)
+#include "native_avx2.h"
+#elif defined(__ARM_FEATURE_DOTPROD)
+#include "native_neon.h"
+#else
+#error "this processor has neither AVX2 and FMA nor NEON's dot products"
+#endif
 
 typedef struct {
     const uint8_t *weight; // int8 [outputs, inputs]; or two inputs a byte, the first in the upper half
@@ -62,13 +76,6 @@ typedef struct {
     float *sum;    // [rows], of all
 } Inputs;
 
-static float to_float(bf16 x) {
-    uint32_t bits = (uint32_t)x << 16;
-    float y;
-    memcpy(&y, &bits, 4);
-    return y;
-}
-
 static bf16 to_bf16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);
@@ -89,16 +96,11 @@ static inline float exponential(float x) {
 
 static int64_t padded(int64_t size) { return (size + PART - 1) / PART * PART; }
 
-// The first of `left` lanes of 16.
-static __mmask16 lanes(int64_t left) { return left >= 16 ? 0xffff : (1 << left) - 1; }
-
 static float largest_of(const float *x, int64_t size) {
-    __m512 largest = _mm512_set1_ps(1e-12f);
-    for (int64_t i = 0; i < size; i += 16) {
-        __m512 part = _mm512_maskz_loadu_ps(lanes(size - i), x + i);
-        largest = _mm512_max_ps(largest, _mm512_abs_ps(part));
-    }
-    return _mm512_reduce_max_ps(largest);
+    floats largest = splat(1e-12f);
+    for (int64_t i = 0; i < size; i += WIDTH)
+        largest = larger(largest, magnitude(read_floats(x + i, size - i)));
+    return largest_lane(largest);
 }
 
 static float power_of_two_above(float x) {
@@ -125,93 +127,26 @@ static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64
         *scales = scale;
         int8_t bytes[PART] __attribute__((aligned(64)));
         for (int64_t group = 0; group < PART; group += GROUP) {
-            __m512i sum = _mm512_setzero_si512();
-            for (int64_t i = group; i < group + GROUP; i += 16) {
-                __m512 some = _mm512_maskz_loadu_ps(i < left ? lanes(left - i) : 0, x + begin + i);
-                __m512i q = _mm512_cvtps_epi32(_mm512_mul_ps(some, _mm512_set1_ps(1 / scale)));
-                _mm_store_si128((__m128i *)(bytes + i), _mm512_cvtepi32_epi8(q));
-                sum = _mm512_add_epi32(sum, q);
+            ints sum = {0};
+            for (int64_t i = group; i < group + GROUP; i += WIDTH) {
+                ints q = rounded(read_floats(x + begin + i, left - i) * splat(1 / scale));
+                write_bytes(bytes + i, q);
+                sum += q;
             }
-            sums[(begin + group) / GROUP] = _mm512_reduce_add_epi32(sum) * scale;
+            sums[(begin + group) / GROUP] = sum_ints(sum) * scale;
             in->sum[row] += sums[(begin + group) / GROUP];
         }
-        __m512i some[2] = {_mm512_load_si512(bytes), _mm512_load_si512(bytes + GROUP)};
-        if (linear->bits == 4) {
-            __m256i even[2] = {_mm512_cvtepi16_epi8(some[0]), _mm512_cvtepi16_epi8(some[1])};
-            __m256i odd[2] = {
-                _mm512_cvtepi16_epi8(_mm512_srli_epi16(some[0], 8)),
-                _mm512_cvtepi16_epi8(_mm512_srli_epi16(some[1], 8)),
-            };
-            some[0] = _mm512_inserti64x4(_mm512_castsi256_si512(even[0]), even[1], 1);
-            some[1] = _mm512_inserti64x4(_mm512_castsi256_si512(odd[0]), odd[1], 1);
-        }
-        _mm512_store_si512(to, some[0]);
-        _mm512_store_si512(to + GROUP, some[1]);
+        if (linear->bits == 4) split_pairs(bytes, to);
+        else memcpy(to, bytes, PART);
     }
 }
 
-// Adds to the totals of some rows what a part of one output's weights gives; it has `size` of them,
-// PART or less. bytes: of the rows, [rows, PART]; scales: [rows].
-static inline __attribute__((always_inline)) void part_int8(
-    const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
-    __m512 *totals
-) {
-    const __m512i sign = _mm512_set1_epi8((char)128);
-    __m512i w[2];
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        int64_t left = size - half * 64;
-        __mmask64 mask = left >= 64 ? ~0ull : left > 0 ? (1ull << left) - 1 : 0;
-        _mm_prefetch((const char *)weight + half * 64 + AHEAD, _MM_HINT_T0);
-        // -128..127 becomes 0..255
-        w[half] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, weight + half * 64), sign);
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        const __m512i *inputs = (const __m512i *)(bytes + r * PART);
-        __m512i sum = _mm512_setzero_si512();
-        sum = _mm512_dpbusd_epi32(sum, w[0], inputs[0]);
-        sum = _mm512_dpbusd_epi32(sum, w[1], inputs[1]);
-        __m512 scale = _mm512_set1_ps(scales[r]);
-        totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), scale, totals[r]);
-    }
-}
-
-// The same; the part has one or two groups of weights, each with two scales.
-static inline __attribute__((always_inline)) void part_int4(
-    const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
-    int rows, __m512 *totals
-) {
-    const __m512i nibble = _mm512_set1_epi8(15), one = _mm512_set1_epi32(0x3f800000);
-    const __m512i halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    _mm_prefetch((const char *)weight + AHEAD, _MM_HINT_T0);
-    __m512i w = _mm512_maskz_loadu_epi8(groups == 2 ? ~0ull : 0xffffffffull, weight);
-    __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
-    __m512i odd = _mm512_and_si512(w, nibble);
-    __m128i pair = groups == 2 ? _mm_loadl_epi64((const __m128i *)scale)
-                               : _mm_maskz_loadu_epi32(1, scale);
-    __m512i which = groups == 2 ? halves : _mm512_setzero_si512(); // of the steps there are
-    __m512i steps = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(pair));
-    // A float times a power of two is the sum of their bits, less those of 1.
-    __m512i step = _mm512_sub_epi32(_mm512_slli_epi32(steps, 16), one);
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        const __m512i *inputs = (const __m512i *)(bytes + r * PART);
-        __m512i sum = _mm512_setzero_si512();
-        sum = _mm512_dpbusd_epi32(sum, even, inputs[0]);
-        sum = _mm512_dpbusd_epi32(sum, odd, inputs[1]);
-        __m512i power = _mm512_castps_si512(_mm512_set1_ps(scales[r]));
-        __m512 factor = _mm512_castsi512_ps(_mm512_add_epi32(step, power));
-        totals[r] = _mm512_fmadd_ps(_mm512_cvtepi32_ps(sum), factor, totals[r]);
-    }
-}
-
-// One output of a block of rows, each as 16 numbers whose sum it is: to [rows].
-static inline __attribute__((always_inline)) void dot(
+// One output of a block of rows, each as a vector whose sum it is: to [rows].
+static INLINE void dot(
     const Linear *linear, int bits, int64_t output, const Inputs *in, int64_t first, int rows,
-    __m512 *to
+    floats *to
 ) {
-    __m512 totals[BLOCK];
+    floats totals[BLOCK];
     int64_t size = linear->inputs, groups = size / GROUP, parts = size / PART, part = 0;
     const uint8_t *weight = linear->weight + output * size * bits / 8;
     const bf16 *scale = linear->scale + output * groups * 2;
@@ -219,10 +154,10 @@ static inline __attribute__((always_inline)) void dot(
     const float *scales = in->scales + first * in->stride / PART;
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
-        totals[r] = _mm512_zextps128_ps512(_mm_set_ss(bits == 8 ? -128 * in->sum[first + r] : 0));
+        totals[r] = (floats){bits == 8 ? -OFFSET * in->sum[first + r] : 0};
     if (bits == 4) // what lies beside the weights has to be fetched ahead as well
         for (int64_t group = 0; group < groups; group += 16)
-            _mm_prefetch((const char *)(scale + 2 * group) + AHEAD / 8, _MM_HINT_T0);
+            __builtin_prefetch((const char *)(scale + 2 * group) + AHEAD / 8);
     for (; part < parts; part++, weight += PART * bits / 8, bytes += rows * PART, scales += rows)
         if (bits == 8) part_int8(weight, PART, bytes, scales, rows, totals);
         else part_int4(weight, scale + part * 4, 2, bytes, scales, rows, totals);
@@ -231,46 +166,30 @@ static inline __attribute__((always_inline)) void dot(
         else part_int4(weight, scale + part * 4, 1, bytes, scales, rows, totals);
     }
     if (bits == 4)
-        for (int64_t group = 0; group < groups; group += 16) {
-            __mmask16 mask = lanes(groups - group);
-            __m512i pairs = _mm512_maskz_loadu_epi32(mask, scale + group * 2);
-            __m512 step = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
-            __m512i upper = _mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000));
-            __m512 least = _mm512_fnmadd_ps(step, _mm512_set1_ps(8), _mm512_castsi512_ps(upper));
+        for (int64_t group = 0; group < groups; group += WIDTH) {
+            floats step, middle;
+            read_pairs(scale + group * 2, groups - group, &step, &middle);
+            floats least = fused(step, splat(-8), middle);
 #pragma GCC unroll 4
             for (int r = 0; r < rows; r++) {
                 const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
-                totals[r] = _mm512_fmadd_ps(least, _mm512_maskz_loadu_ps(mask, sums), totals[r]);
+                totals[r] = fused(least, read_floats(sums, groups - group), totals[r]);
             }
         }
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++) to[r] = totals[r];
 }
 
-// The sums of four vectors.
-static inline __m128 sums_of(const __m512 x[BLOCK]) {
-    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
-    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
-    __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
-    __m512 quarters = _mm512_add_ps(
-        _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d))
-    );
-    __m256 halves = _mm256_add_ps(
-        _mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1)
-    );
-    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
-}
-
 // Some outputs, BLOCK or less, of a block of rows.
-static inline __attribute__((always_inline)) void products(
+static INLINE void products(
     const Linear *linear, int bits, int64_t output, int64_t count, const Inputs *in, int64_t first,
     int rows, float *y
 ) {
-    __m512 totals[BLOCK * BLOCK]; // [BLOCK, rows]; where outputs are missing, the last one's
+    floats totals[BLOCK * BLOCK]; // [BLOCK, rows]; where outputs are missing, the last one's
     float sums[BLOCK * BLOCK];
     for (int64_t n = 0; n < BLOCK; n++)
         dot(linear, bits, output + (n < count ? n : count - 1), in, first, rows, totals + n * rows);
-    for (int r = 0; r < rows; r++) _mm_storeu_ps(sums + r * BLOCK, sums_of(totals + r * BLOCK));
+    for (int r = 0; r < rows; r++) write_quad(sums + r * BLOCK, sums_of(totals + r * BLOCK));
     for (int64_t n = 0; n < count; n++) {
         float scale = bits == 8 ? to_float(linear->scale[output + n]) : 1;
         float bias = linear->bias ? to_float(linear->bias[output + n]) : 0;
@@ -316,52 +235,42 @@ static void rotate(float *x, const float *angles, int64_t size) {
     }
 }
 
-// 16 numbers, as far as they are among the first `left`.
-static inline __m512 read_floats(const float *x, int64_t left) {
-    return _mm512_maskz_loadu_ps(lanes(left), x);
-}
-
-static inline __m512 read_bf16(const bf16 *x, int64_t left) {
-    __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(left), x));
-    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
-}
-
 // Queries [queries, size] that share keys and values [positions, size] -> y [queries, size].
 //
 // Four queries at a time; scores: [positions + 3, 4].
-static inline __attribute__((always_inline)) void attend(
+static INLINE void attend(
     const float *q, const bf16 *keys, const bf16 *values, int64_t queries, int64_t positions,
     int64_t size, float *scores, float *y
 ) {
-    int64_t parts = (size + 15) / 16;
-    __m128 factor = _mm_set1_ps(1 / sqrtf(size));
+    int64_t parts = (size + WIDTH - 1) / WIDTH;
+    float factor = 1 / sqrtf(size);
     for (int64_t first = 0; first < queries; first += BLOCK) {
-        __m512 x[BLOCK][MAX_HEAD / 16]; // the queries, then what becomes of them
+        floats x[BLOCK][MAX_HEAD / WIDTH]; // the queries, then what becomes of them
 #pragma GCC unroll 4
         for (int64_t n = 0; n < BLOCK; n++)
 #pragma GCC unroll 4
             for (int64_t k = 0; k < parts; k++)
                 x[n][k] = first + n < queries
-                              ? read_floats(q + (first + n) * size + 16 * k, size - 16 * k)
-                              : _mm512_setzero_ps();
-        __m128 largest = _mm_set1_ps(-INFINITY);
+                              ? read_floats(q + (first + n) * size + WIDTH * k, size - WIDTH * k)
+                              : (floats){0};
+        quad largest = (quad){0} - INFINITY;
         for (int64_t p = 0; p < positions; p++) {
-            __m512 products[BLOCK] = {0};
+            floats products[BLOCK] = {0};
 #pragma GCC unroll 4
             for (int64_t k = 0; k < parts; k++) {
-                __m512 key = read_bf16(keys + p * size + 16 * k, size - 16 * k);
+                floats key = read_bf16(keys + p * size + WIDTH * k, size - WIDTH * k);
 #pragma GCC unroll 4
                 for (int64_t n = 0; n < BLOCK; n++)
-                    products[n] = _mm512_fmadd_ps(x[n][k], key, products[n]);
+                    products[n] = fused(x[n][k], key, products[n]);
             }
-            __m128 score = _mm_mul_ps(sums_of(products), factor);
-            largest = _mm_max_ps(largest, score);
-            _mm_storeu_ps(scores + BLOCK * p, score);
+            quad score = sums_of(products) * factor;
+            largest = larger_quad(largest, score);
+            write_quad(scores + BLOCK * p, score);
         }
         for (int64_t p = positions; p % BLOCK; p++)
-            _mm_storeu_ps(scores + BLOCK * p, _mm_set1_ps(-INFINITY));
+            write_quad(scores + BLOCK * p, (quad){0} - INFINITY);
         float most[16], sums[16] = {0}, total[BLOCK] = {0};
-        for (int64_t i = 0; i < 16; i += BLOCK) _mm_storeu_ps(most + i, largest);
+        for (int64_t i = 0; i < 16; i += BLOCK) write_quad(most + i, largest);
         for (int64_t p = 0; p < positions; p += BLOCK)
 #pragma omp simd
             for (int64_t i = 0; i < 16; i++) {
@@ -373,21 +282,21 @@ static inline __attribute__((always_inline)) void attend(
 #pragma GCC unroll 4
         for (int64_t n = 0; n < BLOCK; n++)
 #pragma GCC unroll 4
-            for (int64_t k = 0; k < parts; k++) x[n][k] = _mm512_setzero_ps();
+            for (int64_t k = 0; k < parts; k++) x[n][k] = (floats){0};
         for (int64_t p = 0; p < positions; p++)
 #pragma GCC unroll 4
             for (int64_t k = 0; k < parts; k++) {
-                __m512 value = read_bf16(values + p * size + 16 * k, size - 16 * k);
+                floats value = read_bf16(values + p * size + WIDTH * k, size - WIDTH * k);
 #pragma GCC unroll 4
                 for (int64_t n = 0; n < BLOCK; n++) {
-                    __m512 score = _mm512_set1_ps(scores[BLOCK * p + n]);
-                    x[n][k] = _mm512_fmadd_ps(score, value, x[n][k]);
+                    floats score = splat(scores[BLOCK * p + n]);
+                    x[n][k] = fused(score, value, x[n][k]);
                 }
             }
         for (int64_t n = 0; n < BLOCK && first + n < queries; n++)
             for (int64_t k = 0; k < parts; k++) {
-                __m512 mean = _mm512_div_ps(x[n][k], _mm512_set1_ps(total[n]));
-                _mm512_mask_storeu_ps(y + (first + n) * size + 16 * k, lanes(size - 16 * k), mean);
+                floats mean = x[n][k] / splat(total[n]);
+                write_floats(y + (first + n) * size + WIDTH * k, mean, size - WIDTH * k);
             }
     }
 }
@@ -557,17 +466,15 @@ void native_quantise(
 static double mass_of(const float *chances, int64_t size, float least) {
     double mass = 0;
     for (int64_t begin = 0; begin < size; begin += SPAN) { // float32 is exact enough within one
-        __m512 sums[4] = {0}, limit = _mm512_set1_ps(least);
-        for (int64_t i = begin; i < begin + SPAN && i < size; i += 64)
+        floats sums[4] = {0}, limit = splat(least);
+        for (int64_t i = begin; i < begin + SPAN && i < size; i += 4 * WIDTH)
 #pragma GCC unroll 4
             for (int64_t k = 0; k < 4; k++) {
-                int64_t at = i + 16 * k;
-                __m512 part = _mm512_maskz_loadu_ps(at < size ? lanes(size - at) : 0, chances + at);
-                __mmask16 kept = _mm512_cmp_ps_mask(part, limit, _CMP_GE_OQ);
-                sums[k] = _mm512_mask_add_ps(sums[k], kept, sums[k], part);
+                int64_t at = i + WIDTH * k;
+                floats part = read_floats(chances + at, size - at);
+                sums[k] = add_if_at_least(sums[k], part, limit);
             }
-        __m512 pairs[2] = {_mm512_add_ps(sums[0], sums[1]), _mm512_add_ps(sums[2], sums[3])};
-        mass += _mm512_reduce_add_ps(_mm512_add_ps(pairs[0], pairs[1]));
+        mass += sum_lanes((sums[0] + sums[1]) + (sums[2] + sums[3]));
     }
     return mass;
 }
@@ -691,3 +598,6 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count) {
                   stack->num_blocks * cache + 2 * sizeof(int64_t);
     return rows * row + head->output.outputs * 4 + 7 * 64 + native_scratch(stack, rows, count);
 }
+
+// The instruction set that it is compiled for.
+const char *native_isa(void) { return ISA; }

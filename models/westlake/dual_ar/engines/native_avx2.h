@@ -1,0 +1,186 @@
+// What native.c needs of AVX2, FMA and, where the processor has it, AVX-VNNI; see native_avx512.h.
+
+#include <immintrin.h>
+
+#define ISA "avx2"
+
+typedef __m256 floats;
+typedef __m128 quad;
+typedef int32_t ints __attribute__((vector_size(32)));
+
+#if defined(__AVXVNNI__)
+#define DPBUSD _mm256_dpbusd_avx_epi32
+#elif defined(__AVX512VNNI__) && defined(__AVX512VL__)
+#define DPBUSD _mm256_dpbusd_epi32
+#endif
+
+enum {
+    WIDTH = 8,
+#ifdef DPBUSD
+    OFFSET = 128,
+#else
+    OFFSET = 0,
+#endif
+};
+
+static inline floats splat(float x) { return _mm256_set1_ps(x); }
+
+static inline floats magnitude(floats x) { return _mm256_andnot_ps(splat(-0.0f), x); }
+
+static inline floats larger(floats a, floats b) { return _mm256_max_ps(a, b); }
+
+static inline quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
+
+static inline floats fused(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
+
+static inline floats add_if_at_least(floats sum, floats part, floats limit) {
+    return sum + _mm256_and_ps(part, _mm256_cmp_ps(part, limit, _CMP_GE_OQ));
+}
+
+// The first of `left` lanes of 8.
+static inline __m256i lanes(int64_t left) {
+    __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
+    return _mm256_cmpgt_epi32(_mm256_set1_epi32(left < WIDTH ? left : WIDTH), number);
+}
+
+static inline floats read_floats(const float *x, int64_t left) {
+    return left >= WIDTH ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, lanes(left));
+}
+
+static inline floats read_bf16(const bf16 *x, int64_t left) {
+    bf16 some[WIDTH] = {0};
+    if (left < WIDTH) x = memcpy(some, x, left * sizeof(bf16));
+    __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
+    return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
+}
+
+static inline void write_floats(float *to, floats x, int64_t left) {
+    if (left >= WIDTH) _mm256_storeu_ps(to, x);
+    else _mm256_maskstore_ps(to, lanes(left), x);
+}
+
+static inline void write_quad(float *to, quad x) { _mm_storeu_ps(to, x); }
+
+static inline void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
+    __m256i pairs = _mm256_castps_si256(read_floats((const float *)x, left));
+    *first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
+    *second = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff0000)));
+}
+
+static inline ints rounded(floats x) { return (ints)_mm256_cvtps_epi32(x); }
+
+static inline void write_bytes(int8_t *to, ints x) {
+    __m128i low = _mm256_castsi256_si128((__m256i)x), high = _mm256_extracti128_si256((__m256i)x, 1);
+    __m128i words = _mm_packs_epi32(low, high);
+    _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(words, words));
+}
+
+static inline float largest_lane(floats x) {
+    __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
+    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
+    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+}
+
+static inline float sum_lanes(floats x) {
+    __m128 four = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
+    __m128 two = four + _mm_movehl_ps(four, four);
+    return _mm_cvtss_f32(two + _mm_movehdup_ps(two));
+}
+
+static inline int32_t sum_ints(ints x) {
+    int32_t sum = 0;
+    for (int i = 0; i < WIDTH; i++) sum += x[i];
+    return sum;
+}
+
+static inline quad sums_of(const floats x[4]) {
+    __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
+    return _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1);
+}
+
+static inline void split_pairs(const int8_t *bytes, int8_t *to) {
+    const __m256i low = _mm256_set1_epi16(255);
+    for (int half = 0; half < 2; half++) {
+        __m256i a = _mm256_load_si256((const __m256i *)(bytes + half * 64));
+        __m256i b = _mm256_load_si256((const __m256i *)(bytes + half * 64 + 32));
+        __m256i even = _mm256_packus_epi16(_mm256_and_si256(a, low), _mm256_and_si256(b, low));
+        __m256i odd = _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
+        // Packing has put quarters of a and b in turn.
+        even = _mm256_permute4x64_epi64(even, 0xd8);
+        odd = _mm256_permute4x64_epi64(odd, 0xd8);
+        _mm256_store_si256((__m256i *)(to + half * 32), even);
+        _mm256_store_si256((__m256i *)(to + 64 + half * 32), odd);
+    }
+}
+
+static INLINE void part_int8(
+    const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
+    floats *totals
+) {
+    __m256i w[PART / 32];
+    uint8_t last[PART];
+    __builtin_prefetch(weight + AHEAD);
+    __builtin_prefetch(weight + 64 + AHEAD);
+    if (size < PART) {
+        memset(last, 0, PART);
+        weight = memcpy(last, weight, size);
+    }
+#pragma GCC unroll 4
+    for (int i = 0; i < PART / 32; i++) w[i] = _mm256_loadu_si256((const __m256i *)weight + i);
+#ifdef DPBUSD
+    for (int i = 0; i < PART / 32; i++) w[i] = _mm256_xor_si256(w[i], _mm256_set1_epi8((char)128));
+#endif
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        const __m256i *inputs = (const __m256i *)(bytes + r * PART);
+        __m256i sum = _mm256_setzero_si256();
+#pragma GCC unroll 4
+        for (int i = 0; i < PART / 32; i++) {
+#ifdef DPBUSD
+            sum = DPBUSD(sum, w[i], inputs[i]);
+#else
+            // The sum of two products of 128 and 127 at most fits 16 bits.
+            __m256i products = _mm256_maddubs_epi16(
+                _mm256_abs_epi8(w[i]), _mm256_sign_epi8(inputs[i], w[i])
+            );
+            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
+#endif
+        }
+        totals[r] = fused(_mm256_cvtepi32_ps(sum), splat(scales[r]), totals[r]);
+    }
+}
+
+static INLINE void part_int4(
+    const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
+    int rows, floats *totals
+) {
+    const __m256i nibble = _mm256_set1_epi8(15), one = _mm256_set1_epi32(0x3f800000);
+    __builtin_prefetch(weight + AHEAD);
+#pragma GCC unroll 2
+    for (int group = 0; group < groups; group++) {
+        __m256i w = _mm256_loadu_si256((const __m256i *)weight + group);
+        __m256i even = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
+        __m256i odd = _mm256_and_si256(w, nibble);
+        int32_t pair;
+        memcpy(&pair, scale + 2 * group, 4);
+        // A float times a power of two is the sum of their bits, less those of 1.
+        __m256i step = _mm256_sub_epi32(_mm256_slli_epi32(_mm256_set1_epi32(pair), 16), one);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const __m256i *inputs = (const __m256i *)(bytes + r * PART) + group;
+#ifdef DPBUSD
+            __m256i sum = DPBUSD(_mm256_setzero_si256(), even, inputs[0]);
+            sum = DPBUSD(sum, odd, inputs[2]);
+#else
+            // The sum of four products of 15 and 127 at most fits 16 bits.
+            __m256i products = _mm256_add_epi16(
+                _mm256_maddubs_epi16(even, inputs[0]), _mm256_maddubs_epi16(odd, inputs[2])
+            );
+            __m256i sum = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
+#endif
+            __m256i power = _mm256_castps_si256(splat(scales[r]));
+            __m256 factor = _mm256_castsi256_ps(_mm256_add_epi32(step, power));
+            totals[r] = fused(_mm256_cvtepi32_ps(sum), factor, totals[r]);
+        }
+    }
+}

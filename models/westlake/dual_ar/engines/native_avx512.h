@@ -1,0 +1,151 @@
+// What native.c needs of AVX-512 VNNI; native_avx2.h and native_neon.h offer the same.
+
+#include <immintrin.h>
+
+#define ISA "avx512"
+
+enum {
+    WIDTH = 16,   // numbers in a vector
+    OFFSET = 128, // is added to weights of 8 bits
+};
+
+typedef __m512 floats;
+typedef __m128 quad;
+typedef int32_t ints __attribute__((vector_size(64)));
+
+// The first of `left` lanes of 16.
+static inline __mmask16 lanes(int64_t left) {
+    return left >= 16 ? 0xffff : left > 0 ? (1 << left) - 1 : 0;
+}
+
+static inline floats splat(float x) { return _mm512_set1_ps(x); }
+
+static inline floats magnitude(floats x) { return _mm512_abs_ps(x); }
+
+static inline floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
+
+static inline quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
+
+// a * b + c
+static inline floats fused(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+
+// The sum and the part, as far as it is no less than the limit.
+static inline floats add_if_at_least(floats sum, floats part, floats limit) {
+    __mmask16 kept = _mm512_cmp_ps_mask(part, limit, _CMP_GE_OQ);
+    return _mm512_mask_add_ps(sum, kept, sum, part);
+}
+
+// A vector of numbers, as far as they are among the first `left`; else 0.
+static inline floats read_floats(const float *x, int64_t left) {
+    return _mm512_maskz_loadu_ps(lanes(left), x);
+}
+
+static inline floats read_bf16(const bf16 *x, int64_t left) {
+    __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(left), x));
+    return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
+}
+
+static inline void write_floats(float *to, floats x, int64_t left) {
+    _mm512_mask_storeu_ps(to, lanes(left), x);
+}
+
+static inline void write_quad(float *to, quad x) { _mm_storeu_ps(to, x); }
+
+// Pairs of bf16, the first of each apart from the second.
+static inline void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
+    __m512i pairs = _mm512_maskz_loadu_epi32(lanes(left), x);
+    *first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
+    *second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
+}
+
+static inline ints rounded(floats x) { return (ints)_mm512_cvtps_epi32(x); }
+
+static inline void write_bytes(int8_t *to, ints x) {
+    _mm_store_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)x));
+}
+
+static inline float largest_lane(floats x) { return _mm512_reduce_max_ps(x); }
+
+static inline float sum_lanes(floats x) { return _mm512_reduce_add_ps(x); }
+
+static inline int32_t sum_ints(ints x) { return _mm512_reduce_add_epi32((__m512i)x); }
+
+// The sums of four vectors.
+static inline quad sums_of(const floats x[4]) {
+    __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
+    __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
+    __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
+    __m512 quarters = _mm512_add_ps(
+        _mm512_castpd_ps(_mm512_unpacklo_pd(c, d)), _mm512_castpd_ps(_mm512_unpackhi_pd(c, d))
+    );
+    __m256 halves = _mm256_add_ps(
+        _mm512_castps512_ps256(quarters), _mm512_extractf32x8_ps(quarters, 1)
+    );
+    return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
+}
+
+// A part's bytes, the even ones first.
+static inline void split_pairs(const int8_t *bytes, int8_t *to) {
+    __m512i some[2] = {_mm512_load_si512(bytes), _mm512_load_si512(bytes + 64)};
+    for (int half = 0; half < 2; half++) {
+        __m256i even = _mm512_cvtepi16_epi8(some[half]);
+        __m256i odd = _mm512_cvtepi16_epi8(_mm512_srli_epi16(some[half], 8));
+        _mm256_store_si256((__m256i *)(to + half * 32), even);
+        _mm256_store_si256((__m256i *)(to + 64 + half * 32), odd);
+    }
+}
+
+// Adds to the totals of some rows what a part of one output's weights gives; it has `size` of them,
+// PART or less. bytes: of the rows, [rows, PART]; scales: [rows].
+static INLINE void part_int8(
+    const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
+    floats *totals
+) {
+    const __m512i sign = _mm512_set1_epi8((char)128);
+    __m512i w[2];
+#pragma GCC unroll 2
+    for (int half = 0; half < 2; half++) {
+        int64_t left = size - half * 64;
+        __mmask64 mask = left >= 64 ? ~0ull : left > 0 ? (1ull << left) - 1 : 0;
+        _mm_prefetch((const char *)weight + half * 64 + AHEAD, _MM_HINT_T0);
+        // -128..127 becomes 0..255
+        w[half] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, weight + half * 64), sign);
+    }
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        const __m512i *inputs = (const __m512i *)(bytes + r * PART);
+        __m512i sum = _mm512_setzero_si512();
+        sum = _mm512_dpbusd_epi32(sum, w[0], inputs[0]);
+        sum = _mm512_dpbusd_epi32(sum, w[1], inputs[1]);
+        totals[r] = fused(_mm512_cvtepi32_ps(sum), splat(scales[r]), totals[r]);
+    }
+}
+
+// The same; the part has one or two groups of weights, each with two scales.
+static INLINE void part_int4(
+    const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
+    int rows, floats *totals
+) {
+    const __m512i nibble = _mm512_set1_epi8(15), one = _mm512_set1_epi32(0x3f800000);
+    const __m512i halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
+    _mm_prefetch((const char *)weight + AHEAD, _MM_HINT_T0);
+    __m512i w = _mm512_maskz_loadu_epi8(groups == 2 ? ~0ull : 0xffffffffull, weight);
+    __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
+    __m512i odd = _mm512_and_si512(w, nibble);
+    __m128i pair = groups == 2 ? _mm_loadl_epi64((const __m128i *)scale)
+                               : _mm_maskz_loadu_epi32(1, scale);
+    __m512i which = groups == 2 ? halves : _mm512_setzero_si512(); // of the steps there are
+    __m512i steps = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(pair));
+    // A float times a power of two is the sum of their bits, less those of 1.
+    __m512i step = _mm512_sub_epi32(_mm512_slli_epi32(steps, 16), one);
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        const __m512i *inputs = (const __m512i *)(bytes + r * PART);
+        __m512i sum = _mm512_setzero_si512();
+        sum = _mm512_dpbusd_epi32(sum, even, inputs[0]);
+        sum = _mm512_dpbusd_epi32(sum, odd, inputs[1]);
+        __m512i power = _mm512_castps_si512(splat(scales[r]));
+        __m512 factor = _mm512_castsi512_ps(_mm512_add_epi32(step, power));
+        totals[r] = fused(_mm512_cvtepi32_ps(sum), factor, totals[r]);
+    }
+}

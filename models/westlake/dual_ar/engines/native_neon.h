@@ -1,0 +1,130 @@
+// What native.c needs of NEON with dot products; see native_avx512.h.
+
+#include <arm_neon.h>
+
+#define ISA "neon"
+
+enum { WIDTH = 4, OFFSET = 0 };
+
+typedef float32x4_t floats;
+typedef float32x4_t quad;
+typedef int32x4_t ints;
+
+static inline floats splat(float x) { return vdupq_n_f32(x); }
+
+static inline floats magnitude(floats x) { return vabsq_f32(x); }
+
+static inline floats larger(floats a, floats b) { return vmaxq_f32(a, b); }
+
+static inline quad larger_quad(quad a, quad b) { return vmaxq_f32(a, b); }
+
+static inline floats fused(floats a, floats b, floats c) { return vfmaq_f32(c, a, b); }
+
+static inline floats add_if_at_least(floats sum, floats part, floats limit) {
+    uint32x4_t kept = vandq_u32(vreinterpretq_u32_f32(part), vcgeq_f32(part, limit));
+    return vaddq_f32(sum, vreinterpretq_f32_u32(kept));
+}
+
+static inline floats read_floats(const float *x, int64_t left) {
+    float some[WIDTH] = {0};
+    if (left < WIDTH) x = memcpy(some, x, left > 0 ? left * sizeof(float) : 0);
+    return vld1q_f32(x);
+}
+
+static inline floats read_bf16(const bf16 *x, int64_t left) {
+    bf16 some[WIDTH] = {0};
+    if (left < WIDTH) x = memcpy(some, x, left * sizeof(bf16));
+    return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(x), 16));
+}
+
+static inline void write_floats(float *to, floats x, int64_t left) {
+    float some[WIDTH];
+    vst1q_f32(left < WIDTH ? some : to, x);
+    if (left < WIDTH) memcpy(to, some, left * sizeof(float));
+}
+
+static inline void write_quad(float *to, quad x) { vst1q_f32(to, x); }
+
+static inline void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
+    uint32x4_t pairs = vreinterpretq_u32_f32(read_floats((const float *)x, left));
+    *first = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
+    *second = vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)));
+}
+
+static inline ints rounded(floats x) { return vcvtnq_s32_f32(x); }
+
+static inline void write_bytes(int8_t *to, ints x) {
+    for (int i = 0; i < WIDTH; i++) to[i] = x[i];
+}
+
+static inline float largest_lane(floats x) { return vmaxvq_f32(x); }
+
+static inline float sum_lanes(floats x) { return vaddvq_f32(x); }
+
+static inline int32_t sum_ints(ints x) { return vaddvq_s32(x); }
+
+static inline quad sums_of(const floats x[4]) {
+    return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
+}
+
+static inline void split_pairs(const int8_t *bytes, int8_t *to) {
+    for (int i = 0; i < PART / 2; i += 16) {
+        int8x16x2_t both = vld2q_s8(bytes + 2 * i);
+        vst1q_s8(to + i, both.val[0]);
+        vst1q_s8(to + PART / 2 + i, both.val[1]);
+    }
+}
+
+static INLINE void part_int8(
+    const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
+    floats *totals
+) {
+    int8x16_t w[PART / 16];
+    uint8_t last[PART];
+    __builtin_prefetch(weight + AHEAD);
+    __builtin_prefetch(weight + 64 + AHEAD);
+    if (size < PART) {
+        memset(last, 0, PART);
+        weight = memcpy(last, weight, size);
+    }
+#pragma GCC unroll 8
+    for (int i = 0; i < PART / 16; i++) w[i] = vreinterpretq_s8_u8(vld1q_u8(weight + 16 * i));
+#pragma GCC unroll 4
+    for (int r = 0; r < rows; r++) {
+        const int8_t *inputs = bytes + r * PART;
+        int32x4_t sums[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
+#pragma GCC unroll 8
+        for (int i = 0; i < PART / 16; i++)
+            sums[i % 2] = vdotq_s32(sums[i % 2], w[i], vld1q_s8(inputs + 16 * i));
+        float32x4_t sum = vcvtq_f32_s32(vaddq_s32(sums[0], sums[1]));
+        totals[r] = vfmaq_n_f32(totals[r], sum, scales[r]);
+    }
+}
+
+static INLINE void part_int4(
+    const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
+    int rows, floats *totals
+) {
+    __builtin_prefetch(weight + AHEAD);
+#pragma GCC unroll 2
+    for (int group = 0; group < groups; group++) {
+        int8x16_t even[2], odd[2];
+        for (int i = 0; i < 2; i++) {
+            uint8x16_t w = vld1q_u8(weight + 32 * group + 16 * i);
+            even[i] = vreinterpretq_s8_u8(vshrq_n_u8(w, 4));
+            odd[i] = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
+        }
+        float step = to_float(scale[2 * group]);
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++) {
+            const int8_t *inputs = bytes + r * PART + 32 * group;
+            int32x4_t sum = vdupq_n_s32(0), other = vdupq_n_s32(0);
+            sum = vdotq_s32(sum, even[0], vld1q_s8(inputs));
+            other = vdotq_s32(other, even[1], vld1q_s8(inputs + 16));
+            sum = vdotq_s32(sum, odd[0], vld1q_s8(inputs + PART / 2));
+            other = vdotq_s32(other, odd[1], vld1q_s8(inputs + PART / 2 + 16));
+            float32x4_t both = vcvtq_f32_s32(vaddq_s32(sum, other));
+            totals[r] = vfmaq_n_f32(totals[r], both, step * scales[r]);
+        }
+    }
+}
