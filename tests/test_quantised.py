@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 import torch
 import torch.nn.functional as F
+from libraries import INSTRUCTION_SETS, library_for
 from safetensors.torch import load_file, save_file
 from small_checkpoint import save_small
 
@@ -56,14 +57,15 @@ def model() -> DualARTransformer:
     return model
 
 
-@pytest.fixture(params=["native", "torch"])
+@pytest.fixture(params=[*INSTRUCTION_SETS, "torch"])
 def library(request) -> CDLL | None:
     """Both ways to compute with few bits: in C, where it can be compiled, and in PyTorch."""
-    if request.param == "torch":
-        return None
-    if load_library() is None:
-        pytest.skip("no C compiler, or a processor without AVX-512 VNNI")
-    return load_library()
+    return None if request.param == "torch" else library_for(request.param)
+
+
+@pytest.fixture(params=INSTRUCTION_SETS)
+def native(request) -> CDLL:
+    return library_for(request.param)
 
 
 def quantised(model: DualARTransformer, dtype: str, library: CDLL | None) -> EagerEngine:
@@ -142,10 +144,8 @@ def test_single_positions_of_many_rows_are_those_of_the_whole(
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
 @pytest.mark.parametrize("num_rows", [1, 3, 17])
-def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows):
-    if load_library() is None:
-        pytest.skip("no C compiler, or a processor without AVX-512 VNNI")
-    engine = quantised(model, dtype, load_library())
+def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows, native):
+    engine = quantised(model, dtype, native)
     generator = torch.Generator().manual_seed(3)
     hidden = torch.randn(num_rows, CONFIG.dim, generator=generator).bfloat16()
     points = torch.rand(num_rows, 8, generator=generator, dtype=torch.float64)
@@ -168,21 +168,19 @@ def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows):
         seen[..., 3] = codes
 
 
-@pytest.mark.skipif(load_library() is None, reason="no C compiler, or no AVX-512 VNNI")
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), [(64, 9), (192, 7), (448, 66)])
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, PIECE + 3])
-def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_rows):
+def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_rows, native):
     torch.manual_seed(0)
-    library = load_library()
     weight = torch.randn(num_outputs, num_inputs)
     x = torch.randn(num_rows, num_inputs) * torch.logspace(-3, 3, num_rows)[:, None]
     names = {"wo.weight": weight, "lm_head.weight": weight}
     int4, bias = (
-        quantise_weights(names, "int4", library),
+        quantise_weights(names, "int4", native),
         torch.randn(num_outputs).bfloat16(),
     )
-    eight = layer_of(Int8Linear, int4["lm_head.weight"], int4["lm_head.scale"], None, library)
-    four = layer_of(Int4Linear, int4["wo.weight"], int4["wo.scale"], None, library)
+    eight = layer_of(Int8Linear, int4["lm_head.weight"], int4["lm_head.scale"], None, native)
+    four = layer_of(Int4Linear, int4["wo.weight"], int4["wo.scale"], None, native)
     step, middle = four.scale.double().split(1, dim=2)
     steps = torch.stack([four.weight >> 4, four.weight & 15], dim=-1).flatten(1).double()
     unpacked = (steps.unflatten(1, (-1, 64)) - 8) * step + middle
@@ -195,8 +193,8 @@ def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_r
         error = (found - expected).abs().amax(dim=1) / expected.abs().amax(dim=1)
         assert error.max() < 1e-5
     for layer in (
-        layer_of(Int8Linear, int4["lm_head.weight"], int4["lm_head.scale"], bias, library),
-        layer_of(Int4Linear, int4["wo.weight"], int4["wo.scale"], bias, library),
+        layer_of(Int8Linear, int4["lm_head.weight"], int4["lm_head.scale"], bias, native),
+        layer_of(Int4Linear, int4["wo.weight"], int4["wo.scale"], bias, native),
     ):
         assert torch.equal(layer.native(0 * x), bias.float().expand(num_rows, -1))
 
@@ -226,12 +224,10 @@ def test_layers_and_their_exact_values(library):
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-def test_both_ways_round_alike(model, dtype):
-    if load_library() is None:
-        pytest.skip("no C compiler, or a processor without AVX-512 VNNI")
+def test_both_ways_round_alike(model, dtype, native):
     weights = model.state_dict() | {"lm_head.weight": torch.randn(7, 192).half()}
     weights["layers.0.self_attn.wo.weight"][3] = 0
-    found = quantise_weights(weights, dtype, load_library())
+    found = quantise_weights(weights, dtype, native)
     expected = quantise_weights(weights, dtype, None)
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():

@@ -2,11 +2,11 @@
 
 import pytest
 import torch
+from libraries import INSTRUCTION_SETS, library_for
 from parity import ASSETS
 from safetensors.torch import load_file
 
 from models.westlake.dual_ar import SamplingConfig
-from models.westlake.dual_ar.engines.library import load_library
 from models.westlake.dual_ar.engines.native import NativeDraw
 from models.westlake.dual_ar.sampling import candidates, draw, draw_points, penalise
 
@@ -47,12 +47,9 @@ def test_large_vocabulary_is_not_cut_short(scale, top_p):
     assert (probs - expected).abs().sum(-1).max() < 2e-3
 
 
-@pytest.fixture(scope="module")
-def native_draw() -> NativeDraw:
-    library = load_library()
-    if library is None:
-        pytest.skip("the C file can't be compiled here")
-    return NativeDraw(library)
+@pytest.fixture(scope="module", params=INSTRUCTION_SETS)
+def native_draw(request) -> NativeDraw:
+    return NativeDraw(library_for(request.param))
 
 
 def assert_draws_follow(native_draw, probs, logits, window, settings):

@@ -10,6 +10,7 @@ import functools
 import hashlib
 import math
 import os
+import platform
 import shutil
 import stat
 import subprocess
@@ -23,6 +24,7 @@ from ctypes import (
     POINTER,
     Structure,
     addressof,
+    c_char_p,
     c_float,
     c_int,
     c_int64,
@@ -36,7 +38,10 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("native.c")
 PIECE = 64  # rows of a product at once: few enough for a core's own cache
-FLAGS = ("-O3", "-march=native", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+PROCESSOR = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo
+ISA_SWITCH = "WESTLAKE_ISA"  # an environment variable; without it the processor's best one
+INSTRUCTION_SETS = ("avx512", "avx2", "neon")
 
 
 class LinearStruct(Structure):
@@ -79,7 +84,7 @@ class HeadStruct(Structure):
 
 
 class _CompileError(Exception):
-    """The compiler refused the C file."""
+    """The C file can't be compiled for this processor."""
 
 
 @functools.cache
@@ -92,7 +97,11 @@ def compile_library() -> Future:
 
 
 def load_library() -> CDLL | None:
-    """The compiled C file; None where it can't be compiled or loaded."""
+    """The compiled C file; None where it can't be compiled or loaded.
+
+    Raises:
+        ValueError: `WESTLAKE_ISA` names no instruction set.
+    """
     return compile_library().result()
 
 
@@ -101,7 +110,9 @@ def _load() -> CDLL | None:
     for place in (_cache_folder, tempfile.TemporaryDirectory):
         try:
             with place() as folder:
-                return _load_from(Path(folder))
+                library = _load_from(Path(folder))
+            logger.info(f"quantised weights are used through native.c for {isa_of(library)}")
+            return library
         except _CompileError as error:
             reason = error
             break
@@ -126,9 +137,38 @@ def _load_from(folder: Path) -> CDLL:
     path = folder / f"native-{_key()}.so"
     if path.exists() and _is_private(path):
         with suppress(OSError):  # damaged: compiled again
-            return _declared(CDLL(str(path)))
+            return _checked(CDLL(str(path)))
     _compile(path)
-    return _declared(CDLL(str(path)))
+    return _checked(CDLL(str(path)))
+
+
+def _checked(library: CDLL) -> CDLL:
+    """The library, with its functions' types, if its instruction set is the one asked for."""
+    library, wanted = _declared(library), _wanted()
+    if wanted not in ("", isa_of(library)):
+        raise _CompileError(f"{ISA_SWITCH} is {wanted}, this processor has {isa_of(library)}")
+    return library
+
+
+def isa_of(library: CDLL) -> str:
+    """The instruction set that the library is compiled for, of `INSTRUCTION_SETS`."""
+    return library.native_isa().decode()
+
+
+def _wanted() -> str:
+    wanted = os.environ.get(ISA_SWITCH, "")
+    if wanted not in ("", *INSTRUCTION_SETS):
+        allowed = ", ".join(INSTRUCTION_SETS)
+        raise ValueError(
+            f"{ISA_SWITCH} is {wanted!r}, allowed are {allowed}: unset it for the best"
+        )
+    return wanted
+
+
+def _flags() -> tuple[str, ...]:
+    is_arm = platform.machine() in ("aarch64", "arm64")
+    without = ("-mno-avx512f",) if _wanted() == "avx2" else ()
+    return (*FLAGS, "-mcpu=native" if is_arm else "-march=native", *without)
 
 
 def _is_private(path: Path) -> bool:
@@ -142,12 +182,14 @@ def _is_private(path: Path) -> bool:
 
 
 def _key() -> str:
-    """What tells a compiled file from another: the C file, the flags and the processor."""
-    digest = hashlib.sha256(SOURCE.read_bytes())
-    digest.update(" ".join(FLAGS).encode())
+    """What tells a compiled file from another: the sources, the flags and the processor."""
+    digest = hashlib.sha256()
+    for source in (SOURCE, *sorted(SOURCE.parent.glob("*.h"))):
+        digest.update(source.read_bytes())
+    digest.update(" ".join(_flags()).encode())
     with suppress(OSError), open("/proc/cpuinfo", encoding="utf-8") as file:
         first = file.read().split("\n\n")[0].splitlines()
-        lines = [line for line in first if line.startswith(("model name", "flags"))]
+        lines = [line for line in first if line.startswith(PROCESSOR)]
         digest.update("\n".join(lines).encode())
     return digest.hexdigest()[:16]
 
@@ -159,7 +201,7 @@ def _compile(path: Path) -> None:
     handle, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
-        command = [compiler, *FLAGS, "-o", unfinished, str(SOURCE), "-lm"]
+        command = [compiler, *_flags(), "-o", unfinished, str(SOURCE), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
@@ -175,6 +217,7 @@ def _compile(path: Path) -> None:
 
 def _declared(library: CDLL) -> CDLL:
     """The library, with its functions' types."""
+    library.native_isa.restype = c_char_p
     library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
