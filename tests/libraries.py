@@ -1,20 +1,28 @@
 """native.c, compiled for each instruction set that this processor runs."""
 
+import atexit
 import functools
 import os
+import shutil
+import tempfile
 from ctypes import CDLL
+from pathlib import Path
 from unittest import mock
 
 import pytest
+from emulated import COMPILER, EMULATOR, EmulatedLibrary
 
 from models.westlake.dual_ar.engines import library
 
-INSTRUCTION_SETS = ("native", "avx2", "avxvnni")  # the first: the processor's best
+INSTRUCTION_SETS = ("native", "avx2", "avxvnni", "neon")  # the first: the processor's best
 
 
-def library_for(isa: str) -> CDLL:
+def library_for(isa: str) -> CDLL | EmulatedLibrary:
     """The library, or the test is skipped."""
-    found = library.load_library() if isa == "native" else _compiled(isa)
+    if isa == "neon":
+        found = _emulated()
+    else:
+        found = library.load_library() if isa == "native" else _compiled(isa)
     if found is None:
         pytest.skip(f"native.c can't be compiled for {isa} here")
     return found
@@ -32,3 +40,14 @@ def _compiled(isa: str) -> CDLL | None:
         flags = (*library.FLAGS, "-march=native", "-DWITHOUT_AVX512")
         with mock.patch.object(library, "_flags", lambda: flags):
             return library._load()
+
+
+@functools.cache
+def _emulated() -> EmulatedLibrary | None:
+    if not (shutil.which(COMPILER) and shutil.which(EMULATOR)):
+        return None
+    folder = tempfile.TemporaryDirectory()
+    emulated = EmulatedLibrary(Path(folder.name))
+    atexit.register(folder.cleanup)
+    atexit.register(emulated.close)
+    return emulated

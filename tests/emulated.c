@@ -1,0 +1,134 @@
+// native.c in a process of its own: calls come on the standard input, results go to the output.
+// tests/emulated.py is the other end.
+
+#include <stdio.h>
+#include <stdlib.h>
+
+#include "native.c"
+
+static void *room(int64_t bytes) { return aligned_alloc(64, (bytes + 127) / 64 * 64); }
+
+static void get(void *to, int64_t bytes) {
+    if (fread(to, 1, bytes, stdin) != (size_t)bytes) exit(0);
+}
+
+static int64_t number(void) {
+    int64_t x;
+    get(&x, 8);
+    return x;
+}
+
+// Its number of bytes comes first; none is NULL.
+static void *memory(void) {
+    int64_t bytes = number();
+    void *x = bytes ? room(bytes) : NULL;
+    get(x, bytes);
+    return x;
+}
+
+static void put(const void *x, int64_t bytes) { fwrite(x, 1, bytes, stdout); }
+
+static Linear get_linear(void) {
+    Linear linear;
+    linear.weight = memory();
+    linear.scale = memory();
+    linear.bias = memory();
+    linear.inputs = number();
+    linear.outputs = number();
+    linear.bits = number();
+    return linear;
+}
+
+static Stack get_stack(void) {
+    Stack stack;
+    stack.num_blocks = number();
+    Block *blocks = room(stack.num_blocks * sizeof(Block));
+    for (int64_t b = 0; b < stack.num_blocks; b++) {
+        blocks[b].attention_norm = memory();
+        blocks[b].feed_forward_norm = memory();
+        blocks[b].qkv = get_linear();
+        blocks[b].out = get_linear();
+        blocks[b].gate_up = get_linear();
+        blocks[b].down = get_linear();
+    }
+    stack.blocks = blocks;
+    stack.dim = number();
+    stack.heads = number();
+    stack.kv_heads = number();
+    stack.head_dim = number();
+    stack.hidden = number();
+    get(&stack.eps, 4);
+    return stack;
+}
+
+static void call_product(int threads) {
+    Linear linear = get_linear();
+    float *x = memory();
+    int64_t rows = number(), bytes = rows * linear.outputs * 4;
+    float *y = room(bytes);
+    native_product(&linear, x, y, rows, room(native_product_scratch(&linear, rows)), threads);
+    put(y, bytes);
+}
+
+static void call_quantise(int threads) {
+    float *weight = memory();
+    int64_t rows = number(), inputs = number(), bits = number();
+    int64_t bytes = rows * inputs * bits / 8, scales = rows * (bits == 8 ? 4 : inputs / GROUP * 8);
+    uint8_t *steps = room(bytes);
+    float *scale = room(scales);
+    native_quantise(weight, rows, inputs, bits, steps, scale, threads);
+    put(steps, bytes);
+    put(scale, scales);
+}
+
+static void call_draw(int threads) {
+    float *logits = memory();
+    int64_t *window = memory();
+    float *settings = memory();
+    double *points = memory();
+    int64_t rows = number(), size = number(), width = number(), *drawn = room(rows * 8);
+    char *scratch = room(rows * size * 4);
+    native_draw(logits, window, settings, points, rows, size, width, drawn, scratch, threads);
+    put(drawn, rows * 8);
+}
+
+static void call_step(int threads) {
+    Stack stack = get_stack();
+    float *x = memory(), *angles = memory();
+    int64_t *lengths = memory(), *rooms = memory(), rows = number(), longest = 0;
+    bf16 **caches = room(rows * stack.num_blocks * sizeof(bf16 *));
+    for (int64_t n = 0; n < rows * stack.num_blocks; n++) caches[n] = memory();
+    for (int64_t r = 0; r < rows; r++) longest = lengths[r] > longest ? lengths[r] : longest;
+    char *scratch = room(native_scratch(&stack, rows, longest));
+    native_step(&stack, x, angles, caches, lengths, rooms, rows, scratch, threads);
+    put(x, rows * stack.dim * 4);
+    for (int64_t n = 0; n < rows * stack.num_blocks; n++)
+        put(caches[n], 2 * stack.kv_heads * rooms[n / stack.num_blocks] * stack.head_dim * 2);
+}
+
+static void call_codes(int threads) {
+    Head head = {.stack = get_stack()};
+    head.output = get_linear();
+    head.norm = memory();
+    head.embedding = memory();
+    float *x = memory(), *angles = memory();
+    int64_t *windows = memory();
+    float *settings = memory();
+    double *points = memory();
+    int64_t rows = number(), count = number(), width = number(), *codes = room(rows * count * 8);
+    char *scratch = room(native_codes_scratch(&head, rows, count));
+    native_codes(
+        &head, x, angles, windows, settings, points, rows, count, width, codes, scratch, threads
+    );
+    put(codes, rows * count * 8);
+}
+
+// Memory is given back by the process' end.
+int main(void) {
+    void (*calls[])(int) = {call_product, call_quantise, call_draw, call_step, call_codes};
+    for (;;) {
+        void (*call)(int) = calls[number()];
+        call(number());
+        fflush(stdout);
+    }
+}

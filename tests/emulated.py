@@ -1,0 +1,130 @@
+"""native.c for another processor, in an emulator: a library that is called as the compiled one."""
+
+from __future__ import annotations
+
+import subprocess
+from ctypes import Structure, memmove, string_at
+from pathlib import Path
+
+from models.westlake.dual_ar.engines.library import (
+    SOURCE,
+    HeadStruct,
+    LinearStruct,
+    StackStruct,
+)
+
+COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
+FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp", "-static")
+PRODUCT, QUANTISE, DRAW, STEP, CODES = range(5)
+
+
+class EmulatedLibrary:
+    """native.c's functions, which a process of tests/emulated.c computes.
+
+    Args:
+        folder: for the compiled file.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        program = folder / "emulated"
+        source = Path(__file__).with_name("emulated.c")
+        command = [COMPILER, *FLAGS, f"-I{SOURCE.parent}", "-o", program, source, "-lm"]
+        subprocess.run(command, check=True, capture_output=True)
+        self.process = subprocess.Popen(
+            [EMULATOR, program], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def close(self) -> None:
+        self.process.communicate()
+
+    def native_product_scratch(self, *sizes: int) -> int:
+        return 0
+
+    native_scratch = native_codes_scratch = native_product_scratch
+
+    def native_product(self, linear, x, y, rows, scratch, threads) -> None:
+        struct = LinearStruct.from_address(linear)
+        self._send(PRODUCT, threads, *_linear(struct), _memory(x, 4 * rows * struct.inputs), rows)
+        self._receive(y, 4 * rows * struct.outputs)
+
+    def native_quantise(self, weight, rows, inputs, bits, steps, scales, threads) -> None:
+        self._send(QUANTISE, threads, _memory(weight, 4 * rows * inputs), rows, inputs, bits)
+        self._receive(steps, rows * inputs * bits // 8)
+        self._receive(scales, rows * (4 if bits == 8 else inputs // 64 * 8))
+
+    def native_draw(
+        self, logits, window, settings, points, rows, size, width, drawn, scratch, threads
+    ) -> None:
+        inputs = _memory(logits, 4 * rows * size), _memory(window, 8 * rows * width)
+        inputs += _memory(settings, 12 * rows), _memory(points, 8 * rows)
+        self._send(DRAW, threads, *inputs, rows, size, width)
+        self._receive(drawn, 8 * rows)
+
+    def native_step(self, stack, x, angles, caches, lengths, rooms, rows, scratch, threads) -> None:
+        struct = StackStruct.from_address(stack)
+        row_size = 4 * struct.kv_heads * struct.head_dim  # of a position in a cache
+        sizes = [row_size * rooms[n // struct.num_blocks] for n in range(len(caches))]
+        inputs = _memory(x, 4 * rows * struct.dim), _memory(angles, 4 * rows * struct.head_dim)
+        inputs += bytes(lengths), bytes(rooms), rows
+        self._send(STEP, threads, *_stack(struct), *inputs, *map(_memory, caches, sizes))
+        self._receive(x, 4 * rows * struct.dim)
+        for cache, size in zip(caches, sizes):
+            self._receive(cache, size)
+
+    def native_codes(
+        self, head, x, angles, windows, settings, points, rows, count, width, codes, scratch,
+        threads,
+    ) -> None:  # fmt: skip
+        struct = HeadStruct.from_address(head)
+        dim, num_codes = struct.stack.dim, struct.output.outputs
+        parts = *_stack(struct.stack), *_linear(struct.output), _memory(struct.norm, 2 * dim)
+        parts += _memory(struct.embedding, 2 * dim * num_codes), _memory(x, 4 * rows * dim)
+        parts += (
+            _memory(angles, 4 * count * struct.stack.head_dim),
+            _memory(windows, 8 * rows * count * width),
+            _memory(settings, 12 * rows),
+            _memory(points, 8 * rows * count),
+        )
+        self._send(CODES, threads, *parts, rows, count, width)
+        self._receive(codes, 8 * rows * count)
+
+    def _send(self, *parts: int | bytes | bytearray) -> None:
+        """Numbers; bytes after their number; and bytearrays as they are."""
+        for part in parts:
+            if not isinstance(part, bytearray):
+                number = len(part) if isinstance(part, bytes) else part
+                self.process.stdin.write(number.to_bytes(8, "little", signed=True))
+            if not isinstance(part, int):
+                self.process.stdin.write(part)
+        self.process.stdin.flush()
+
+    def _receive(self, address: int, num_bytes: int) -> None:
+        found = self.process.stdout.read(num_bytes)
+        assert len(found) == num_bytes, "the process has ended"
+        memmove(address, found, num_bytes)
+
+
+def _memory(address: int | None, num_bytes: int) -> bytes:
+    return string_at(address, num_bytes) if address else b""
+
+
+def _linear(linear: Structure) -> list[int | bytes]:
+    size = linear.inputs * linear.outputs
+    return [
+        _memory(linear.weight, size * linear.bits // 8),
+        _memory(linear.scale, linear.outputs * 2 if linear.bits == 8 else size // 16),
+        _memory(linear.bias, linear.outputs * 2),
+        linear.inputs, linear.outputs, linear.bits,
+    ]  # fmt: skip
+
+
+def _stack(stack: Structure) -> list[int | bytes | bytearray]:
+    parts: list[int | bytes | bytearray] = [stack.num_blocks]
+    for block in stack.blocks[: stack.num_blocks]:
+        norms = block.attention_norm, block.feed_forward_norm
+        parts += [_memory(norm, 2 * stack.dim) for norm in norms]
+        for linear in (block.qkv, block.out, block.gate_up, block.down):
+            parts += _linear(linear)
+    parts += [stack.dim, stack.heads, stack.kv_heads, stack.head_dim, stack.hidden]
+    eps = bytearray(stack)[StackStruct.eps.offset :][: StackStruct.eps.size]
+    return [*parts, eps]
