@@ -14,7 +14,7 @@ from models.westlake.dual_ar.engines.library import (
 )
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
-FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp", "-static")
+FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp-simd", "-static")
 PRODUCT, QUANTISE, DRAW, STEP, CODES = range(5)
 
 

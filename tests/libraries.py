@@ -34,12 +34,17 @@ def _compiled(isa: str) -> CDLL | None:
     best = library.load_library()
     if best is None or library.isa_of(best) != "avx512":
         return None
-    with mock.patch.dict(os.environ, {library.ISA_SWITCH: "avx2"}):
-        if isa == "avx2":
-            return library._load()
-        flags = (*library.FLAGS, "-march=native", "-DWITHOUT_AVX512")
-        with mock.patch.object(library, "_flags", lambda: flags):
-            return library._load()
+    if isa == "avxvnni":
+        return compiled_with("-DWITHOUT_AVX512")
+    with mock.patch.dict(os.environ, {library.ISA_SWITCH: isa}):
+        return library._load()
+
+
+@functools.cache
+def compiled_with(*flags: str) -> CDLL | None:
+    given = (*library._flags(), *flags)
+    with mock.patch.object(library, "_flags", lambda: given):
+        return library._load()
 
 
 @functools.cache

@@ -1,10 +1,12 @@
-"""native.c under every instruction set: the largest numbers, and NEON under emulation."""
+"""native.c under every instruction set, and with threads of its own."""
+
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 import torch
-from libraries import INSTRUCTION_SETS, library_for
+from libraries import INSTRUCTION_SETS, compiled_with, library_for
 
-from models.westlake.dual_ar.engines.library import NativeLinear
+from models.westlake.dual_ar.engines.library import NativeLinear, load_library
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
@@ -23,3 +25,37 @@ def test_the_largest_products_are_not_cut_off(isa, bits, sign):
     layer = NativeLinear(library_for(isa), weight, scale.bfloat16(), None)
     x = torch.full((5, size), 127.0 * sign)
     assert torch.equal(layer(x), x @ steps.float().T)
+
+
+@pytest.fixture
+def threads():
+    """More than there are cores, so that they wait for each other."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    yield 4
+    torch.set_num_threads(before)
+
+
+def products(library, num_callers: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    weight = torch.randint(-127, 128, (203, 320), generator=generator).to(torch.int8)
+    layer = NativeLinear(library, weight, torch.ones(203).bfloat16(), None)
+    inputs = [torch.randn(rows % 9 + 1, 320, generator=generator) for rows in range(400)]
+    torch_threads = torch.get_num_threads()
+
+    def call(x: torch.Tensor) -> torch.Tensor:
+        torch.set_num_threads(torch_threads)
+        return layer(x)
+
+    with ThreadPoolExecutor(num_callers) as pool:
+        return list(pool.map(call, inputs))
+
+
+@pytest.mark.parametrize("num_callers", [1, 3])
+def test_threads_of_its_own_do_as_those_of_openmp(threads, num_callers):
+    own = compiled_with("-fno-openmp", "-fopenmp-simd") if load_library() else None
+    if own is None:
+        pytest.skip("native.c can't be compiled here")
+    expected = products(load_library(), 1)
+    for found, product in zip(products(own, num_callers), expected):
+        assert torch.equal(found, product)

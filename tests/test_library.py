@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,7 @@ def test_a_cache_that_cannot_be_made(cache, compiled, tmp_path, monkeypatch):
 def test_without_a_compiler_that_runs_there_is_none(cache, monkeypatch, fault):
     if fault is None:
         monkeypatch.setattr(library.shutil, "which", lambda name: None)
+        monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
     else:
 
         def refuse(*given, **options):
@@ -122,3 +124,24 @@ def test_an_instruction_set_that_is_asked_for(cache, compiled, monkeypatch):
     monkeypatch.setenv(library.ISA_SWITCH, "sse9")
     with pytest.raises(ValueError, match="WESTLAKE_ISA is 'sse9', allowed are avx512, avx2, neon"):
         library._load()
+
+
+def test_ziglang_serves_where_there_is_no_compiler(cache, compiled, monkeypatch):
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: name == "ziglang" or None)
+    assert library._load() is not None
+    assert compiled[0][:5] == [sys.executable, "-m", "ziglang", "cc", "-fopenmp-simd"]
+
+
+def test_the_log_says_what_is_used_and_what_to_do(cache, compiled, monkeypatch):
+    lines = []
+    sink = library.logger.add(lambda line: lines.append(str(line)), format="{message}")
+    library._load()
+    cache.joinpath(f"native-{library._key()}.so").unlink()
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    monkeypatch.setattr(library.importlib.util, "find_spec", lambda name: None)
+    library._load()
+    library.logger.remove(sink)
+    used, missing = lines
+    assert f"native.c for {library.isa_of(library.load_library())}" in used
+    assert "through PyTorch, more slowly: no C compiler: install cc, or ziglang with pip" in missing

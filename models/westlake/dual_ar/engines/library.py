@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import functools
 import hashlib
+import importlib.util
 import math
 import os
 import platform
 import shutil
 import stat
 import subprocess
+import sys
 import tempfile
 import threading
 from collections.abc import Iterator, Sequence
@@ -38,7 +40,7 @@ from torch import Tensor
 
 SOURCE = Path(__file__).with_name("native.c")
 PIECE = 64  # rows of a product at once: few enough for a core's own cache
-FLAGS = ("-O3", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
 PROCESSOR = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo
 ISA_SWITCH = "WESTLAKE_ISA"  # an environment variable; without it the processor's best one
 INSTRUCTION_SETS = ("avx512", "avx2", "neon")
@@ -111,7 +113,9 @@ def _load() -> CDLL | None:
         try:
             with place() as folder:
                 library = _load_from(Path(folder))
-            logger.info(f"quantised weights are used through native.c for {isa_of(library)}")
+            isa = isa_of(library)
+            hint = ", faster where there is AVX-512 VNNI" if isa == "avx2" else ""
+            logger.info(f"quantised weights are used through native.c for {isa}{hint}")
             return library
         except _CompileError as error:
             reason = error
@@ -166,9 +170,19 @@ def _wanted() -> str:
 
 
 def _flags() -> tuple[str, ...]:
+    if _wanted() == "avx2":
+        return (*FLAGS, "-march=haswell")  # the first that had it
     is_arm = platform.machine() in ("aarch64", "arm64")
-    without = ("-mno-avx512f",) if _wanted() == "avx2" else ()
-    return (*FLAGS, "-mcpu=native" if is_arm else "-march=native", *without)
+    return (*FLAGS, "-mcpu=native" if is_arm else "-march=native")
+
+
+def _compiler() -> tuple[list[str], str]:
+    """The command, and its flag for OpenMP; ziglang and Apple's know vectors of it, no threads."""
+    if found := shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"):
+        return [found], "-fopenmp-simd" if sys.platform == "darwin" else "-fopenmp"
+    if importlib.util.find_spec("ziglang"):
+        return [sys.executable, "-m", "ziglang", "cc"], "-fopenmp-simd"
+    raise _CompileError("no C compiler: install cc, or ziglang with pip")
 
 
 def _is_private(path: Path) -> bool:
@@ -195,20 +209,20 @@ def _key() -> str:
 
 
 def _compile(path: Path) -> None:
-    compiler = shutil.which("cc") or shutil.which("gcc") or shutil.which("clang")
-    if compiler is None:
-        raise _CompileError("no C compiler")
+    compiler, threads = _compiler()
     handle, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
-        command = [compiler, *_flags(), "-o", unfinished, str(SOURCE), "-lm"]
+        command = [*compiler, threads, *_flags(), "-o", unfinished, str(SOURCE), "-lm"]
         try:
             done = subprocess.run(command, capture_output=True, text=True, check=False)
         except OSError as error:
-            raise _CompileError(f"{compiler} can't be run: {error.strerror}") from error
+            raise _CompileError(f"{compiler[0]} can't be run: {error.strerror}") from error
         if done.returncode:
             lines = done.stderr.splitlines()
-            reason = next((line for line in lines if "error" in line), f"{compiler} failed")
+            reason = next(
+                (line for line in lines if "error" in line), f"{' '.join(compiler)} failed"
+            )
             raise _CompileError(reason)
         os.replace(unfinished, path)
     finally:

@@ -7,9 +7,10 @@
 // instruction set is in a header for each.
 
 #include <math.h>
-#include <omp.h>
 #include <stdint.h>
 #include <string.h>
+
+#include "team.h"
 
 enum {
     GROUP = 64,        // weights that share a scale in 4 bits
@@ -321,25 +322,109 @@ static int64_t inputs_bytes(int64_t rows, int64_t size) {
     return rows * (2 * padded(size) + sizeof(float)) + 4 * 64;
 }
 
+typedef struct {
+    const Linear *linear;
+    const float *x;
+    float *y;
+    Inputs in;
+} Product;
+
+static void product_task(void *data, int thread, int threads) {
+    Product *task = data;
+    for (int64_t r = thread; r < task->in.rows; r += threads)
+        quantise_row(task->x + r * task->linear->inputs, task->linear, &task->in, r);
+    meet();
+    product(task->linear, &task->in, task->y, thread, threads);
+}
+
 // y [rows, outputs] of x [rows, inputs], float32.
 //
 // Scratch: 64-byte aligned, native_product_scratch(linear, rows) bytes.
 void native_product(
     const Linear *linear, const float *x, float *y, int64_t rows, char *scratch, int threads
 ) {
-    Inputs in = take_inputs(&scratch, rows, linear->inputs);
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        for (int64_t r = thread; r < rows; r += team)
-            quantise_row(x + r * linear->inputs, linear, &in, r);
-#pragma omp barrier
-        product(linear, &in, y, thread, team);
-    }
+    Product task = {linear, x, y, take_inputs(&scratch, rows, linear->inputs)};
+    together(product_task, &task, threads);
 }
 
 int64_t native_product_scratch(const Linear *linear, int64_t rows) {
     return inputs_bytes(rows, linear->inputs);
+}
+
+typedef struct {
+    const Stack *stack;
+    float *x;
+    const float *angles;
+    bf16 *const *caches;
+    const int64_t *lengths, *rooms;
+    int64_t rows, longest;
+    float *normed, *heads, *change, *gates, *scores;
+    Inputs in, wide;
+} Step;
+
+static void step_task(void *data, int thread, int threads) {
+    Step *task = data;
+    const Stack *stack = task->stack;
+    const int64_t *lengths = task->lengths, *rooms = task->rooms;
+    int64_t dim = stack->dim, size = stack->head_dim, kv_heads = stack->kv_heads;
+    int64_t queries = stack->heads / kv_heads, hidden = stack->hidden;
+    int64_t num_heads = stack->heads + 2 * kv_heads, rows = task->rows, longest = task->longest;
+    float *x = task->x, *normed = task->normed, *heads = task->heads, *change = task->change;
+    float *gates = task->gates, *scores = task->scores;
+    const float *angles = task->angles;
+    for (int64_t b = 0; b < stack->num_blocks; b++) {
+        const Block *block = stack->blocks + b;
+        for (int64_t r = thread; r < rows; r += threads) {
+            norm(x + r * dim, block->attention_norm, dim, stack->eps, normed + r * dim);
+            quantise_row(normed + r * dim, &block->qkv, &task->in, r);
+        }
+        meet();
+        product(&block->qkv, &task->in, heads, thread, threads);
+        meet();
+        for (int64_t pair = thread; pair < rows * kv_heads; pair += threads) {
+            int64_t r = pair / kv_heads, head = pair % kv_heads;
+            float *q = heads + (r * num_heads + head * queries) * size;
+            float *k = heads + (r * num_heads + stack->heads + head) * size;
+            float *v = k + kv_heads * size;
+            for (int64_t n = 0; n < queries; n++) rotate(q + n * size, angles + r * size, size);
+            rotate(k, angles + r * size, size);
+            bf16 *keys = task->caches[r * stack->num_blocks + b] + head * rooms[r] * size;
+            bf16 *values = keys + kv_heads * rooms[r] * size;
+            for (int64_t i = 0; i < size; i++) {
+                keys[lengths[r] * size + i] = to_bf16(k[i]);
+                values[lengths[r] * size + i] = to_bf16(v[i]);
+            }
+            float *own = scores + pair * BLOCK * (longest + BLOCK);
+            float *y = normed + r * dim + head * queries * size;
+            if (size == 64) attend(q, keys, values, queries, lengths[r] + 1, 64, own, y);
+            else attend(q, keys, values, queries, lengths[r] + 1, size, own, y);
+        }
+        meet();
+        for (int64_t r = thread; r < rows; r += threads)
+            quantise_row(normed + r * dim, &block->out, &task->in, r);
+        meet();
+        product(&block->out, &task->in, change, thread, threads);
+        meet();
+        for (int64_t r = thread; r < rows; r += threads) {
+            for (int64_t i = r * dim; i < (r + 1) * dim; i++) x[i] += change[i];
+            norm(x + r * dim, block->feed_forward_norm, dim, stack->eps, normed + r * dim);
+            quantise_row(normed + r * dim, &block->gate_up, &task->in, r);
+        }
+        meet();
+        product(&block->gate_up, &task->in, gates, thread, threads);
+        meet();
+        for (int64_t r = thread; r < rows; r += threads) {
+            float *gate = gates + r * 2 * hidden, *up = gate + hidden;
+#pragma omp simd
+            for (int64_t i = 0; i < hidden; i++) gate[i] *= up[i] / (1 + exponential(-gate[i]));
+            quantise_row(gate, &block->down, &task->wide, r);
+        }
+        meet();
+        product(&block->down, &task->wide, change, thread, threads);
+        meet();
+        for (int64_t r = thread; r < rows; r += threads)
+            for (int64_t i = r * dim; i < (r + 1) * dim; i++) x[i] += change[i];
+    }
 }
 
 // One position of each row through all blocks; x [rows, dim] float32 is replaced.
@@ -351,74 +436,18 @@ void native_step(
     const Stack *stack, float *x, const float *angles, bf16 *const *caches, const int64_t *lengths,
     const int64_t *rooms, int64_t rows, char *scratch, int threads
 ) {
-    int64_t dim = stack->dim, size = stack->head_dim, kv_heads = stack->kv_heads;
-    int64_t queries = stack->heads / kv_heads, hidden = stack->hidden;
+    int64_t dim = stack->dim, kv_heads = stack->kv_heads;
     int64_t num_heads = stack->heads + 2 * kv_heads, longest = 0;
     for (int64_t r = 0; r < rows; r++) longest = lengths[r] > longest ? lengths[r] : longest;
-    float *normed = take(&scratch, rows * dim * sizeof(float));
-    float *heads = take(&scratch, rows * num_heads * size * sizeof(float));
-    float *change = take(&scratch, rows * dim * sizeof(float));
-    float *gates = take(&scratch, rows * 2 * hidden * sizeof(float));
-    float *scores = take(&scratch, rows * kv_heads * BLOCK * (longest + BLOCK) * sizeof(float));
-    Inputs in = take_inputs(&scratch, rows, dim), wide = take_inputs(&scratch, rows, hidden);
-
-#pragma omp parallel num_threads(threads)
-    {
-        int thread = omp_get_thread_num(), team = omp_get_num_threads();
-        for (int64_t b = 0; b < stack->num_blocks; b++) {
-            const Block *block = stack->blocks + b;
-            for (int64_t r = thread; r < rows; r += team) {
-                norm(x + r * dim, block->attention_norm, dim, stack->eps, normed + r * dim);
-                quantise_row(normed + r * dim, &block->qkv, &in, r);
-            }
-#pragma omp barrier
-            product(&block->qkv, &in, heads, thread, team);
-#pragma omp barrier
-            for (int64_t task = thread; task < rows * kv_heads; task += team) {
-                int64_t r = task / kv_heads, head = task % kv_heads;
-                float *q = heads + (r * num_heads + head * queries) * size;
-                float *k = heads + (r * num_heads + stack->heads + head) * size;
-                float *v = k + kv_heads * size;
-                for (int64_t n = 0; n < queries; n++) rotate(q + n * size, angles + r * size, size);
-                rotate(k, angles + r * size, size);
-                bf16 *keys = caches[r * stack->num_blocks + b] + head * rooms[r] * size;
-                bf16 *values = keys + kv_heads * rooms[r] * size;
-                for (int64_t i = 0; i < size; i++) {
-                    keys[lengths[r] * size + i] = to_bf16(k[i]);
-                    values[lengths[r] * size + i] = to_bf16(v[i]);
-                }
-                float *own = scores + task * BLOCK * (longest + BLOCK);
-                float *y = normed + r * dim + head * queries * size;
-                if (size == 64) attend(q, keys, values, queries, lengths[r] + 1, 64, own, y);
-                else attend(q, keys, values, queries, lengths[r] + 1, size, own, y);
-            }
-#pragma omp barrier
-            for (int64_t r = thread; r < rows; r += team)
-                quantise_row(normed + r * dim, &block->out, &in, r);
-#pragma omp barrier
-            product(&block->out, &in, change, thread, team);
-#pragma omp barrier
-            for (int64_t r = thread; r < rows; r += team) {
-                for (int64_t i = r * dim; i < (r + 1) * dim; i++) x[i] += change[i];
-                norm(x + r * dim, block->feed_forward_norm, dim, stack->eps, normed + r * dim);
-                quantise_row(normed + r * dim, &block->gate_up, &in, r);
-            }
-#pragma omp barrier
-            product(&block->gate_up, &in, gates, thread, team);
-#pragma omp barrier
-            for (int64_t r = thread; r < rows; r += team) {
-                float *gate = gates + r * 2 * hidden, *up = gate + hidden;
-#pragma omp simd
-                for (int64_t i = 0; i < hidden; i++) gate[i] *= up[i] / (1 + exponential(-gate[i]));
-                quantise_row(gate, &block->down, &wide, r);
-            }
-#pragma omp barrier
-            product(&block->down, &wide, change, thread, team);
-#pragma omp barrier
-            for (int64_t r = thread; r < rows; r += team)
-                for (int64_t i = r * dim; i < (r + 1) * dim; i++) x[i] += change[i];
-        }
-    }
+    Step task = {stack, x, angles, caches, lengths, rooms, rows, longest};
+    task.normed = take(&scratch, rows * dim * sizeof(float));
+    task.heads = take(&scratch, rows * num_heads * stack->head_dim * sizeof(float));
+    task.change = take(&scratch, rows * dim * sizeof(float));
+    task.gates = take(&scratch, rows * 2 * stack->hidden * sizeof(float));
+    task.scores = take(&scratch, rows * kv_heads * BLOCK * (longest + BLOCK) * sizeof(float));
+    task.in = take_inputs(&scratch, rows, dim);
+    task.wide = take_inputs(&scratch, rows, stack->hidden);
+    together(step_task, &task, threads);
 }
 
 int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
@@ -428,16 +457,21 @@ int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
            5 * 64;
 }
 
-// Float weights [rows, inputs] as a Linear takes them, but with float scales.
-void native_quantise(
-    const float *weight, int64_t rows, int64_t inputs, int64_t bits, uint8_t *steps, float *scales,
-    int threads
-) {
-    int64_t size = bits == 8 ? inputs : GROUP, groups = inputs / size;
-#pragma omp parallel for num_threads(threads)
-    for (int64_t group = 0; group < rows * groups; group++) {
-        const float *x = weight + group * size;
-        uint8_t *to = steps + group * size * bits / 8;
+typedef struct {
+    const float *weight;
+    int64_t rows, inputs, bits;
+    uint8_t *steps;
+    float *scales;
+} Rounding;
+
+static void quantise_task(void *data, int thread, int threads) {
+    Rounding *task = data;
+    int64_t bits = task->bits, size = bits == 8 ? task->inputs : GROUP;
+    int64_t groups = task->rows * (task->inputs / size);
+    int64_t begin = groups * thread / threads, end = groups * (thread + 1) / threads;
+    for (int64_t group = begin; group < end; group++) {
+        const float *x = task->weight + group * size;
+        uint8_t *to = task->steps + group * size * bits / 8;
         float low = x[0], high = x[0];
 #pragma omp simd reduction(min : low) reduction(max : high)
         for (int64_t i = 0; i < size; i++) {
@@ -448,7 +482,7 @@ void native_quantise(
             float scale = fmaxf(fmaxf(-low, high), 1e-8f) / 127;
 #pragma omp simd
             for (int64_t i = 0; i < size; i++) to[i] = (uint8_t)(int8_t)rintf(x[i] / scale);
-            scales[group] = scale;
+            task->scales[group] = scale;
         } else {
             float step = fmaxf(high - low, 1e-8f) / 15;
             uint8_t q[GROUP];
@@ -456,10 +490,19 @@ void native_quantise(
             for (int64_t i = 0; i < GROUP; i++)
                 q[i] = (uint8_t)fminf(rintf((x[i] - low) / step), 15);
             for (int64_t i = 0; i < GROUP / 2; i++) to[i] = q[2 * i] << 4 | q[2 * i + 1];
-            scales[2 * group] = step;
-            scales[2 * group + 1] = low + 8 * step;
+            task->scales[2 * group] = step;
+            task->scales[2 * group + 1] = low + 8 * step;
         }
     }
+}
+
+// Float weights [rows, inputs] as a Linear takes them, but with float scales.
+void native_quantise(
+    const float *weight, int64_t rows, int64_t inputs, int64_t bits, uint8_t *steps, float *scales,
+    int threads
+) {
+    Rounding task = {weight, rows, inputs, bits, steps, scales};
+    together(quantise_task, &task, threads);
 }
 
 // The sum of those chances that are at least as large as the least.
@@ -530,6 +573,25 @@ static int64_t draw_row(
     return drawn;
 }
 
+typedef struct {
+    float *logits;
+    const int64_t *window;
+    const float *settings;
+    const double *points;
+    int64_t rows, size, width, *drawn;
+    float *chances;
+} Draw;
+
+static void draw_task(void *data, int thread, int threads) {
+    Draw *task = data;
+    int64_t size = task->size, width = task->width;
+    for (int64_t r = thread; r < task->rows; r += threads)
+        task->drawn[r] = draw_row(
+            task->logits + r * size, size, task->window + r * width, width,
+            task->settings + 3 * r, task->points[r], task->chances + r * size
+        );
+}
+
 // A token for each row of logits [rows, size], which are changed.
 //
 // window: [rows, width], tokens that the penalty makes less likely. settings: [rows, 3],
@@ -538,13 +600,8 @@ void native_draw(
     float *logits, const int64_t *window, const float *settings, const double *points, int64_t rows,
     int64_t size, int64_t width, int64_t *drawn, char *scratch, int threads
 ) {
-    float *chances = (float *)scratch;
-#pragma omp parallel for num_threads(rows < threads ? rows : threads)
-    for (int64_t r = 0; r < rows; r++)
-        drawn[r] = draw_row(
-            logits + r * size, size, window + r * width, width, settings + 3 * r, points[r],
-            chances + r * size
-        );
+    Draw task = {logits, window, settings, points, rows, size, width, drawn, (float *)scratch};
+    together(draw_task, &task, rows < threads ? rows : threads);
 }
 
 // The codes [rows, count] of a frame, drawn one after another. x [rows, dim], what the first one
