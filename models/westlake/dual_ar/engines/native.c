@@ -25,7 +25,7 @@ enum {
 
 typedef uint16_t bf16;
 
-static inline float to_float(bf16 x) {
+static INLINE float to_float(bf16 x) {
     uint32_t bits = (uint32_t)x << 16;
     float y;
     memcpy(&y, &bits, 4);
@@ -155,7 +155,7 @@ static INLINE void dot(
     const float *scales = in->scales + first * in->stride / PART;
 #pragma GCC unroll 4
     for (int r = 0; r < rows; r++)
-        totals[r] = (floats){bits == 8 ? -OFFSET * in->sum[first + r] : 0};
+        totals[r] = first_lane(bits == 8 ? -OFFSET * in->sum[first + r] : 0);
     if (bits == 4) // what lies beside the weights has to be fetched ahead as well
         for (int64_t group = 0; group < groups; group += 16)
             __builtin_prefetch((const char *)(scale + 2 * group) + AHEAD / 8);

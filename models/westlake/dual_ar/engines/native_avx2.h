@@ -23,82 +23,84 @@ enum {
 #endif
 };
 
-static inline floats splat(float x) { return _mm256_set1_ps(x); }
+static INLINE floats splat(float x) { return _mm256_set1_ps(x); }
 
-static inline floats magnitude(floats x) { return _mm256_andnot_ps(splat(-0.0f), x); }
+static INLINE floats first_lane(float x) { return _mm256_zextps128_ps256(_mm_set_ss(x)); }
 
-static inline floats larger(floats a, floats b) { return _mm256_max_ps(a, b); }
+static INLINE floats magnitude(floats x) { return _mm256_andnot_ps(splat(-0.0f), x); }
 
-static inline quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
+static INLINE floats larger(floats a, floats b) { return _mm256_max_ps(a, b); }
 
-static inline floats fused(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
+static INLINE quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
 
-static inline floats add_if_at_least(floats sum, floats part, floats limit) {
+static INLINE floats fused(floats a, floats b, floats c) { return _mm256_fmadd_ps(a, b, c); }
+
+static INLINE floats add_if_at_least(floats sum, floats part, floats limit) {
     return sum + _mm256_and_ps(part, _mm256_cmp_ps(part, limit, _CMP_GE_OQ));
 }
 
 // The first of `left` lanes of 8.
-static inline __m256i lanes(int64_t left) {
+static INLINE __m256i lanes(int64_t left) {
     __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);
     return _mm256_cmpgt_epi32(_mm256_set1_epi32(left < WIDTH ? left : WIDTH), number);
 }
 
-static inline floats read_floats(const float *x, int64_t left) {
+static INLINE floats read_floats(const float *x, int64_t left) {
     return left >= WIDTH ? _mm256_loadu_ps(x) : _mm256_maskload_ps(x, lanes(left));
 }
 
-static inline floats read_bf16(const bf16 *x, int64_t left) {
+static INLINE floats read_bf16(const bf16 *x, int64_t left) {
     bf16 some[WIDTH] = {0};
     if (left < WIDTH) x = memcpy(some, x, left * sizeof(bf16));
     __m256i bits = _mm256_cvtepu16_epi32(_mm_loadu_si128((const __m128i *)x));
     return _mm256_castsi256_ps(_mm256_slli_epi32(bits, 16));
 }
 
-static inline void write_floats(float *to, floats x, int64_t left) {
+static INLINE void write_floats(float *to, floats x, int64_t left) {
     if (left >= WIDTH) _mm256_storeu_ps(to, x);
     else _mm256_maskstore_ps(to, lanes(left), x);
 }
 
-static inline void write_quad(float *to, quad x) { _mm_storeu_ps(to, x); }
+static INLINE void write_quad(float *to, quad x) { _mm_storeu_ps(to, x); }
 
-static inline void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
+static INLINE void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
     __m256i pairs = _mm256_castps_si256(read_floats((const float *)x, left));
     *first = _mm256_castsi256_ps(_mm256_slli_epi32(pairs, 16));
     *second = _mm256_castsi256_ps(_mm256_and_si256(pairs, _mm256_set1_epi32(0xffff0000)));
 }
 
-static inline ints rounded(floats x) { return (ints)_mm256_cvtps_epi32(x); }
+static INLINE ints rounded(floats x) { return (ints)_mm256_cvtps_epi32(x); }
 
-static inline void write_bytes(int8_t *to, ints x) {
+static INLINE void write_bytes(int8_t *to, ints x) {
     __m128i low = _mm256_castsi256_si128((__m256i)x), high = _mm256_extracti128_si256((__m256i)x, 1);
     __m128i words = _mm_packs_epi32(low, high);
     _mm_storel_epi64((__m128i *)to, _mm_packs_epi16(words, words));
 }
 
-static inline float largest_lane(floats x) {
+static INLINE float largest_lane(floats x) {
     __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
     __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
     return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
 }
 
-static inline float sum_lanes(floats x) {
+static INLINE float sum_lanes(floats x) {
     __m128 four = _mm256_castps256_ps128(x) + _mm256_extractf128_ps(x, 1);
     __m128 two = four + _mm_movehl_ps(four, four);
     return _mm_cvtss_f32(two + _mm_movehdup_ps(two));
 }
 
-static inline int32_t sum_ints(ints x) {
+static INLINE int32_t sum_ints(ints x) {
     int32_t sum = 0;
     for (int i = 0; i < WIDTH; i++) sum += x[i];
     return sum;
 }
 
-static inline quad sums_of(const floats x[4]) {
+static INLINE quad sums_of(const floats x[4]) {
     __m256 halves = _mm256_hadd_ps(_mm256_hadd_ps(x[0], x[1]), _mm256_hadd_ps(x[2], x[3]));
     return _mm256_castps256_ps128(halves) + _mm256_extractf128_ps(halves, 1);
 }
 
-static inline void split_pairs(const int8_t *bytes, int8_t *to) {
+static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
     const __m256i low = _mm256_set1_epi16(255);
     for (int half = 0; half < 2; half++) {
         __m256i a = _mm256_load_si256((const __m256i *)(bytes + half * 64));

@@ -14,64 +14,67 @@ typedef __m128 quad;
 typedef int32_t ints __attribute__((vector_size(64)));
 
 // The first of `left` lanes of 16.
-static inline __mmask16 lanes(int64_t left) {
+static INLINE __mmask16 lanes(int64_t left) {
     return left >= 16 ? 0xffff : left > 0 ? (1 << left) - 1 : 0;
 }
 
-static inline floats splat(float x) { return _mm512_set1_ps(x); }
+static INLINE floats splat(float x) { return _mm512_set1_ps(x); }
 
-static inline floats magnitude(floats x) { return _mm512_abs_ps(x); }
+// x, then zeros.
+static INLINE floats first_lane(float x) { return _mm512_zextps128_ps512(_mm_set_ss(x)); }
 
-static inline floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
+static INLINE floats magnitude(floats x) { return _mm512_abs_ps(x); }
 
-static inline quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
+static INLINE floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
+
+static INLINE quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
 
 // a * b + c
-static inline floats fused(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
+static INLINE floats fused(floats a, floats b, floats c) { return _mm512_fmadd_ps(a, b, c); }
 
 // The sum and the part, as far as it is no less than the limit.
-static inline floats add_if_at_least(floats sum, floats part, floats limit) {
+static INLINE floats add_if_at_least(floats sum, floats part, floats limit) {
     __mmask16 kept = _mm512_cmp_ps_mask(part, limit, _CMP_GE_OQ);
     return _mm512_mask_add_ps(sum, kept, sum, part);
 }
 
 // A vector of numbers, as far as they are among the first `left`; else 0.
-static inline floats read_floats(const float *x, int64_t left) {
+static INLINE floats read_floats(const float *x, int64_t left) {
     return _mm512_maskz_loadu_ps(lanes(left), x);
 }
 
-static inline floats read_bf16(const bf16 *x, int64_t left) {
+static INLINE floats read_bf16(const bf16 *x, int64_t left) {
     __m512i bits = _mm512_cvtepu16_epi32(_mm256_maskz_loadu_epi16(lanes(left), x));
     return _mm512_castsi512_ps(_mm512_slli_epi32(bits, 16));
 }
 
-static inline void write_floats(float *to, floats x, int64_t left) {
+static INLINE void write_floats(float *to, floats x, int64_t left) {
     _mm512_mask_storeu_ps(to, lanes(left), x);
 }
 
-static inline void write_quad(float *to, quad x) { _mm_storeu_ps(to, x); }
+static INLINE void write_quad(float *to, quad x) { _mm_storeu_ps(to, x); }
 
 // Pairs of bf16, the first of each apart from the second.
-static inline void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
+static INLINE void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
     __m512i pairs = _mm512_maskz_loadu_epi32(lanes(left), x);
     *first = _mm512_castsi512_ps(_mm512_slli_epi32(pairs, 16));
     *second = _mm512_castsi512_ps(_mm512_and_si512(pairs, _mm512_set1_epi32(0xffff0000)));
 }
 
-static inline ints rounded(floats x) { return (ints)_mm512_cvtps_epi32(x); }
+static INLINE ints rounded(floats x) { return (ints)_mm512_cvtps_epi32(x); }
 
-static inline void write_bytes(int8_t *to, ints x) {
+static INLINE void write_bytes(int8_t *to, ints x) {
     _mm_store_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)x));
 }
 
-static inline float largest_lane(floats x) { return _mm512_reduce_max_ps(x); }
+static INLINE float largest_lane(floats x) { return _mm512_reduce_max_ps(x); }
 
-static inline float sum_lanes(floats x) { return _mm512_reduce_add_ps(x); }
+static INLINE float sum_lanes(floats x) { return _mm512_reduce_add_ps(x); }
 
-static inline int32_t sum_ints(ints x) { return _mm512_reduce_add_epi32((__m512i)x); }
+static INLINE int32_t sum_ints(ints x) { return _mm512_reduce_add_epi32((__m512i)x); }
 
 // The sums of four vectors.
-static inline quad sums_of(const floats x[4]) {
+static INLINE quad sums_of(const floats x[4]) {
     __m512 a = _mm512_add_ps(_mm512_unpacklo_ps(x[0], x[1]), _mm512_unpackhi_ps(x[0], x[1]));
     __m512 b = _mm512_add_ps(_mm512_unpacklo_ps(x[2], x[3]), _mm512_unpackhi_ps(x[2], x[3]));
     __m512d c = _mm512_castps_pd(a), d = _mm512_castps_pd(b);
@@ -85,7 +88,7 @@ static inline quad sums_of(const floats x[4]) {
 }
 
 // A part's bytes, the even ones first.
-static inline void split_pairs(const int8_t *bytes, int8_t *to) {
+static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
     __m512i some[2] = {_mm512_load_si512(bytes), _mm512_load_si512(bytes + 64)};
     for (int half = 0; half < 2; half++) {
         __m256i even = _mm512_cvtepi16_epi8(some[half]);

@@ -10,64 +10,66 @@ typedef float32x4_t floats;
 typedef float32x4_t quad;
 typedef int32x4_t ints;
 
-static inline floats splat(float x) { return vdupq_n_f32(x); }
+static INLINE floats splat(float x) { return vdupq_n_f32(x); }
 
-static inline floats magnitude(floats x) { return vabsq_f32(x); }
+static INLINE floats first_lane(float x) { return vsetq_lane_f32(x, vdupq_n_f32(0), 0); }
 
-static inline floats larger(floats a, floats b) { return vmaxq_f32(a, b); }
+static INLINE floats magnitude(floats x) { return vabsq_f32(x); }
 
-static inline quad larger_quad(quad a, quad b) { return vmaxq_f32(a, b); }
+static INLINE floats larger(floats a, floats b) { return vmaxq_f32(a, b); }
 
-static inline floats fused(floats a, floats b, floats c) { return vfmaq_f32(c, a, b); }
+static INLINE quad larger_quad(quad a, quad b) { return vmaxq_f32(a, b); }
 
-static inline floats add_if_at_least(floats sum, floats part, floats limit) {
+static INLINE floats fused(floats a, floats b, floats c) { return vfmaq_f32(c, a, b); }
+
+static INLINE floats add_if_at_least(floats sum, floats part, floats limit) {
     uint32x4_t kept = vandq_u32(vreinterpretq_u32_f32(part), vcgeq_f32(part, limit));
     return vaddq_f32(sum, vreinterpretq_f32_u32(kept));
 }
 
-static inline floats read_floats(const float *x, int64_t left) {
+static INLINE floats read_floats(const float *x, int64_t left) {
     float some[WIDTH] = {0};
     if (left < WIDTH) x = memcpy(some, x, left > 0 ? left * sizeof(float) : 0);
     return vld1q_f32(x);
 }
 
-static inline floats read_bf16(const bf16 *x, int64_t left) {
+static INLINE floats read_bf16(const bf16 *x, int64_t left) {
     bf16 some[WIDTH] = {0};
     if (left < WIDTH) x = memcpy(some, x, left * sizeof(bf16));
     return vreinterpretq_f32_u32(vshll_n_u16(vld1_u16(x), 16));
 }
 
-static inline void write_floats(float *to, floats x, int64_t left) {
+static INLINE void write_floats(float *to, floats x, int64_t left) {
     float some[WIDTH];
     vst1q_f32(left < WIDTH ? some : to, x);
     if (left < WIDTH) memcpy(to, some, left * sizeof(float));
 }
 
-static inline void write_quad(float *to, quad x) { vst1q_f32(to, x); }
+static INLINE void write_quad(float *to, quad x) { vst1q_f32(to, x); }
 
-static inline void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
+static INLINE void read_pairs(const bf16 *x, int64_t left, floats *first, floats *second) {
     uint32x4_t pairs = vreinterpretq_u32_f32(read_floats((const float *)x, left));
     *first = vreinterpretq_f32_u32(vshlq_n_u32(pairs, 16));
     *second = vreinterpretq_f32_u32(vandq_u32(pairs, vdupq_n_u32(0xffff0000)));
 }
 
-static inline ints rounded(floats x) { return vcvtnq_s32_f32(x); }
+static INLINE ints rounded(floats x) { return vcvtnq_s32_f32(x); }
 
-static inline void write_bytes(int8_t *to, ints x) {
+static INLINE void write_bytes(int8_t *to, ints x) {
     for (int i = 0; i < WIDTH; i++) to[i] = x[i];
 }
 
-static inline float largest_lane(floats x) { return vmaxvq_f32(x); }
+static INLINE float largest_lane(floats x) { return vmaxvq_f32(x); }
 
-static inline float sum_lanes(floats x) { return vaddvq_f32(x); }
+static INLINE float sum_lanes(floats x) { return vaddvq_f32(x); }
 
-static inline int32_t sum_ints(ints x) { return vaddvq_s32(x); }
+static INLINE int32_t sum_ints(ints x) { return vaddvq_s32(x); }
 
-static inline quad sums_of(const floats x[4]) {
+static INLINE quad sums_of(const floats x[4]) {
     return vpaddq_f32(vpaddq_f32(x[0], x[1]), vpaddq_f32(x[2], x[3]));
 }
 
-static inline void split_pairs(const int8_t *bytes, int8_t *to) {
+static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
     for (int i = 0; i < PART / 2; i += 16) {
         int8x16x2_t both = vld2q_s8(bytes + 2 * i);
         vst1q_s8(to + i, both.val[0]);
