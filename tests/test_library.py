@@ -145,3 +145,11 @@ def test_the_log_says_what_is_used_and_what_to_do(cache, compiled, monkeypatch):
     used, missing = lines
     assert f"native.c for {library.isa_of(library.load_library())}" in used
     assert "through PyTorch, more slowly: no C compiler: install cc, or ziglang with pip" in missing
+
+
+def test_what_ziglang_compiles_is_loaded(cache, monkeypatch):
+    pytest.importorskip("ziglang")
+    monkeypatch.setattr(library.shutil, "which", lambda name: None)
+    found = library._load()
+    assert found is not None and library.isa_of(found) == library.isa_of(library.load_library())
+    assert next(cache.iterdir()).name == f"native-{library._key()}.so"
