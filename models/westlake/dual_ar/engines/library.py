@@ -41,6 +41,7 @@ from torch import Tensor
 SOURCE = Path(__file__).with_name("native.c")
 PIECE = 64  # rows of a product at once: few enough for a core's own cache
 FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
+THREADS = ("-fopenmp", "-fopenmp-simd")  # the second where a compiler has no OpenMP
 PROCESSOR = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo
 ISA_SWITCH = "WESTLAKE_ISA"  # an environment variable; without it the processor's best one
 INSTRUCTION_SETS = ("avx512", "avx2", "neon")
@@ -176,12 +177,11 @@ def _flags() -> tuple[str, ...]:
     return (*FLAGS, "-mcpu=native" if is_arm else "-march=native")
 
 
-def _compiler() -> tuple[list[str], str]:
-    """The command, and its flag for OpenMP; ziglang and Apple's know vectors of it, no threads."""
+def _compiler() -> list[str]:
     if found := shutil.which("cc") or shutil.which("gcc") or shutil.which("clang"):
-        return [found], "-fopenmp-simd" if sys.platform == "darwin" else "-fopenmp"
+        return [found]
     if importlib.util.find_spec("ziglang"):
-        return [sys.executable, "-m", "ziglang", "cc"], "-fopenmp-simd"
+        return [sys.executable, "-m", "ziglang", "cc"]
     raise _CompileError("no C compiler: install cc, or ziglang with pip")
 
 
@@ -209,20 +209,21 @@ def _key() -> str:
 
 
 def _compile(path: Path) -> None:
-    compiler, threads = _compiler()
+    compiler = _compiler()
     handle, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
-        command = [*compiler, threads, *_flags(), "-o", unfinished, str(SOURCE), "-lm"]
-        try:
-            done = subprocess.run(command, capture_output=True, text=True, check=False)
-        except OSError as error:
-            raise _CompileError(f"{compiler[0]} can't be run: {error.strerror}") from error
-        if done.returncode:
+        for threads in THREADS:
+            command = [*compiler, threads, *_flags(), "-o", unfinished, str(SOURCE), "-lm"]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, check=False)
+            except OSError as error:
+                raise _CompileError(f"{compiler[0]} can't be run: {error.strerror}") from error
+            if not done.returncode:
+                break
+        else:
             lines = done.stderr.splitlines()
-            reason = next(
-                (line for line in lines if "error" in line), f"{' '.join(compiler)} failed"
-            )
+            reason = next((line for line in lines if "error" in line), f"{compiler[0]} failed")
             raise _CompileError(reason)
         os.replace(unfinished, path)
     finally:
