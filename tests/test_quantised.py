@@ -19,7 +19,7 @@ from models.westlake.checkpoint import (
 )
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from models.westlake.dual_ar.engines import EagerEngine, choose_engine
-from models.westlake.dual_ar.engines.library import PIECE, load_library
+from models.westlake.dual_ar.engines.compiled import PIECE, load_library
 from models.westlake.dual_ar.engines.native import NativeEngine
 from models.westlake.dual_ar.quantised import (
     Int4Linear,

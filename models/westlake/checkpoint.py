@@ -37,7 +37,7 @@ from .checkpoint_files import (
     write_json,
 )
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
-from .dual_ar.engines.library import compile_library, load_library
+from .dual_ar.engines.compiled import compile_library, load_library
 from .dual_ar.quantised import (
     fits_4_bits,
     prepare_quantised,

@@ -16,7 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from .config import DualARConfig
-from .engines.library import NativeLinear, native_quantise
+from .engines.compiled import NativeLinear, native_quantise
 from .model import DualARTransformer
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits

@@ -14,8 +14,7 @@ from torch import Tensor, nn
 from ..cache import KVCache
 from ..model import DualARTransformer
 from ..transformer import Stack
-from .eager import SteppingEngine
-from .library import (
+from .compiled import (
     BlockStruct,
     HeadStruct,
     NativeLinear,
@@ -23,6 +22,7 @@ from .library import (
     pointer_of,
     scratch_of,
 )
+from .eager import SteppingEngine
 
 MAX_HEAD = 256  # as in the C file
 
