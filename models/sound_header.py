@@ -10,6 +10,7 @@ UNKNOWN_WAV_BYTES = 0x7FFFF000  # a wav written to a pipe gives such a length, o
 MOV_BOXES = (b"ftyp", b"moov", b"mdat", b"wide", b"free", b"skip")
 EBML, SEGMENT = b"\x1a\x45\xdf\xa3", b"\x18\x53\x80\x67"
 MAX_OGG_PAGE = 27 + 255 + 255 * 255
+MAX_CHUNKS = 10_000  # of a wav, and boxes of an mp4, looked at; minutes in fragments have thousands
 
 
 def sound_kind(file: BinaryIO) -> str | None:
@@ -27,9 +28,9 @@ def sound_kind(file: BinaryIO) -> str | None:
     if start[:4] == b"fLaC" and not _flac_samples(file):
         return "flac"  # libsndfile fails at the end of one that doesn't know its length
     for name, promised, present in _wav_chunks(file):
-        whole = int.from_bytes(start[4:8], "little") + 8 == _size(file)
-        if name == b"data" and promised == 0 and present > 0 and not whole:
-            return "wav"  # its recorder was killed before it wrote the lengths
+        if name == b"data" and promised == 0 and present > 0:
+            whole = int.from_bytes(start[4:8], "little") + 8 == _size(file)
+            return None if whole else "wav"  # its recorder was killed before it wrote the lengths
     return None
 
 
@@ -98,22 +99,29 @@ def _flac_samples(file: BinaryIO) -> int:
 
 def _wav_chunks(file: BinaryIO) -> Iterator[tuple[bytes, int, int]]:
     """Up to a wav's samples: each chunk's name, the bytes it promises and those from there on."""
+    size = _size(file)
     file.seek(0)
     start = file.read(12)
     if start[:4] != b"RIFF" or start[8:] != b"WAVE":
         return
-    name = b""
-    while name != b"data" and len(header := file.read(8)) == 8:
+    for _ in range(MAX_CHUNKS):
+        header = file.read(8)
+        if len(header) < 8:
+            return
         name, promised = header[:4], int.from_bytes(header[4:], "little")
-        yield name, promised, _size(file) - file.tell()
+        yield name, promised, size - file.tell()
+        if name == b"data":
+            return
         file.seek(promised + promised % 2, os.SEEK_CUR)
 
 
 def _mov_bytes(file: BinaryIO) -> tuple[int, int]:
-    """To the end of the last box."""
+    """To the end of the last box; nothing where there are more than can be looked at."""
     size = _size(file)
     place = 0
-    while place + 8 <= size:
+    for _ in range(MAX_CHUNKS):
+        if place + 8 > size:
+            return place, size
         file.seek(place)
         header = file.read(16)
         length = int.from_bytes(header[:4], "big")
@@ -122,7 +130,7 @@ def _mov_bytes(file: BinaryIO) -> tuple[int, int]:
         if length < 8:  # 0: to the end of the file
             return 0, 0
         place += length
-    return place, size
+    return 0, 0
 
 
 def _matroska_bytes(file: BinaryIO) -> tuple[int, int]:

@@ -28,6 +28,7 @@ from sounds import (
 from models.audio import AudioClip, load_audio
 from models.errors import UserError
 from models.sound_file import open_sound
+from models.sound_header import MAX_CHUNKS, promised_bytes, sound_kind
 from strings import LANGUAGES, STRINGS, Text, say
 
 ROOT = Path(__file__).parent.parent
@@ -188,6 +189,44 @@ def test_damaged_files_are_heard_or_refused(kind):
             damaged[place] = random.integers(256)
         with contextlib.suppress(UserError):
             assert isinstance(load_audio(io.BytesIO(damaged)), AudioClip)
+
+
+class CountedReads(io.BytesIO):
+    num_reads = 0
+
+    def read(self, *size):
+        self.num_reads += 1
+        return super().read(*size)
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"RIFF" + (10**6).to_bytes(4, "little") + b"WAVE" + (b"junk" + bytes(4)) * 50_000,
+        (b"\0\0\0\x08free") * 50_000,
+    ],
+    ids=["wav", "mov"],
+)
+def test_a_file_of_empty_chunks_is_not_read_to_its_end(content):
+    file = CountedReads(content)
+    sound_kind(file)
+    assert promised_bytes(file) == (0, 0)
+    assert file.num_reads < 2 * MAX_CHUNKS + 20
+    assert code_of(io.BytesIO(content)) == "error_sound_unreadable"
+
+
+def test_a_wav_of_many_chunks_is_heard_and_told_when_cut_off():
+    content = written(voice(1), "WAV")
+    chunks = (b"junk" + bytes(4)) * 3000
+    content = (
+        b"RIFF"
+        + (len(content + chunks) - 8).to_bytes(4, "little")
+        + b"WAVE"
+        + chunks
+        + content[12:]
+    )
+    assert load_audio(io.BytesIO(content)).seconds == 1
+    assert code_of(io.BytesIO(content[:-1000])) == "error_sound_cut_off"
 
 
 def test_a_film_without_sound(tmp_path):
