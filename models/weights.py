@@ -13,6 +13,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
+FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NUM_LISTED = 4
 LARGEST_WEIGHT = 1e5  # above float16's range; what is larger was not trained
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -69,12 +70,12 @@ def _fault_of(key: object, tensor: object, integers: bool) -> str | None:
     """What is wrong with an entry of a state dict."""
     if not isinstance(key, str):
         return f"is a {type(key).__name__} as a key, but keys must be names"
-    wanted = "must be a floating point tensor"
+    wanted = "must be a floating point tensor of 16, 32 or 64 bits"
     if not isinstance(tensor, Tensor):
         return f"is {type(tensor).__name__}, but {wanted}"
     if tensor.layout != torch.strided or tensor.is_meta:
         return f"is {'a meta' if tensor.is_meta else 'no dense'} tensor: save its values, densely"
-    if not tensor.is_floating_point():
+    if tensor.dtype not in FLOATS:
         allowed = integers and tensor.dtype in (torch.int8, torch.uint8)
         return None if allowed else f"is {tensor.dtype}, but {wanted}"
     if tensor.numel():
@@ -109,7 +110,7 @@ def assign_weights(
 
     Args:
         module: what they belong to.
-        weights: under the module's key names, in any floating point dtype.
+        weights: under the module's key names, as `read_weights` allows them.
         path: the file they came from, for the errors.
         dtype: what they are converted to; None leaves them as they are.
 

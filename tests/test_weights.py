@@ -70,6 +70,8 @@ BAD_ENTRIES = {
     "sparse": ({"a": torch.eye(3).to_sparse()}, "a is no dense tensor"),
     "meta": ({"a": torch.ones(2, device="meta")}, "a is a meta tensor"),
     "integers": ({"a": torch.ones(2).int()}, "a is torch.int32, but must be a floating point"),
+    "float8": ({"a": torch.ones(2).to(torch.float8_e4m3fn)}, "a is torch.float8_e4m3fn, but must"),
+    "an empty float8": ({"a": torch.ones(0).to(torch.float8_e5m2)}, "a is torch.float8_e5m2"),
     "complex": ({"a": torch.ones(2).cfloat()}, "a is torch.complex64"),
     "NaN": ({"a": torch.tensor([1.0, torch.nan])}, "a has weights up to nan"),
     "infinite": ({"a": torch.tensor([1.0, -torch.inf])}, "a has weights up to inf"),
