@@ -232,6 +232,29 @@ def test_files_of_other_tools(folder, form, prefix):
     assert load_model(folder).family == "westlake"
 
 
+@pytest.mark.parametrize("suffix", ["bin", "safetensors"])
+def test_the_fingerprint_is_of_all_shards(folder, suffix):
+    """The index is the same whatever the weights are."""
+    (folder / "model.safetensors").unlink()
+    stem = "model" if suffix == "safetensors" else "pytorch_model"
+    weights = published_weights()
+    found = []
+    for scale in (1.0, 1.0, 0.5):
+        sharded(folder, weights | {"norm.weight": scale * weights["norm.weight"]}, stem, suffix)
+        found.append(load_checkpoint(folder, dtype="float32").fingerprint)
+    assert found[0] == found[1] != found[2]
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "codec.safetensors"])
+def test_the_fingerprint_is_of_the_model_and_the_codec(folder, name):
+    before = load_checkpoint(folder, dtype="float32").fingerprint
+    assert load_checkpoint(folder, dtype="float32").fingerprint == before
+    weights = load_file(folder / name)
+    key = next(iter(weights))
+    save_file(weights | {key: 0.5 * weights[key]}, folder / name)
+    assert load_checkpoint(folder, dtype="float32").fingerprint != before
+
+
 def test_a_model_of_an_unknown_family(folder):
     change_json(folder / "config.json", model_type="llama")
     with pytest.raises(UserError, match="model_type 'llama'.*westlake"):

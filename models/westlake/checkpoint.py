@@ -34,6 +34,7 @@ from .checkpoint_files import (
     read_config,
     read_model,
     read_sampling,
+    weight_files,
     write_json,
 )
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
@@ -147,7 +148,7 @@ def load_checkpoint(
         sampling=sampling,
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
-        fingerprint=fingerprint([find_file(folder, MODEL_FILES), find_file(folder, CODEC_FILES)]),
+        fingerprint=fingerprint(weight_files(folder)),
     )
 
 

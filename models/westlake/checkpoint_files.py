@@ -100,17 +100,40 @@ def read_model(folder: Path) -> ModelWeights:
         return ModelWeights(path=path, weights=rename_dual_ar(weights), quantised=quantised)
 
 
+def weight_files(folder: Path) -> list[Path]:
+    """All files that a checkpoint's weights are read from, an index among them.
+
+    Raises:
+        ValueError: there are none, or an index names what is not beside it.
+    """
+    path = find_file(folder, MODEL_FILES)
+    shards = _shards(path) if path.name.endswith(INDEX) else []
+    return [path, *shards, find_file(folder, CODEC_FILES)]
+
+
 def _read_shards(index: Path) -> dict[str, Tensor]:
+    weights: dict[str, Tensor] = {}
+    for path in _shards(index):
+        weights |= read_weights(path)
+    refuse_keys(index, "lacks keys", [key for key in _weight_map(index) if key not in weights])
+    return weights
+
+
+def _shards(index: Path) -> list[Path]:
+    """The files that an index names, which are beside it."""
+    names = sorted(set(_weight_map(index).values()))
+    for name in names:
+        if Path(name).name != name or not (index.parent / name).is_file():
+            raise ValueError(f"{index} names a file {name}, which is not beside it: fetch it again")
+    return [index.parent / name for name in names]
+
+
+def _weight_map(index: Path) -> dict[str, str]:
+    """The file of each key."""
     shards = read_json(index).get("weight_map")
     if not isinstance(shards, dict) or not all(isinstance(name, str) for name in shards.values()):
         raise ValueError(f"{index} has no weight_map of keys and files: fetch it again")
-    weights: dict[str, Tensor] = {}
-    for name in sorted(set(shards.values())):
-        if Path(name).name != name or not (index.parent / name).is_file():
-            raise ValueError(f"{index} names a file {name}, which is not beside it: fetch it again")
-        weights |= read_weights(index.parent / name)
-    refuse_keys(index, "lacks keys", [key for key in shards if key not in weights])
-    return weights
+    return shards
 
 
 def read_json(path: Path) -> dict[str, Any]:
