@@ -6,12 +6,10 @@ import argparse
 import dataclasses
 import io
 import os
-import stat
 import sys
 import unicodedata
-import wave
-from collections.abc import Callable, Generator, Iterator, Sequence
-from contextlib import closing, contextmanager, suppress
+from collections.abc import Generator, Sequence
+from contextlib import closing
 from itertools import chain, starmap, zip_longest
 from pathlib import Path
 from threading import Event
@@ -21,7 +19,8 @@ import numpy as np
 from loguru import logger
 from tqdm import tqdm
 
-from models.audio import MAX_FILE_BYTES, AudioClip, load_audio, to_pcm16
+from models.audio import MAX_FILE_BYTES, AudioClip, check_max_seconds, load_audio
+from models.audio_output import check_output, open_output
 from models.contract import Conversation, ReplyChunk, ReplyOptions, SpeechModel, UserTurn
 from models.errors import UserError, shown
 from models.level import level_speech
@@ -104,7 +103,8 @@ def generate_long(
     else:
         turn = _hear(conversation or model.new_conversation(), audio, text, max_seconds, shown)
     turn.finish()
-    source = str(audio) if isinstance(audio, (str, Path)) else "recording"
+    is_path = isinstance(audio, (str, Path))
+    source = str(audio) if is_path else getattr(audio, "source", AudioClip.source)
     return _logged(turn, turn.conversation.reply(turn, options), source, log_content)
 
 
@@ -219,7 +219,18 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
 
 
 def run(options: argparse.Namespace) -> None:
-    """Answer every turn that was given, and write the replies one after another."""
+    """Answer every turn that was given, and write the replies one after another.
+
+    What can be refused without the model is refused before it is loaded.
+    """
+    check_output(options.output, options.user_audio)
+    check_max_seconds(options.max_seconds)
+    if options.max_new_tokens is not None:
+        _count("max_new_tokens", options.max_new_tokens)
+    recordings = [_recording(path, options.max_seconds) for path in options.user_audio]
+    turns = list(zip_longest(recordings, options.user_text))
+    if not turns:
+        raise UserError("error_nothing_given")
     try:
         model = load_model(options.checkpoint, options.device, options.dtype, options.revision)
     except RuntimeError as error:  # the download failed
@@ -227,9 +238,7 @@ def run(options: argparse.Namespace) -> None:
     sampling = _sampling(model, options)
     conversation = model.new_conversation()
 
-    def answer(
-        audio: str | AudioClip | None, text: str | None
-    ) -> Generator[ReplyChunk, None, None]:
+    def answer(audio: AudioClip | None, text: str | None) -> Generator[ReplyChunk, None, None]:
         return generate_long(
             model,
             audio=audio,
@@ -242,9 +251,7 @@ def run(options: argparse.Namespace) -> None:
             max_seconds=options.max_seconds,
         )
 
-    check_output(options.output, options.user_audio)
-    recordings = [_recording(path, options.max_seconds) for path in options.user_audio]
-    first, *others = list(zip_longest(recordings, options.user_text)) or [(None, None)]
+    first, *others = turns
     replies = chain([answer(*first)], starmap(answer, others))
     with open_output(options.output, model.sample_rate, options.stream) as write:
         for reply in replies:
@@ -263,76 +270,12 @@ def _sampling(model: SpeechModel, options: argparse.Namespace) -> Any:
     return dataclasses.replace(model.sampling, **given)
 
 
-def _recording(path: str, max_seconds: float) -> str | AudioClip:
-    """A file that is sound, so that a bad one shows now, not after long replies; - is stdin."""
-    if path != "-":
-        load_audio(path, max_seconds)
-        return path
-    sound = io.BytesIO(sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
-    return level_speech(load_audio(sound, max_seconds))
-
-
-def check_output(path: str, inputs: Sequence[str]) -> None:
-    """Refuse a place for the reply in which it would be lost, or would overwrite the user's speech.
-
-    Raises:
-        UserError: a file that is an input too, of another kind than wav, or no file but a pipe.
-    """
+def _recording(path: str, max_seconds: float) -> AudioClip:
+    """The speech of a file; - is stdin."""
     if path == "-":
-        return
-    if Path(path).suffix.lower() not in ("", ".wav"):
-        raise UserError("error_output_kind", name=shown(Path(path).name))
-    is_pipe = is_input = False
-    with suppress(OSError, ValueError):  # there is no such file yet, or it can't be one
-        is_pipe = stat.S_ISFIFO(os.stat(path).st_mode)
-        is_input = any(given != "-" and os.path.samefile(path, given) for given in inputs)
-    if is_pipe:
-        raise UserError("error_output_pipe", name=shown(Path(path).name))
-    if is_input:
-        raise UserError("error_output_is_input", name=shown(Path(path).name))
-
-
-@contextmanager
-def open_output(path: str, sample_rate: int, stream: bool) -> Iterator[Callable]:
-    """Where speech goes: int16 PCM on stdout for -, else a wav file.
-
-    Args:
-        path: - or the wav file's.
-        sample_rate: in Hz.
-        stream: the wav file is a whole one after every write, not only at the end.
-
-    Raises:
-        UserError: it can't be written.
-    """
-    try:
-        if path == "-":
-            yield _pipe
-        else:
-            with open(path, "wb") as raw, wave.open(raw, "wb") as file:
-                file.setnchannels(1)
-                file.setsampwidth(2)
-                file.setframerate(sample_rate)
-
-                def write(audio: np.ndarray) -> None:
-                    samples = to_pcm16(audio).tobytes()
-                    if stream:
-                        file.writeframes(samples)  # and their number into the header
-                        raw.flush()
-                    else:
-                        file.writeframesraw(samples)
-
-                yield write
-    except BrokenPipeError:
-        raise
-    except OSError as error:
-        name = "stdout" if path == "-" else shown(path)
-        reason = error.strerror or str(error)
-        raise UserError("error_output_failed", name=name, reason=reason) from error
-
-
-def _pipe(audio: np.ndarray) -> None:
-    sys.stdout.buffer.write(to_pcm16(audio).tobytes())
-    sys.stdout.buffer.flush()
+        sound = io.BytesIO(sys.stdin.buffer.read(MAX_FILE_BYTES + 1))
+        return level_speech(load_audio(sound, max_seconds))
+    return dataclasses.replace(level_speech(load_audio(path, max_seconds)), source=path)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

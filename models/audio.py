@@ -34,7 +34,12 @@ PCM16_GAIN = 32_767
 
 @dataclass(frozen=True)
 class AudioClip:
-    """One mono sound: samples [T] float32 in -1..1, sample_rate in Hz.
+    """One mono sound.
+
+    Fields:
+        samples: [T] float32 in -1..1.
+        sample_rate: in Hz.
+        source: what a log calls it.
 
     Raises:
         UserError: samples of another shape or dtype, or not finite; a rate out of range.
@@ -42,6 +47,7 @@ class AudioClip:
 
     samples: Tensor
     sample_rate: int
+    source: str = "recording"
 
     def __post_init__(self) -> None:
         recording = Text("recording")
@@ -83,8 +89,7 @@ def load_audio(
             array of another type or shape; no samples, or some that are not finite or not in -1..1;
             too long; a sample rate outside 8 to 192 kHz; `max_seconds` is no number above 0.
     """
-    if not (isinstance(max_seconds, (int, float)) and 0 < max_seconds < math.inf):
-        raise UserError("error_max_seconds", value=shown(max_seconds))
+    check_max_seconds(max_seconds)
     if isinstance(source, (str, os.PathLike)):
         sound = Text("sound_file", name=shown(Path(source).name or str(source)))
         with _open_file(source, sound) as file:
@@ -94,6 +99,12 @@ def load_audio(
     if hasattr(source, "seek"):
         return _load_file(source, Text("recording"), max_seconds, max_bytes)
     raise UserError("error_sound_kind", kind=type(source).__name__)
+
+
+def check_max_seconds(value: object) -> None:
+    """Raise a UserError unless the longest sound allowed is a finite number of seconds above 0."""
+    if not (isinstance(value, (int, float)) and 0 < value < math.inf):
+        raise UserError("error_max_seconds", value=shown(value))
 
 
 def _open_file(path: str | os.PathLike, sound: Text) -> BinaryIO:

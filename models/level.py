@@ -8,6 +8,8 @@ for how loudly one speaks tells of the mood.
 
 from __future__ import annotations
 
+import dataclasses
+
 import torch
 from torch import Tensor
 
@@ -55,7 +57,7 @@ def level_speech(clip: AudioClip) -> AudioClip:
     if gain == 0:
         return clip
     samples = (clip.samples * 10 ** (gain / 20)).clamp(-1, 1)
-    return AudioClip(samples, clip.sample_rate)
+    return dataclasses.replace(clip, samples=samples)
 
 
 class StreamLeveller:

@@ -196,6 +196,54 @@ def test_speech_that_is_too_long_or_damaged(small, question, capsys, tmp_path):
     assert "bad.wav" in refused(capsys, *arguments, "--user-audio", str(tmp_path / "bad.wav"))
 
 
+@pytest.fixture
+def silence(tmp_path):
+    path = tmp_path / "silence.wav"
+    soundfile.write(path, np.zeros(RATE), RATE)
+    return str(path)
+
+
+@pytest.mark.parametrize(
+    "arguments, message",
+    [
+        ([], "neither speech nor text"),
+        (["--user-audio", "missing.wav"], "missing.wav"),
+        (["--user-text", "好", "--output", "r.mp3"], "r.mp3 is no wav file"),
+        (["--user-text", "好", "--max-seconds", "inf"], "seconds above 0, got inf"),
+        (["--user-text", "好", "--max-seconds", "0"], "seconds above 0, got 0.0"),
+        (["--user-text", "好", "--max-new-tokens", "0"], "max_new_tokens is 0"),
+    ],
+)
+def test_what_is_refused_before_the_model_is_loaded(capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr(generate, "load_model", None)
+    assert message in refused(capsys, *arguments)
+
+
+def test_silence_in_a_later_file_is_told_before_the_model_is_loaded(
+    question, silence, capsys, monkeypatch
+):
+    monkeypatch.setattr(generate, "load_model", None)
+    assert "no speech was heard" in refused(
+        capsys, "--user-audio", question, "--user-audio", silence
+    )
+
+
+def test_every_recording_is_decoded_once_and_logged_by_its_name(small, question, monkeypatch):
+    decoded, lines = [], []
+    monkeypatch.setattr(
+        generate,
+        "load_audio",
+        lambda source, *limits: decoded.append(source) or load_audio(source, *limits),
+    )
+    sink = logger.add(lines.append, format="{message}")
+    try:
+        assert answer("--user-audio", question) == 0
+    finally:
+        logger.remove(sink)
+    assert decoded == [question]
+    assert lines[0] == f">> Input: {question} audio\n"
+
+
 @pytest.mark.parametrize("path", ["nowhere/reply.wav", ".", ""])
 @pytest.mark.parametrize("stream", [[], ["--stream"]])
 def test_an_output_that_cannot_be_written(small, capsys, path, stream):
