@@ -39,7 +39,7 @@ def prompt(golden) -> torch.Tensor:
 
 def frames_of(model, *replies):
     """All frames of some replies, stepped together, as they come."""
-    made = make_frames(partial(next_frames, EagerEngine(model)), replies, len(replies))
+    made = make_frames(partial(next_frames, EagerEngine(model)), replies)
     return [frame for _, frame in made if frame is not None]
 
 

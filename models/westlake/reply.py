@@ -1,12 +1,11 @@
-"""The reply loop: finished user turns -> replies, streamed in chunks or many at once."""
+"""The reply loop: a finished user turn -> its reply, streamed in chunks."""
 
 from __future__ import annotations
 
 import dataclasses
 import secrets
 import time
-from collections.abc import Generator, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Generator
 from typing import TYPE_CHECKING
 
 import torch
@@ -14,33 +13,13 @@ from torch import Tensor
 
 from ..contract import ReplyChunk, ReplyOptions
 from ..errors import UserError, shown
-from .dual_ar import Reply, SamplingConfig, make_frames, next_frames
-from .speech import SpeechDecoder, Transcript, codec_codes
+from .dual_ar import Reply, SamplingConfig, make_frames
+from .speech import SpeechDecoder, Transcript
 
 if TYPE_CHECKING:
-    from .conversation import Conversation
     from .user_turn import UserTurn
 
 SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
-
-
-@dataclass(frozen=True, kw_only=True)
-class WholeReply:
-    """A reply that has ended, not yet made sound.
-
-    Fields:
-        emotion, style: None where the model says none.
-        codes: [K, n] long, the codec's own.
-        seed: that it was drawn with.
-        ended: the model ended it, before `max_frames`.
-    """
-
-    text: str
-    emotion: str | None
-    style: str | None
-    codes: Tensor
-    seed: int
-    ended: bool
 
 
 class OpenReply:
@@ -177,53 +156,3 @@ class _Chunks:
             seed=self.reply.seed,
             ended=ended,
         )
-
-
-def reply_to_all(
-    turns: Iterable[tuple[UserTurn, ReplyOptions]], num_rows: int
-) -> Iterator[tuple[Conversation, WholeReply]]:
-    """Answer finished turns of conversations of one model, many at once and without their sound.
-
-    Each reply hardly depends on what is answered beside it. The loop is that of `stream_reply`.
-
-    Args:
-        turns: taken up one by one, as soon as fewer than `num_rows` replies are in the making.
-        num_rows: replies that are stepped together.
-
-    Yields:
-        A conversation, whose reply has ended and is part of it, and the reply; in the order in
-        which they end.
-    """
-    begun: dict[Reply, OpenReply] = {}
-
-    def begin() -> Iterator[Reply]:
-        for turn, options in turns:
-            reply = OpenReply(turn, options)
-            begun[reply.steps] = reply
-            yield reply.steps
-
-    def step(replies: Sequence[Reply]) -> list[Tensor | None]:
-        return next_frames(begun[replies[0]].conversation.model.checkpoint.engine, replies)
-
-    for steps, frame in make_frames(step, begin(), num_rows):
-        if steps.ended:
-            reply = begun.pop(steps)
-            reply.close(steps.num_frames)
-            yield reply.conversation, _whole(reply, ended=frame is None)
-
-
-def _whole(reply: OpenReply, ended: bool) -> WholeReply:
-    checkpoint = reply.conversation.model.checkpoint
-    transcript = Transcript(checkpoint)
-    for frame in reply.steps.frames:
-        transcript.add(int(frame[0]))
-    frames = reply.steps.frames
-    grid = torch.stack(frames, dim=1).cpu() if frames else reply.turn.columns[:, :0]
-    return WholeReply(
-        text=transcript.text,
-        emotion=transcript.emotion,
-        style=transcript.style,
-        codes=codec_codes(grid, checkpoint.codec.config.codebook_size),
-        seed=reply.seed,
-        ended=ended,
-    )

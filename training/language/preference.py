@@ -219,7 +219,7 @@ def log_probability(model: DualARTransformer, pairs: Sequence[tuple[Tensor, Tens
 
 def _finish(model: DualARTransformer, replies: Sequence[Reply]) -> list[list[Tensor]]:
     """Step replies together to their ends; returns each one's frames [1+K]."""
-    for _ in make_frames(partial(next_frames, EagerEngine(model)), replies, len(replies)):
+    for _ in make_frames(partial(next_frames, EagerEngine(model)), replies):
         pass
     return [reply.frames for reply in replies]
 

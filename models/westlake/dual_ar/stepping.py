@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future
-from itertools import islice
 from threading import Condition
 
 from torch import Tensor
@@ -83,25 +82,16 @@ def _all_done(asked: Mapping[Reply, Future]) -> bool:
 Step = Callable[[Sequence[Reply]], list[Tensor | None]]
 
 
-def make_frames(
-    step: Step, replies: Iterable[Reply], num_rows: int = 1
-) -> Iterator[tuple[Reply, Tensor | None]]:
-    """Make replies to their ends, frame by frame: the one loop in which replies are made.
+def make_frames(step: Step, replies: Sequence[Reply]) -> Iterator[tuple[Reply, Tensor | None]]:
+    """Make replies to their ends, side by side: the one loop in which frames are made.
 
     Args:
         step: `partial(next_frames, engine)`, or `Stepper.next_frames` to share steps with other
             threads.
-        replies: taken up one by one, as soon as fewer than `num_rows` are in the making.
-        num_rows: replies that are stepped together.
+        replies: of one model; those that have not ended yet are stepped together.
 
     Yields:
         A reply and its next frame [1+K] long, or None where its end token came.
     """
-    waiting = iter(replies)
-    rows: list[Reply] = []
-    while True:
-        rows += islice(waiting, num_rows - len(rows))
-        if not rows:
-            return
-        yield from zip(rows, step(rows), strict=True)
-        rows = [reply for reply in rows if not reply.ended]
+    while going := [reply for reply in replies if not reply.ended]:
+        yield from zip(going, step(going), strict=True)
