@@ -32,20 +32,20 @@ def main(kind: str, file: BinaryIO, output: BinaryIO) -> None:
         kind: libav's name of the format; nothing else is tried, as playlists open other files.
         file: seekable.
         output: gets what the module says; the line has either "sample_rate", "num_channels" and
-            "seconds", which is None where the file doesn't know, or "fault", the end of a key of
-            the strings files.
+            "seconds", which is None where the file doesn't know, or "fault", a key of the
+            strings files.
     """
     file.seek(0)  # the process that gave it may have left it anywhere
     with av.open(file, "r", format=kind) as container:
         if not container.streams.audio:
-            _write_line(output, {"fault": "no_sound_track"})
+            _write_line(output, {"fault": "error_no_sound_track"})
             return
         stream = container.streams.audio[0]
         stream.codec_context.thread_count = 1
         frames = _frames(container, stream)
         first = next(frames, None)
         if first is None:
-            _write_line(output, {"fault": "no_samples"})
+            _write_line(output, {"fault": "error_no_samples"})
             return
         seconds = None
         if kind == "mov" and stream.duration and stream.time_base:

@@ -145,11 +145,11 @@ def _decoded(process: subprocess.Popen[bytes], num_samples: int | None, sound: T
     assert process.stdout is not None
     output = process.stdout
     line = output.readline()
-    about: dict[str, Any] = {"fault": "sound_unreadable"}
+    about: dict[str, Any] = {"fault": "error_sound_unreadable"}
     if line.endswith(b"\n"):
         about = json.loads(line)
     if "fault" in about:
-        raise UserError(f"error_{about['fault']}", sound=sound, formats=FORMATS)
+        raise UserError(about["fault"], sound=sound, formats=FORMATS)
     sample_rate, seconds = about["sample_rate"], about["seconds"]
     if seconds is not None:
         num_samples = round(seconds * sample_rate)

@@ -29,7 +29,7 @@ from models.audio import AudioClip, load_audio
 from models.errors import UserError
 from models.sound_file import open_sound
 from models.sound_header import MAX_CHUNKS, promised_bytes, sound_kind
-from strings import LANGUAGES, STRINGS, Text, say
+from strings import LANGUAGES, Text, say
 
 ROOT = Path(__file__).parent.parent
 
@@ -366,17 +366,6 @@ def test_few_files_are_decoded_at_once_and_nobody_waits_for_ever(monkeypatch):
     with open_sound(io.BytesIO(content), sound):
         assert code_of(io.BytesIO(content)) == "error_sound_waits"
     assert load_audio(io.BytesIO(content)).seconds == pytest.approx(1, abs=0.1)
-
-
-def test_every_text_stands_in_both_languages_with_the_same_values():
-    import string
-
-    def fields(text: str) -> set[str]:
-        return {name for _, name, _, _ in string.Formatter().parse(text) if name}
-
-    assert STRINGS["en"].keys() == STRINGS["zh"].keys()
-    for key, text in STRINGS["en"].items():
-        assert fields(text) == fields(STRINGS["zh"][key]), key
 
 
 def test_an_error_is_said_in_the_language_of_the_page():

@@ -1,0 +1,53 @@
+"""The strings files: the same texts in both languages, and none that nobody reads."""
+
+import re
+import string
+from pathlib import Path
+
+import pytest
+
+from models.westlake.speech_model import WestlakeModel
+from page.talk import KINDS
+from strings import STRINGS
+from training.dialogues import EMOTIONS, STYLES
+
+ROOT = Path(__file__).parent.parent
+SOURCES = [ROOT / "app.py", ROOT / "generate.py"]
+SOURCES += [path for folder in ("models", "page") for path in (ROOT / folder).rglob("*.[pj][ys]")]
+SETTINGS = [field.name for field in WestlakeModel.sampling_fields] + ["seed"]
+# Keys that the code puts together, or that a checkpoint's tokenizer names.
+COMPOSED = {
+    *(f"kind_{kind}" for kind in KINDS),
+    *(f"{name}_info" for name in SETTINGS),
+    *(f"error_unknown_{kind}" for kind in ("style", "voice")),
+    *(f"error_no_{kind}s" for kind in ("style", "voice")),
+    *EMOTIONS,
+    *STYLES,
+}
+
+
+def fields(text: str) -> set[str]:
+    return {name for _, name, _, _ in string.Formatter().parse(text) if name}
+
+
+def test_every_text_stands_in_both_languages_with_the_same_values():
+    assert STRINGS["en"].keys() == STRINGS["zh"].keys()
+    for key, text in STRINGS["en"].items():
+        assert fields(text) == fields(STRINGS["zh"][key]), key
+
+
+@pytest.fixture(scope="module")
+def named() -> set[str]:
+    """What stands in quotes in the sources, or is taken from `words` in the page's scripts."""
+    source = "\n".join(path.read_text(encoding="utf-8") for path in SOURCES)
+    return {name for pair in re.findall(r"[\"'](\w+)[\"']|words\.(\w+)", source) for name in pair}
+
+
+def test_every_key_is_used(named):
+    assert len(SOURCES) > 50
+    assert [key for key in STRINGS["en"] if key not in named | COMPOSED] == []
+
+
+def test_every_error_that_is_raised_has_a_text(named):
+    codes = {name for name in named if re.match(r"error_\w", name)}
+    assert len(codes) > 50 and codes <= STRINGS["en"].keys()
