@@ -5,6 +5,7 @@ taken as it is.
 """
 
 import argparse
+import math
 import shutil
 from collections.abc import Callable, Sequence
 from itertools import islice
@@ -36,7 +37,7 @@ from .language.preference import train_preference
 from .language.tokenizer import VOCAB_SIZE, write_tokenizer
 from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
 from .speech.lines import reply_lines, user_lines
-from .speech.recordings import read, record
+from .speech.recordings import Line, missing_shards, read, record
 
 # Shares of the minutes; recording and encoding come on top.
 SHARES = {
@@ -56,6 +57,10 @@ HELDOUT_RECORDINGS = 400
 RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
 ASSISTANT_SHARE = 0.5  # of the codec's training
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
+
+
+class MissingStageError(RuntimeError):
+    """A stage was asked for before another one that it needs."""
 
 
 class Recipe:
@@ -79,14 +84,29 @@ class Recipe:
         if not (self.work / "tokenizer").exists():
             write_tokenizer(self.dialogues, self.work / "tokenizer")
 
+    def lines(self) -> dict[str, list[Line]]:
+        """What is recorded, by the folder of its takes."""
+        heldout = user_lines(self.dialogues, 1, seed=4, heldout=True)
+        return {
+            "heldout": heldout[:HELDOUT_RECORDINGS],
+            "replies": reply_lines(self.dialogues, seed=1),
+            "users": user_lines(self.dialogues, USER_ROUNDS, seed=7),
+        }
+
     def recordings(self) -> None:
-        heldout = user_lines(self.dialogues, 1, seed=4, heldout=True)[:HELDOUT_RECORDINGS]
-        record(heldout, self.takes / "heldout", self.workers)
-        record(reply_lines(self.dialogues, seed=1), self.takes / "replies", self.workers)
-        users = user_lines(self.dialogues, USER_ROUNDS, seed=7)
-        record(users, self.takes / "users", self.workers)
+        for name, lines in self.lines().items():
+            record(lines, self.takes / name, self.workers)
+
+    def need_recordings(self) -> None:
+        """Refuse to go on with a part of them: what is made of it would count as finished."""
+        for name, lines in self.lines().items():
+            if missing := missing_shards(lines, self.takes / name):
+                raise MissingStageError(
+                    f"{self.takes / name} lacks {len(missing)} files: run --stage recordings first"
+                )
 
     def clips(self) -> None:
+        self.need_recordings()
         for name, takes, most in (
             ("heldout_clips", "heldout", None),
             ("assistant_clips", "replies", None),
@@ -122,6 +142,7 @@ class Recipe:
         )
 
     def recogniser(self) -> None:
+        self.need_recordings()
         train_recogniser(
             [*read(self.takes / "users"), *read(self.takes / "replies")],
             list(islice(read(self.takes / "heldout"), RECOGNISED_RECORDINGS)),
@@ -231,6 +252,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="folder of a checkpoint to train on from")
     parser.add_argument("--stage", help="only this one")
     options = parser.parse_args(arguments)
+    if not 0 < options.minutes < math.inf:
+        parser.error(f"--minutes is {options.minutes:g}, but must be a number above 0")
+    if options.workers < 1:
+        parser.error(f"--workers is {options.workers}, but must be at least 1")
     recipe = Recipe(
         options.work,
         options.output,
@@ -245,7 +270,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name, stage in stages.items():
         if options.stage in (None, name):
             logger.info(f"stage {name}")
-            stage()
+            try:
+                stage()
+            except MissingStageError as error:
+                parser.error(str(error))
 
 
 if __name__ == "__main__":

@@ -121,3 +121,32 @@ def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
     with pytest.raises(SystemExit):
         run_recipe(tmp_path, "--stage", "codex")
     assert "unknown stage 'codex': choose one of tokenizer, recordings" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["clips", "recogniser"])
+def test_a_part_of_the_recordings_is_not_learned_from(
+    tmp_path: Path, small_recipe, capsys, stage: str
+):
+    run_recipe(tmp_path, "--stage", "recordings")
+    last = sorted((tmp_path / "work" / "takes" / "users").iterdir())[-1]
+    last.unlink()
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, "--stage", stage)
+    assert "takes/users lacks 1 files: run --stage recordings first" in capsys.readouterr().err
+    assert sorted(tmp_path.rglob("*")) == before
+    run_recipe(tmp_path, "--stage", "recordings")
+    assert last.exists()
+    run_recipe(tmp_path, "--stage", "clips")
+    assert (tmp_path / "work" / "user_clips.npy").exists()
+
+
+@pytest.mark.parametrize("option", ["--minutes", "--workers"])
+@pytest.mark.parametrize("value", ["0", "-1"])
+def test_neither_time_nor_processes_is_refused(
+    tmp_path: Path, small_recipe, capsys, option: str, value: str
+):
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, option, value)
+    assert f"{option} is {value}, but must be " in capsys.readouterr().err
+    assert not list(tmp_path.iterdir())

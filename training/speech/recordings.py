@@ -54,14 +54,19 @@ def record(lines: Sequence[Line], folder: Path, workers: int) -> None:
         workers: processes that speak; 1: this one does.
     """
     folder.mkdir(parents=True, exist_ok=True)
+    missing = missing_shards(lines, folder)
+    with _processes(workers) as pool:
+        done = (pool.map if pool else map)(_record_shard, missing)
+        list(tqdm(done, total=len(missing), desc=folder.name))
+
+
+def missing_shards(lines: Sequence[Line], folder: Path) -> list[tuple[Path, Sequence[Line]]]:
+    """The shards of the folder that `record` has not written yet, and the lines of each."""
     shards = [
         (folder / f"{start // SHARD_SIZE:04d}.npz", lines[start : start + SHARD_SIZE])
         for start in range(0, len(lines), SHARD_SIZE)
     ]
-    missing = [shard for shard in shards if not shard[0].exists()]
-    with _processes(workers) as pool:
-        done = (pool.map if pool else map)(_record_shard, missing)
-        list(tqdm(done, total=len(missing), desc=folder.name))
+    return [shard for shard in shards if not shard[0].exists()]
 
 
 def _processes(workers: int) -> AbstractContextManager[ProcessPoolExecutor | None]:
