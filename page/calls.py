@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from gradio import Blocks
+from gradio.block_function import BlockFunction
 from gradio.utils import get_function_params
 
 from models.errors import UserError
@@ -69,6 +70,29 @@ class Calls:
     ) -> None:
         self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
         self._connected = connected
+        self._joining: list[BlockFunction] = []  # of calls on their way into the queue
+
+    @contextmanager
+    def joining(self, door: str, body: dict) -> Iterator[int]:
+        """A call's way into the queue, on which it takes room already; gives its place there.
+
+        Args:
+            door, body: as of `clean`; what is no call needs no room.
+
+        Raises:
+            RefusedError: too many wait.
+        """
+        function = self._called(door, body)
+        if function is None:
+            yield 0
+            return
+        self._check_room(function)
+        place = self.num_waiting
+        self._joining.append(function)
+        try:
+            yield place
+        finally:
+            self._joining.remove(function)
 
     @contextmanager
     def connected(self, visitor: str) -> Iterator[None]:
@@ -90,8 +114,12 @@ class Calls:
     @property
     def num_waiting(self) -> int:
         """Replies that wait for their turn."""
-        queue = self.blocks._queue.event_queue_per_concurrency_id.get(MODEL)
-        return len(queue.queue) if queue else 0
+        return sum(function.concurrency_id == MODEL for function in self._waiting())
+
+    def _waiting(self) -> list[BlockFunction]:
+        """What was called and has not begun."""
+        queues = list(self.blocks._queue.event_queue_per_concurrency_id.values())
+        return [event.fn for queue in queues for event in list(queue.queue)] + self._joining
 
     def clean(self, door: str, body: dict, visitor: str) -> dict[str, Any]:
         """A request's body with nothing in it that the page itself would not send.
@@ -100,16 +128,16 @@ class Calls:
             door: what is asked for, "queue/join" and so on.
 
         Raises:
-            RefusedError: something is wrong with it, it names a foreign file, or too many wait.
+            RefusedError: something is wrong with it, or it names a foreign file.
         """
         kind, _, rest = door.partition("/")
         if door == "queue/join":
-            session, index = own(visitor, body.get("session_hash")), body.get("fn_index")
-            function = self.blocks.fns.get(index) if type(index) is int else None
-            return self._call(function, body, session, visitor) | {"fn_index": index}
+            session = own(visitor, body.get("session_hash"))
+            call = self._call(self._called(door, body), body, session, visitor)
+            return call | {"fn_index": body["fn_index"]}
         if kind == "call":
             session = own(visitor, body.get("session_hash") or secrets.token_hex(8))
-            return self._call(self._public(rest), body, session, visitor)
+            return self._call(self._called(door, body), body, session, visitor)
         if kind == "cancel":
             session, event_id = own(visitor, body.get("session_hash")), body.get("event_id")
             if type(body.get("fn_index")) is not int or not isinstance(event_id, str):
@@ -125,9 +153,13 @@ class Calls:
             return {"data": self._data(event.fn, body.get("data"), visitor)}
         return {"event_id": ""}  # reset, which does nothing
 
-    def _public(self, name: str):
-        """A function of the API."""
-        for function in self.blocks.fns.values():
+    def _called(self, door: str, body: dict) -> BlockFunction | None:
+        """The function that is called, through the queue or the API, if there is one."""
+        kind, _, name = door.partition("/")
+        if door == "queue/join":
+            index = body.get("fn_index")
+            return self.blocks.fns.get(index) if type(index) is int else None
+        for function in self.blocks.fns.values() if kind == "call" else ():
             if function.api_name == name and function.api_visibility == "public":
                 return function
         return None
@@ -142,20 +174,20 @@ class Calls:
         if function is None:
             raise RefusedError(404, "error_no_such_call")
         data = self._data(function, body.get("data"), visitor)
-        self._check_room(function)
         self.readers.call(session)
         return {"session_hash": session, "data": data}
 
-    def _check_room(self, function) -> None:
-        queue = self.blocks._queue
+    def _check_room(self, function: BlockFunction) -> None:
+        waiting, num_replies = self._waiting(), self.num_waiting
         if function.concurrency_id == MODEL:
-            if self.num_waiting >= self.limits.max_waiting:
+            if num_replies >= self.limits.max_waiting:
                 raise RefusedError(503, "error_busy")
-        elif len(queue) - self.num_waiting >= MAX_WAITING_EVENTS:
+        elif len(waiting) - num_replies >= MAX_WAITING_EVENTS:
             raise RefusedError(503, "error_busy")
         if function.connection == "stream":
-            jobs = [event for job in queue.active_jobs if job for event in job]
-            num_open = sum(event.fn.connection == "stream" for event in jobs)
+            jobs = [job for job in self.blocks._queue.active_jobs if job]
+            begun = [event.fn for job in jobs for event in job]
+            num_open = sum(other.connection == "stream" for other in begun + waiting)
             if num_open >= self.limits.max_microphones:
                 raise RefusedError(503, "error_busy")
 

@@ -153,16 +153,11 @@ class Gate:
             return
         body = await self._body(scope, receive)
         door = path.removeprefix(API).strip("/")
-        raw = json.dumps(self.calls.clean(door, body, visitor)).encode()
-        dropped = (b"content-length", b"content-type", b"transfer-encoding")
-        headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
-        headers += [
-            (b"content-type", b"application/json"),
-            (b"content-length", str(len(raw)).encode()),
-        ]
-        if door.startswith("call/"):
-            send = _with_place(send, self.calls.num_waiting)
-        await self.app({**scope, "headers": headers}, _once(raw, receive), send)
+        with self.calls.joining(door, body) as place:
+            raw = json.dumps(self.calls.clean(door, body, visitor)).encode()
+            if door.startswith("call/"):
+                send = _with_place(send, place)
+            await self.app(_with_json(scope, raw), _once(raw, receive), send)
 
     async def _body(self, scope, receive) -> dict:
         raw = b"".join([piece async for piece in self._pieces(scope, receive)])
@@ -221,6 +216,17 @@ def _path(scope) -> str:
     if root.startswith("/") and path.startswith(f"{root}/"):
         return path[len(root) :]
     return path
+
+
+def _with_json(scope, raw: bytes) -> dict:
+    """A request's scope with another body."""
+    dropped = (b"content-length", b"content-type", b"transfer-encoding")
+    headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
+    headers += [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(raw)).encode()),
+    ]
+    return {**scope, "headers": headers}
 
 
 def _cookie(header: str) -> str | None:

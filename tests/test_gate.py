@@ -309,6 +309,52 @@ def test_a_full_queue_is_told(url: str, page: app.Page, model: FakeModel):
     wait_until(lambda: page.calls.num_waiting == 0 and model.num_running == 0)
 
 
+def test_calls_at_the_same_moment_do_not_pass_the_limit(
+    url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch
+):
+    gate, index = threading.Event(), function(page, "_answer")
+    monkeypatch.setattr(page.readers, "is_read", lambda session: gate.wait(60) and False)
+    together = threading.Barrier(40)
+
+    def ask(number: int) -> int:
+        visitor = Visitor(url)
+        together.wait(60)
+        if number % 2:
+            return visitor.join(index, written("你好"))[0]
+        return visitor.post(f"{API}/call/speak", {"data": [None, "你好"]})[0]
+
+    try:
+        with ThreadPoolExecutor(40) as pool:
+            answers = list(pool.map(ask, range(40)))
+        assert set(answers) == {200, 503}
+        assert answers.count(200) <= LIMITS.max_replies + LIMITS.max_waiting
+    finally:
+        gate.set()
+    wait_until(lambda: page.calls.num_waiting == 0)
+
+
+def test_microphones_at_the_same_moment_do_not_pass_the_limit(
+    url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch
+):
+    opened = []
+
+    def open_microphone(_: int) -> int:
+        visitor, piece = Visitor(url), [None]
+        together.wait(60)
+        status, answer = visitor.join(function(page, "_hear"), piece)
+        if status == 200:
+            opened.append((visitor, json.loads(answer)["event_id"]))
+        return status
+
+    together = threading.Barrier(40)
+    with ThreadPoolExecutor(40) as pool:
+        answers = list(pool.map(open_microphone, range(40)))
+    for visitor, event in opened:
+        visitor.post(f"{API}/stream/{event}/close", {})
+    assert set(answers) == {200, 503}
+    assert answers.count(200) <= LIMITS.max_microphones
+
+
 def test_a_caller_of_the_api_learns_its_place(url: str, page: app.Page, model: FakeModel):
     model.num_frames, model.frame_seconds = 20, 0.05
     places, streams = [], []
