@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import time
 from collections.abc import Generator
 from threading import Event, Lock
@@ -170,10 +171,28 @@ class Session:
         with self._guard:
             listener, self._listener = self._listener, None
         if listener and (turn := listener.finish(self._listen_seconds)):
+            path = self._keep_heard(listener, turn)
+            try:
+                yield from self._reply(turn, "", path, listener.stop, **options)
+            finally:
+                if all(shown.audio != path for shown in self.turns):
+                    self.files.remove(path)
+
+    def _keep_heard(self, listener: Listener, turn: UserTurn) -> str:
+        """Write what was heard; if that fails, the turn is over."""
+        try:
             path = self.files.new_folder() / "speech.wav"
-            listener.write(path)
-            self.files.add(path, self.owner, kept=True)
-            yield from self._reply(turn, "", str(path), listener.stop, **options)
+            try:
+                listener.write(path)
+                self.files.add(path, self.owner, kept=True)
+            except BaseException:
+                shutil.rmtree(path.parent, ignore_errors=True)
+                raise
+        except BaseException:
+            turn.abandon()
+            self._floor.give()
+            raise
+        return str(path)
 
     @property
     def _listen_seconds(self) -> float:
@@ -229,6 +248,7 @@ class Session:
         **options,
     ) -> Generator[ShownTurn]:
         """Has the floor when it begins, and gives it when it ends."""
+        turn = None
         try:
             with self.limiter.reply():
                 chunks = generate_long(
@@ -264,6 +284,8 @@ class Session:
                 yield turn
                 turn.forget_sound()
         finally:
+            if turn is None and isinstance(source, UserTurn):  # no slot became free, for instance
+                source.abandon()
             self.last_used = time.monotonic()
             self._floor.give()
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import errno
 import gc
 import random
 import threading
@@ -24,6 +25,7 @@ from page.chat import chat_value
 from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
+from page.listener import Listener
 from page.session import Session
 from page.sessions import Sessions
 from page.turn import ShownTurn
@@ -368,6 +370,49 @@ def test_replies_wait_for_a_slot_and_not_for_ever(model: FakeModel, files: Files
     assert told.value.code == "error_busy"
     turns.close()
     say(sessions[1], "你好")
+
+
+def _full(listener: Listener, path: Path) -> None:
+    path.write_bytes(b"RIFF")
+    raise OSError(errno.ENOSPC, "no space")
+
+
+def test_a_full_disk_does_not_keep_the_floor(
+    session: Session, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    heard = []
+    model.on_push = heard.append
+    listen(session, 1)
+    with monkeypatch.context() as patch:
+        patch.setattr(Listener, "write", _full)
+        with pytest.raises(OSError, match="no space"):
+            list(session.answer_heard())
+    assert not session.is_busy and not heard[-1].is_open
+    assert list(session.files.folder.iterdir()) == []
+    say(session, "你好")
+
+
+def test_speech_that_a_busy_server_does_not_answer_is_forgotten(model: FakeModel, files: Files):
+    limiter, heard = Limiter(1, 0.2), []
+    model.on_push = heard.append
+    sessions = [Session(f"v{i}", model, files, limiter, LIMITS) for i in range(2)]
+    turns = sessions[0].answer(None, "你好")
+    next(turns)
+    for live in (True, False):
+        path = recording(sessions[1])
+        before = set(files.folder.iterdir())
+        if live:
+            listen(sessions[1], 1)
+        else:
+            sessions[1].prepare(path)
+        with pytest.raises(UserError) as told:
+            list(sessions[1].answer_heard() if live else sessions[1].answer(path, ""))
+        assert told.value.code == "error_busy"
+        assert not heard[-1].is_open and not sessions[1].is_busy
+        assert set(files.folder.iterdir()) == before
+    turns.close()
+    say(sessions[1], "你好")
+    assert len(sessions[1].conversation.heard) == 1
 
 
 def test_a_closed_session_is_freed(model: FakeModel, files: Files):
