@@ -43,13 +43,13 @@ def told(
             except gr.Error:
                 raise
             except Exception as error:
-                fault = error
+                cause = error
                 break
             yield step
-    shown = error_of(fault)
+    shown = error_of(cause)
     if last is not None:
         yield last
-    raise shown from fault
+    raise shown from cause
 
 
 def _log(error: Exception) -> None:
