@@ -13,7 +13,7 @@ from models.errors import UserError
 
 from .calls import visitor_of
 from .checks import check_text, num_frames
-from .limiter import Readers
+from .limiter import READER_SECONDS, Readers
 from .session import read_speech
 from .sessions import Sessions
 from .told import api_error, told
@@ -53,7 +53,7 @@ class Api:
         if audio is None and not text:
             raise UserError("error_nothing_given")
         if not self.readers.is_read(request.session_hash or ""):
-            return
+            raise UserError("error_not_read", seconds=READER_SECONDS)
         with self.sessions.limiter.reply():
             clip = read_speech(path, limits) if audio is not None else None
             chunks = generate_long(

@@ -121,6 +121,22 @@ class Calls:
         queues = list(self.blocks._queue.event_queue_per_concurrency_id.values())
         return [event.fn for queue in queues for event in list(queue.queue)] + self._joining
 
+    def in_order(self, door: str, body: dict) -> dict[str, Any]:
+        """The body of a call of the API whose arguments came by name.
+
+        Raises:
+            RefusedError: there is no such call, or it has other arguments.
+        """
+        function = self._called(door, body)
+        if function is None:
+            raise RefusedError(404, "error_no_such_call")
+        parameters = get_function_params(function.fn)
+        values = {name: default for name, has_default, default, _ in parameters if has_default}
+        values |= body
+        if set(values) != {name for name, *_ in parameters}:
+            raise _wrong_data(function)
+        return {"data": [values[name] for name, *_ in parameters]}
+
     def clean(self, door: str, body: dict, visitor: str) -> dict[str, Any]:
         """A request's body with nothing in it that the page itself would not send.
 
@@ -193,8 +209,7 @@ class Calls:
 
     def _data(self, function, data: object, visitor: str) -> list:
         if not isinstance(data, list) or len(data) != len(function.inputs):
-            expected = ", ".join(name for name, *_ in get_function_params(function.fn))
-            raise RefusedError(422, "error_call_data", expected=expected)
+            raise _wrong_data(function)
         try:
             return self._checked(data, visitor, 0)
         except UserError as error:
@@ -212,3 +227,8 @@ class Calls:
         if isinstance(value, list):
             return [self._checked(item, visitor, depth + 1) for item in value]
         return value
+
+
+def _wrong_data(function: BlockFunction) -> RefusedError:
+    expected = ", ".join(name for name, *_ in get_function_params(function.fn))
+    return RefusedError(422, "error_call_data", expected=expected)

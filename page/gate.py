@@ -20,7 +20,6 @@ from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
 from gradio.route_utils import MultiPartException, upload_fn
-from gradio.routes import file_upload_statuses
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
@@ -41,11 +40,14 @@ READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\w+)?"
     r"|/(static|assets|svelte)/.+"
     r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|login_check/?|user/?|token/?"
-    r"|queue/(data|status)|heartbeat/[\w-]+|upload_progress|call/(v2/)?\w+/\w+|file=.+)"
+    r"|queue/(data|status)|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=.+)"
 )
-WRITE = re.compile(r"/gradio_api/(queue/join|call/\w+/?|upload|cancel|reset/?|stream/\w+(/close)?)")
+WRITE = re.compile(
+    r"/gradio_api/(queue/join|call/(v2/)?\w+/?|upload|cancel|reset/?|stream/\w+(/close)?)"
+)
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
-ANSWER = re.compile(r"/gradio_api/call/\w+/(\w+)")
+ANSWER = re.compile(r"/gradio_api/call/(?:v2/)?\w+/(\w+)")
+NAMED = "call/v2/"  # calls whose body has the arguments by name
 
 
 class Gate:
@@ -86,8 +88,10 @@ class Gate:
 
     async def _pass(self, scope, receive, send) -> None:
         headers, path = Headers(scope=scope), _path(scope)
-        if not self.is_host(re.sub(r":\d*$", "", headers.get("host", "")).strip("[]").lower()):
+        if not self._is_ours(headers.get("host", "")):
             raise RefusedError(421, "error_host")
+        if scope["method"] == "POST" and self._is_cross_site(headers):
+            raise RefusedError(403, "error_cross_site")
         doors = READ if scope["method"] in ("GET", "HEAD") else WRITE
         is_open = scope["method"] in ("GET", "HEAD", "POST") and doors.fullmatch(path)
         if not is_open:
@@ -97,6 +101,17 @@ class Gate:
             await self._write(scope, receive, send, path, visitor)
         else:
             await self._read(scope, receive, send, path, visitor)
+
+    def _is_ours(self, address: str) -> bool:
+        """Whether the page may be asked for at a name, with or without a port."""
+        return self.is_host(re.sub(r":\d*$", "", address).strip("[]").lower())
+
+    def _is_cross_site(self, headers: Headers) -> bool:
+        """Whether a page of somebody else's sends this from the browser of one who looks at it."""
+        if headers.get("sec-fetch-site") == "cross-site":
+            return True
+        origin = headers.get("origin")
+        return origin is not None and not self._is_ours(origin.partition("://")[2])
 
     async def _drain(self, receive) -> None:
         """Let a client that is still sending finish, so that it reads why it is refused."""
@@ -153,6 +168,10 @@ class Gate:
             return
         body = await self._body(scope, receive)
         door = path.removeprefix(API).strip("/")
+        if door.startswith(NAMED):
+            door = f"call/{door.removeprefix(NAMED)}"
+            body = self.calls.in_order(door, body)
+            scope = {**scope, "path": scope["path"].replace(f"{API}/{NAMED}", f"{API}/call/")}
         with self.calls.joining(door, body) as place:
             raw = json.dumps(self.calls.clean(door, body, visitor)).encode()
             if door.startswith("call/"):
@@ -184,17 +203,12 @@ class Gate:
 
     async def _upload(self, scope, receive, visitor: str) -> Response:
         """Take a visitor's files, into a folder whose name can't be guessed."""
-        query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
         limit = self.limits.max_upload_bytes
         receive = _bounded(scope, receive, limit + 4096, self.limits.receive_seconds)
         folder = self.files.new_folder()
         paths = []
         try:
-            upload_id = query.get("upload_id")
-            progress = file_upload_statuses if upload_id else None
-            paths, _, _ = await upload_fn(
-                Request(scope, receive), str(folder), limit, upload_id, True, progress
-            )
+            paths, _, _ = await upload_fn(Request(scope, receive), str(folder), limit, None)
         except (MultiPartException, HTTPException, TypeError, AttributeError):
             raise RefusedError(400, "error_upload") from None
         except ClientDisconnect:
@@ -249,19 +263,33 @@ def _with_cookie(send, value: str):
 
 def _with_place(send, place: int):
     """`send`, which adds to the answer how many replies wait before this one."""
-    start = []
+    start, pieces = [], []
 
     async def send_with_place(message) -> None:
-        if message["type"] == "http.response.start":
+        if message["type"] == "http.response.start" and _is_json(message):
             start.append(message)
-            return
-        body = json.dumps({**json.loads(message["body"]), "place": place}).encode()
-        length = (b"content-length", str(len(body)).encode())
-        headers = [pair for pair in start[0]["headers"] if pair[0] != b"content-length"]
-        await send({**start[0], "headers": [*headers, length]})
-        await send({**message, "body": body})
+        elif not start:
+            await send(message)
+        else:
+            pieces.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                body = json.dumps({**json.loads(b"".join(pieces)), "place": place}).encode()
+                await send(_with_length(start[0], len(body)))
+                await send({**message, "body": body})
 
     return send_with_place
+
+
+def _is_json(start) -> bool:
+    """Whether an answer that starts like this is what Gradio says of a call in its queue."""
+    kind = Headers(raw=start["headers"]).get("content-type", "")
+    return start["status"] == 200 and kind.startswith("application/json")
+
+
+def _with_length(start, length: int) -> dict:
+    """An answer's start for a body of another length."""
+    headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+    return {**start, "headers": [*headers, (b"content-length", str(length).encode())]}
 
 
 def _bounded(scope, receive, limit: int, seconds: float):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import io
 import json
 import re
@@ -17,9 +18,11 @@ import numpy as np
 import pytest
 import soundfile
 from fake_model import FakeModel
+from gradio.routes import file_upload_statuses
 from page_client import API, Visitor, function, served
 
 import app
+from page.gate import _with_place
 from page.limits import Limits
 from strings import say
 
@@ -170,6 +173,7 @@ def test_there_is_no_way_past_the_queue(url: str, page: app.Page, model: FakeMod
     "path",
     [
         "/monitoring",
+        f"{API}/upload_progress?upload_id=a",
         "/monitoring/summary",
         f"{API}/proxy=http://127.0.0.1:1/",
         f"{API}/file/etc/passwd",
@@ -528,9 +532,11 @@ def test_wrong_settings_are_told(url: str, page: app.Page, model: FakeModel):
         ["", -5, 0.7, -1],
         ["", 5, 99, -1],
         ["", 5, 0.7, 2**80],
+        ["", 5, 0.7, 10**400],
     ):
         answer = Visitor(url).run(function(page, "_answer"), ["written", None, "你好", *settings])
         assert not answer["success"]
+        assert say("error_internal", "zh") not in json.dumps(answer, ensure_ascii=False)
     assert model.num_replies == 0
 
 
@@ -602,6 +608,97 @@ def test_only_names_of_this_machine_are_answered(url: str):
     for host in ("evil.example", "127.0.0.1.evil.example", "", "localhost.", "10.0.0.1"):
         assert Visitor(url).get("/config", Host=host)[0] == 421
         assert Visitor(url).post(f"{API}/call/speak", {"data": []}, Host=host)[0] == 421
+
+
+def test_pages_of_other_sites_can_not_speak_with_it(url: str, page: app.Page):
+    port = urlsplit(url).port
+    visitor, data = Visitor(url), json.dumps({"data": [None, "你好"]}).encode()
+    foreign = (
+        {"Sec_Fetch_Site": "cross-site"},
+        {"Sec_Fetch_Site": "cross-site", "Origin": f"http://localhost:{port}"},
+        {"Origin": "https://evil.example"},
+        {"Origin": f"http://127.0.0.1.evil.example:{port}"},
+        {"Origin": "null"},
+    )
+    for headers in foreign:
+        for path in ("call/speak", "queue/join", "upload", "cancel", "reset"):
+            headers = {"Content_Type": "text/plain", **headers}
+            answer = visitor.open("POST", f"{API}/{path}", data, **headers)
+            assert answer.status == 403
+    own = (
+        {},
+        {"Origin": url.rstrip("/"), "Sec_Fetch_Site": "same-origin"},
+        {"Origin": f"http://localhost:{port}", "Sec_Fetch_Site": "same-site"},
+        {"Origin": f"http://[::1]:{port}"},
+    )
+    for headers in own:
+        body = {"data": [None, "你好"]}
+        assert visitor.post(f"{API}/call/speak", body, **headers)[0] == 200
+    assert visitor.get("/config", Sec_Fetch_Site="cross-site")[0] == 200  # a link leads here
+    wait_until(lambda: page.calls.num_waiting == 0)
+
+
+def test_arguments_of_the_api_may_come_by_name(url: str):
+    visitor = Visitor(url)
+    path = visitor.upload_path(wav())
+    for body in ({"text": "你好"}, {"audio": {"path": path}}, {"audio": None, "text": "你好"}):
+        status, answer = visitor.post(f"{API}/call/v2/speak", body)
+        assert status == 200 and json.loads(answer)["place"] == 0
+        answer = visitor.get(f"{API}/call/v2/speak/{json.loads(answer)['event_id']}")[1]
+        assert "event: complete" in answer and "reply.wav" in answer
+    for body in ({"words": "你好"}, {"data": [None, "你好"]}):
+        status, answer = visitor.post(f"{API}/call/v2/speak", body)
+        assert status == 422 and "list of: audio, text" in answer
+    assert visitor.post(f"{API}/call/v2/speak", {"audio": {"path": "/etc/passwd"}})[0] == 403
+    assert visitor.post(f"{API}/call/v2/nothing", {})[0] == 404
+
+
+def test_who_comes_too_late_for_an_answer_is_told(
+    url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(page.readers, "is_read", lambda session: False)
+    told = Visitor(url).call([None, "你好"])[1]
+    assert "event: error" in told and "call again and read it at once" in told
+
+
+def test_nobody_keeps_anything_with_the_progress_of_uploads(url: str):
+    visitor = Visitor(url)
+    before = len(file_upload_statuses._signals), len(file_upload_statuses._statuses)
+    for number in range(5):
+        assert visitor.get(f"{API}/upload_progress?upload_id=a{number}")[0] == 404
+    kind, body = "multipart/form-data; boundary=b", b"--b\r\nno form"
+    visitor.open("POST", f"{API}/upload?upload_id=b", body, Content_Type=kind).read()
+    after = len(file_upload_statuses._signals), len(file_upload_statuses._statuses)
+    assert after == before
+
+
+@pytest.mark.parametrize(
+    ("status", "kind", "pieces", "sent"),
+    [
+        (200, b"application/json", [b'{"event_id"', b': "a"}'], b'{"event_id": "a", "place": 3}'),
+        (200, b"text/plain", [b"a", b"b"], b"ab"),
+        (503, b"application/json", [b'["full"]'], b'["full"]'),
+    ],
+)
+def test_only_an_answer_to_a_call_gets_a_place(
+    status: int, kind: bytes, pieces: list[bytes], sent: bytes
+):
+    messages = []
+
+    async def send(message: dict) -> None:
+        messages.append(message)
+
+    async def answer() -> None:
+        to = _with_place(send, 3)
+        headers = [(b"content-type", kind), (b"content-length", b"0")]
+        await to({"type": "http.response.start", "status": status, "headers": headers})
+        for number, piece in enumerate(pieces, 1):
+            more = number < len(pieces)
+            await to({"type": "http.response.body", "body": piece, "more_body": more})
+
+    asyncio.run(answer())
+    assert messages[0]["status"] == status
+    assert b"".join(message["body"] for message in messages[1:]) == sent
 
 
 def test_refusals_speak_the_browsers_language(url: str):
