@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import shutil
 import tempfile
+from contextlib import suppress
 from pathlib import Path
+from typing import TextIO
 
 try:
     import fcntl
@@ -14,6 +17,7 @@ except ImportError:  # Windows: folders of processes that were killed stay
 
 PREFIX = "westlake-omni-"
 LOCK = ".lock"
+NUM_TRIES = 5
 
 
 class PrivateFolder:
@@ -30,19 +34,31 @@ class PrivateFolder:
         parent = Path(parent or tempfile.gettempdir())
         try:
             _remove_left(parent)
-            self.path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
-            self._lock = (self.path / LOCK).open("w")
+            self.path, self._lock = _new_folder(parent)
         except OSError as error:
             raise ValueError(
                 f"no folder can be made in {parent} ({error.strerror}): "
                 "set TMPDIR to a folder that you can write to"
             ) from error
-        _try_lock(self._lock)
 
     def close(self) -> None:
         """Remove the folder and all in it."""
         shutil.rmtree(self.path, ignore_errors=True)
         self._lock.close()
+
+
+def _new_folder(parent: Path) -> tuple[Path, TextIO]:
+    """A folder and its lock; a process that starts may take one away before it is locked."""
+    for left in reversed(range(NUM_TRIES)):
+        path = Path(tempfile.mkdtemp(prefix=PREFIX, dir=parent)).resolve()
+        with suppress(FileNotFoundError):
+            lock = (path / LOCK).open("w")
+            is_held = _try_lock(lock) or not left  # where nothing can be locked, nothing is removed
+            if is_held and (path / LOCK).exists():
+                return path, lock
+            lock.close()
+        shutil.rmtree(path, ignore_errors=True)
+    raise FileNotFoundError(errno.ENOENT, "it is removed at once")
 
 
 def _try_lock(file) -> bool:
@@ -58,9 +74,10 @@ def _try_lock(file) -> bool:
 
 def _remove_left(parent: Path) -> None:
     for path in parent.glob(f"{PREFIX}*"):
-        lock = path / LOCK
-        if path.is_symlink() or path.stat().st_uid != os.getuid() or not lock.is_file():
-            continue
-        with lock.open("w") as file:
-            if _try_lock(file):
-                shutil.rmtree(path, ignore_errors=True)
+        with suppress(FileNotFoundError):  # another process removes it, too
+            lock = path / LOCK
+            if path.is_symlink() or path.stat().st_uid != os.getuid() or not lock.is_file():
+                continue
+            with lock.open("w") as file:
+                if _try_lock(file):
+                    shutil.rmtree(path, ignore_errors=True)
