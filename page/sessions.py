@@ -15,13 +15,15 @@ from .limits import Limits
 from .session import Session
 
 MAX_SWEEP_SECONDS = 5.0
+SAFE_SECONDS = 60.0  # since its last turn, in which a session of who is here makes room for nobody
 
 
 class Sessions:
     """A session for each visitor who has said something.
 
     One ends when its visitor has been idle, or away, for too long; a short break of the connection
-    ends nothing. When there are too many, the one that was away longest makes room for a new one.
+    ends nothing. When there are too many, the one that was away longest makes room for a new one;
+    if nobody is away, the one that was idle longest does.
 
     Args:
         log_content: the log may hold what is said.
@@ -57,7 +59,7 @@ class Sessions:
             session = self._sessions.get(visitor)
             if session is None:
                 if len(self._sessions) >= self.limits.max_sessions:
-                    away = self._longest_away()
+                    away = self._least_used()
                     del self._sessions[away.owner]
                 session = Session(
                     visitor, self.model, self.files, self.limiter, self.limits, self.log_content
@@ -106,16 +108,15 @@ class Sessions:
         for session in sessions:
             session.close()
 
-    def _longest_away(self) -> Session:
-        """Of the visitors who aren't connected and have no turn under way."""
-        away = [
-            session
-            for visitor, session in self._sessions.items()
-            if visitor not in self._connections and not session.is_busy
-        ]
-        if not away:
+    def _least_used(self) -> Session:
+        """Of those without a turn under way: of visitors who are away, else of idle ones."""
+        before = time.monotonic() - SAFE_SECONDS
+        free = [session for session in self._sessions.values() if not session.is_busy]
+        away = [session for session in free if session.owner not in self._connections]
+        ending = away or [session for session in free if session.last_used < before]
+        if not ending:
             raise UserError("error_too_many_users")
-        return min(away, key=lambda session: session.last_used)
+        return min(ending, key=lambda session: session.last_used)
 
     def _keep_sweeping(self) -> None:
         seconds = min(MAX_SWEEP_SECONDS, self.limits.linger_seconds / 2)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import dataclasses
 import errno
 import gc
 import random
@@ -458,6 +459,17 @@ class TestSessions:
         assert told.value.code == "error_too_many_users"
         sessions.connect("a", False)
         sessions.open("d")
+
+    def test_the_idle_longest_makes_room_if_nobody_is_away(self, model: FakeModel, files: Files):
+        sessions = Sessions(model, files, dataclasses.replace(LIMITS, idle_seconds=1800))
+        for visitor, idle in (("a", 70), ("b", 80), ("c", 90)):
+            sessions.connect(visitor, True)
+            sessions.open(visitor).last_used -= idle
+        sessions.get("c")._floor.take(threading.Event(), 1)  # it speaks
+        sessions.open("d")
+        assert [bool(sessions.get(visitor)) for visitor in "abcd"] == [True, False, True, True]
+        sessions.get("c")._floor.give()
+        sessions.close()
 
     def test_who_leaves_is_interrupted_and_ends_later(self, sessions: Sessions, model: FakeModel):
         model.num_frames, model.frame_seconds = 1000, 0.01
