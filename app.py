@@ -136,16 +136,22 @@ def serve(options: argparse.Namespace) -> None:
     with ExitStack() as stack:
         page = Page(model, limits, log_content=log_content)
         stack.callback(page.close)
-        page.launch(
-            server.host_check(options),
-            server_name=options.host,
-            server_port=options.port,
-            share=options.share,
-            root_path=options.root_path,
-            ssl_certfile=options.ssl_certfile,
-            ssl_keyfile=options.ssl_keyfile,
-            ssl_verify=False,
-        )
+        try:
+            page.launch(
+                server.host_check(options),
+                server_name=server.url_host(options.host),
+                server_port=options.port,
+                share=options.share,
+                root_path=options.root_path,
+                ssl_certfile=options.ssl_certfile,
+                ssl_keyfile=options.ssl_keyfile,
+                ssl_verify=False,
+            )
+        except OSError as error:  # the port was free before the model was loaded
+            raise ValueError(
+                f"the page can't be served at port {options.port}, which may be taken by now: "
+                "give another one with --port, or stop what uses it"
+            ) from error
         with suppress(KeyboardInterrupt):
             Event().wait()
         logging.disable()  # a stream that is cut off from here on is no fault

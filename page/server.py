@@ -7,6 +7,7 @@ import errno
 import ipaddress
 import os
 import socket
+import ssl
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -57,6 +58,26 @@ def _check_certificate(options: argparse.Namespace) -> None:
         path = Path(getattr(options, name))
         if not path.is_file() or not os.access(path, os.R_OK):
             raise ValueError(f"--{name.replace('_', '-')} {path} is no file that can be read")
+    if given:
+        files = options.ssl_certfile, options.ssl_keyfile
+        try:
+            context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+            context.load_cert_chain(*files, password=_refuse_password)
+        except (OSError, ValueError) as error:
+            raise ValueError(
+                f"--ssl-certfile {files[0]} and --ssl-keyfile {files[1]} are no certificate and "
+                "its key: give PEM files that belong together, the key without a password"
+            ) from error
+
+
+def _refuse_password() -> str:
+    """Instead of asking at the terminal."""
+    raise ValueError("the key has a password")
+
+
+def url_host(host: str) -> str:
+    """An address as it stands in a URL: that of IPv6 in brackets."""
+    return f"[{host}]" if ":" in host and not host.startswith("[") else host
 
 
 def bypass_proxy(host: str, environment: dict | os._Environ = os.environ) -> None:

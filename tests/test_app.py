@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import os
 import re
 import signal
@@ -21,6 +22,7 @@ import httpx
 import numpy as np
 import pytest
 import soundfile
+from fake_model import FakeModel
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from loguru import logger
@@ -212,6 +214,11 @@ def test_what_is_wrong_with_the_place_is_one_line_before_loading(
         other.listen()
         taken = str(other.getsockname()[1])
         certificate = ["--ssl-certfile", str(tmp_path / "none.pem")]
+        (tmp_path / "text.pem").write_text("no certificate")
+        no_certificate = [
+            *("--ssl-certfile", str(tmp_path / "text.pem")),
+            *("--ssl-keyfile", str(tmp_path / "text.pem")),
+        ]
         for arguments, told in (
             (["--port", taken], f"port {taken} is taken"),
             (["--port", "0"], "allowed are 1 to 65535"),
@@ -220,11 +227,49 @@ def test_what_is_wrong_with_the_place_is_one_line_before_loading(
             (["--host", "no such host"], "no address of this machine"),
             (certificate, "give both"),
             ([*certificate, "--ssl-keyfile", "none"], "no file that can be read"),
+            (no_certificate, "PEM files that belong together"),
         ):
             free = [] if "--port" in arguments else ["--port", str(free_port())]
             assert app.main([*arguments, *free]) == 2
             (line,) = capsys.readouterr().err.splitlines()
             assert line.startswith("app.py: ") and told in line
+
+
+def test_a_port_that_is_taken_while_loading_is_one_line(
+    capsys: pytest.CaptureFixture, monkeypatch: pytest.MonkeyPatch
+):
+    port, other = free_port(), socket.socket()
+
+    def load(*arguments: object) -> FakeModel:
+        other.bind(("127.0.0.1", port))
+        other.listen()
+        return FakeModel()
+
+    monkeypatch.setattr(app, "load_model", load)
+    with other:
+        assert app.main(["--port", str(port)]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith("app.py: ") and f"port {port}" in line and "--port" in line
+
+
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_it_is_served_at_an_address_of_ipv6(host: str, monkeypatch: pytest.MonkeyPatch):
+    port, answers = free_port(), []
+    try:
+        with socket.socket(socket.AF_INET6) as trial:
+            trial.bind(("::1", port))
+    except OSError:
+        pytest.skip("this machine has no IPv6")
+
+    class Asked:
+        def wait(self) -> None:
+            answers.append(httpx.get(f"http://[::1]:{port}/config", trust_env=False).status_code)
+
+    monkeypatch.setattr(app, "load_model", lambda *arguments: FakeModel())
+    monkeypatch.setattr(app, "Event", Asked)
+    monkeypatch.setattr(app.logging, "disable", lambda: None)
+    assert app.main(["--host", host, "--port", str(port)]) == 0
+    assert answers == [200]
 
 
 def test_ctrl_c_while_loading_is_quiet(capsys: pytest.CaptureFixture, monkeypatch):
@@ -337,6 +382,38 @@ class TestPrivateFolder:
         folder = PrivateFolder(tmp_path)
         assert not left.exists() and (ROOT / "app.py").exists()
         folder.close()
+
+    def test_one_that_another_process_took_away_is_made_again(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        make, made = tempfile.mkdtemp, []
+
+        def make_and_lose(**options: object) -> str:
+            made.append(make(**options))
+            if len(made) == 1:
+                Path(made[0]).rmdir()
+            elif len(made) == 2:
+                lock = os.open(Path(made[1], ".lock"), os.O_CREAT | os.O_RDWR)
+                fcntl.flock(lock, fcntl.LOCK_EX)
+                held.append(lock)
+            return made[-1]
+
+        held: list[int] = []
+        monkeypatch.setattr(tempfile, "mkdtemp", make_and_lose)
+        folder = PrivateFolder(tmp_path)
+        assert len(made) == 3 and str(folder.path) == made[2]
+        folder.close()
+        os.close(held[0])
+
+    def test_one_that_goes_while_others_are_looked_for(
+        self, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ):
+        gone, left = tmp_path / "westlake-omni-1", tmp_path / "westlake-omni-2"
+        left.mkdir()
+        (left / ".lock").touch()
+        monkeypatch.setattr(Path, "glob", lambda self, pattern: iter([gone, left]))
+        PrivateFolder(tmp_path).close()
+        assert not left.exists()
 
     def test_a_folder_that_can_not_be_made_is_told(self, tmp_path: Path):
         with pytest.raises(ValueError, match="TMPDIR"):
