@@ -77,7 +77,7 @@ class Calls:
         """A call's way into the queue, on which it takes room already; gives its place there.
 
         Args:
-            door, body: as of `clean`; what is no call needs no room.
+            door, body: what is asked for, and what `clean` made of it; only calls need room.
 
         Raises:
             RefusedError: too many wait.
@@ -87,6 +87,7 @@ class Calls:
             yield 0
             return
         self._check_room(function)
+        self.readers.call(body["session_hash"])
         place = self.num_waiting
         self._joining.append(function)
         try:
@@ -189,9 +190,7 @@ class Calls:
     def _call(self, function, body: dict, session: str, visitor: str) -> dict[str, Any]:
         if function is None:
             raise RefusedError(404, "error_no_such_call")
-        data = self._data(function, body.get("data"), visitor)
-        self.readers.call(session)
-        return {"session_hash": session, "data": data}
+        return {"session_hash": session, "data": self._data(function, body.get("data"), visitor)}
 
     def _check_room(self, function: BlockFunction) -> None:
         waiting, num_replies = self._waiting(), self.num_waiting

@@ -172,8 +172,9 @@ class Gate:
             door = f"call/{door.removeprefix(NAMED)}"
             body = self.calls.in_order(door, body)
             scope = {**scope, "path": scope["path"].replace(f"{API}/{NAMED}", f"{API}/call/")}
+        body = self.calls.clean(door, body, visitor)
+        raw = json.dumps(body).encode()
         with self.calls.joining(door, body) as place:
-            raw = json.dumps(self.calls.clean(door, body, visitor)).encode()
             if door.startswith("call/"):
                 send = _with_place(send, place)
             await self.app(_with_json(scope, raw), _once(raw, receive), send)
