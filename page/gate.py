@@ -39,7 +39,7 @@ API = "/gradio_api"
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\w+)?"
     r"|/(static|assets|svelte)/.+"
-    r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|login_check/?|user/?|token/?"
+    r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|login_check/?|user/?|token/?|upload_progress"
     r"|queue/(data|status)|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=.+)"
 )
 WRITE = re.compile(
@@ -48,6 +48,7 @@ WRITE = re.compile(
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 ANSWER = re.compile(r"/gradio_api/call/(?:v2/)?\w+/(\w+)")
 NAMED = "call/v2/"  # calls whose body has the arguments by name
+PROGRESS = 'data: {"msg": "done"}\n\n'  # of an upload, which nobody keeps an account of
 
 
 class Gate:
@@ -140,6 +141,9 @@ class Gate:
 
     async def _read(self, scope, receive, send, path: str, visitor: str) -> None:
         session = None
+        if path == f"{API}/upload_progress":
+            await Response(PROGRESS, media_type="text/event-stream")(scope, receive, send)
+            return
         if path.startswith(f"{API}/file="):
             if not self.files.is_served(path.removeprefix(f"{API}/file=")):
                 raise RefusedError(404, "error_foreign_file")
