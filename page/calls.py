@@ -131,7 +131,7 @@ class Calls:
         function = self._called(door, body)
         if function is None:
             raise RefusedError(404, "error_no_such_call")
-        parameters = get_function_params(function.fn)
+        parameters = _parameters(function)
         values = {name: default for name, has_default, default, _ in parameters if has_default}
         values |= body
         if set(values) != {name for name, *_ in parameters}:
@@ -228,6 +228,11 @@ class Calls:
         return value
 
 
+def _parameters(function: BlockFunction) -> list[tuple]:
+    """(name, has a default, the default, type) of each; none of what only the browser runs."""
+    return list(get_function_params(function.fn)) if function.fn else []
+
+
 def _wrong_data(function: BlockFunction) -> RefusedError:
-    expected = ", ".join(name for name, *_ in get_function_params(function.fn))
+    expected = ", ".join(name for name, *_ in _parameters(function))
     return RefusedError(422, "error_call_data", expected=expected)
