@@ -1,4 +1,7 @@
-"""Record the page's examples: python -m training.examples"""
+"""Record the page's examples: python -m training.examples
+
+In the teacher's voices, which only a checkpoint of this recipe understands.
+"""
 
 from pathlib import Path
 

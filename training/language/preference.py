@@ -1,7 +1,7 @@
 """Post-training by preference: away from the model's own worst speech (DPO, arXiv:2305.18290).
 
 The two replies of a pair share prompt and words and differ in the codes: the good one is the
-synthesiser's, the bad one a sample of the model's own that a recogniser understands badly or that
+teacher's, the bad one a sample of the model's own that a recogniser understands badly or that
 does not stop. As for Qwen2.5-Omni's talker (arXiv:2503.20215), the loss is
 -E[log sigmoid(beta * (log p/p_ref(good) - log p/p_ref(bad)))].
 """
