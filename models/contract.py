@@ -57,6 +57,21 @@ class ReplyOptions:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Frames:
+    """Columns as a model reads or says them: a text token over the codes of a moment's sound.
+
+    Fields:
+        text: [n] the tokens, each as text; part of a character is U+FFFD.
+        codes: [K, n] int64, the codec's; -1 where a column has none.
+        semantic: [n] bool, where the token stands for sound and the codes beneath are read.
+    """
+
+    text: tuple[str, ...]
+    codes: np.ndarray
+    semantic: np.ndarray
+
+
+@dataclass(frozen=True, kw_only=True)
 class ReplyChunk:
     """A piece of a reply: `new_` is what came since the last piece, `total_` all so far.
 
@@ -71,6 +86,8 @@ class ReplyChunk:
         seed: that the reply is drawn with; it gives the same reply again.
         ended: True on the last chunk, if the model ended the reply itself.
         first_frame_seconds: from asking for the reply to its first frame; 0 without one.
+        frame_seconds: the same for each new frame; empty where the family does not say.
+        new_frames: the new frames themselves; None likewise.
     """
 
     new_text: str
@@ -84,6 +101,8 @@ class ReplyChunk:
     seed: int
     ended: bool
     first_frame_seconds: float = 0.0
+    frame_seconds: tuple[float, ...] = ()
+    new_frames: Frames | None = None
 
 
 @runtime_checkable
@@ -115,6 +134,26 @@ class UserTurn(Protocol):
 
     def abandon(self) -> None:
         """Forget the turn, as if it had not begun."""
+
+
+@runtime_checkable
+class FramedTurn(Protocol):
+    """What a `UserTurn` may offer besides: how the model reads it."""
+
+    @property
+    def frames(self) -> Frames:
+        """The turn's columns so far."""
+
+
+@runtime_checkable
+class SpeechCodec(Protocol):
+    """What a `SpeechModel` may offer besides: speech as its codes, and back."""
+
+    def encode(self, samples: Tensor, sample_rate: int) -> np.ndarray:
+        """Turn a sound [n] float32 in -1..1 into codes [K, T] int64, `frame_rate` a second."""
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """Turn codes [K, T] into a sound [n] float32 in -1..1, at the model's `sample_rate`."""
 
 
 class Conversation(Protocol):

@@ -14,7 +14,7 @@ from torch import Tensor
 from ..contract import ReplyChunk, ReplyOptions
 from ..errors import UserError, shown
 from .dual_ar import Reply, SamplingConfig, make_frames
-from .speech import SpeechDecoder, Transcript
+from .speech import SpeechDecoder, Transcript, shown_frames
 
 if TYPE_CHECKING:
     from .user_turn import UserTurn
@@ -121,6 +121,7 @@ class _Chunks:
     def __init__(self, turn: UserTurn, reply: OpenReply) -> None:
         model = turn.conversation.model
         self.reply = reply
+        self.checkpoint = model.checkpoint
         self.frame_rate = model.frame_rate
         self.waiting: list[Tensor] = []
         self.num_said = 0
@@ -128,6 +129,7 @@ class _Chunks:
         self._speech = SpeechDecoder(model.checkpoint)
         self._shown = 0  # characters
         self._first_frame_seconds = 0.0
+        self._seconds: list[float] = []  # of the waiting frames
 
     def add(self, frame: Tensor, seconds: float) -> None:
         """Take the next frame [1+K], made that many seconds after the reply was asked for."""
@@ -135,12 +137,14 @@ class _Chunks:
             self._first_frame_seconds = seconds
         self._transcript.add(int(frame[0]))
         self.waiting.append(frame)
+        self._seconds.append(seconds)
 
     def take(self, *, last: bool = False, ended: bool = False) -> ReplyChunk:
         """What is waiting, as a chunk."""
         audio = self._speech.decode(self.waiting, last)
-        self.num_said += len(self.waiting)
-        self.waiting = []
+        frames, frame_seconds = self.waiting, tuple(self._seconds)
+        self.num_said += len(frames)
+        self.waiting, self._seconds = [], []
         text = self._transcript.text[self._shown :]
         self._shown += len(text)
         return ReplyChunk(
@@ -151,8 +155,16 @@ class _Chunks:
             total_seconds=self.num_said / self.frame_rate,
             max_seconds=self.reply.max_frames / self.frame_rate,
             first_frame_seconds=self._first_frame_seconds,
+            frame_seconds=frame_seconds,
+            new_frames=shown_frames(self._columns(frames), self.checkpoint),
             emotion=self._transcript.emotion,
             style=self._transcript.style,
             seed=self.reply.seed,
             ended=ended,
         )
+
+    def _columns(self, frames: list[Tensor]) -> Tensor:
+        """Frames [1+K] as columns [1+K, n]; there may be none."""
+        if frames:
+            return torch.stack(frames, dim=1)
+        return torch.zeros(1 + self.checkpoint.codec.config.num_codebooks, 0, dtype=torch.long)

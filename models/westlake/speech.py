@@ -7,6 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..contract import Frames
 from .checkpoint import Checkpoint
 
 
@@ -85,8 +86,17 @@ class SpeechDecoder:
         return wave[: len(frames) * config.samples_per_frame].float().cpu().numpy()
 
 
+def shown_frames(columns: Tensor, checkpoint: Checkpoint) -> Frames:
+    """Columns [1+K, n] of a turn as front ends see them."""
+    decode = checkpoint.tokenizer.decode
+    text = [str(decode([id], clean_up_tokenization_spaces=False)) for id in columns[0].tolist()]
+    codes = codec_codes(columns, checkpoint.codec.config.codebook_size)
+    semantic = columns[0] == checkpoint.semantic_id
+    return Frames(text=tuple(text), codes=codes.cpu().numpy(), semantic=semantic.cpu().numpy())
+
+
 def codec_codes(frames: Tensor, codebook_size: int) -> Tensor:
-    """Frames [1+K, n] without pads -> the codec's codes [K, n].
+    """Frames [1+K, n] -> the codec's codes [K, n]; a pad becomes -1.
 
     The model may have more codes than the codec; it was never taught to say those.
     """

@@ -4,9 +4,16 @@ from __future__ import annotations
 
 import os
 
+import numpy as np
 import torch
+import torch.nn.functional as F
+from torch import Tensor
 
+from strings import Text
+
+from ..audio import AudioClip, resample
 from ..contract import ReplyOptions, SamplingField
+from ..errors import UserError
 from .checkpoint import Checkpoint, load_checkpoint
 from .conversation import Conversation, Turn
 from .dual_ar import PromptTokens, Stepper
@@ -64,6 +71,51 @@ class WestlakeModel:
             UserError: not such a file, or one of another checkpoint.
         """
         return Conversation(self, [Turn(*turn) for turn in read_turns(path, self.checkpoint)])
+
+    @torch.inference_mode()
+    def encode(self, samples: Tensor, sample_rate: int) -> np.ndarray:
+        """A sound's codes; see `contract.SpeechCodec`.
+
+        Args:
+            samples: [n] float32 in -1..1; less than a frame is filled up with silence.
+            sample_rate: in Hz.
+
+        Returns:
+            [K, T] int64 in 0..codebook_size-1; the last frame may be partly filled.
+
+        Raises:
+            UserError: no samples, or a rate out of range.
+        """
+        codec = self.checkpoint.codec
+        clip = AudioClip(samples, sample_rate)
+        if not len(samples):
+            raise UserError("error_no_samples", sound=Text("recording"))
+        wave = resample(clip, self.sample_rate)
+        missing = codec.config.samples_per_frame - wave.shape[-1]
+        wave = F.pad(wave, (0, max(0, missing))).to(self.checkpoint.device)
+        return codec.encode_chunk(wave, codec.new_state(), last=True)[0].cpu().numpy()
+
+    @torch.inference_mode()
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        """The sound of codes [K, T]; see `contract.SpeechCodec`.
+
+        Raises:
+            UserError: codes of another shape or out of range.
+        """
+        codec = self.checkpoint.codec
+        config, given = codec.config, torch.as_tensor(codes)
+        num_codebooks, size = config.num_codebooks, config.codebook_size
+        is_whole = not (given.is_floating_point() or given.is_complex())
+        if not is_whole or given.dim() != 2 or len(given) != num_codebooks:
+            shape = f"{given.dtype} {list(given.shape)}".removeprefix("torch.")
+            raise UserError("error_codes_shape", shape=shape, num_codebooks=num_codebooks)
+        if given.numel() and not 0 <= int(given.min()) <= int(given.max()) < size:
+            raise UserError(
+                "error_codes_range", low=int(given.min()), high=int(given.max()), limit=size - 1
+            )
+        given = given.long().to(self.checkpoint.device)
+        wave = codec.decode_chunk(given[None], codec.new_state())
+        return wave[0, 0].float().cpu().numpy()
 
     def warm_up(self) -> None:
         """Make the process ready for its first user, whose reply would else be slower."""

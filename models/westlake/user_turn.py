@@ -9,8 +9,10 @@ import torch
 from torch import Tensor
 
 from ..audio import StreamResampler
+from ..contract import Frames
 from ..errors import UserError
 from .dual_ar.prompt import TurnStream
+from .speech import shown_frames
 
 if TYPE_CHECKING:
     from .conversation import Conversation
@@ -62,6 +64,13 @@ class UserTurn:
         text_seconds = len(self._stream.text_tokens) / model.frame_rate
         heard = max(0.0, self.seconds_heard - text_seconds)  # the rest lies beneath the text
         return max(0.0, model.max_input_seconds - text_seconds - heard)
+
+    @property
+    def frames(self) -> Frames:
+        """The turn's columns so far; see `contract.FramedTurn`."""
+        columns = self.turn.columns
+        said = columns[:, : self.turn.prompt_length or columns.shape[1]]
+        return shown_frames(said, self.conversation.model.checkpoint)
 
     def push(self, samples: Tensor) -> None:
         """Hear the next samples, [n] float32 in -1..1.
