@@ -13,9 +13,9 @@ from pathlib import Path
 import torch
 from torch import nn
 
+from models.transformer import Stack
 from models.westlake.checkpoint import Checkpoint
 from models.westlake.dual_ar import Reply, SamplingConfig, next_frames
-from models.westlake.dual_ar.transformer import Stack
 
 from .common import SHAPES, load_parts, memory_bandwidth, report, seconds_of
 

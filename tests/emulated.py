@@ -6,7 +6,7 @@ import subprocess
 from ctypes import Structure, memmove, string_at
 from pathlib import Path
 
-from models.westlake.dual_ar.engines.compiled import (
+from models.transformer.native.compiled import (
     SOURCE,
     HeadStruct,
     LinearStruct,

@@ -12,7 +12,7 @@ from unittest import mock
 import pytest
 from emulated import COMPILER, EMULATOR, EmulatedLibrary
 
-from models.westlake.dual_ar.engines import compiled as library
+from models.transformer.native import compiled as library
 
 INSTRUCTION_SETS = ("native", "avx2", "avxvnni", "neon")  # the first: the processor's best
 

@@ -15,7 +15,7 @@ LAYERS = [
     {"models.contract", "models.errors", "models.libav_decoder", "models.sound_header"},
     {"models.sound_file"},
     {"models.audio", "models.hub", "models.weights"},
-    {"models.audio_output", "models.level", "models.tokenizer"},
+    {"models.audio_output", "models.level", "models.tokenizer", "models.transformer"},
     {"models.westlake.dual_ar", "models.westlake.firefly", "models.westlake.published"},
     {"models.westlake.checkpoint_files"},
     {"models.westlake.checkpoint"},

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from models.westlake.dual_ar.engines import compiled as library
+from models.transformer.native import compiled as library
 
 pytestmark = pytest.mark.skipif(
     library.load_library() is None, reason="native.c can't be compiled here"

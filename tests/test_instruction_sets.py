@@ -6,7 +6,7 @@ import pytest
 import torch
 from libraries import INSTRUCTION_SETS, compiled_with, library_for
 
-from models.westlake.dual_ar.engines.compiled import NativeLinear, load_library
+from models.transformer.native import NativeLinear, load_library
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)

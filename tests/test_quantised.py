@@ -11,6 +11,15 @@ from safetensors.torch import load_file, save_file
 from small_checkpoint import save_small
 
 from models.errors import UserError
+from models.transformer.native.compiled import PIECE, load_library
+from models.transformer.quantised import (
+    Int4Linear,
+    Int8Linear,
+    fits_4_bits,
+    prepare_quantised,
+    quantise_weights,
+    with_quantised_layers,
+)
 from models.westlake.checkpoint import (
     DTYPES,
     load_checkpoint,
@@ -19,16 +28,7 @@ from models.westlake.checkpoint import (
 )
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from models.westlake.dual_ar.engines import EagerEngine, choose_engine
-from models.westlake.dual_ar.engines.compiled import PIECE, load_library
 from models.westlake.dual_ar.engines.native import NativeEngine
-from models.westlake.dual_ar.quantised import (
-    Int4Linear,
-    Int8Linear,
-    fits_4_bits,
-    prepare_quantised,
-    quantise_weights,
-    with_quantised_layers,
-)
 from models.westlake.dual_ar.sampling import candidates, penalise
 from models.westlake.firefly import FireflyArchitecture
 
@@ -238,8 +238,9 @@ def test_sizes_that_4_bits_do_not_fit():
     weights = {"wo.weight": torch.ones(16, 48), "lm_head.weight": torch.ones(16, 48)}
     with pytest.raises(ValueError, match="int4 needs layer sizes that 64 divides, got 48"):
         quantise_weights(weights, "int4", None)
-    assert fits_4_bits(CONFIG)
-    assert not fits_4_bits(replace(CONFIG, intermediate_size_fast=96))
+    assert fits_4_bits(CONFIG.slow, CONFIG.fast)
+    other = replace(CONFIG, intermediate_size_fast=96)
+    assert not fits_4_bits(other.slow, other.fast)
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)

@@ -15,6 +15,13 @@ import torch
 
 from ..errors import UserError, shown
 from ..tokenizer import load_tokenizer, save_tokenizer, special_words
+from ..transformer.native import compile_library, load_library
+from ..transformer.quantised import (
+    fits_4_bits,
+    prepare_quantised,
+    quantise_weights,
+    with_quantised_layers,
+)
 from ..weights import (
     assign_weights,
     fingerprint,
@@ -38,13 +45,6 @@ from .checkpoint_files import (
     write_json,
 )
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
-from .dual_ar.engines.compiled import compile_library, load_library
-from .dual_ar.quantised import (
-    fits_4_bits,
-    prepare_quantised,
-    quantise_weights,
-    with_quantised_layers,
-)
 from .firefly import FireflyArchitecture, FireflyConfig
 
 if TYPE_CHECKING:
@@ -296,7 +296,7 @@ def _fastest_dtype(model: DualARTransformer, device: torch.device, library: CDLL
     is_large = model.num_parameters >= LARGE_MODEL
     if library is None:
         return "int8" if is_large else "float32"
-    return "int4" if is_large and fits_4_bits(model.config) else "int8"
+    return "int4" if is_large and fits_4_bits(model.config.slow, model.config.fast) else "int8"
 
 
 def _multiplies_bfloat16(device: torch.device) -> bool:

@@ -1,6 +1,6 @@
 """The language model over frames: text and speech in, text and speech out."""
 
-from .cache import KVCache
+from ...transformer import KVCache
 from .config import DualARConfig
 from .engines import EagerEngine, choose_engine
 from .generation import Reply, next_frames

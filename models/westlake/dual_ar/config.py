@@ -5,25 +5,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 
-
-@dataclass(frozen=True, kw_only=True)
-class StackConfig:
-    """What one stack of transformer blocks is made of; slow and fast differ only in this."""
-
-    n_layer: int
-    n_head: int
-    n_local_heads: int
-    dim: int
-    intermediate_size: int
-    qkv_bias: bool
-    max_seq_len: int
-    rope_base: float
-    norm_eps: float
-    dropout: float
-
-    @property
-    def head_dim(self) -> int:
-        return self.dim // self.n_head
+from ...transformer import StackConfig
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -103,6 +85,7 @@ class DualARConfig:
             rope_base=self.rope_base,
             norm_eps=self.norm_eps,
             dropout=self.dropout,
+            rounds_rope=True,  # the published weights were trained with rounded tables
         )
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from .cache import KVCache
+from ...transformer import KVCache
 from .engines import EagerEngine
 from .model import DualARTransformer
 from .sampling import WINDOW_SIZE, SamplingConfig, draw_points

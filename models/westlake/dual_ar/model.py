@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .cache import KVCache
+from ...transformer import KVCache, LanguageModel, RMSNorm, Stack
 from .config import DualARConfig
-from .transformer import RMSNorm, Stack
 
 
-class DualARTransformer(nn.Module):
+class DualARTransformer(LanguageModel):
     """The language model (published part `DualARTransformer`).
 
     A frame is one text token and K codes. The slow stack reads frames and predicts the next text
@@ -25,9 +23,6 @@ class DualARTransformer(nn.Module):
         config: the sizes.
         semantic_id: text token id of `<|semantic|>`, the only token whose codes are read.
     """
-
-    embed_tokens: Any  # nn.Embedding, or the same of few bits
-    lm_head: Any  # nn.Linear, or the same of few bits; None: the embedding serves
 
     def __init__(self, config: DualARConfig, semantic_id: int):
         super().__init__()
@@ -53,9 +48,6 @@ class DualARTransformer(nn.Module):
         self.fast_output = nn.Linear(config.dim, config.codebook_size, bias=False)
         self.apply(self._init_weights)
         self.num_parameters = sum(weight.numel() for weight in self.parameters())
-        self.quantisation: str | None = (
-            None  # "int8" or "int4", where its layers are of so few bits
-        )
 
     def _init_weights(self, module: nn.Module) -> None:
         if isinstance(module, (nn.Linear, nn.Embedding)):
@@ -63,19 +55,10 @@ class DualARTransformer(nn.Module):
         if isinstance(module, nn.Linear) and module.bias is not None:
             nn.init.zeros_(module.bias)
 
-    @property
-    def device(self) -> torch.device:
-        return self.norm.weight.device
-
-    @property
-    def dtype(self) -> torch.dtype:
-        """Of the hidden states; quantised weights have dtypes of their own."""
-        return self.norm.weight.dtype
-
     def new_cache(self, max_len: int | None = None) -> KVCache:
         """An empty cache for one conversation, by default of the model's whole context."""
         max_len = self.config.max_seq_len if max_len is None else max_len
-        return KVCache(self.config, max_len, self.dtype, self.device)
+        return KVCache(self.config.slow, max_len, self.dtype, self.device)
 
     def embed(self, grid: Tensor) -> Tensor:
         """Text embedding plus, only beneath `<|semantic|>`, the sum of the code embeddings.

@@ -9,11 +9,12 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from ....transformer.native import MAX_HEAD
 from ..model import DualARTransformer
 from ..sampling import WINDOW_SIZE, SamplingConfig
 from .eager import EagerEngine
 from .graph import GraphEngine
-from .native import MAX_HEAD, NativeEngine
+from .native import NativeEngine
 
 GRAPHS_SWITCH = "WESTLAKE_CUDA_GRAPHS"  # an environment variable; 0 leaves them out
 TOLERANCE = 0.02  # of hidden states between two engines, relative; bfloat16 rounds by 0.004

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from ..cache import KVCache
+from ....transformer import KVCache
 from ..model import DualARTransformer
 from ..sampling import sample
 

@@ -13,9 +13,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from ..cache import KVCache
+from ....transformer import Block, KVCache, Stack
 from ..model import DualARTransformer
-from ..transformer import Block, Stack
 from .eager import SteppingEngine, draw_codes
 
 WARM_UP_RUNS = 2  # in which libraries allocate what a graph can't

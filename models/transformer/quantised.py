@@ -10,14 +10,15 @@ from __future__ import annotations
 import mmap
 from collections.abc import Mapping
 from ctypes import CDLL
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .config import DualARConfig
-from .engines.compiled import NativeLinear, native_quantise
-from .model import DualARTransformer
+from .config import StackConfig
+from .language_model import LanguageModel
+from .native import NativeLinear, native_quantise
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits, in PyTorch
@@ -27,6 +28,8 @@ CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own c
 MANY_ROWS = 16  # where PyTorch's bfloat16 product is faster than that with int8, with conversion
 LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
 HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by them
+
+Model = TypeVar("Model", bound=LanguageModel)
 
 
 class Int8Linear(nn.Module):
@@ -168,7 +171,7 @@ def quantise_weights(
     return quantised
 
 
-def with_quantised_layers(model: DualARTransformer, dtype: str) -> DualARTransformer:
+def with_quantised_layers(model: Model, dtype: str) -> Model:
     """Put empty quantised layers in the place of the plain ones.
 
     Args:
@@ -185,23 +188,23 @@ def with_quantised_layers(model: DualARTransformer, dtype: str) -> DualARTransfo
         quantised = kind(layer.in_features, layer.out_features, layer.bias is not None)
         setattr(model.get_submodule(parent), name, quantised)
     if model.lm_head is None:
-        config = model.config
-        head = Int8Linear(config.dim, config.vocab_size, has_bias=False)
+        vocab_size, dim = model.embed_tokens.weight.shape
+        head = Int8Linear(dim, vocab_size, has_bias=False)
         model.lm_head, model.embed_tokens = head, Int8Embedding(head)
     model.quantisation = dtype
     return model
 
 
-def prepare_quantised(model: DualARTransformer, library: CDLL | None) -> None:
+def prepare_quantised(model: LanguageModel, library: CDLL | None) -> None:
     """Make quantised layers, whose weights are in place, ready to compute."""
     for layer in model.modules():
         if isinstance(layer, Int8Linear):
             layer.prepare(library)
 
 
-def fits_4_bits(config: DualARConfig) -> bool:
-    """Groups of `GROUP_SIZE` fill the inputs of every layer."""
-    sizes = (config.dim, config.intermediate_size, config.intermediate_size_fast)
+def fits_4_bits(*configs: StackConfig) -> bool:
+    """Groups of `GROUP_SIZE` fill the inputs of every layer of these stacks."""
+    sizes = (size for config in configs for size in (config.dim, config.intermediate_size))
     return all(size % GROUP_SIZE == 0 for size in sizes)
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .config import DualARConfig, StackConfig
+from .config import StackConfig
 
 
 class KVCache:
@@ -16,7 +16,7 @@ class KVCache:
     each.
 
     Args:
-        config: the stack's config; of a DualARConfig, its slow stack is meant.
+        config: the stack's config.
         max_len: positions it has room for.
         dtype: of the keys and values.
         device: of the keys and values.
@@ -28,7 +28,7 @@ class KVCache:
 
     def __init__(
         self,
-        config: DualARConfig | StackConfig,
+        config: StackConfig,
         max_len: int,
         dtype: torch.dtype = torch.float32,
         device: torch.device | str = "cpu",

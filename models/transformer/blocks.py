@@ -1,4 +1,4 @@
-"""The transformer block, and the stack of blocks that both the slow and the fast part are."""
+"""The transformer block, and the stack of blocks that a language model is."""
 
 from __future__ import annotations
 
@@ -30,16 +30,14 @@ class RMSNorm(nn.Module):
         return (x.float() / rms).type_as(x) * self.weight
 
 
-def rope_table(num_positions: int, head_dim: int, base: float) -> Tensor:
-    """Cosines and sines of the rotary embedding, float32 [num_positions, head_dim / 2, 2].
-
-    They are rounded to bfloat16 whatever the model's dtype: the published weights were trained
-    with rounded ones.
-    """
+def rope_table(config: StackConfig) -> Tensor:
+    """Cosines and sines of the rotary embedding, float32 [max_seq_len, head_dim / 2, 2]."""
     # On the CPU by name, so that a model built on the meta device still has its table.
-    exponents = torch.arange(0, head_dim, 2, device="cpu").float() / head_dim
-    angles = torch.outer(torch.arange(num_positions, device="cpu").float(), 1 / base**exponents)
-    return torch.stack([angles.cos(), angles.sin()], -1).bfloat16().float()
+    exponents = torch.arange(0, config.head_dim, 2, device="cpu").float() / config.head_dim
+    positions = torch.arange(config.max_seq_len, device="cpu").float()
+    angles = torch.outer(positions, 1 / config.rope_base**exponents)
+    table = torch.stack([angles.cos(), angles.sin()], -1)
+    return table.bfloat16().float() if config.rounds_rope else table
 
 
 def rotate(x: Tensor, rope: Tensor) -> Tensor:
@@ -187,7 +185,7 @@ class Stack(nn.ModuleList):
     def __init__(self, config: StackConfig):
         super().__init__(Block(config) for _ in range(config.n_layer))
         self.config = config
-        table = rope_table(config.max_seq_len, config.head_dim, config.rope_base)
+        table = rope_table(config)
         unturned = torch.tensor([1.0, 0.0], device="cpu").expand_as(table)
         self.register_buffer("rope", torch.stack([unturned, table], dim=1), persistent=False)
         heads = [1] * (config.n_head + config.n_local_heads) + [0] * config.n_local_heads

@@ -1,0 +1,35 @@
+"""What the families' language models have in common."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from .blocks import RMSNorm, Stack
+
+
+class LanguageModel(nn.Module):
+    """An embedding, a stack of blocks, a norm and a head, which a family puts to its own use.
+
+    Fields:
+        embed_tokens: nn.Embedding, or the same of few bits.
+        lm_head: nn.Linear, or the same of few bits; None: the embedding serves.
+        quantisation: "int8" or "int4", where its layers are of so few bits.
+    """
+
+    embed_tokens: Any
+    layers: Stack
+    norm: RMSNorm
+    lm_head: Any
+    quantisation: str | None = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.norm.weight.device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of the hidden states; quantised weights have dtypes of their own."""
+        return self.norm.weight.dtype

@@ -1,0 +1,25 @@
+"""The C file: products with weights of few bits, and a decode step through a stack of them."""
+
+from .compiled import (
+    HeadStruct,
+    NativeLinear,
+    compile_library,
+    load_library,
+    native_quantise,
+    pointer_of,
+    scratch_of,
+)
+from .stack import MAX_HEAD, NativeStack, native_form
+
+__all__ = [
+    "MAX_HEAD",
+    "HeadStruct",
+    "NativeLinear",
+    "NativeStack",
+    "compile_library",
+    "load_library",
+    "native_form",
+    "native_quantise",
+    "pointer_of",
+    "scratch_of",
+]
