@@ -3,10 +3,12 @@
 A recording is made with Chromium's fake microphone and sent; the clock runs from the click on Send
 to the instant for which the page schedules the first sample. With --users, so many visitors write
 at the same time, without browsers: the clock runs from the request to the first samples. With
---turns, one visitor writes so many turns: the clock runs from each request to its reply's end.
+--turns, one visitor writes so many turns: the clock runs from each request to its reply's end;
+beside each turn, the same is asked of the model alone, so that what the page adds is seen.
 """
 
 import argparse
+import dataclasses
 import http.client
 import json
 import shutil
@@ -26,11 +28,14 @@ import soundfile
 from playwright.sync_api import Page, sync_playwright
 
 import app
+from generate import generate_long
+from models.contract import SpeechModel
 from models.load import load_model
 
 from .common import report
 
 REPLY_SECONDS = 4
+SHOWN_TURNS = (5, 100, 200)
 SPARE_SECONDS = 3.0  # between a user's turns
 TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
 CLOCK = """
@@ -160,34 +165,56 @@ def with_users(url: str, answer: int, num_users: int, num_turns: int) -> list[fl
         return list(chain.from_iterable(pool.map(write, range(num_users))))
 
 
-def over_turns(url: str, answer: int, num_turns: int) -> tuple[list[float], list[int]]:
-    """The seconds to the end, and the bytes, of each turn of one conversation."""
-    writer, times, sizes = Writer(url, answer), [], []
+@dataclasses.dataclass
+class Turns:
+    """Of each turn of one long conversation: seconds to its end, and bytes that the page sent."""
+
+    seconds: list[float] = dataclasses.field(default_factory=list)
+    seconds_alone: list[float] = dataclasses.field(default_factory=list)
+    num_bytes: list[int] = dataclasses.field(default_factory=list)
+
+
+def over_turns(model: SpeechModel, url: str, answer: int, num_turns: int) -> Turns:
+    """One conversation on the page, and beside it the same one with the model alone."""
+    writer, conversation, turns = Writer(url, answer), model.new_conversation(), Turns()
+    frames = round(REPLY_SECONDS * model.frame_rate)
     for turn in range(num_turns):
-        before = writer.num_bytes
-        times.append(writer.turn(TEXTS[turn % len(TEXTS)])[1])
-        sizes.append(writer.num_bytes - before)
-    return times, sizes
+        before, text = writer.num_bytes, TEXTS[turn % len(TEXTS)]
+        turns.seconds.append(writer.turn(text)[1])
+        turns.num_bytes.append(writer.num_bytes - before)
+        started = time.perf_counter()
+        for _ in generate_long(
+            model, text=text, conversation=conversation, max_new_tokens=frames, log_content=False
+        ):
+            pass
+        turns.seconds_alone.append(time.perf_counter() - started)
+    return turns
 
 
-def around(times: Sequence[float], number: int) -> float:
+def turn_figures(turns: Turns) -> dict[str, object]:
+    """Of the turns `SHOWN_TURNS`, and of the last one, each the median of five around it."""
+    num_turns = len(turns.seconds)
+    figures: dict[str, object] = {"turns": num_turns}
+    for name, values in vars(turns).items():
+        numbers = sorted({*(n for n in SHOWN_TURNS if n <= num_turns), num_turns})
+        figures |= {f"turn_{n}_{name}": around(values, n) for n in numbers}
+        if name != "num_bytes":
+            figures[f"last_over_turn_5_{name}"] = around(values, num_turns) / around(values, 5)
+            figures[f"worst_turn_{name}"] = max(values[5:], default=0.0)
+    return figures
+
+
+def around(values: Sequence[float], number: int) -> float:
     """The median of five turns around a turn, counted from 1."""
-    first = max(0, min(number - 3, len(times) - 5))
-    return statistics.median(times[first : first + 5])
+    first = max(0, min(number - 3, len(values) - 5))
+    return statistics.median(values[first : first + 5])
 
 
-def measure(options: argparse.Namespace, url: str, answer: int) -> dict[str, object]:
+def measure(
+    options: argparse.Namespace, model: SpeechModel, url: str, answer: int
+) -> dict[str, object]:
     if options.turns:
-        times, sizes = over_turns(url, answer, options.turns)
-        early, late = around(times, 5), around(times, options.turns)
-        return {
-            "turns": options.turns,
-            "turn_5_seconds": early,
-            "last_turn_seconds": late,
-            "last_over_turn_5": late / early,
-            "turn_5_bytes": int(around(sizes, 5)),
-            "last_turn_bytes": int(around(sizes, options.turns)),
-        }
+        return turn_figures(over_turns(model, url, answer, options.turns))
     if options.users:
         times = with_users(url, answer, options.users, options.runs)
         return {
@@ -217,7 +244,7 @@ def main() -> None:
     events = page.demo.fns.items()
     answer = next(number for number, event in events if event.name == "_answer")
     try:
-        figures = measure(options, page.launch(quiet=True), answer)
+        figures = measure(options, model, page.launch(quiet=True), answer)
     finally:
         page.close()
     report("page", figures)

@@ -127,7 +127,6 @@ def test_the_oldest_turns_make_room(model):
     limit = 192  # of 256
     for index in range(7):
         before = list(conversation.turns)
-        length = conversation.columns.shape[1]
         reply = generate_long(
             model,
             audio=clip(0.6, index),
@@ -135,14 +134,13 @@ def test_the_oldest_turns_make_room(model):
             max_new_tokens=16,
             sampling=SEEDED,
         )
-        prompt = conversation.turns[-1].columns.shape[1]
         kept = conversation.turns[:-1]
         assert conversation.columns.shape[1] <= limit
         assert all(left is right for left, right in zip(reversed(kept), reversed(before)))
         if len(kept) < len(before):
             dropped = before[: len(before) - len(kept)]
-            length -= sum(turn.columns.shape[1] for turn in dropped)
-            assert length + dropped[-1].columns.shape[1] + prompt > limit, "no more than needed"
+            assert conversation.columns.shape[1] <= limit / 2
+            assert conversation.columns.shape[1] + dropped[-1].columns.shape[1] > limit / 2
             break
         list(reply)
     else:
@@ -153,6 +151,21 @@ def test_the_oldest_turns_make_room(model):
     expected = answer(fresh, 16, audio=clip(0.6, index))
     np.testing.assert_allclose(wave, expected, atol=1e-4)
     assert torch.equal(conversation.columns, fresh.columns)
+
+
+def test_what_a_long_conversation_reads_again_is_little(model):
+    heard, passes = listening(model)
+    conversation = heard.new_conversation()
+    new, read = 0, []
+    for _ in range(30):
+        passes.clear()
+        answer(conversation, text="你好")
+        new += conversation.turns[-1].columns.shape[1]
+        read.append(sum(grid.shape[1] for grid, _ in passes))
+    usual = sorted(read)[len(read) // 2]
+    assert conversation.columns.shape[1] > 2 * usual and sum(num > usual for num in read) >= 2
+    assert sum(num > usual for num in read) <= 30 * usual / (192 / 2) + 1, "of 192 that are read"
+    assert sum(read) <= 2 * new
 
 
 def test_turns_dropped_for_one_that_is_too_long_come_back(model):

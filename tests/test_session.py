@@ -7,11 +7,13 @@ import dataclasses
 import errno
 import gc
 import random
+import sys
 import threading
 import time
 import weakref
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -428,11 +430,30 @@ def test_a_closed_session_is_freed(model: FakeModel, files: Files):
 
 
 def test_the_work_of_a_turn_does_not_grow_with_the_conversation(session: Session):
-    sizes = []
+    sizes, calls = [], []
     for _ in range(60):
-        say(session, "你好")
-        sizes.append(len(chat_value(session)))
+        with counted_calls() as counted:
+            for _ in session.answer(None, "你好"):
+                size = len(chat_value(session))
+        sizes.append(size)
+        calls.append(counted[0])
     assert max(sizes[2:]) - min(sizes[2:]) < 20
+    assert calls[-1] <= calls[5] + 20, "one call a past turn would be 55 more"
+
+
+@contextmanager
+def counted_calls() -> Iterator[list[int]]:
+    """How many functions this thread calls, and generators it resumes, in a list of one."""
+    counted = [0]
+
+    def count(_frame, event: str, _argument) -> None:
+        counted[0] += event in ("call", "c_call")
+
+    sys.setprofile(count)
+    try:
+        yield counted
+    finally:
+        sys.setprofile(None)
 
 
 class TestSessions:

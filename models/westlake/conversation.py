@@ -22,6 +22,8 @@ from .user_turn import UserTurn
 if TYPE_CHECKING:
     from .speech_model import WestlakeModel
 
+KEPT_SHARE = 0.5  # of the room for input, once it is full
+
 
 @dataclass
 class Turn:
@@ -136,7 +138,9 @@ class Conversation:
         return self.open_turn
 
     def make_room(self, num_columns: int) -> None:
-        """Drop the oldest turns until that many more columns and a reply fit.
+        """Where that many more columns and a reply do not fit, drop the oldest turns.
+
+        `KEPT_SHARE` of the room stays in use, so that few turns pay for reading the rest again.
 
         Raises:
             UserError: the turn under way alone is too long.
@@ -150,17 +154,18 @@ class Conversation:
                 seconds=f"{(lengths[-1] + num_columns) / rate:.1f}",
                 limit=f"{limit / rate:.1f}",
             )
-        excess, dropped = sum(lengths) + num_columns - limit, 0
-        while excess > 0:
-            excess -= lengths[dropped]
+        total, dropped = sum(lengths) + num_columns, 0
+        if total <= limit:
+            return
+        while total > KEPT_SHARE * limit and dropped < len(lengths) - 1:
+            total -= lengths[dropped]
             dropped += 1
-        if dropped:
-            del self.turns[:dropped]
-            self.cache.reset()
-            logger.info(
-                f"the context of {self.cache.max_len} positions is nearly full: "
-                f"dropped the {dropped} oldest turn(s), reading {len(self.turns)} again"
-            )
+        del self.turns[:dropped]
+        self.cache.reset()
+        logger.info(
+            f"the context of {self.cache.max_len} positions is nearly full: "
+            f"dropped the {dropped} oldest turn(s), reading {len(self.turns)} again"
+        )
 
     def end_turn(self, reply: Tensor) -> None:
         """Keep what was said, [1+K, n], as the reply of the turn under way."""
