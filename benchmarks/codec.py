@@ -10,7 +10,8 @@ import statistics
 import torch
 
 from generate import CHUNK_FRAMES
-from models.westlake.checkpoint import FLOATS, load_checkpoint
+from models.devices import FLOATS
+from models.westlake.checkpoint import load_checkpoint
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
 from .common import SHAPES, report, seconds_of

@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 
 from models.contract import ReplyOptions
-from models.westlake.checkpoint import DTYPES, Checkpoint, load_checkpoint
+from models.devices import DTYPES
+from models.westlake.checkpoint import Checkpoint, load_checkpoint
 from models.westlake.conversation import Turn
 from models.westlake.speech_model import WestlakeModel
 from training.dialogues import load_dialogues

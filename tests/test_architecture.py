@@ -13,13 +13,13 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"models", "strings"},
     {"models.contract", "models.errors", "models.libav_decoder", "models.sound_header"},
-    {"models.sound_file"},
+    {"models.devices", "models.sound_file", "models.stepping"},
     {"models.audio", "models.hub", "models.weights"},
     {"models.audio_output", "models.level", "models.tokenizer", "models.transformer"},
     {"models.westlake.dual_ar", "models.westlake.firefly", "models.westlake.published"},
     {"models.westlake.checkpoint_files"},
     {"models.westlake.checkpoint"},
-    {"models.westlake", "models.omni"},
+    {"models.westlake", "models.omni", "models.mini_omni"},
     {"models.load"},
     {"generate"},
     {"page"},
@@ -27,7 +27,7 @@ LAYERS = [
     {"benchmarks"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
-FAMILIES = ("models.westlake", "models.omni")
+FAMILIES = ("models.westlake", "models.omni", "models.mini_omni")
 FRONT_ENDS = {"generate", "page", "app"}
 TORCH = {"torch", "torchaudio", "torchvision"}
 

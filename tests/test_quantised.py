@@ -10,6 +10,7 @@ from libraries import INSTRUCTION_SETS, library_for
 from safetensors.torch import load_file, save_file
 from small_checkpoint import save_small
 
+from models.devices import DTYPES
 from models.errors import UserError
 from models.transformer.native.compiled import PIECE, load_library
 from models.transformer.quantised import (
@@ -21,7 +22,6 @@ from models.transformer.quantised import (
     with_quantised_layers,
 )
 from models.westlake.checkpoint import (
-    DTYPES,
     load_checkpoint,
     save_checkpoint,
     save_quantised,

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
 from ..errors import UserError, shown
 from ..tokenizer import load_tokenizer, save_tokenizer, special_words
 from ..transformer.native import compile_library, load_library
@@ -50,9 +51,6 @@ from .firefly import FireflyArchitecture, FireflyConfig
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
-FLOATS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
-QUANTISED = ("int8", "int4")
-DTYPES = (*FLOATS, *QUANTISED)
 LARGE_MODEL = 100_000_000  # weights
 
 
@@ -61,8 +59,8 @@ class Checkpoint:
     """A language model, the engine that makes its frames, its codec and its tokenizer.
 
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
-    `DTYPES`; the codec is float32, but for the vocoder, which is bfloat16 unless the model is
-    float32 or the CPU is slow at it.
+    `DTYPES` of models/devices.py; the codec is float32, but for the vocoder, which is bfloat16
+    unless the model is float32 or the CPU is slow at it.
     `emotion_ids` and `style_ids` give the token of each word in the tokenizer's `<|user:word|>`
     and `<|style:word|>`; they are empty where it has none. `fingerprint` tells the files' contents
     from others'.
@@ -119,8 +117,8 @@ def load_checkpoint(
             fit the others.
         RuntimeError: the download failed.
     """
-    torch_device = _find_device(device)
-    _check_dtype(dtype, torch_device)
+    torch_device = find_device(device)
+    check_dtype(dtype, torch_device)
     give_back_large_blocks()
     folder = find_checkpoint(os.fspath(name_or_path), revision)
     may_be_quantised = dtype not in FLOATS and torch_device.type == "cpu"
@@ -134,7 +132,7 @@ def load_checkpoint(
     library = load_library() if may_be_quantised else None
     model = _load_model(folder, config, semantic_id, dtype, torch_device, library)
     dtype = model.quantisation or str(model.dtype).removeprefix("torch.")
-    if dtype != "float32" and _multiplies_bfloat16(torch_device):
+    if dtype != "float32" and multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
     return Checkpoint(
         name=str(name_or_path),
@@ -196,14 +194,6 @@ def _declared(quantisation: str | None) -> dict[str, str]:
     return {"dtype": quantisation} if quantisation else {}
 
 
-def _find_device(name: str) -> torch.device:
-    if name not in ("cpu", "cuda", "auto"):
-        raise UserError("error_unknown_device", name=shown(name))
-    if name == "cuda" and not torch.cuda.is_available():
-        raise UserError("error_no_gpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
-
-
 def save_quantised(
     name_or_path: str | os.PathLike,
     folder: str | os.PathLike,
@@ -237,14 +227,6 @@ def save_quantised(
     for other in source.iterdir():
         if other.is_file() and not other.name.startswith(("model", "pytorch_model")):
             shutil.copyfile(other, folder / other.name)
-
-
-def _check_dtype(name: str, device: torch.device) -> None:
-    if name not in ("auto", *DTYPES):
-        allowed = ", ".join(map(repr, ("auto", *DTYPES)))
-        raise UserError("error_unknown_dtype", name=shown(name), allowed=allowed)
-    if name in QUANTISED and device.type != "cpu":
-        raise UserError("error_dtype_for_cpu", name=name)
 
 
 def _load_model(
@@ -297,10 +279,6 @@ def _fastest_dtype(model: DualARTransformer, device: torch.device, library: CDLL
     if library is None:
         return "int8" if is_large else "float32"
     return "int4" if is_large and fits_4_bits(model.config.slow, model.config.fast) else "int8"
-
-
-def _multiplies_bfloat16(device: torch.device) -> bool:
-    return device.type == "cuda" or torch.cpu._is_avx512_bf16_supported()
 
 
 def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
