@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .errors import UserError
 from .weights import refuse_lfs_pointer
 
 if TYPE_CHECKING:
@@ -17,12 +19,15 @@ TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 REQUIRED_TOKENS = ("<|semantic|>", "<|im_start|>", "<|im_end|>")
 
 
-def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
+def load_tokenizer(
+    folder: Path, vocab_size: int, required: Sequence[str] = REQUIRED_TOKENS
+) -> PreTrainedTokenizerFast:
     """Load a folder's tokenizer, without the network and without running code from the folder.
 
     Args:
         folder: with tokenizer.json, or an older vocab.json and merges.txt.
         vocab_size: number of text tokens the model has.
+        required: special tokens that it must have.
 
     Raises:
         ValueError: files that are missing or damaged, a special token that is missing, or an id
@@ -42,7 +47,7 @@ def load_tokenizer(folder: Path, vocab_size: int) -> PreTrainedTokenizerFast:
     except Exception as error:  # what the tokenizers library raises has no narrower type
         raise ValueError(f"the tokenizer in {folder} can't be read: {error}") from error
     special_ids = tokenizer.get_added_vocab()
-    missing = [token for token in REQUIRED_TOKENS if token not in special_ids]
+    missing = [token for token in required if token not in special_ids]
     if missing:
         raise ValueError(
             f"the tokenizer in {folder} has no special token {', '.join(missing)}: "
@@ -74,3 +79,48 @@ def special_words(tokenizer: PreTrainedTokenizerFast, kind: str) -> dict[str, in
     added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
     matches = ((re.fullmatch(rf"<\|{kind}:(\w+)\|>", token), id) for token, id in added)
     return {match[1]: id for match, id in matches if match}
+
+
+def text_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+    """A user's text as tokens; what looks like a control token in it is text as well.
+
+    Raises:
+        UserError: it has characters that are no Unicode.
+    """
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise UserError("error_text_not_unicode") from None
+    control = tokenizer.get_added_vocab()
+    pieces: list[str] = []
+    for part in re.split(f"({'|'.join(map(re.escape, control))})", text):
+        pieces += [part[:1], part[1:]] if part in control else [part]
+    return [id for piece in pieces if piece for id in tokenizer.encode(piece)]
+
+
+class TextDecoder:
+    """Tokens one by one -> text; the first bytes of a character wait for its last.
+
+    Args:
+        tokenizer: of the checkpoint.
+        silent: tokens that are no text.
+    """
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast, silent: Collection[int]) -> None:
+        self.tokenizer = tokenizer
+        self.silent = silent
+        self._ids: list[int] = []
+        self._length = 0
+
+    def push(self, token: int) -> str:
+        """Returns the characters that are complete now and were not before."""
+        if token in self.silent:
+            return ""
+        self._ids.append(token)
+        decoded = self.tokenizer.decode(
+            self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
+        )
+        text = str(decoded).rstrip("\ufffd")
+        new = text[self._length :]
+        self._length = max(self._length, len(text))
+        return new.replace("\ufffd", "")

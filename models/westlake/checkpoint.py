@@ -15,6 +15,7 @@ import torch
 
 from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
 from ..errors import UserError, shown
+from ..files import naming, write_json
 from ..tokenizer import load_tokenizer, save_tokenizer, special_words
 from ..transformer.native import compile_library, load_library
 from ..transformer.quantised import (
@@ -38,12 +39,10 @@ from .checkpoint_files import (
     ModelWeights,
     find_checkpoint,
     find_file,
-    naming,
     read_config,
     read_model,
     read_sampling,
     weight_files,
-    write_json,
 )
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
 from .firefly import FireflyArchitecture, FireflyConfig

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
-import json
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
+from ..files import naming, read_json
 from ..hub import find_folder
-from ..weights import read_metadata, read_weights, refuse_keys, refuse_lfs_pointer, write_whole
+from ..weights import read_metadata, read_weights, refuse_keys
 from .dual_ar import SamplingConfig
 from .published import missing_parts, rename_dual_ar, unwrapped
 
@@ -136,27 +134,6 @@ def _weight_map(index: Path) -> dict[str, str]:
     return shards
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Read a file of one JSON object.
-
-    Raises:
-        ValueError: it is missing, damaged, or something else.
-    """
-    if not path.is_file():
-        raise ValueError(f"{path.parent} has no {path.name}: fetch or copy the checkpoint again")
-    refuse_lfs_pointer(path)
-    with naming(path):
-        values = json.loads(path.read_text(encoding="utf-8"))
-    if not isinstance(values, dict):
-        raise ValueError(f"{path} must hold one JSON object, got a {type(values).__name__}")
-    return values
-
-
-def write_json(path: Path, values: Mapping[str, object]) -> None:
-    """Write one JSON object."""
-    write_whole(path, (json.dumps(values, indent=2) + "\n").encode())
-
-
 def read_config(path: Path, config_class: type[Config]) -> Config:
     """Read a config dataclass from its JSON file.
 
@@ -207,12 +184,3 @@ def read_sampling(folder: Path) -> SamplingConfig:
     values: dict[str, Any] = read_json(path)
     with naming(path):
         return SamplingConfig(**{key: values[key] for key in SAMPLING_KEYS if key in values})
-
-
-@contextmanager
-def naming(path: Path) -> Iterator[None]:
-    """Put the file's name in front of the error that its contents lead to."""
-    try:
-        yield
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
-        raise ValueError(f"{path}: {error}") from error

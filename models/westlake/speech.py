@@ -8,30 +8,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..contract import Frames
+from ..tokenizer import TextDecoder
 from .checkpoint import Checkpoint
-
-
-class TextDecoder:
-    """Tokens one by one -> text; the first bytes of a character wait for its last."""
-
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        self.tokenizer = checkpoint.tokenizer
-        self.silent = {checkpoint.semantic_id, checkpoint.end_id}
-        self._ids: list[int] = []
-        self._length = 0
-
-    def push(self, token: int) -> str:
-        """Returns the characters that are complete now and were not before."""
-        if token in self.silent:
-            return ""
-        self._ids.append(token)
-        decoded = self.tokenizer.decode(
-            self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        text = str(decoded).rstrip("\ufffd")
-        new = text[self._length :]
-        self._length = max(self._length, len(text))
-        return new.replace("\ufffd", "")
 
 
 class Transcript:
@@ -46,7 +24,9 @@ class Transcript:
         self.text = ""
         self.emotion: str | None = None
         self.style: str | None = None
-        self._decoder = TextDecoder(checkpoint)
+        self._decoder = TextDecoder(
+            checkpoint.tokenizer, {checkpoint.semantic_id, checkpoint.end_id}
+        )
         self._emotions = {id: name for name, id in checkpoint.emotion_ids.items()}
         self._styles = {id: name for name, id in checkpoint.style_ids.items()}
 

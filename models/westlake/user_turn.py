@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from typing import TYPE_CHECKING
 
 import torch
@@ -11,6 +10,7 @@ from torch import Tensor
 from ..audio import StreamResampler
 from ..contract import Frames
 from ..errors import UserError
+from ..tokenizer import text_tokens
 from .dual_ar.prompt import TurnStream
 from .speech import shown_frames
 
@@ -43,12 +43,12 @@ class UserTurn:
         self.conversation = conversation
         self.text = (text or "").strip()
         self.num_samples = 0  # heard and encoded, at the codec's rate
-        text_tokens = _text_tokens(model, self.text)
+        tokens = _text_tokens(model, self.text)
         self._resampler = StreamResampler(
             sample_rate or codec.config.sample_rate, codec.config.sample_rate
         )
         self._codec_state = codec.new_state()
-        self._stream = TurnStream(model.prompt_tokens, text_tokens, codec.config.num_codebooks)
+        self._stream = TurnStream(model.prompt_tokens, tokens, codec.config.num_codebooks)
         self.turn = conversation.open()
         self._append(self._stream.start())
 
@@ -134,13 +134,4 @@ def _text_tokens(model: WestlakeModel, text: str) -> list[int]:
         raise UserError(
             "error_text_too_long", characters=len(text), limit=model.max_input_characters
         )
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        raise UserError("error_text_not_unicode") from None
-    tokenizer = model.checkpoint.tokenizer
-    control = tokenizer.get_added_vocab()
-    pieces: list[str] = []
-    for part in re.split(f"({'|'.join(map(re.escape, control))})", text):
-        pieces += [part[:1], part[1:]] if part in control else [part]
-    return [id for piece in pieces if piece for id in tokenizer.encode(piece)]
+    return text_tokens(model.checkpoint.tokenizer, text)
