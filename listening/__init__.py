@@ -1,0 +1,1 @@
+"""Listening tests: sounds under conditions, rated blind, and what the ratings say."""

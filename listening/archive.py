@@ -1,0 +1,82 @@
+"""Zip files of strangers: what is too much, or has a name that leads elsewhere, is not read."""
+
+from __future__ import annotations
+
+import lzma
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from models.errors import UserError, shown
+
+MAX_ENTRIES = 2000
+DAMAGED = (zipfile.BadZipFile, zlib.error, lzma.LZMAError)  # NotImplementedError is a RuntimeError
+
+
+class Archive:
+    """A zip file's entries, whose sum is bounded.
+
+    Args:
+        file: open.
+        max_bytes: of all entries together, unpacked.
+    """
+
+    def __init__(self, file: zipfile.ZipFile, max_bytes: int) -> None:
+        self._file, self._left = file, max_bytes
+        entries = [entry for entry in file.infolist() if not entry.is_dir()]
+        if len(entries) > MAX_ENTRIES:
+            raise UserError("error_archive_entries", count=len(entries), limit=MAX_ENTRIES)
+        size = sum(entry.file_size for entry in entries)
+        if size > max_bytes:
+            raise UserError("error_archive_large", size=size, limit=max_bytes)
+        for entry in entries:
+            _check_name(entry.filename)
+        self.names = [entry.filename for entry in entries]
+
+    def read(self, name: str, limit: int | None = None) -> bytes:
+        """An entry's content; no more than it promised, whatever it holds.
+
+        Args:
+            limit: bytes that are allowed of it alone.
+
+        Raises:
+            UserError: there is no such entry, or it is damaged.
+        """
+        try:
+            entry = self._file.getinfo(name)
+            if limit is not None and entry.file_size > limit:
+                raise UserError("error_archive_large", size=entry.file_size, limit=limit)
+            with self._file.open(entry) as stream:
+                data = stream.read(min(entry.file_size, self._left) + 1)
+        except UserError:
+            raise
+        except (KeyError, OSError, RuntimeError, EOFError, ValueError, *DAMAGED) as error:
+            raise UserError("error_archive_entry", name=shown(name)) from error
+        if len(data) != entry.file_size:
+            raise UserError("error_archive_entry", name=shown(name))
+        self._left -= len(data)
+        return data
+
+
+@contextmanager
+def open_archive(path: Path, max_bytes: int) -> Iterator[Archive]:
+    """Open a zip file.
+
+    Raises:
+        UserError: it is none, it would unpack to too much, or an entry's name leads elsewhere.
+    """
+    try:
+        file = zipfile.ZipFile(path)
+    except (OSError, zipfile.BadZipFile, ValueError, NotImplementedError) as error:
+        raise UserError("error_archive_kind") from error
+    with file:
+        yield Archive(file, max_bytes)
+
+
+def _check_name(name: str) -> None:
+    parts = name.split("/")
+    is_foreign = "\\" in name or ":" in name or "\0" in name or not name.isprintable()
+    if is_foreign or any(part in ("", ".", "..") for part in parts):
+        raise UserError("error_archive_name", name=shown(name))
