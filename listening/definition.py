@@ -98,10 +98,12 @@ class ListeningTest:
                 raise UserError("error_test_words", limit=MAX_WORDS)
         if self.kind == "mushra" and self.reference not in self.conditions:
             raise UserError("error_test_reference")
-        is_enough = self.stimuli if self.kind in ("mos", "emotion") else self.pairs
+        num_asked = len(self.stimuli)
+        if self.kind in ("ab", "abx"):
+            num_asked = len(self.pairs)
         if self.kind == "mushra":
-            is_enough = self.complete_prompts
-        if not is_enough:
+            num_asked = len(self.complete_prompts)
+        if not num_asked:
             raise UserError("error_test_too_few")
 
     @property

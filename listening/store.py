@@ -180,7 +180,7 @@ class Store:
                 (code, digest),
             ).fetchone()
         if row is None:
-            raise UserError("error_no_test", code=shown(code))
+            raise UserError("error_no_test", name=shown(code))
         return row[0]
 
     def remove(self, key: str) -> None:
@@ -274,7 +274,7 @@ def _test(file: sqlite3.Connection, code: object) -> tuple[int, ListeningTest]:
     query = "SELECT id, definition FROM tests WHERE code = ?"
     row = file.execute(query, (code,)).fetchone() if isinstance(code, str) else None
     if row is None:
-        raise UserError("error_no_test", code=shown(code))
+        raise UserError("error_no_test", name=shown(code))
     return row[0], test_of_json(row[1])
 
 

@@ -28,13 +28,14 @@ LAYERS = [
     {"models.westlake", "models.omni", "models.mini_omni"},
     {"models.load"},
     {"generate"},
+    {"listening"},
     {"page"},
     {"app", "training"},
     {"benchmarks"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 FAMILIES = ("models.westlake", "models.omni", "models.mini_omni")
-FRONT_ENDS = {"generate", "page", "app"}
+FRONT_ENDS = {"generate", "listening", "page", "app"}
 TORCH = {"torch", "torchaudio", "torchvision"}
 
 
@@ -48,7 +49,7 @@ def part_of(module: str) -> str | None:
 def project_files(root: Path) -> Iterator[tuple[Path, str]]:
     """Every source file outside tests/ and its dotted module name."""
     paths = list(root.glob("*.py"))
-    for package in ("strings", "models", "page", "training", "benchmarks"):
+    for package in ("strings", "models", "listening", "page", "training", "benchmarks"):
         paths += (root / package).rglob("*.py")
     for path in sorted(paths):
         yield path, ".".join(path.relative_to(root).with_suffix("").parts)
@@ -131,6 +132,10 @@ def test_the_project_is_read():
         ("training/run.py", "from page import texts"),
         ("page/session.py", "import torch"),
         ("page/session.py", "import app"),
+        ("listening/making.py", "import torch"),
+        ("listening/store.py", "from page.limits import Limits"),
+        ("listening/making.py", "import gradio"),
+        ("generate.py", "from listening.store import Store"),
         ("app.py", "import torch"),
         ("app.py", "import training.data"),
         ("app.py", "from torch import nn"),
@@ -150,6 +155,8 @@ def test_a_wrong_import_is_found(tmp_path: Path, file: str, line: str):
         ("app.py", "import gradio as gr\nfrom generate import generate_long"),
         ("app.py", "from page.session import Session"),
         ("page/session.py", "from generate import generate_long"),
+        ("page/rating.py", "from listening.store import Store"),
+        ("listening/making.py", "from generate import generate_long"),
         ("page/talk.py", "import gradio as gr\nfrom models.load import load_model"),
         ("generate.py", "from models import audio\nfrom models.load import load_model"),
         ("models/westlake/speech_model.py", "from ..errors import UserError\nfrom . import reply"),

@@ -12,8 +12,9 @@ from strings import STRINGS
 from training.dialogues import EMOTIONS, STYLES
 
 ROOT = Path(__file__).parent.parent
+FOLDERS = ("models", "listening", "page")
 SOURCES = [ROOT / "app.py", ROOT / "generate.py"]
-SOURCES += [path for folder in ("models", "page") for path in (ROOT / folder).rglob("*.[pj][ys]")]
+SOURCES += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[pj][ys]")]
 SETTINGS = [field.name for field in WestlakeModel.sampling_fields] + ["seed"]
 # Keys that the code puts together, or that a checkpoint's tokenizer names.
 COMPOSED = {
