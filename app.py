@@ -7,8 +7,9 @@ import logging
 import os
 import signal
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
+from pathlib import Path
 from threading import Event
 from typing import Any
 
@@ -23,13 +24,15 @@ from starlette.middleware import Middleware  # noqa: E402
 
 from models.contract import SpeechModel  # noqa: E402
 from models.load import load_model  # noqa: E402
-from page import server, words  # noqa: E402
+from page import metrics, server, words  # noqa: E402
 from page.api import Api  # noqa: E402
 from page.calls import MODEL, Calls  # noqa: E402
+from page.entrance import Entrance  # noqa: E402
 from page.files import Files  # noqa: E402
 from page.gate import Gate  # noqa: E402
 from page.limiter import Readers  # noqa: E402
 from page.limits import Limits  # noqa: E402
+from page.login import read_users  # noqa: E402
 from page.options import parse_arguments, read_limits  # noqa: E402
 from page.private import PrivateFolder  # noqa: E402
 from page.sessions import Sessions  # noqa: E402
@@ -54,10 +57,18 @@ class Page:
 
     Args:
         log_content: the log may hold what is said.
+        users: names and passwords of those who may come in; empty for everybody.
+        public_metrics: see `Entrance`.
     """
 
     def __init__(
-        self, model: SpeechModel, limits: Limits | None = None, *, log_content: bool = False
+        self,
+        model: SpeechModel,
+        limits: Limits | None = None,
+        *,
+        log_content: bool = False,
+        users: Mapping[str, str] | None = None,
+        public_metrics: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self._folder = PrivateFolder()
@@ -80,6 +91,9 @@ class Page:
             function.queue = True  # the gate lets nothing past the queue, Gradio's own neither
         self.demo.queue(default_concurrency_limit=self.limits.max_replies, api_open=False)
         self.calls = Calls(self.demo, self.limits, self.files, self.readers, self.sessions.connect)
+        self._entrance = {"users": users or {}, "public_metrics": public_metrics}
+        metrics.QUEUE.set_function(lambda: self.calls.num_waiting)
+        metrics.SESSIONS.set_function(lambda: len(self.sessions))
 
     def launch(
         self, is_host: Callable[[str], bool] = server.LOOPBACK.__contains__, **options: Any
@@ -92,12 +106,13 @@ class Page:
         Returns:
             Its address on this machine.
         """
+        entrance = Middleware(Entrance, limits=self.limits, health=self.health, **self._entrance)
         gate = Middleware(
             Gate, limits=self.limits, files=self.files, calls=self.calls, is_host=is_host
         )
         return self.demo.launch(
             prevent_thread_lock=True,
-            app_kwargs={"middleware": [gate]},
+            app_kwargs={"middleware": [entrance, gate]},
             theme=THEME,
             css=words.asset("page.css"),
             head=words.head(),
@@ -112,6 +127,17 @@ class Page:
             ssr_mode=False,
             **options,
         )[1]
+
+    def health(self) -> dict[str, Any]:
+        """What `/healthz` tells."""
+        model = self.sessions.model
+        return {
+            "ready": True,
+            "model": Path(model.name).name,
+            "device": model.device,
+            "dtype": model.dtype,
+            "queue_length": self.calls.num_waiting,
+        }
 
     def close(self) -> None:
         """Stop serving, and remove every file that visitors brought or got."""
@@ -130,11 +156,18 @@ def serve(options: argparse.Namespace) -> None:
     limits = read_limits(options)
     server.check_place(options)
     server.bypass_proxy(options.host)
+    users = read_users(options.auth)
     model = load_model(options.checkpoint, options.device, options.dtype, options.revision)
     model.warm_up()
     log_content = options.log_content or not server.is_public(options)
     with ExitStack() as stack:
-        page = Page(model, limits, log_content=log_content)
+        page = Page(
+            model,
+            limits,
+            log_content=log_content,
+            users=users,
+            public_metrics=options.public_metrics,
+        )
         stack.callback(page.close)
         try:
             page.launch(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from models.errors import UserError
 from .calls import visitor_of
 from .checks import check_text, num_frames
 from .limiter import READER_SECONDS, Readers
+from .metrics import measured
 from .session import read_speech
 from .sessions import Sessions
 from .told import api_error, told
@@ -54,9 +56,10 @@ class Api:
             raise UserError("error_nothing_given")
         if not self.readers.is_read(request.session_hash or ""):
             raise UserError("error_not_read", seconds=READER_SECONDS)
+        since = time.monotonic()
         with self.sessions.limiter.reply():
             clip = read_speech(path, limits) if audio is not None else None
-            chunks = generate_long(
+            reply = generate_long(
                 model,
                 audio=clip,
                 text=text or None,
@@ -66,7 +69,7 @@ class Api:
             )
             turn = ShownTurn(text, None, model.sample_rate)
             wav = files.new_folder() / "reply.wav"
-            for chunk in chunks:
+            for chunk in measured(reply, since):
                 turn.add(chunk)
                 sound = None
                 if turn.has_sound:

@@ -83,12 +83,12 @@ class Gate:
         except RefusedError as refused:
             if refused.status == 413:
                 await self._drain(receive)
-            await _refusal(refused, scope)(scope, receive, send)
+            await refusal(refused, scope)(scope, receive, send)
         finally:
             self._num_open -= 1
 
     async def _pass(self, scope, receive, send) -> None:
-        headers, path = Headers(scope=scope), _path(scope)
+        headers, path = Headers(scope=scope), path_of(scope)
         if not self._is_ours(headers.get("host", "")):
             raise RefusedError(421, "error_host")
         if scope["method"] == "POST" and self._is_cross_site(headers):
@@ -130,7 +130,7 @@ class Gate:
 
     def _visitor(self, scope, headers: Headers, path: str, send):
         """The visitor's short name, and `send`, which may give a cookie."""
-        key = headers.get(VISITOR) or _cookie(headers.get("cookie", ""))
+        key = headers.get(VISITOR) or cookie_of(headers.get("cookie", ""))
         if not key and path.rstrip("/") == "/config":
             key = secrets.token_urlsafe(24)
             send = _with_cookie(send, key)
@@ -228,7 +228,7 @@ class Gate:
         return JSONResponse([str(path)])
 
 
-def _path(scope) -> str:
+def path_of(scope) -> str:
     """The path below the root at which a proxy serves the page."""
     root = scope.get("root_path", "").rstrip("/")
     path = scope["path"]
@@ -248,7 +248,7 @@ def _with_json(scope, raw: bytes) -> dict:
     return {**scope, "headers": headers}
 
 
-def _cookie(header: str) -> str | None:
+def cookie_of(header: str) -> str | None:
     try:
         cookie = SimpleCookie(header).get(COOKIE)
     except CookieError:
@@ -330,10 +330,10 @@ def _once(body: bytes, receive):
     return receive_once
 
 
-def _refusal(refused: RefusedError, scope) -> Response:
+def refusal(refused: RefusedError, scope) -> Response:
     wanted = Headers(scope=scope).get("accept-language", "").lower()
     language = "zh" if wanted.startswith("zh") else "en"
     message = say(refused.code, language, **refused.values)
-    if _path(scope) == f"{API}/upload":  # whose client shows the body as it is
+    if path_of(scope) == f"{API}/upload":  # whose client shows the body as it is
         return PlainTextResponse(message, refused.status, {"connection": "close"})
     return JSONResponse({"detail": message}, refused.status, {"connection": "close"})

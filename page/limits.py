@@ -26,6 +26,8 @@ class Limits:
     max_upload_bytes: int = _limit(50 * MIB, "bytes of an uploaded file")
     max_request_bytes: int = _limit(256 * 1024, "bytes of any other request")
     receive_seconds: float = _limit(120.0, "seconds in which a request must have arrived")
+    user_requests: int = _limit(600, "calls and uploads of one user in a minute")
+    address_requests: int = _limit(6000, "the same, of all users at one address")
     max_connections: int = _limit(512, "requests and event streams open at the same time")
     reply_seconds: float = _limit(30.0, "longest reply in seconds, until the user sets another")
     max_reply_seconds: float = _limit(90.0, "longest reply in seconds that can be set")

@@ -37,6 +37,16 @@ def new_parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--ssl-certfile", metavar="FILE", help="serve https with this certificate")
     parser.add_argument("--ssl-keyfile", metavar="FILE", help="and its key")
+    parser.add_argument(
+        "--auth",
+        metavar="USERS",
+        help="who may come in: a file of name:password lines, or such pairs with commas between",
+    )
+    parser.add_argument(
+        "--public-metrics",
+        action="store_true",
+        help="/metrics answers all who may come in, not only this machine",
+    )
     parser.add_argument("--share", action="store_true", help="a public link, through Gradio")
     parser.add_argument(
         "--log-content",

@@ -18,6 +18,7 @@ from .files import Files
 from .limiter import Limiter
 from .limits import Limits
 from .listener import Floor, Listener
+from .metrics import measured
 from .turn import ShownTurn
 
 CLOSE_SECONDS = 2.0  # the longest wait for a turn that was told to end
@@ -248,10 +249,10 @@ class Session:
         **options,
     ) -> Generator[ShownTurn]:
         """Has the floor when it begins, and gives it when it ends."""
-        turn = None
+        turn, since = None, time.monotonic()
         try:
             with self.limiter.reply():
-                chunks = generate_long(
+                reply = generate_long(
                     self.model,
                     audio=source,
                     text=text or None,
@@ -260,6 +261,7 @@ class Session:
                     log_content=self.log_content,
                     **options,
                 )
+                chunks = measured(reply, since)
                 turn = ShownTurn(text, audio, self.model.sample_rate, _seconds(source))
                 self.turns.append(turn)
                 if audio:

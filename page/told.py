@@ -11,11 +11,13 @@ from loguru import logger
 from models.errors import UserError
 from strings import say
 
+from .metrics import count_error
 from .words import both, fault
 
 
 def page_error(error: Exception) -> gr.Error:
     """An error of the page, in the browser's language; the message is HTML."""
+    count_error(error)
     if isinstance(error, UserError):
         return gr.Error(fault(error), print_exception=False)
     _log(error)
@@ -24,6 +26,7 @@ def page_error(error: Exception) -> gr.Error:
 
 def api_error(error: Exception) -> gr.Error:
     """An error of the API, in English."""
+    count_error(error)
     if isinstance(error, UserError):
         return gr.Error(str(error), print_exception=False)
     _log(error)
