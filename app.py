@@ -91,7 +91,7 @@ class Page:
             function.queue = True  # the gate lets nothing past the queue, Gradio's own neither
         self.demo.queue(default_concurrency_limit=self.limits.max_replies, api_open=False)
         self.calls = Calls(self.demo, self.limits, self.files, self.readers, self.sessions.connect)
-        self._entrance = {"users": users or {}, "public_metrics": public_metrics}
+        self._entrance: dict[str, Any] = {"users": users, "public_metrics": public_metrics}
         metrics.QUEUE.set_function(lambda: self.calls.num_waiting)
         metrics.SESSIONS.set_function(lambda: len(self.sessions))
 

@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import os
 import time
 from collections.abc import Generator, Iterator
-from pathlib import Path
 
 import gradio as gr
 
@@ -21,7 +19,7 @@ from .sessions import Sessions
 from .told import api_error, told
 from .turn import ShownTurn
 
-CHUNK_FRAMES = 32  # each chunk comes as a file with all speech so far
+CHUNK_FRAMES = 1024  # at most; chunks double until then
 
 
 class Api:
@@ -67,20 +65,23 @@ class Api:
                 chunk_frames=CHUNK_FRAMES,
                 log_content=self.sessions.log_content,
             )
-            turn = ShownTurn(text, None, model.sample_rate)
-            wav = files.new_folder() / "reply.wav"
+            turn, num_written = ShownTurn(text, None, model.sample_rate), 0
             for chunk in measured(reply, since):
                 turn.add(chunk)
-                sound = None
-                if turn.has_sound:
-                    _replace(turn, wav)
-                    files.add(wav, visitor)
-                    sound = gr.FileData(path=str(wav)).model_dump()
-                yield turn.reply, sound
+                if chunk.total_frames >= 2 * num_written:
+                    num_written = chunk.total_frames
+                    yield turn.reply, self._write(turn, visitor)
+            if turn.last and turn.last.total_frames > num_written:
+                yield turn.reply, self._write(turn, visitor)
 
+    def _write(self, turn: ShownTurn, visitor: str) -> dict | None:
+        """The speech so far as a file of its own, since a client may still read the one before.
 
-def _replace(turn: ShownTurn, wav: Path) -> None:
-    """Write the speech so far; who reads the file meanwhile has the one before."""
-    growing = wav.with_suffix(".part")
-    turn.write(growing)
-    os.replace(growing, wav)
+        One is written when the speech has doubled, so that all take twice the reply's size.
+        """
+        if not turn.has_sound:
+            return None
+        wav = self.sessions.files.new_folder() / "reply.wav"
+        turn.write(wav)
+        self.sessions.files.add(wav, visitor)
+        return gr.FileData(path=str(wav)).model_dump()

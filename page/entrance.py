@@ -33,7 +33,7 @@ class Entrance:
 
     Args:
         app: the gate.
-        users: names and passwords; empty lets everybody in.
+        users: names and passwords; None or empty lets everybody in.
         health: what `/healthz` tells; the page is "ready" or not.
         public_metrics: `/metrics` answers everybody who may come in.
     """
@@ -43,12 +43,12 @@ class Entrance:
         app,
         *,
         limits: Limits,
-        users: Mapping[str, str],
+        users: Mapping[str, str] | None,
         health: Callable[[], dict[str, Any]],
         public_metrics: bool,
     ) -> None:
         self.app = app
-        self.users, self.health, self.public_metrics = users, health, public_metrics
+        self.users, self.health, self.public_metrics = users or {}, health, public_metrics
         self._of_user = Rate(limits.user_requests)
         self._of_address = Rate(limits.address_requests)
         self._tries = Rate(LOGIN_TRIES)
