@@ -21,7 +21,14 @@ from tqdm import tqdm
 
 from models.audio import MAX_FILE_BYTES, AudioClip, check_max_seconds, load_audio
 from models.audio_output import check_output, open_output
-from models.contract import Conversation, ReplyChunk, ReplyOptions, SpeechModel, UserTurn
+from models.contract import (
+    Conversation,
+    ReplyChunk,
+    ReplyOptions,
+    SpeechModel,
+    SystemPrompts,
+    UserTurn,
+)
 from models.errors import UserError, shown
 from models.level import level_speech
 from models.load import load_model
@@ -204,11 +211,22 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
         help="a sound file, or - for one on stdin; repeat for more turns",
     )
     parser.add_argument("--user-text", action="append", default=[], help="repeat for more turns")
+    parser.add_argument("--user-image", action="append", default=[], help="likewise, a picture")
+    parser.add_argument("--user-video", action="append", default=[], help="likewise, a video")
     parser.add_argument("--output", default="reply.wav", help="a wav file, or - for PCM on stdout")
     parser.add_argument("--stream", action="store_true", help="write the wav while it grows")
     add_model_arguments(parser)
     parser.add_argument("--style", help="the reply's style; the model chooses if not given")
     parser.add_argument("--voice", help="of the model's voices, where it has some")
+    parser.add_argument("--system", help="how the model shall be, where it can be told")
+    parser.add_argument(
+        "--text-only", action="store_true", help="answer without speech, where the model can"
+    )
+    parser.add_argument(
+        "--euler-evaluations",
+        type=int,
+        help="make speech by so many evaluations of Euler's method: fewer are faster and coarser",
+    )
     parser.add_argument("--seed", type=int, help="the same seed gives the same reply")
     parser.add_argument("--top-p", type=float)
     parser.add_argument("--temperature", type=float)
@@ -228,7 +246,8 @@ def run(options: argparse.Namespace) -> None:
     if options.max_new_tokens is not None:
         _count("max_new_tokens", options.max_new_tokens)
     recordings = [_recording(path, options.max_seconds) for path in options.user_audio]
-    turns = list(zip_longest(recordings, options.user_text))
+    given = (recordings, options.user_text, options.user_image, options.user_video)
+    turns = list(zip_longest(*given))
     if not turns:
         raise UserError("error_nothing_given")
     try:
@@ -236,13 +255,17 @@ def run(options: argparse.Namespace) -> None:
     except RuntimeError as error:  # the download failed
         raise ValueError(error) from error
     sampling = _sampling(model, options)
-    conversation = model.new_conversation()
+    conversation = _conversation(model, options.system)
 
-    def answer(audio: AudioClip | None, text: str | None) -> Generator[ReplyChunk, None, None]:
+    def answer(
+        audio: AudioClip | None, text: str | None, image: str | None, video: str | None
+    ) -> Generator[ReplyChunk, None, None]:
         return generate_long(
             model,
             audio=audio,
             text=text,
+            image=image,
+            video=video,
             voice=options.voice,
             conversation=conversation,
             sampling=sampling,
@@ -260,13 +283,28 @@ def run(options: argparse.Namespace) -> None:
                     write(chunk.new_audio)
 
 
+def _conversation(model: SpeechModel, system: str | None) -> Conversation:
+    if system is None:
+        return model.new_conversation()
+    if not isinstance(model, SystemPrompts):
+        raise UserError("error_no_systems")
+    return model.new_conversation_with(system)
+
+
 def _sampling(model: SpeechModel, options: argparse.Namespace) -> Any:
     """The model's own settings, changed as the options say."""
     names = ("temperature", "top_p", "repetition_penalty", "seed")
     given = {name: value for name in names if (value := getattr(options, name)) is not None}
+    if options.text_only:
+        given["speaks"] = False
+    if options.euler_evaluations is not None:
+        given["flow"] = _count("euler_evaluations", options.euler_evaluations)
     for name in given:
         if not hasattr(model.sampling, name):
             raise UserError("error_no_setting", name=name)
+    if "flow" in given:
+        steps = {"solver": "euler", "num_steps": given["flow"] + 1}
+        given["flow"] = dataclasses.replace(model.sampling.flow, **steps)
     return dataclasses.replace(model.sampling, **given)
 
 

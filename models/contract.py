@@ -156,6 +156,14 @@ class SpeechCodec(Protocol):
         """Turn codes [K, T] into a sound [n] float32 in -1..1, at the model's `sample_rate`."""
 
 
+@runtime_checkable
+class SystemPrompts(Protocol):
+    """What a `SpeechModel` may offer besides: it can be told how it shall be."""
+
+    def new_conversation_with(self, system: str) -> Conversation:
+        """A new conversation, with a system prompt beside the model's own."""
+
+
 class Conversation(Protocol):
     """What was said so far: one user's; the model keeps nothing of it."""
 

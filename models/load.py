@@ -12,6 +12,7 @@ from .hub import find_folder
 
 # Published config.json files of Westlake-Omni name no model type, or that of their architecture.
 WESTLAKE_TYPES = (None, "westlake", "dual_ar")
+OMNI_TYPE = "qwen2_5_omni"
 
 
 def load_model(
@@ -40,7 +41,11 @@ def load_model(
         from .westlake.speech_model import load_westlake  # here: each family has its own libraries
 
         return load_westlake(name_or_path, device, dtype, revision)
-    allowed = ", ".join(name for name in WESTLAKE_TYPES if name)
+    if model_type == OMNI_TYPE:
+        from .omni.speech_model import load_omni
+
+        return load_omni(name_or_path, device, dtype, revision)
+    allowed = ", ".join([*filter(None, WESTLAKE_TYPES), OMNI_TYPE])
     raise UserError("error_unknown_family", name=shown(model_type), allowed=allowed)
 
 

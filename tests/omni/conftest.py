@@ -1,0 +1,29 @@
+"""A small Qwen2.5-Omni: as ours, and as transformers' own for comparison."""
+
+from pathlib import Path
+
+import pytest
+from omni_reference import repair
+from omni_small import small_model, write_folder
+
+from models.omni.folder import quiet
+from models.omni.speech_model import OmniModel, load_omni
+
+
+@pytest.fixture(scope="session")
+def published():
+    """The model as transformers has it; read only."""
+    return repair(small_model())
+
+
+@pytest.fixture(scope="session")
+def folder(published, tmp_path_factory) -> Path:
+    with quiet():
+        path = write_folder(tmp_path_factory.mktemp("omni"), published)
+        published.load_speakers(path / "spk_dict.pt")
+    return path
+
+
+@pytest.fixture(scope="session")
+def omni(folder) -> OmniModel:
+    return load_omni(folder, "cpu", "auto", None)
