@@ -15,11 +15,12 @@ from torch import Tensor, nn
 from transformers import PreTrainedModel, Qwen2_5OmniForConditionalGeneration
 from transformers.initialization import no_init_weights
 
-from ..devices import FLOATS, find_device, multiplies_bfloat16
-from ..errors import UserError, shown
+from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
 from ..files import naming
 from ..hub import find_folder
 from ..tokenizer import load_tokenizer
+from ..transformer.native import load_library
+from ..transformer.quantised import quantise_layers
 from ..weights import fingerprint
 from .cache import KVCache
 from .folder import FETCHED, WeightFiles, quiet, read_config, read_voices
@@ -36,6 +37,7 @@ MARKS = {  # special tokens, and what config.json calls them
     "<|vision_bos|>": "vision_start_token_id",
     "<|vision_eos|>": "vision_end_token_id",
 }
+LARGE_MODEL = 1_000_000_000  # weights: reading them is what a CPU does most of the time
 TURN_MARKS = ("<|im_start|>", "<|im_end|>")
 
 
@@ -43,14 +45,14 @@ class Checkpoint:
     """A folder's config, tokenizer and voices, and its parts.
 
     A part is loaded when it is first asked for, so a use of text alone never holds the parts
-    that speak. Its modules are in eval mode and ask for no gradients. The language models and
-    the towers are of `dtype`; token2wav is float32.
+    that speak. Its modules are in eval mode and ask for no gradients. The language models are of
+    `dtype`, the towers too, or bfloat16 where it has few bits; token2wav is float32.
 
     Args:
         name: as it was asked for.
         folder: in the published layout.
         device: of all parts.
-        dtype: "float32", "bfloat16", or "auto" for what is fastest.
+        dtype: one of `devices.DTYPES`, or "auto" for what is fastest.
 
     Raises:
         ValueError: a file that is missing, damaged, or does not fit the others.
@@ -65,8 +67,8 @@ class Checkpoint:
         expected = self._model.state_dict()
         tables = {key for key, _ in self._model.named_buffers()} - expected.keys()
         self.files.check(expected, tables)
-        self.dtype = self._fastest_dtype() if dtype == "auto" else dtype
         self.num_parameters = sum(x.numel() for x in self._model.parameters())
+        self.dtype = self._fastest_dtype() if dtype == "auto" else dtype
         self.tokenizer = _read_tokenizer(folder, self.thinker_config)
         self.voices: dict[str, dict[str, Any]] = {}
         if self.speaks:
@@ -75,6 +77,7 @@ class Checkpoint:
             self._check_voices()
         self.fingerprint = fingerprint(self.files.files)
         self._lock = RLock()
+        self._loaded: dict[str, Any] = {}
 
     @property
     def thinker_config(self):
@@ -92,11 +95,11 @@ class Checkpoint:
 
     @cached_property
     def language_model(self) -> PreTrainedModel:
-        return self._load("thinker.model", self._model.thinker.model)
+        return self._load("thinker.model", self._model.thinker.model, few_bits=self.dtype)
 
     @cached_property
     def lm_head(self) -> nn.Module:
-        return self._load("thinker.lm_head", self._model.thinker.lm_head)
+        return self._load("thinker.lm_head", self._model.thinker.lm_head, few_bits="int8")
 
     @cached_property
     def audio_tower(self) -> PreTrainedModel:
@@ -108,7 +111,7 @@ class Checkpoint:
 
     @cached_property
     def talker(self) -> transformers.Qwen2_5OmniTalkerForConditionalGeneration:
-        return self._load("talker", self._model.talker)
+        return self._load("talker", self._model.talker, few_bits=self.dtype)
 
     @cached_property
     def token2wav(self) -> transformers.Qwen2_5OmniToken2WavModel:
@@ -124,18 +127,31 @@ class Checkpoint:
         num_layers = self.thinker_config.text_config.num_hidden_layers
         return KVCache(num_layers), KVCache(self.config.talker_config.num_hidden_layers)
 
-    def _load(self, prefix: str, module, dtype: torch.dtype | None = None):
+    def _load(
+        self, prefix: str, module: Any, dtype: torch.dtype | None = None, few_bits: str = ""
+    ) -> Any:
+        """A part of the model; its linear layers of `few_bits` where the model is of few bits."""
         with self._lock:
-            if any(tensor.is_meta for tensor in module.parameters()):
-                self.files.load(f"{prefix}.", module, dtype or FLOATS[self.dtype])
-                _compute_tables(module)
+            if prefix not in self._loaded:
+                self.files.load(f"{prefix}.", module, dtype or self._float_dtype)
+                compute_tables(module)
                 module.to(self.device).eval().requires_grad_(False)
-        return module
+                if self.dtype in QUANTISED and few_bits:
+                    module = quantise_layers(module, few_bits, load_library())
+                self._loaded[prefix] = module
+            return self._loaded[prefix]
+
+    @property
+    def _float_dtype(self) -> torch.dtype:
+        return FLOATS.get(self.dtype, torch.bfloat16)
 
     def _fastest_dtype(self) -> str:
+        if self.device.type == "cuda":
+            return "bfloat16"
+        if self.num_parameters >= LARGE_MODEL and load_library() is not None:
+            return "int8"
         is_stored = self.files.stored.get("thinker.lm_head.weight") == "BF16"
-        is_faster = multiplies_bfloat16(self.device)
-        return "bfloat16" if is_faster and (is_stored or self.device.type == "cuda") else "float32"
+        return "bfloat16" if is_stored and multiplies_bfloat16(self.device) else "float32"
 
     def _check_voices(self) -> None:
         limit = self.thinker_config.text_config.vocab_size
@@ -147,7 +163,7 @@ class Checkpoint:
                 )
 
 
-def _compute_tables(module: nn.Module) -> None:
+def compute_tables(module: nn.Module) -> None:
     """Fill what no file holds: the rotary frequencies, positions and filters."""
     for owner in module.modules():
         if not isinstance(owner, PreTrainedModel):
@@ -211,9 +227,7 @@ def load_checkpoint(
     name_or_path: str | os.PathLike, device: str, dtype: str, revision: str | None
 ) -> Checkpoint:
     """Find, fetch, check and load a checkpoint; see `models.load.load_model`."""
-    if dtype not in ("auto", *FLOATS):
-        allowed = ", ".join(map(repr, ("auto", *FLOATS)))
-        raise UserError("error_unknown_dtype", name=shown(dtype), allowed=allowed)
     torch_device = find_device(device)
+    check_dtype(dtype, torch_device)
     folder = find_folder(name_or_path, revision, FETCHED)
     return Checkpoint(str(name_or_path), folder, torch_device, dtype)

@@ -260,3 +260,38 @@ def _to_int4(weight: Tensor) -> tuple[Tensor, Tensor]:
     steps = ((groups - low[..., None]) / step[..., None]).round_().clamp_(0, 15)
     steps = steps.to(torch.uint8).flatten(1)
     return (steps[:, ::2] << 4) | steps[:, 1::2], torch.stack([step, middle], dim=-1)
+
+
+def quantise_layers(module: nn.Module, dtype: str, library: CDLL | None) -> nn.Module:
+    """Put quantised layers in the place of a module's linear ones, which give their weights up.
+
+    Args:
+        module: of any library, in bfloat16; what is not in a linear layer stays as it is.
+        dtype: "int8" or "int4"; a head, which has its name, has 8 bits in any case.
+        library: that computes them; None for PyTorch.
+
+    Returns:
+        The module, or what stands in its place if it is a linear layer itself.
+
+    Raises:
+        ValueError: sizes that 4 bits do not fit.
+    """
+    if isinstance(module, nn.Linear):
+        return _quantised(module, 4 if dtype == "int4" else 8, library)
+    for path, layer in list(module.named_modules()):
+        for name, child in list(layer.named_children()):
+            if isinstance(child, nn.Linear):
+                is_head = name.endswith("head")
+                bits = 4 if dtype == "int4" and not is_head else 8
+                setattr(module.get_submodule(path), name, _quantised(child, bits, library))
+    return module
+
+
+def _quantised(layer: nn.Linear, bits: int, library: CDLL | None) -> Int8Linear:
+    has_bias = layer.bias is not None
+    quantised = (Int8Linear if bits == 8 else Int4Linear)(1, 1, has_bias)
+    quantised.num_outputs = layer.out_features
+    quantised.weight, quantised.scale = _quantise(layer.weight.detach(), bits, library)
+    quantised.bias = layer.bias.detach() if has_bias else None
+    quantised.prepare(library)
+    return quantised

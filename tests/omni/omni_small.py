@@ -29,7 +29,7 @@ PREPROCESSOR = {
 }  # fmt: skip
 
 
-def small_config(dit_layers: int = 4, **dit) -> Qwen2_5OmniConfig:
+def small_config(dit_layers: int = 4, inner: int = 96, width: int = 48) -> Qwen2_5OmniConfig:
     """A config whose rotary tables, blocks and windows work as the published ones."""
     mrope = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [2, 3, 3]}
     ids = {
@@ -45,8 +45,8 @@ def small_config(dit_layers: int = 4, **dit) -> Qwen2_5OmniConfig:
             "user_token_id": ord("u"), "bos_token_id": ID["<|im_start|>"],
             "eos_token_id": ID["<|im_end|>"], "pad_token_id": ID["<|endoftext|>"],
             "text_config": {
-                **attention, "vocab_size": VOCAB_SIZE, "hidden_size": 64, "intermediate_size": 96,
-                "rope_parameters": mrope, "tie_word_embeddings": False,
+                **attention, "vocab_size": VOCAB_SIZE, "hidden_size": 64,
+                "intermediate_size": inner, "rope_parameters": mrope, "tie_word_embeddings": False,
             },
             "audio_config": {
                 "d_model": 32, "encoder_layers": 2, "encoder_attention_heads": 2,
@@ -59,7 +59,7 @@ def small_config(dit_layers: int = 4, **dit) -> Qwen2_5OmniConfig:
         },
         talker_config={
             **ids, **attention, "vocab_size": NUM_CODES + 8, "embedding_size": 64,
-            "hidden_size": 48, "intermediate_size": 64, "head_dim": 16, "rope_parameters": mrope,
+            "hidden_size": width, "intermediate_size": 64, "head_dim": 16, "rope_parameters": mrope,
             "tts_text_start_token_id": ID["<tts_text_bos>"],
             "tts_text_end_token_id": ID["<tts_text_eos>"],
             "tts_text_pad_token_id": ID["<tts_pad>"], "tts_codec_start_token_id": BEGIN,
@@ -72,28 +72,29 @@ def small_config(dit_layers: int = 4, **dit) -> Qwen2_5OmniConfig:
                 "head_dim": 16, "emb_dim": 16, "num_embeds": NUM_CODES + 8, "block_size": 24,
                 "look_ahead_layers": [dit_layers // 2], "look_backward_layers": [0, dit_layers - 1],
                 "enc_emb_dim": 8, "enc_dim": 8, "enc_channels": [16, 16, 16, 16, 48],
-                "enc_attention_channels": 8, "enc_se_channels": 8, **dit,
+                "enc_attention_channels": 8, "enc_se_channels": 8,
             },
             "bigvgan_config": {"upsample_initial_channel": 128},
         },
     )  # fmt: skip
 
 
-def small_model(seed: int = 2, **dit) -> Qwen2_5OmniForConditionalGeneration:
+def small_model(seed: int = 2, **sizes: int) -> Qwen2_5OmniForConditionalGeneration:
     """Random weights far from zero: what is said depends on what came."""
     torch.manual_seed(seed)
     with quiet():
-        model = Qwen2_5OmniForConditionalGeneration(small_config(**dit)).eval()
+        model = Qwen2_5OmniForConditionalGeneration(small_config(**sizes)).eval()
     with torch.no_grad():
         for name, weight in model.named_parameters():
-            scale = 3.0 if "_head" in name else 1.0
+            scale = {"lm_head.weight": 3.0, "codec_head.weight": 1.5}.get(name.split(".", 1)[1], 1)
             if weight.dim() == 2:
                 size = 1 if "embed_tokens" in name else weight.shape[1]
                 weight.normal_(std=scale / size**0.5)
             elif weight.dim() > 2:
                 weight.normal_(std=0.7 / weight[0].numel() ** 0.5)
-        model.talker.codec_head.weight[[PAD, END]] *= 0.8  # speech of some length
         model.thinker.lm_head.weight[ID["<|im_end|>"]] *= 1.6
+        for token in VOICES.values():  # else a voice is one quiet word among many
+            model.thinker.model.embed_tokens.weight[ID[token]] *= 8
     return model
 
 

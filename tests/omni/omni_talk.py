@@ -14,6 +14,7 @@ from models.omni.reply import OpenReply
 from models.omni.sampling import FlowConfig, OmniSampling
 
 RATE = 16_000
+LONG, SHORT = "hello", "abc"  # their replies' texts
 EXACT = FlowConfig(num_steps=2, blocks_ahead=4)  # as many blocks as evaluations
 
 

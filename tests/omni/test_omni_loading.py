@@ -7,7 +7,7 @@ import shutil
 
 import pytest
 import torch
-from omni_small import ID
+from omni_small import ID, small_model, write_folder
 from omni_talk import LONG, ask
 from safetensors.torch import load_file, save_file
 
@@ -189,7 +189,7 @@ def test_voices_are_checked(tmp_path, voices, fault):
 
 def test_no_code_is_run_from_the_voices(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "spk_dict.pt").write_bytes(pickle.dumps({"A": _Attack()}))
+    (tmp_path / "spk_dict.pt").write_bytes(pickle.dumps({"A": _Attack()}, protocol=2))
     with pytest.raises(ValueError, match="never run"):
         read_voices(tmp_path, 80, 8)
     assert not (tmp_path / "attacked").exists()
@@ -204,3 +204,22 @@ def test_unknown_voices_and_dtypes_are_told(omni, folder):
         with pytest.raises(UserError) as caught:
             call()
         assert caught.value.code == code
+
+
+@pytest.mark.parametrize("dtype", ["int8", "int4"])
+def test_language_models_of_few_bits(tmp_path, dtype):
+    published = small_model(inner=128, width=64)  # sizes that four bits fit
+    with quiet():
+        model = load_omni(write_folder(tmp_path, published), "cpu", dtype, None)
+    answer = ask(model, text=LONG, frames=6)
+    assert (model.dtype, len(answer.codes)) == (dtype, 6)
+    layer = model.checkpoint.language_model.layers[0].mlp.down_proj
+    assert layer.weight.dtype in (torch.int8, torch.uint8)
+    x = torch.randn(3, 128, generator=torch.Generator().manual_seed(0)).bfloat16()
+    exact = published.thinker.model.layers[0].mlp.down_proj(x.float())
+    error = (layer(x).float() - exact).norm() / exact.norm()
+    assert error < (0.02 if dtype == "int8" else 0.15)
+    head, exact = model.checkpoint.lm_head, published.thinker.lm_head
+    x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
+    assert (head(x).float() - exact(x.float())).norm() / exact(x.float()).norm() < 0.02
+    assert model.checkpoint.audio_tower.dtype == torch.bfloat16
