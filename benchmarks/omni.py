@@ -101,7 +101,12 @@ def language_model_seconds(model: Any, head: nn.Module, num_layers: int) -> tupl
 
     prompt = seconds_of(step, PROMPT)
     step(1)
-    return prompt, seconds_of(lambda: [step(1) for _ in range(NUM_STEPS)]) / NUM_STEPS
+
+    def steps() -> None:
+        for _ in range(NUM_STEPS):
+            step(1)
+
+    return prompt, seconds_of(steps) / NUM_STEPS
 
 
 @torch.no_grad()
