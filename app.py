@@ -22,20 +22,23 @@ import gradio as gr  # noqa: E402
 import gradio.routes  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
+from listening.store import Store  # noqa: E402
 from models.contract import SpeechModel  # noqa: E402
 from models.load import load_model  # noqa: E402
 from page import metrics, server, words  # noqa: E402
 from page.api import Api  # noqa: E402
 from page.calls import MODEL, Calls  # noqa: E402
+from page.compare import OPEN_TEST, CompareTab  # noqa: E402
 from page.entrance import Entrance  # noqa: E402
 from page.files import Files  # noqa: E402
 from page.gate import Gate  # noqa: E402
 from page.limiter import Readers  # noqa: E402
 from page.limits import Limits  # noqa: E402
 from page.login import read_users  # noqa: E402
-from page.options import parse_arguments, read_limits  # noqa: E402
+from page.options import data_folder, parse_arguments, read_limits  # noqa: E402
 from page.private import PrivateFolder  # noqa: E402
 from page.sessions import Sessions  # noqa: E402
+from page.shelf import Shelf  # noqa: E402
 from page.talk import EXAMPLE_FOLDER, TalkTab, example_recordings  # noqa: E402
 
 FONT = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
@@ -59,6 +62,8 @@ class Page:
         log_content: the log may hold what is said.
         users: names and passwords of those who may come in; empty for everybody.
         public_metrics: see `Entrance`.
+        data_folder: where listening tests outlive the process; None lets them end with it.
+        compare_with: models that they may use beside this one, as "checkpoint:dtype".
     """
 
     def __init__(
@@ -69,18 +74,26 @@ class Page:
         log_content: bool = False,
         users: Mapping[str, str] | None = None,
         public_metrics: bool = False,
+        data_folder: Path | None = None,
+        compare_with: Sequence[str] = (),
     ) -> None:
         self.limits = limits or Limits()
         self._folder = PrivateFolder()
         os.environ["GRADIO_TEMP_DIR"] = str(self._folder.path)
         gradio.routes.DEFAULT_TEMP_DIR = str(self._folder.path)  # or it makes one for all users
+        data_folder = data_folder or self._folder.path / "data"
         gr.set_static_paths([EXAMPLE_FOLDER])
         self.files = Files(self._folder.path, self.limits, example_recordings())
         self.sessions = Sessions(model, self.files, self.limits, log_content)
         self.readers = Readers()
         with gr.Blocks(title="情感语音对话 · Emotional voice chat") as self.demo:
             gr.HTML(words.header(model.name, model.device))
-            TalkTab(self.demo, self.sessions, self.readers)
+            with gr.Tabs():
+                with gr.Tab(words.label("tab_talk"), elem_id="talk-tab"):
+                    TalkTab(self.demo, self.sessions, self.readers)
+                with gr.Tab(words.label("compare"), elem_id="compare-tab"):
+                    CompareTab(self.sessions, Store(data_folder), Shelf(model, compare_with))
+            self.demo.load(None, None, None, js=OPEN_TEST, api_visibility="private")
             gr.api(
                 Api(self.sessions, self.readers).speak,
                 api_name="speak",
@@ -114,7 +127,7 @@ class Page:
             prevent_thread_lock=True,
             app_kwargs={"middleware": [entrance, gate]},
             theme=THEME,
-            css=words.asset("page.css"),
+            css=words.asset("page.css") + words.asset("compare.css"),
             head=words.head(),
             i18n=words.I18N,
             footer_links=["api", "gradio"],
@@ -167,6 +180,8 @@ def serve(options: argparse.Namespace) -> None:
             log_content=log_content,
             users=users,
             public_metrics=options.public_metrics,
+            data_folder=data_folder(options),
+            compare_with=[name for name in options.compare_with.split(",") if name],
         )
         stack.callback(page.close)
         try:

@@ -6,6 +6,7 @@ import argparse
 import dataclasses
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 
 from generate import add_model_arguments
 
@@ -53,6 +54,18 @@ def new_parser() -> argparse.ArgumentParser:
         action="store_true",
         help="log what is said, as is done on 127.0.0.1, wherever it is served",
     )
+    parser.add_argument(
+        "--data-folder",
+        default="",
+        metavar="FOLDER",
+        help="where listening tests and ratings are kept; else one for data of this user",
+    )
+    parser.add_argument(
+        "--compare-with",
+        default="tiny:float32",
+        metavar="NAMES",
+        help="models, with commas between, that listening tests may use too, as tiny:float32",
+    )
     group = parser.add_argument_group("limits")
     for entry in dataclasses.fields(Limits):
         group.add_argument(
@@ -88,6 +101,14 @@ def read_limits(options: argparse.Namespace) -> Limits:
     return Limits(
         **{entry.name: getattr(options, entry.name) for entry in dataclasses.fields(Limits)}
     )
+
+
+def data_folder(options: argparse.Namespace, environment: Mapping[str, str] = os.environ) -> Path:
+    """Where what must outlive the process is kept, as the XDG base directories have it."""
+    if options.data_folder:
+        return Path(options.data_folder)
+    parent = environment.get("XDG_DATA_HOME") or Path.home() / ".local" / "share"
+    return Path(parent) / "westlake-omni"
 
 
 def table() -> str:

@@ -7,6 +7,7 @@ import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
@@ -20,11 +21,16 @@ API = "/gradio_api"
 
 
 @contextmanager
-def served(model: SpeechModel, limits: Limits | None = None, **options) -> Iterator[tuple]:
+def served(
+    model: SpeechModel,
+    limits: Limits | None = None,
+    data_folder: Path | None = None,
+    **options,
+) -> Iterator[tuple]:
     """A page and its address; another one that this process serves can go on afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")
-        page = app.Page(model, limits)
+        page = app.Page(model, limits, data_folder=data_folder)
         yield page, page.launch(quiet=True, **options)
         page.close()
 

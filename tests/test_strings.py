@@ -6,6 +6,9 @@ from pathlib import Path
 
 import pytest
 
+from listening.definition import KINDS as TESTS
+from listening.definition import MOS_SCORES
+from listening.making import SOURCES as SOURCES_OF_SOUNDS
 from models.westlake.speech_model import WestlakeModel
 from page.talk import KINDS
 from strings import STRINGS
@@ -22,6 +25,9 @@ COMPOSED = {
     *(f"{name}_info" for name in SETTINGS),
     *(f"error_unknown_{kind}" for kind in ("style", "voice")),
     *(f"error_no_{kind}s" for kind in ("style", "voice")),
+    *(f"test_{kind}{part}" for kind in TESTS for part in ("", "_about", "_question", "_compared")),
+    *(f"test_source_{source}" for source in SOURCES_OF_SOUNDS),
+    *(f"test_score_{score}" for score in MOS_SCORES),
     *EMOTIONS,
     *STYLES,
 }

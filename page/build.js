@@ -1,0 +1,207 @@
+// A test is built: of conditions and prompts, or of sounds that were made elsewhere.
+{
+  const status = newStatus();
+  const bar = make("progress", { hidden: true, "aria-label": words.test_building });
+  const kinds = ["mos", "ab", "abx", "mushra", "emotion"];
+  const title = make("input", { type: "text", maxlength: 120, value: words.test_title_example });
+  const kind = choice(kinds.map((key) => [key, words[`test_${key}`]]), "ab");
+  const about = make("p", { className: "hint", id: "kind-about" });
+  const question = make("input", { type: "text", maxlength: 400, placeholder: "" });
+  const origin = choice([["made", words.test_made_here], ["folder", words.test_folder]]);
+  const conditions = make("div", { className: "conditions" });
+  const texts = make("textarea", { rows: 4 });
+  const recordings = make("ul", { className: "files" });
+  const folder = make("ul", { className: "files" });
+  const reference = choice([]);
+  const start = button(words.test_start, build, "primary");
+  const halt = button(words.stop, () => ask("stop"));
+  let chosen = []; // recordings: {path, name}
+  let packed = null; // the zip file's path
+
+  function newCondition(name, values = {}) {
+    const row = make("fieldset", { className: "condition" });
+    const inputs = {
+      name: make("input", { type: "text", maxlength: 80, value: name }),
+      source: choice(["reply", "copy", "recording"].map((key) => [key, words[`test_source_${key}`]]), values.source),
+      model: choice(offer.models.map((key) => [key, key])),
+      style: choice([["", words.auto], ...Object.entries(offer.styles).map(([key, text]) => [key, text[language]])], values.style ?? ""),
+      voice: choice([["", words.auto], ...offer.voices.map((key) => [key, key])]),
+      seed: make("input", { type: "number", min: 0, step: 1, value: values.seed ?? "", placeholder: words.test_seed_drawn }),
+    };
+    const fields = offer.fields.map(({ name: key, low, high, step, value }) => {
+      const input = make("input", { type: "number", min: low, max: high, step, value });
+      return [key, input];
+    });
+    const made = make("div", { className: "grid" }, ...[
+      labelled(words.style, inputs.style),
+      offer.voices.length ? labelled(words.test_voice, inputs.voice) : null,
+      labelled(words.seed, inputs.seed),
+      ...fields.map(([key, input]) => labelled(words[key] ?? key, input)),
+    ].filter(Boolean));
+    const model = labelled(words.test_model, inputs.model);
+    const remove = button("×", () => { row.remove(); update(); }, "remove");
+    row.append(
+      make("legend", {}, words.test_condition),
+      make("div", { className: "grid" }, labelled(words.test_name, inputs.name), labelled(words.test_source, inputs.source), model),
+      made,
+      remove,
+    );
+    const show = () => {
+      made.hidden = inputs.source.value !== "reply";
+      model.hidden = inputs.source.value === "recording";
+      remove.ariaLabel = `${words.test_remove} ${inputs.name.value}`;
+      update();
+    };
+    row.read = () => ({
+      name: inputs.name.value.trim(),
+      source: inputs.source.value,
+      model: inputs.source.value === "recording" ? "" : inputs.model.value,
+      style: inputs.style.value,
+      voice: inputs.voice.value,
+      seed: inputs.seed.value === "" ? null : Number(inputs.seed.value),
+      sampling: Object.fromEntries(fields.map(([key, input]) => [key, Number(input.value)])),
+    });
+    inputs.source.onchange = inputs.name.oninput = show;
+    conditions.append(row);
+    show();
+  }
+
+  function update() {
+    const isMade = origin.value === "made";
+    const rows = [...conditions.children].map((row) => row.read().name);
+    const before = reference.value;
+    reference.replaceChildren(...rows.map((name) => make("option", { value: name }, name)));
+    if (rows.includes(before)) reference.value = before;
+    about.textContent = words[`test_${kind.value}_about`];
+    question.placeholder = words[`test_${kind.value}_question`];
+    made.hidden = !isMade;
+    uploaded.hidden = isMade;
+    referenceField.hidden = kind.value !== "mushra" || !isMade;
+    referenceName.hidden = kind.value !== "mushra" || isMade;
+  }
+
+  function list(where, items, onremove) {
+    where.replaceChildren(...items.map((item) => make("li", {}, make("span", {}, item.name),
+      make("button", { type: "button", className: "remove", "aria-label": `${words.test_remove} ${item.name}`, onclick: () => onremove(item) }, "×"))));
+  }
+  const showChosen = () => list(recordings, chosen, (item) => { chosen = chosen.filter((other) => other !== item); showChosen(); });
+
+  function picker(text, accept, multiple, take) {
+    const file = make("input", { type: "file", accept, multiple: multiple ? "" : null, tabindex: -1, "aria-hidden": "true", className: "unseen" });
+    file.onchange = async () => {
+      const files = [...file.files];
+      file.value = "";
+      for (const given of files) {
+        status.say(filled(words.test_uploading, { name: given.name }));
+        try {
+          const { path } = await upload(given);
+          take({ path, name: given.name });
+          status.say("");
+        } catch (error) {
+          status.say(String(error.message ?? error), true);
+        }
+      }
+    };
+    return make("span", {}, file, button(text, () => file.click()));
+  }
+
+  const referenceField = labelled(words.test_reference, reference, words.test_reference_about);
+  const named = make("input", { type: "text", maxlength: 80 });
+  const referenceName = labelled(words.test_reference, named, words.test_reference_folder);
+  const textsField = labelled(words.test_texts, texts, words.test_texts_about);
+  const made = make("div", { className: "stack" },
+    make("h3", {}, words.test_conditions), make("p", { className: "hint" }, words.test_conditions_about), conditions,
+    make("div", { className: "buttons" }, button(words.test_add, () => newCondition(nextName()))),
+    make("h3", {}, words.test_prompts), textsField, recordings,
+    make("div", { className: "buttons" },
+      picker(words.test_add_recordings, "audio/*,.amr,.3gp", true, (item) => { chosen.push(item); showChosen(); }),
+      offer.recordings.length ? button(words.test_add_examples, () => {
+        chosen = [...chosen, ...offer.recordings.filter(({ path }) => !chosen.some((other) => other.path === path))];
+        showChosen();
+      }) : null));
+  const uploaded = make("div", { className: "stack" },
+    make("p", { className: "hint" }, words.test_folder_about), folder,
+    picker(words.test_choose_zip, ".zip", false, (item) => {
+      packed = item.path;
+      list(folder, [item], () => { packed = null; folder.replaceChildren(); });
+    }));
+
+  const nextName = () => {
+    const names = [...conditions.children].map((row) => row.read().name);
+    return [..."ABCDEFGHIJKLMNOP"].find((name) => !names.includes(name)) ?? "";
+  };
+
+  function build() {
+    const wish = { kind: kind.value, title: title.value, question: question.value };
+    if (origin.value === "folder") {
+      if (!packed) return status.say(words.test_no_zip, true);
+      Object.assign(wish, { folder: packed, reference: named.value.trim() });
+    } else {
+      wish.conditions = [...conditions.children].map((row) => row.read());
+      wish.texts = texts.value.split("\n").map((line) => line.trim()).filter(Boolean);
+      wish.recordings = chosen.map(({ path }) => path);
+      wish.reference = reference.value;
+    }
+    running(true);
+    status.say(words.test_building);
+    ask("build", wish);
+  }
+
+  function running(is) {
+    start.disabled = is;
+    halt.hidden = bar.hidden = !is;
+    if (is) bar.removeAttribute("value");
+  }
+
+  heard.build = heard.bring = (answer) => {
+    if (answer.total) {
+      bar.max = answer.total;
+      bar.value = answer.done;
+      return status.say(filled(words.test_progress, answer));
+    }
+    running(false);
+    if (answer.fault) return status.say(answer.fault[language], true);
+    if (answer.stopped) return status.say(words.stopped);
+    status.say("");
+    kept.value.owned[answer.built.key] = { title: answer.built.title, code: answer.built.code };
+    kept.save();
+    showBuilt(answer.built);
+    window.testsOwned?.();
+  };
+
+  const built = make("div", { className: "built", hidden: true, tabindex: -1 });
+  function showBuilt({ code, key, title: name }) {
+    const link = new URL(location.href);
+    link.search = `?test=${code}`;
+    link.hash = "";
+    const shown = (text, value, hint) => {
+      const field = make("input", { type: "text", readonly: "", value, onfocus: (event) => event.target.select() });
+      return labelled(text, field, hint);
+    };
+    built.hidden = false;
+    built.replaceChildren(
+      make("h3", {}, filled(words.test_ready, { title: name })),
+      shown(words.test_link, link.href, words.test_link_about),
+      shown(words.test_key, key, words.test_key_about),
+      make("div", { className: "buttons" },
+        button(words.test_rate, () => { tabs.show("rate", true); window.testsJoin(code); }, "primary"),
+        button(words.test_results, () => { tabs.show("results", true); window.testsShow(key); })),
+    );
+    built.focus();
+  }
+
+  parts.build.append(
+    make("div", { className: "grid" }, labelled(words.test_title, title), labelled(words.test_kind, kind), labelled(words.test_origin, origin)),
+    about, labelled(words.test_question, question, words.test_question_about),
+    made, uploaded, referenceField, referenceName,
+    make("div", { className: "buttons" }, start, halt,
+      picker(words.test_import, ".zip", false, ({ path }) => { running(true); ask("bring", { package: path }); })),
+    bar, status.line, built,
+  );
+  kind.onchange = origin.onchange = update;
+  newCondition("A", { seed: 1 });
+  newCondition("B", { seed: 2 });
+  texts.value = props.examples;
+  running(false);
+  update();
+}

@@ -1,0 +1,277 @@
+"""The tab of listening tests: they are built, rated, and their results shown."""
+
+from __future__ import annotations
+
+import json
+from collections import OrderedDict
+from collections.abc import Callable, Generator, Iterator
+from dataclasses import asdict
+from itertools import count
+from math import isfinite
+from pathlib import Path
+from threading import Event, Lock
+from typing import Any
+
+import gradio as gr
+
+from listening.package import read_package, write_package
+from listening.results import summarise, to_csv
+from listening.sounds import as_wav
+from listening.store import Rater, Store
+from models.errors import UserError
+
+from . import words
+from .building import Builder
+from .calls import visitor_of
+from .sessions import Sessions
+from .shelf import Shelf
+from .talk import example_recordings
+from .told import page_error
+
+MAX_RATERS_HERE = 256  # visitors whose last sounds are known
+MAX_ANSWER_SECONDS = 86_400.0
+SCRIPTS = ("dom.js", "compare.js", "build.js", "rate.js", "results.js")
+# Whoever was sent the address of a test comes to its tab.
+OPEN_TEST = """() => {
+  const isAsked = new URLSearchParams(location.search).has("test");
+  if (isAsked) document.querySelector("#compare-tab-button").click();
+}"""
+BUILD = "build"  # the concurrency_id of what makes many replies
+
+
+class CompareTab:
+    """The tab's components and what they do; to be made within a `gr.Tab`.
+
+    Args:
+        sessions: what all tabs share: the model, the files, the limits.
+        store: where tests and ratings are kept.
+        shelf: the models that tests may use.
+    """
+
+    def __init__(self, sessions: Sessions, store: Store, shelf: Shelf) -> None:
+        self.files, self.store, self.shelf = sessions.files, store, shelf
+        self.builder = Builder(
+            shelf, self.files, sessions.limiter, sessions.limits, store.limits,
+            sessions.log_content,
+        )  # fmt: skip
+        self._offered: OrderedDict[str, list[str]] = OrderedDict()  # a rater's sounds, by visitor
+        self._stops: dict[str, Event] = {}
+        self._numbers = count()  # of answers: the same one twice is heard twice
+        self._lock = Lock()
+        gr.HTML(
+            "",
+            html_template='<div class="tests"></div>',
+            js_on_load="".join(map(words.asset, SCRIPTS)),
+            elem_id="compare",
+            apply_default_css=False,
+            offer=self._offer(),
+            examples="\n".join(words.EXAMPLES[:3]),
+        )
+        self.heard = gr.HTML(
+            "",
+            html_template="",
+            js_on_load="watch('value', () => window.testsHeard?.(JSON.parse(props.value)));",
+            visible="hidden",
+        )
+        self._wire(BUILD, self._build, concurrency_id=BUILD, concurrency_limit=1)
+        for name, steps in (
+            ("stop", self._stop),
+            ("take", self._take),
+            ("rate", self._rate),
+            ("results", self._results),
+            ("hear", self._hear),
+            ("export", self._export),
+            ("bring", self._bring),
+            ("remove", self._remove),
+        ):
+            self._wire(name, steps, concurrency_id="quick", concurrency_limit=16)
+
+    def _offer(self) -> dict[str, Any]:
+        """What conditions may be made of, as build.js needs it."""
+        served = self.shelf.get(self.shelf.names[0])
+        return {
+            "models": list(self.shelf.names),
+            "styles": {style: words.each(style) for style in served.styles},
+            "voices": list(served.voices),
+            "fields": [
+                {**asdict(field), "value": getattr(served.sampling, field.name)}
+                for field in served.sampling_fields
+            ],
+            "recordings": [
+                {"path": str(path), "name": words.recording(path.stem)}
+                for path in example_recordings()
+            ],
+        }
+
+    def _wire(self, name: str, steps: Callable[..., Iterator[dict]], **queue: Any) -> None:
+        """What the scripts ask of the server: `testsAsk.<name>(value)`."""
+        wire = gr.HTML(
+            "",
+            html_template="",
+            js_on_load=f"(window.testsAsk ??= {{}})['{name}'] = (value) => "
+            "{ props.value = JSON.stringify(value); trigger('input'); };",
+            visible="hidden",
+        )
+
+        def handle(request: gr.Request, value: str) -> Generator[str]:
+            visitor = visitor_of(request.session_hash)
+            for step in _told(steps, value, visitor):
+                answer = {"to": name, "number": next(self._numbers), **step}
+                yield json.dumps(answer).replace("<", "\\u003c")
+
+        handle.__name__ = f"_tests_{name}"
+        wire.input(
+            handle, wire, self.heard, show_progress="hidden", api_visibility="private", **queue
+        )
+
+    def _build(self, wish: dict, visitor: str) -> Iterator[dict]:
+        stop = Event()
+        with self._lock:
+            self._stops[visitor] = stop
+        try:
+            for step in self.builder.build(wish, visitor, stop):
+                if step.test is None or step.sounds is None:
+                    yield {"done": step.done, "total": step.total}
+                    continue
+                code, key = self.store.add(step.test, step.sounds)
+                yield {"built": {"code": code, "key": key, "title": step.test.title}}
+            if stop.is_set():
+                yield {"stopped": True}
+        finally:
+            stop.set()
+            with self._lock:
+                if self._stops.get(visitor) is stop:
+                    del self._stops[visitor]
+
+    def _stop(self, value: dict, visitor: str) -> Iterator[dict]:
+        with self._lock:
+            stop = self._stops.get(visitor)
+        if stop:
+            stop.set()
+        yield {}
+
+    def _take(self, value: dict, visitor: str) -> Iterator[dict]:
+        """A rater begins, or goes on."""
+        yield self._trial(value["code"], self._rater(value), visitor)
+
+    def _rate(self, value: dict, visitor: str) -> Iterator[dict]:
+        seconds: Any = value.get("seconds")
+        is_time = type(seconds) in (int, float) and 0 <= seconds <= MAX_ANSWER_SECONDS
+        self.store.rate(
+            value["code"], self._rater(value), value.get("position", -1), value.get("answer"),
+            float(seconds) if is_time else 0.0,
+        )  # fmt: skip
+        yield self._trial(value["code"], self._rater(value), visitor)
+
+    def _rater(self, value: dict) -> Rater:
+        return self.store.join(value.get("code", ""), value.get("name", ""), value.get("key", ""))
+
+    def _trial(self, code: str, rater: Rater, visitor: str) -> dict:
+        """What the rater is asked next; of the sounds nothing but the sounds."""
+        test, total = self.store.test(code), len(rater.trials)
+        shown: dict[str, Any] = {
+            "code": code, "name": rater.name, "key": rater.key, "title": test.title,
+            "kind": test.kind, "question": test.question, "position": rater.num_done,
+            "total": total,
+        }  # fmt: skip
+        self._take_back(visitor)
+        if rater.num_done == total:
+            return {"trial": shown | {"sounds": []}}
+        trial = rater.trials[rater.num_done]
+        heard = [*trial.sounds, *([] if trial.reference is None else [trial.reference])]
+        sounds = [self._sound(code, test.stimuli[index].digest, visitor) for index in heard]
+        shown["sounds"] = sounds[: len(trial.sounds)]
+        shown["reference"] = sounds[-1] if trial.reference is not None else None
+        shown["words"] = [{"value": word, **words.each(word)} for word in test.words]
+        return {"trial": shown}
+
+    def _sound(self, code: str, digest: str, visitor: str) -> str:
+        """A file whose name tells nothing."""
+        path = self.files.new_folder() / "sound.wav"
+        path.write_bytes(as_wav(self.store.sound(code, digest)))
+        self.files.add(path, visitor)
+        with self._lock:
+            self._offered.setdefault(visitor, []).append(str(path))
+        return str(path)
+
+    def _take_back(self, visitor: str) -> None:
+        """Remove the sounds of the question before, which the page holds itself."""
+        with self._lock:
+            paths = self._offered.pop(visitor, [])
+            if len(self._offered) > MAX_RATERS_HERE:
+                self._offered.popitem(last=False)
+        for path in paths:
+            self.files.remove(path)
+
+    def _results(self, value: dict, visitor: str) -> Iterator[dict]:
+        code, test = self.store.owned(value.get("key", ""))
+        ratings = self.store.ratings(code)
+        found = summarise(test, ratings)
+        self._take_back(visitor)
+        table = self.files.new_folder() / "ratings.csv"
+        table.write_text(to_csv(test, ratings), encoding="utf-8-sig")
+        self.files.add(table, visitor)
+        sounds = [
+            {
+                "condition": stimulus.condition, "prompt": stimulus.prompt,
+                "settings": stimulus.settings, "digest": stimulus.digest,
+            }
+            for stimulus in test.stimuli
+        ]  # fmt: skip
+        yield {
+            "results": {
+                "code": code, "key": value["key"], "title": test.title, "kind": test.kind,
+                "estimates": {
+                    name: {key: number if isfinite(number) else None for key, number in
+                           vars(estimate).items()}
+                    for name, estimate in found.estimates.items()
+                },
+                "comparisons": [vars(comparison) for comparison in found.comparisons],
+                "confusions": [
+                    {"meant": meant, "chosen": chosen, "count": count}
+                    for (meant, chosen), count in found.confusions.items()
+                ],
+                "words": {word: words.each(word) for word in test.words},
+                "num_raters": found.num_raters, "num_ratings": found.num_ratings,
+                "left_out": found.left_out, "csv": str(table), "sounds": sounds,
+            }
+        }  # fmt: skip
+
+    def _hear(self, value: dict, visitor: str) -> Iterator[dict]:
+        """A sound of the results, for the one who built the test."""
+        code, _ = self.store.owned(value.get("key", ""))
+        digest = str(value.get("digest", ""))
+        yield {"digest": digest, "path": self._sound(code, digest, visitor)}
+
+    def _export(self, value: dict, visitor: str) -> Iterator[dict]:
+        code, _ = self.store.owned(value.get("key", ""))
+        path = self.files.new_folder() / f"listening-test-{code}.zip"
+        write_package(path, self.store, code)
+        self.files.add(path, visitor)
+        yield {"package": str(path)}
+
+    def _bring(self, value: dict, visitor: str) -> Iterator[dict]:
+        """Take up what another instance has exported."""
+        path = self.files.check(value.get("package"), visitor)
+        test, sounds, ratings = read_package(Path(path), self.store.limits)
+        code, key = self.store.add(test, sounds, ratings)
+        self.files.remove(path)
+        yield {"built": {"code": code, "key": key, "title": test.title}}
+
+    def _remove(self, value: dict, visitor: str) -> Iterator[dict]:
+        self.store.remove(str(value.get("key", "")))
+        yield {"removed": value.get("key", "")}
+
+
+def _told(steps: Callable[..., Iterator[dict]], value: str, visitor: str) -> Iterator[dict]:
+    """The steps of what was asked; a fault is said where it was asked."""
+    try:
+        given = json.loads(value)
+        if not isinstance(given, dict):
+            raise UserError("error_request")
+        yield from steps(given, visitor)
+    except UserError as error:
+        yield {"fault": words.each(error.code, **error.values)}
+    except Exception as error:
+        page_error(error)  # logs it
+        yield {"fault": words.each("error_internal")}
