@@ -32,6 +32,7 @@ from page.compare import OPEN_TEST, CompareTab  # noqa: E402
 from page.entrance import Entrance  # noqa: E402
 from page.files import Files  # noqa: E402
 from page.gate import Gate  # noqa: E402
+from page.inspect import InspectTab  # noqa: E402
 from page.limiter import Readers  # noqa: E402
 from page.limits import Limits  # noqa: E402
 from page.login import read_users  # noqa: E402
@@ -93,6 +94,8 @@ class Page:
                     TalkTab(self.demo, self.sessions, self.readers)
                 with gr.Tab(words.label("compare"), elem_id="compare-tab"):
                     CompareTab(self.sessions, Store(data_folder), Shelf(model, compare_with))
+                with gr.Tab(words.label("inspect"), elem_id="inspect-tab"):
+                    InspectTab(self.sessions, self.readers)
             self.demo.load(None, None, None, js=OPEN_TEST, api_visibility="private")
             gr.api(
                 Api(self.sessions, self.readers).speak,
@@ -127,7 +130,7 @@ class Page:
             prevent_thread_lock=True,
             app_kwargs={"middleware": [entrance, gate]},
             theme=THEME,
-            css=words.asset("page.css") + words.asset("compare.css"),
+            css="".join(map(words.asset, ("page.css", "compare.css", "inspect.css"))),
             head=words.head(),
             i18n=words.I18N,
             footer_links=["api", "gradio"],

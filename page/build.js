@@ -110,9 +110,9 @@
   const referenceName = labelled(words.test_reference, named, words.test_reference_folder);
   const textsField = labelled(words.test_texts, texts, words.test_texts_about);
   const made = make("div", { className: "stack" },
-    make("h3", {}, words.test_conditions), make("p", { className: "hint" }, words.test_conditions_about), conditions,
+    make("h2", {}, words.test_conditions), make("p", { className: "hint" }, words.test_conditions_about), conditions,
     make("div", { className: "buttons" }, button(words.test_add, () => newCondition(nextName()))),
-    make("h3", {}, words.test_prompts), textsField, recordings,
+    make("h2", {}, words.test_prompts), textsField, recordings,
     make("div", { className: "buttons" },
       picker(words.test_add_recordings, "audio/*,.amr,.3gp", true, (item) => { chosen.push(item); showChosen(); }),
       offer.recordings.length ? button(words.test_add_examples, () => {
@@ -180,7 +180,7 @@
     };
     built.hidden = false;
     built.replaceChildren(
-      make("h3", {}, filled(words.test_ready, { title: name })),
+      make("h2", {}, filled(words.test_ready, { title: name })),
       shown(words.test_link, link.href, words.test_link_about),
       shown(words.test_key, key, words.test_key_about),
       make("div", { className: "buttons" },

@@ -3,7 +3,7 @@
   const status = newStatus();
   const code = make("input", { type: "text", maxlength: 40, autocomplete: "off", spellcheck: "false" });
   const name = make("input", { type: "text", maxlength: 80, autocomplete: "nickname" });
-  const begin = button(words.test_begin, join, "primary");
+  const begin = make("button", { type: "submit", className: "primary" }, words.test_begin);
   const entry = make("form", { className: "stack" },
     make("p", { className: "hint" }, words.test_rate_about),
     make("div", { className: "grid" }, labelled(words.test_code, code), labelled(words.test_rater, name, words.test_rater_about)),
@@ -63,7 +63,7 @@
     trial.hidden = false;
     const isOver = given.position === given.total;
     const bar = make("progress", { max: given.total, value: given.position, "aria-label": words.test_position });
-    const head = make("div", { className: "head" }, make("h3", {}, given.title),
+    const head = make("div", { className: "head" }, make("h2", {}, given.title),
       make("span", { className: "count" }, isOver ? "" : filled(words.test_trial, { place: given.position + 1, total: given.total })));
     if (isOver) {
       const leave = button(words.test_leave, () => { entry.hidden = false; trial.hidden = true; });

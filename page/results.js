@@ -112,7 +112,7 @@
     kept.save();
     window.testsOwned();
     found.replaceChildren(
-      make("h3", {}, given.title),
+      make("h2", {}, given.title),
       make("p", { className: "hint" }, filled(words.test_so_far, { raters: given.num_raters, ratings: given.num_ratings }),
         given.left_out.length ? ` ${filled(words.test_left_out, { names: given.left_out.join(", ") })}` : ""),
       ...(rows.length ? [picture(given),

@@ -19,6 +19,7 @@ LAYERS = [
         "models.audio_output",
         "models.files",
         "models.level",
+        "models.prosody",
         "models.tokenizer",
         "models.transformer",
     },

@@ -28,6 +28,7 @@ COMPOSED = {
     *(f"test_{kind}{part}" for kind in TESTS for part in ("", "_about", "_question", "_compared")),
     *(f"test_source_{source}" for source in SOURCES_OF_SOUNDS),
     *(f"test_score_{score}" for score in MOS_SCORES),
+    *(f"inspect_{word}{part}" for word in ("lively", "even", "subdued") for part in ("", "_as")),
     *EMOTIONS,
     *STYLES,
 }

@@ -1,0 +1,112 @@
+"""The tab that looks inside: a sound, how the model reads it, and what a reply is made of."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Generator, Iterator
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import numpy as np
+
+from listening.sounds import as_wav, pack
+from models.errors import UserError
+
+from . import words
+from .calls import MODEL, visitor_of
+from .checks import check_text, reply_options
+from .inspecting import look
+from .limiter import Readers
+from .sessions import Sessions
+from .talk import example_recordings
+from .told import page_error
+
+
+class InspectTab:
+    """The tab's components and what they do; to be made within a `gr.Tab`.
+
+    Args:
+        sessions: what all tabs share: the model, the files, the limits.
+        readers: who reads the answers.
+    """
+
+    def __init__(self, sessions: Sessions, readers: Readers) -> None:
+        self.sessions, self.readers = sessions, readers
+        self._numbers = count()  # of answers: the same one twice is seen twice
+        model = sessions.model
+        gr.HTML(
+            "",
+            html_template='<div class="inspect"></div>',
+            js_on_load="".join(map(words.asset, ("dom.js", "draw.js", "inspect.js"))),
+            elem_id="inspect",
+            apply_default_css=False,
+            recordings=[
+                {"path": str(path), "name": words.recording(path.stem)}
+                for path in example_recordings()
+            ],
+            words={word: words.each(word) for word in (*model.emotions, *model.styles)},
+            max_seconds=sessions.limits.max_audio_seconds,
+        )
+        seen = gr.HTML(
+            "",
+            html_template="",
+            js_on_load="watch('value', () => window.inspectSeen?.(JSON.parse(props.value)));",
+            visible="hidden",
+        )
+        wire = gr.HTML(
+            "",
+            html_template="",
+            js_on_load="window.inspectAsk = (value) => "
+            "{ props.value = JSON.stringify(value); trigger('input'); };",
+            visible="hidden",
+        )
+        wire.input(
+            self._look, wire, seen, show_progress="hidden", api_visibility="private",
+            concurrency_id=MODEL, concurrency_limit=sessions.limits.max_replies,
+        )  # fmt: skip
+
+    def _look(self, request: gr.Request, value: str) -> Generator[str]:
+        for step in self._told(request, value):
+            answer = {"number": next(self._numbers), **step}
+            yield json.dumps(answer, allow_nan=False).replace("<", "\\u003c")
+
+    def _told(self, request: gr.Request, value: str) -> Iterator[dict[str, Any]]:
+        try:
+            yield from self._steps(request, value)
+            yield {"done": True}
+        except UserError as error:
+            yield {"fault": words.each(error.code, **error.values)}
+        except Exception as error:
+            page_error(error)  # logs it
+            yield {"fault": words.each("error_internal")}
+
+    def _steps(self, request: gr.Request, value: str) -> Iterator[dict[str, Any]]:
+        sessions, limits = self.sessions, self.sessions.limits
+        visitor, given = visitor_of(request.session_hash), json.loads(value)
+        if not isinstance(given, dict):
+            raise UserError("error_request")
+        path = sessions.files.check(given["path"], visitor) if given.get("path") else None
+        text = check_text(given.get("text", ""), limits)
+        answers = given.get("answers") is True
+        if path is None and not (answers and text):
+            raise UserError("error_nothing_to_inspect")
+        seed = given.get("seed")
+        sampling = {"seed": -1 if seed is None else seed}
+        options = reply_options(sessions.model, limits, "", limits.reply_seconds, sampling)
+        if not self.readers.is_read(request.session_hash or ""):
+            return
+
+        def keep(samples: np.ndarray, sample_rate: int) -> str:
+            file = sessions.files.new_folder() / "sound.wav"
+            file.write_bytes(as_wav(pack(samples, sample_rate)))
+            sessions.files.add(file, visitor)
+            return str(file)
+
+        with sessions.limiter.reply():
+            yield from look(
+                sessions.model, Path(path) if path else None, text, options, keep,
+                limits.max_audio_seconds, limits.max_upload_bytes,
+                answers=answers, log_content=sessions.log_content,
+            )  # fmt: skip
