@@ -18,6 +18,14 @@ def pytest_runtest_setup(item: pytest.Item) -> None:
         pytest.skip("there is no CUDA device")
 
 
+@pytest.fixture(scope="session", autouse=True)
+def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """Pages that tests start as processes of their own keep nothing in this user's home."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("WESTLAKE_DATA_FOLDER", str(tmp_path_factory.mktemp("data")))
+        yield
+
+
 @pytest.fixture
 def no_grad() -> Iterator[None]:
     """Gradients off while a test runs; a module asks for it with ``usefixtures``."""
