@@ -13,6 +13,7 @@ from .hub import find_folder
 # Published config.json files of Westlake-Omni name no model type, or that of their architecture.
 WESTLAKE_TYPES = (None, "westlake", "dual_ar")
 OMNI_TYPE = "qwen2_5_omni"
+MINI_OMNI_FILE = "model_config.yaml"  # of its own; in place of a config.json
 
 
 def load_model(
@@ -35,7 +36,11 @@ def load_model(
             does not fit the others.
         RuntimeError: the download failed.
     """
-    folder = find_folder(name_or_path, revision, ())
+    folder = find_folder(name_or_path, revision, (MINI_OMNI_FILE,))
+    if (folder / MINI_OMNI_FILE).is_file():
+        from .mini_omni.speech_model import load_mini_omni  # each family has its own libraries
+
+        return load_mini_omni(name_or_path, device, dtype, revision)
     model_type = _model_type(folder / "config.json")
     if model_type in WESTLAKE_TYPES:
         from .westlake.speech_model import load_westlake  # here: each family has its own libraries

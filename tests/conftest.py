@@ -1,11 +1,14 @@
 """What several test modules share: the codec at full size and at a small one."""
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import torch
 from parity import load_json, seeded_state_dict
+from small_mini_omni import write_mini_omni
 
+from models.mini_omni.speech_model import MiniOmniModel, load_mini_omni
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
 # The browser, the page's server and the synthesiser run beside the tests: threads that wait for
@@ -62,3 +65,15 @@ def small_codec() -> FireflyArchitecture:
     shapes = {key: tuple(tensor.shape) for key, tensor in codec.state_dict().items()}
     codec.load_state_dict(seeded_state_dict(shapes), strict=True)
     return codec.eval()
+
+
+@pytest.fixture(scope="session")
+def mini_omni_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small random Mini-Omni in the published layout; read only."""
+    return write_mini_omni(tmp_path_factory.mktemp("mini-omni"))
+
+
+@pytest.fixture(scope="session")
+def mini_omni(mini_omni_folder: Path) -> MiniOmniModel:
+    """The same, loaded in float32; read only."""
+    return load_mini_omni(mini_omni_folder, "cpu", "float32", None)

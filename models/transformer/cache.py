@@ -38,6 +38,7 @@ class KVCache:
             raise ValueError(
                 f"a cache of {max_len} positions: the model allows 1 to {config.max_seq_len}"
             )
+        self.config = config
         self.num_rows = num_rows
         self.max_len = max_len
         self.length = 0
@@ -51,6 +52,22 @@ class KVCache:
     def free(self) -> int:
         """Positions that are still free."""
         return self.max_len - self.length
+
+    def repeated(self, num_rows: int, max_len: int) -> KVCache:
+        """A new cache of several rows, in each of which is what this one's only row holds.
+
+        Raises:
+            ValueError: `max_len` is fewer positions than this one holds, or more than there can be.
+        """
+        assert self.num_rows == 1, f"a cache of {self.num_rows} rows cannot be repeated"
+        if max_len < self.length:
+            raise ValueError(f"a cache of {max_len} positions cannot hold {self.length}")
+        like = self._layers[0]
+        other = KVCache(self.config, max_len, like.dtype, like.device, num_rows)
+        for entries, own in zip(other._layers, self._layers, strict=True):
+            entries[:, :, : self.length] = own[:, :, : self.length]
+        other.length = self.length
+        return other
 
     def append(self, layer: int, keys_values: Tensor) -> tuple[Tensor, Tensor]:
         """Write one layer's new positions; `advance` follows when all layers have written.

@@ -62,6 +62,15 @@ class Int8Linear(nn.Module):
         if library is not None:
             self.native = NativeLinear(library, self.weight, self.scale, self.bias)
 
+    def part(self, outputs: slice) -> Int8Linear:
+        """A layer of some of the outputs, whose weights are this one's; it is prepared as this."""
+        weight, scale = self.weight[outputs], self.scale[outputs]
+        other = Int8Linear(weight.shape[1], len(weight), self.bias is not None)
+        other.weight, other.scale = weight, scale
+        other.bias = None if self.bias is None else self.bias[outputs]
+        other.prepare(None if self.native is None else self.native.compiled)
+        return other
+
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
         if self.native is not None:

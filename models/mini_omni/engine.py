@@ -1,0 +1,82 @@
+"""How a step is computed: what columns are read, and which tokens follow."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from ctypes import CDLL
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..transformer import KVCache
+from ..transformer.native import MAX_HEAD, NativeStack
+from ..transformer.quantised import Int8Linear
+from .config import NUM_CODEBOOKS
+from .model import MiniOmniTransformer
+
+
+class Engine:
+    """A model's columns, read, and the likeliest tokens after them.
+
+    Prefill is PyTorch's; single positions of a model of few bits are stepped in C.
+
+    Args:
+        model: whose weights are in place.
+        library: that its quantised layers are prepared with; None for none.
+    """
+
+    def __init__(self, model: MiniOmniTransformer, library: CDLL | None = None) -> None:
+        self.model = model
+        num_text = model.config.text_vocab_size
+        self._text_head = _part_of_head(model, slice(0, num_text))
+        self._audio_head = _part_of_head(model, slice(num_text, None))
+        self._step: NativeStack | None = None
+        if library is not None and model.config.stack.head_dim <= MAX_HEAD:
+            self._step = NativeStack(library, model.layers)
+
+    @property
+    def name(self) -> str:
+        return "eager" if self._step is None else "native"
+
+    def read(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        """Let the stack read columns.
+
+        Args:
+            x: [B, T, dim], embedded.
+            caches: of B rows in all, to which the columns are appended.
+
+        Returns:
+            hidden [B, T, dim].
+
+        Raises:
+            ValueError: more columns than a cache has room for.
+        """
+        if self._step is None or x.shape[1] > 1:
+            return self.model.layers(x, caches)
+        self.model.layers.check_room(1, caches)
+        hidden = self._step(x[:, 0], caches)[:, None]
+        for cache in caches:
+            cache.advance(1)
+        return hidden
+
+    def text(self, hidden: Tensor) -> Tensor:
+        """The likeliest text token after hidden [B, dim]: [B] long."""
+        return self._text_head(self._normed(hidden)).argmax(-1)
+
+    def codes(self, hidden: Tensor) -> Tensor:
+        """The likeliest code of each row after hidden [B, dim]: [B, 7] long."""
+        logits = self._audio_head(self._normed(hidden))
+        return logits.unflatten(-1, (NUM_CODEBOOKS, -1)).argmax(-1)
+
+    def _normed(self, hidden: Tensor) -> Tensor:
+        # In C the logits come in the dtype of the input, and in bfloat16 the likeliest would tie.
+        return self.model.norm(hidden if self._step is None else hidden.float())
+
+
+def _part_of_head(model: MiniOmniTransformer, rows: slice) -> Callable[[Tensor], Tensor]:
+    """The head for some of its ids: hidden [..., dim] -> logits."""
+    head = model.embed_tokens if model.lm_head is None else model.lm_head
+    if isinstance(head, Int8Linear):
+        return head.part(rows)
+    weight = head.weight[rows]
+    return lambda x: F.linear(x, weight)
