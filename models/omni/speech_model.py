@@ -63,14 +63,34 @@ class OmniModel:
         layout = (self.prompt.system(), self.prompt.opening(), self.prompt.closing())
         room = (self.max_input_positions - sum(map(len, layout)) - 2) / TOKENS_PER_SECOND
         self.max_input_seconds = min(MAX_SECONDS, room)
+        # No text of more characters can be of so few tokens that it fits.
+        longest_token = max(map(len, checkpoint.tokenizer.get_vocab()))
+        self.max_input_characters = self.max_input_positions * longest_token
 
     def new_conversation(self) -> Conversation:
         """A conversation in which nothing was said yet."""
         return Conversation(self)
 
     def new_conversation_with(self, system: str) -> Conversation:
-        """A new conversation whose system prompt goes on with this, behind what speech needs."""
+        """A new conversation whose system prompt goes on with this, behind what speech needs.
+
+        Raises:
+            UserError: no text, or one that takes more than half of the room for turns.
+        """
+        if not isinstance(system, str):
+            raise UserError("error_text_type", type=type(system).__name__)
+        self.check_text(system)
+        if len(self.prompt.system(system)) > self.max_input_positions // 2:
+            limit = self.max_input_positions // 2
+            raise UserError("error_text_too_long", characters=len(system), limit=limit)
         return Conversation(self, system)
+
+    def check_text(self, text: str) -> None:
+        """Raise a UserError if a text is so long that it need not be read."""
+        if len(text) > self.max_input_characters:
+            raise UserError(
+                "error_text_too_long", characters=len(text), limit=self.max_input_characters
+            )
 
     def load_conversation(self, path: str | os.PathLike) -> Conversation:
         """Restore a saved conversation; it goes on as the saved one would have.

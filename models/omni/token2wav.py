@@ -176,7 +176,7 @@ class Token2Wav:
         """What the time in the flow does to the layers; there are few, and they come again."""
         key = float(time)
         if key not in self._modulations:
-            self._modulations[key] = _Modulation.at(self.dit, time)
+            self._modulations[key] = _Modulation.at(self.dit, time.to(self.device))
         return self._modulations[key]
 
     def _sound(self, state: SpeechState, last: bool) -> Tensor:

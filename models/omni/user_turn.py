@@ -48,6 +48,7 @@ class UserTurn:
         settings = model.mel_settings
         self._resampler = StreamResampler(sample_rate or model.sample_rate, settings.sample_rate)
         self._mel = MelStream(settings)
+        model.check_text(self.text)
         self._written = [model.prompt.text(self.text)] if self.text else []
         self._is_finished = False
         self._is_empty = not (shown or self.text)

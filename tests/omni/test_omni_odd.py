@@ -8,6 +8,8 @@ import torch
 from omni_small import END, ID
 from omni_talk import LONG, SHORT, ask
 from PIL import Image
+from safetensors import safe_open
+from safetensors.torch import save_file
 
 import generate
 from models.errors import UserError
@@ -112,6 +114,42 @@ def test_old_turns_are_dropped_when_the_context_is_full(omni, monkeypatch):
     fresh = type(conversation)(omni, None, conversation.turns)
     expected = ask(omni, fresh, text=SHORT, frames=8).codes
     assert ask(omni, conversation, text=SHORT, frames=8).codes == expected
+
+
+def test_texts_that_are_too_long_or_none_are_told(omni):
+    for call, argument, code in (
+        (omni.new_conversation_with, 7, "error_text_type"),
+        (omni.new_conversation_with, "long " * 3000, "error_text_too_long"),
+        (omni.new_conversation_with, "\ud800", "error_text_not_unicode"),
+        (omni.new_conversation().begin_turn, "a" * 10_000_000, "error_text_too_long"),
+    ):
+        with pytest.raises(UserError) as caught:
+            call(argument)
+        assert caught.value.code == code
+
+
+def test_files_that_are_no_conversation_of_this_checkpoint(omni, tmp_path):
+    path, conversation = tmp_path / "talk", omni.new_conversation()
+    ask(omni, conversation, text=SHORT, frames=3)
+    conversation.save(path)
+    with safe_open(path, "pt") as file:
+        tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
+    bad_ids = tensors | {"0000.0000.ids": tensors["0000.0000.ids"] + 1000}
+    lost = {key: tensor for key, tensor in tensors.items() if key != "0000.0001.positions"}
+    for name, parts, about, code in (
+        ("bad", bad_ids, metadata, "error_conversation_damaged"),
+        ("lost", lost, metadata, "error_conversation_damaged"),
+        ("bare", tensors, {}, "error_no_conversation"),
+        ("other", tensors, metadata | {"checkpoint": "1"}, "error_conversation_of_another"),
+    ):
+        save_file(parts, tmp_path / name, about)
+        with pytest.raises(UserError) as caught:
+            omni.load_conversation(tmp_path / name)
+        assert caught.value.code == code
+    (tmp_path / "text").write_text("no conversation")
+    with pytest.raises(UserError) as caught:
+        omni.load_conversation(tmp_path / "text")
+    assert caught.value.code == "error_no_conversation"
 
 
 @pytest.fixture
