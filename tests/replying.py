@@ -1,0 +1,47 @@
+"""What the tests of replies share: inputs, replies, and the lines that are logged."""
+
+import contextlib
+
+import numpy as np
+import torch
+from loguru import logger
+
+from generate import generate_long
+from models.audio import AudioClip
+from models.westlake.dual_ar import SamplingConfig
+
+SEEDED = SamplingConfig(seed=1)
+RATE = 16_000
+NUM_FRAMES = 14
+
+
+def speech(seconds, seed=0, rate=RATE):
+    generator = torch.Generator().manual_seed(seed)
+    wave = torch.rand(int(seconds * rate), generator=generator) - 0.5
+    return AudioClip(wave, rate)
+
+
+def reply_to(model, **options):
+    """The whole reply: its chunks, its text and its wave."""
+    options = {"sampling": SEEDED, "max_new_tokens": NUM_FRAMES, "audio": None, **options}
+    chunks = list(generate_long(model, **options))
+    wave = np.concatenate([chunk.new_audio for chunk in chunks])
+    return chunks, "".join(chunk.new_text for chunk in chunks), wave
+
+
+def talk_of(model, *texts):
+    """A conversation in which these were answered."""
+    conversation = model.new_conversation()
+    for text in texts:
+        reply_to(model, text=text, conversation=conversation, max_new_tokens=4)
+    return conversation
+
+
+@contextlib.contextmanager
+def log_lines():
+    lines = []
+    sink = logger.add(lambda message: lines.append(message.rstrip("\n")), format="{message}")
+    try:
+        yield lines
+    finally:
+        logger.remove(sink)
