@@ -24,7 +24,7 @@ LAYERS = [
         "models.transformer",
     },
     {"models.westlake.dual_ar", "models.westlake.firefly", "models.westlake.published"},
-    {"models.westlake.checkpoint_files"},
+    {"models.westlake.checkpoint_files", "models.westlake.fastest"},
     {"models.westlake.checkpoint"},
     {"models.westlake", "models.omni", "models.mini_omni"},
     {"models.load"},

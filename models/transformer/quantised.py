@@ -226,12 +226,12 @@ def _quantise(weight: Tensor, bits: int, library: CDLL | None) -> tuple[Tensor, 
     """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
     num_outputs, num_inputs = weight.shape
     if bits == 8:
-        steps = _empty(num_outputs, num_inputs, torch.int8)
+        steps = empty(num_outputs, num_inputs, torch.int8)
         scale = torch.empty(num_outputs)
     elif num_inputs % GROUP_SIZE:
         raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {num_inputs}")
     else:
-        steps = _empty(num_outputs, num_inputs // 2, torch.uint8)
+        steps = empty(num_outputs, num_inputs // 2, torch.uint8)
         scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
     rows = max(1, CHUNK_SIZE // num_inputs)
     for chunk, *results in zip(weight.split(rows), steps.split(rows), scale.split(rows)):
@@ -244,7 +244,7 @@ def _quantise(weight: Tensor, bits: int, library: CDLL | None) -> tuple[Tensor, 
     return steps, scale
 
 
-def _empty(num_outputs: int, row_size: int, dtype: torch.dtype) -> Tensor:
+def empty(num_outputs: int, row_size: int, dtype: torch.dtype) -> Tensor:
     """Memory for a weight [num_outputs, row_size] of one byte each, in huge pages where there are
     any: who reads it from end to end is a twentieth faster."""
     num_bytes = num_outputs * row_size

@@ -19,7 +19,6 @@ from ..files import naming, write_json
 from ..tokenizer import load_tokenizer, save_tokenizer, special_words
 from ..transformer.native import compile_library, load_library
 from ..transformer.quantised import (
-    fits_4_bits,
     prepare_quantised,
     quantise_weights,
     with_quantised_layers,
@@ -45,12 +44,11 @@ from .checkpoint_files import (
     weight_files,
 )
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
+from .fastest import LARGE_MODEL, fastest_dtype
 from .firefly import FireflyArchitecture, FireflyConfig
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
-
-LARGE_MODEL = 100_000_000  # weights
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +105,8 @@ def load_checkpoint(
         device: "cpu", "cuda" or "auto", which is CUDA where there is one.
         dtype: of the language model; "float32", "bfloat16", on the CPU also "int8" or "int4", which
             quantise it, or "auto": as it is stored if that is quantised, else what is fastest:
-            bfloat16 on CUDA; on the CPU int4 for large models and int8 for small ones where they
-            step in C, else int8 and float32.
+            bfloat16 on CUDA; on the CPU int8, but int4 for large models where memory is too slow
+            for int8 to speak in real time, and float32 for small ones that do not step in C.
         revision: branch, tag or commit of a Hugging Face id.
 
     Raises:
@@ -129,7 +127,9 @@ def load_checkpoint(
     semantic_id, end_id = special["<|semantic|>"], special["<|im_end|>"]
     codec = _load_codec(folder, config)  # first: meanwhile the C file is compiled
     library = load_library() if may_be_quantised else None
-    model = _load_model(folder, config, semantic_id, dtype, torch_device, library)
+    model = _load_model(
+        folder, config, semantic_id, dtype, torch_device, library, codec.config.frame_rate
+    )
     dtype = model.quantisation or str(model.dtype).removeprefix("torch.")
     if dtype != "float32" and multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
@@ -235,13 +235,14 @@ def _load_model(
     dtype: str,
     device: torch.device,
     library: CDLL | None,
+    frame_rate: float,
 ) -> DualARTransformer:
     read = read_model(folder)
     _check_stored(read, dtype, device)
     with naming(folder / "config.json"), torch.device("meta"):
         model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
     if dtype == "auto":
-        dtype = read.quantised or _fastest_dtype(model, device, library)
+        dtype = read.quantised or fastest_dtype(model, device, library, frame_rate)
     weights = read.weights
     if dtype in QUANTISED:
         with naming(read.path), torch.device("meta"):
@@ -269,15 +270,6 @@ def _check_stored(read: ModelWeights, dtype: str, device: torch.device) -> None:
             f"{read.path} is quantised to {read.quantised}, which the CPU speaks with as it is: "
             f"use dtype 'auto' and device 'cpu', or the weights it was made from"
         )
-
-
-def _fastest_dtype(model: DualARTransformer, device: torch.device, library: CDLL | None) -> str:
-    if device.type == "cuda":
-        return "bfloat16"
-    is_large = model.num_parameters >= LARGE_MODEL
-    if library is None:
-        return "int8" if is_large else "float32"
-    return "int4" if is_large and fits_4_bits(model.config.slow, model.config.fast) else "int8"
 
 
 def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
