@@ -15,9 +15,10 @@ from starlette.responses import JSONResponse, Response
 
 from . import metrics
 from .calls import RefusedError
-from .gate import API, VISITOR, cookie_of, path_of, refusal
+from .gate import VISITOR
 from .limits import Limits
 from .login import user_of
+from .messages import API, cookie_of, path_of, refusal
 from .rate import Rate
 from .server import is_loopback
 

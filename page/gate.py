@@ -15,7 +15,6 @@ import secrets
 import shutil
 from collections.abc import Callable
 from contextlib import suppress
-from http.cookies import CookieError, SimpleCookie
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
@@ -23,18 +22,25 @@ from gradio.route_utils import MultiPartException, upload_fn
 from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, PlainTextResponse, Response
-
-from strings import say
+from starlette.responses import JSONResponse, Response
 
 from .calls import Calls, RefusedError, own
 from .files import Files
 from .limits import Limits
+from .messages import (
+    API,
+    bounded,
+    cookie_of,
+    once,
+    path_of,
+    refusal,
+    with_cookie,
+    with_json,
+    with_place,
+)
 
 DRAINED = 4  # times the largest upload: what is read and dropped of one that is refused
 VISITOR = "x-visitor"
-COOKIE = "visitor"
-API = "/gradio_api"
 # Everything else of Gradio's is closed: direct calls past the queue, monitoring, proxies and so on.
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\w+)?"
@@ -133,7 +139,7 @@ class Gate:
         key = headers.get(VISITOR) or cookie_of(headers.get("cookie", ""))
         if not key and path.rstrip("/") == "/config":
             key = secrets.token_urlsafe(24)
-            send = _with_cookie(send, key)
+            send = with_cookie(send, key)
         client = scope.get("client") or ("",)
         told = f"key {key}" if key else f"address {client[0]}"
         digest = hashlib.blake2b(told.encode(), key=self._secret, digest_size=12)
@@ -180,8 +186,8 @@ class Gate:
         raw = json.dumps(body).encode()
         with self.calls.joining(door, body) as place:
             if door.startswith("call/"):
-                send = _with_place(send, place)
-            await self.app(_with_json(scope, raw), _once(raw, receive), send)
+                send = with_place(send, place)
+            await self.app(with_json(scope, raw), once(raw, receive), send)
 
     async def _body(self, scope, receive) -> dict:
         raw = b"".join([piece async for piece in self._pieces(scope, receive)])
@@ -195,7 +201,7 @@ class Gate:
 
     async def _pieces(self, scope, receive):
         """The pieces of a small body, which must come in time."""
-        receive = _bounded(
+        receive = bounded(
             scope, receive, self.limits.max_request_bytes, self.limits.receive_seconds
         )
         more = True
@@ -209,7 +215,7 @@ class Gate:
     async def _upload(self, scope, receive, visitor: str) -> Response:
         """Take a visitor's files, into a folder whose name can't be guessed."""
         limit = self.limits.max_upload_bytes
-        receive = _bounded(scope, receive, limit + 4096, self.limits.receive_seconds)
+        receive = bounded(scope, receive, limit + 4096, self.limits.receive_seconds)
         folder = self.files.new_folder()
         paths = []
         try:
@@ -226,114 +232,3 @@ class Gate:
         path = Path(paths[0])
         self.files.add(path, visitor)
         return JSONResponse([str(path)])
-
-
-def path_of(scope) -> str:
-    """The path below the root at which a proxy serves the page."""
-    root = scope.get("root_path", "").rstrip("/")
-    path = scope["path"]
-    if root.startswith("/") and path.startswith(f"{root}/"):
-        return path[len(root) :]
-    return path
-
-
-def _with_json(scope, raw: bytes) -> dict:
-    """A request's scope with another body."""
-    dropped = (b"content-length", b"content-type", b"transfer-encoding")
-    headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
-    headers += [
-        (b"content-type", b"application/json"),
-        (b"content-length", str(len(raw)).encode()),
-    ]
-    return {**scope, "headers": headers}
-
-
-def cookie_of(header: str) -> str | None:
-    try:
-        cookie = SimpleCookie(header).get(COOKIE)
-    except CookieError:
-        return None
-    return cookie.value if cookie else None
-
-
-def _with_cookie(send, value: str):
-    async def send_with_cookie(message) -> None:
-        if message["type"] == "http.response.start":
-            cookie = f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax".encode()
-            message = {**message, "headers": [*message["headers"], (b"set-cookie", cookie)]}
-        await send(message)
-
-    return send_with_cookie
-
-
-def _with_place(send, place: int):
-    """`send`, which adds to the answer how many replies wait before this one."""
-    start, pieces = [], []
-
-    async def send_with_place(message) -> None:
-        if message["type"] == "http.response.start" and _is_json(message):
-            start.append(message)
-        elif not start:
-            await send(message)
-        else:
-            pieces.append(message.get("body", b""))
-            if not message.get("more_body", False):
-                body = json.dumps({**json.loads(b"".join(pieces)), "place": place}).encode()
-                await send(_with_length(start[0], len(body)))
-                await send({**message, "body": body})
-
-    return send_with_place
-
-
-def _is_json(start) -> bool:
-    """Whether an answer that starts like this is what Gradio says of a call in its queue."""
-    kind = Headers(raw=start["headers"]).get("content-type", "")
-    return start["status"] == 200 and kind.startswith("application/json")
-
-
-def _with_length(start, length: int) -> dict:
-    """An answer's start for a body of another length."""
-    headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
-    return {**start, "headers": [*headers, (b"content-length", str(length).encode())]}
-
-
-def _bounded(scope, receive, limit: int, seconds: float):
-    """`receive`, up to so many bytes and seconds."""
-    promised = Headers(scope=scope).get("content-length", "0")
-    if not promised.isdigit() or int(promised) > limit:
-        raise RefusedError(413, "error_request_large", limit=limit)
-    end = asyncio.get_running_loop().time() + seconds
-    num_bytes = 0
-
-    async def receive_bounded():
-        nonlocal num_bytes
-        left = end - asyncio.get_running_loop().time()
-        try:
-            message = await asyncio.wait_for(receive(), max(0.0, left))
-        except TimeoutError:
-            raise RefusedError(408, "error_request_slow", seconds=seconds) from None
-        num_bytes += len(message.get("body", b""))
-        if num_bytes > limit:
-            raise RefusedError(413, "error_request_large", limit=limit)
-        return message
-
-    return receive_bounded
-
-
-def _once(body: bytes, receive):
-    """A `receive` that gives a body, then what comes from the client."""
-    messages = [{"type": "http.request", "body": body, "more_body": False}]
-
-    async def receive_once():
-        return messages.pop() if messages else await receive()
-
-    return receive_once
-
-
-def refusal(refused: RefusedError, scope) -> Response:
-    wanted = Headers(scope=scope).get("accept-language", "").lower()
-    language = "zh" if wanted.startswith("zh") else "en"
-    message = say(refused.code, language, **refused.values)
-    if path_of(scope) == f"{API}/upload":  # whose client shows the body as it is
-        return PlainTextResponse(message, refused.status, {"connection": "close"})
-    return JSONResponse({"detail": message}, refused.status, {"connection": "close"})

@@ -1,0 +1,128 @@
+"""Requests and answers on their way through the gate: their paths, bodies, cookies and lengths."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from http.cookies import CookieError, SimpleCookie
+
+from starlette.datastructures import Headers
+from starlette.responses import JSONResponse, PlainTextResponse, Response
+
+from strings import say
+
+from .calls import RefusedError
+
+COOKIE = "visitor"
+API = "/gradio_api"
+
+
+def path_of(scope) -> str:
+    """The path below the root at which a proxy serves the page."""
+    root = scope.get("root_path", "").rstrip("/")
+    path = scope["path"]
+    if root.startswith("/") and path.startswith(f"{root}/"):
+        return path[len(root) :]
+    return path
+
+
+def with_json(scope, raw: bytes) -> dict:
+    """A request's scope with another body."""
+    dropped = (b"content-length", b"content-type", b"transfer-encoding")
+    headers = [(name, value) for name, value in scope["headers"] if name not in dropped]
+    headers += [
+        (b"content-type", b"application/json"),
+        (b"content-length", str(len(raw)).encode()),
+    ]
+    return {**scope, "headers": headers}
+
+
+def cookie_of(header: str) -> str | None:
+    try:
+        cookie = SimpleCookie(header).get(COOKIE)
+    except CookieError:
+        return None
+    return cookie.value if cookie else None
+
+
+def with_cookie(send, value: str):
+    async def send_with_cookie(message) -> None:
+        if message["type"] == "http.response.start":
+            cookie = f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax".encode()
+            message = {**message, "headers": [*message["headers"], (b"set-cookie", cookie)]}
+        await send(message)
+
+    return send_with_cookie
+
+
+def with_place(send, place: int):
+    """`send`, which adds to the answer how many replies wait before this one."""
+    start, pieces = [], []
+
+    async def send_with_place(message) -> None:
+        if message["type"] == "http.response.start" and _is_json(message):
+            start.append(message)
+        elif not start:
+            await send(message)
+        else:
+            pieces.append(message.get("body", b""))
+            if not message.get("more_body", False):
+                body = json.dumps({**json.loads(b"".join(pieces)), "place": place}).encode()
+                await send(_with_length(start[0], len(body)))
+                await send({**message, "body": body})
+
+    return send_with_place
+
+
+def _is_json(start) -> bool:
+    """Whether an answer that starts like this is what Gradio says of a call in its queue."""
+    kind = Headers(raw=start["headers"]).get("content-type", "")
+    return start["status"] == 200 and kind.startswith("application/json")
+
+
+def _with_length(start, length: int) -> dict:
+    """An answer's start for a body of another length."""
+    headers = [pair for pair in start["headers"] if pair[0].lower() != b"content-length"]
+    return {**start, "headers": [*headers, (b"content-length", str(length).encode())]}
+
+
+def bounded(scope, receive, limit: int, seconds: float):
+    """`receive`, up to so many bytes and seconds."""
+    promised = Headers(scope=scope).get("content-length", "0")
+    if not promised.isdigit() or int(promised) > limit:
+        raise RefusedError(413, "error_request_large", limit=limit)
+    end = asyncio.get_running_loop().time() + seconds
+    num_bytes = 0
+
+    async def receive_bounded():
+        nonlocal num_bytes
+        left = end - asyncio.get_running_loop().time()
+        try:
+            message = await asyncio.wait_for(receive(), max(0.0, left))
+        except TimeoutError:
+            raise RefusedError(408, "error_request_slow", seconds=seconds) from None
+        num_bytes += len(message.get("body", b""))
+        if num_bytes > limit:
+            raise RefusedError(413, "error_request_large", limit=limit)
+        return message
+
+    return receive_bounded
+
+
+def once(body: bytes, receive):
+    """A `receive` that gives a body, then what comes from the client."""
+    messages = [{"type": "http.request", "body": body, "more_body": False}]
+
+    async def receive_once():
+        return messages.pop() if messages else await receive()
+
+    return receive_once
+
+
+def refusal(refused: RefusedError, scope) -> Response:
+    wanted = Headers(scope=scope).get("accept-language", "").lower()
+    language = "zh" if wanted.startswith("zh") else "en"
+    message = say(refused.code, language, **refused.values)
+    if path_of(scope) == f"{API}/upload":  # whose client shows the body as it is
+        return PlainTextResponse(message, refused.status, {"connection": "close"})
+    return JSONResponse({"detail": message}, refused.status, {"connection": "close"})

@@ -1,0 +1,56 @@
+"""What strangers send to the page's server by hand."""
+
+from __future__ import annotations
+
+import io
+import time
+
+import numpy as np
+import soundfile
+
+from page.limits import Limits
+from strings import say
+
+SETTINGS = ["", 5, 0.7, -1]  # style, seconds, temperature, seed
+FOREIGN = say("error_foreign_file", "en")
+
+
+LIMITS = Limits(
+    max_request_bytes=64 * 1024,
+    max_upload_bytes=1024 * 1024,
+    max_user_bytes=2 * 1024 * 1024,
+    max_total_bytes=4 * 1024 * 1024,
+    max_text_characters=100,
+    receive_seconds=2,
+    linger_seconds=3,
+    wait_seconds=2,
+    silent_seconds=1,
+    max_waiting=4,
+    max_replies=2,
+    max_sessions=4,
+)
+
+
+def wav(seconds: float = 0.5) -> bytes:
+    """Bursts of noise, which count as speech."""
+    samples = np.random.default_rng(0).integers(-6000, 6000, int(16_000 * seconds))
+    samples[np.arange(len(samples)) % 4000 > 2500] = 0
+    file = io.BytesIO()
+    soundfile.write(file, samples.astype(np.int16), 16_000, format="WAV")
+    return file.getvalue()
+
+
+def file_of(path: str) -> dict:
+    return {"path": path, "meta": {"_type": "gradio.FileData"}}
+
+
+def written(text: str) -> list:
+    return ["written", None, text, *SETTINGS]
+
+
+def wait_until(condition) -> None:
+    for _ in range(400):
+        if condition():
+            return
+        time.sleep(0.05)
+    raise AssertionError("it never came true")
