@@ -7,6 +7,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -43,6 +44,8 @@ from page.shelf import Shelf  # noqa: E402
 from page.talk import EXAMPLE_FOLDER, TalkTab, example_recordings  # noqa: E402
 
 FONT = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
+FINISH_PAUSE = 0.05
+READ_SECONDS = 2.0  # without a request, after which the last reply's sound has been fetched
 THEME = gr.themes.Base(
     primary_hue="teal",
     neutral_hue="slate",
@@ -97,12 +100,14 @@ class Page:
                 with gr.Tab(words.label("inspect"), elem_id="inspect-tab"):
                     InspectTab(self.sessions, self.readers)
             self.demo.load(None, None, None, js=OPEN_TEST, api_visibility="private")
-            gr.api(
-                Api(self.sessions, self.readers).speak,
-                api_name="speak",
-                concurrency_id=MODEL,
-                concurrency_limit=self.limits.max_replies,
-            )
+            api = Api(self.sessions, self.readers)
+            for endpoint in (api.speak, api.encode, api.decode):
+                gr.api(
+                    endpoint,
+                    api_name=endpoint.__name__,
+                    concurrency_id=MODEL,
+                    concurrency_limit=self.limits.max_replies,
+                )
         for function in self.demo.fns.values():
             function.queue = True  # the gate lets nothing past the queue, Gradio's own neither
         self.demo.queue(default_concurrency_limit=self.limits.max_replies, api_open=False)
@@ -148,12 +153,26 @@ class Page:
         """What `/healthz` tells."""
         model = self.sessions.model
         return {
-            "ready": True,
+            "ready": not self.calls.is_ending,
             "model": Path(model.name).name,
             "device": model.device,
             "dtype": model.dtype,
             "queue_length": self.calls.num_waiting,
         }
+
+    def finish(self) -> None:
+        """Take no more calls, and let the replies under way end, for `Limits.stop_seconds`."""
+        self.calls.is_ending = True
+        end = time.monotonic() + self.limits.stop_seconds
+        calm = 0.0  # the time at which nothing is left to be waited for
+        while time.monotonic() < end:
+            if self.calls.num_replies:
+                calm = time.monotonic() + READ_SECONDS
+            elif calm:  # the last replies' sounds are still fetched
+                calm = max(calm, self.calls.last_asked + READ_SECONDS)
+            if time.monotonic() > calm:
+                break
+            time.sleep(FINISH_PAUSE)
 
     def close(self) -> None:
         """Stop serving, and remove every file that visitors brought or got."""
@@ -205,6 +224,8 @@ def serve(options: argparse.Namespace) -> None:
             ) from error
         with suppress(KeyboardInterrupt):
             Event().wait()
+        with suppress(KeyboardInterrupt):  # who asks twice does not wait
+            page.finish()
         logging.disable()  # a stream that is cut off from here on is no fault
 
 

@@ -37,5 +37,5 @@ def naming(path: Path) -> Iterator[None]:
     """Put the file's name in front of the error that its contents lead to."""
     try:
         yield
-    except (TypeError, ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
-        raise ValueError(f"{path}: {error}") from error
+    except Exception as error:  # values of a foreign file can make libraries raise anything
+        raise ValueError(f"{path}: {error or type(error).__name__}") from error

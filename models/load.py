@@ -58,6 +58,6 @@ def _model_type(path: Path) -> str | None:
     """What a config.json says; None where it says nothing or can't be read, as its family will."""
     try:
         config = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     return config.get("model_type") if isinstance(config, dict) else None

@@ -11,21 +11,25 @@ from torch import Tensor
 
 Reply = TypeVar("Reply")
 Step = Callable[[Sequence[Reply]], list[Tensor | None]]
+Restore = Callable[[], None]
 
 
 class Stepper(Generic[Reply]):
     """Steps the replies of several threads together; each thread asks for its own ones' frames.
 
     Whoever asks while a step is under way waits for it, and then all who wait are stepped at once.
+    If that fails, each is stepped alone, so that only those whose fault it is are told.
 
     Args:
         step: makes the next frame of each of some replies of one model.
+        mark: gives what brings a reply back to where it is now, whatever a step has done to it;
+            without it a fault is everybody's.
     """
 
     GRACE_SECONDS = 0.003  # that a step waits for replies which are between two frames
 
-    def __init__(self, step: Step[Reply]) -> None:
-        self.step = step
+    def __init__(self, step: Step[Reply], mark: Callable[[Reply], Restore] | None = None) -> None:
+        self.step, self.mark = step, mark
         self._waiting: dict[Reply, Future] = {}
         self._going: set[Reply] = set()
         self._stepping = False
@@ -55,9 +59,7 @@ class Stepper(Generic[Reply]):
                     lambda: self._going <= self._waiting.keys(), timeout=self.GRACE_SECONDS
                 )
                 batch, self._waiting = self._waiting, {}
-            frames = self.step(list(batch))
-            for future, frame in zip(batch.values(), frames, strict=True):
-                future.set_result(frame)
+            self._step_all(batch)
         except Exception as error:
             fault = error
         finally:
@@ -67,6 +69,24 @@ class Stepper(Generic[Reply]):
             with self._changed:
                 self._stepping = False
                 self._changed.notify_all()
+
+    def _step_all(self, batch: Mapping[Reply, Future]) -> None:
+        marks = [self.mark(reply) for reply in batch] if self.mark and len(batch) > 1 else []
+        try:
+            frames = self.step(list(batch))
+        except Exception:
+            if not marks:
+                raise
+            for restore in marks:
+                restore()
+            for reply, future in batch.items():
+                try:
+                    future.set_result(*self.step([reply]))
+                except Exception as error:
+                    future.set_exception(error)
+            return
+        for future, frame in zip(batch.values(), frames, strict=True):
+            future.set_result(frame)
 
     def leave(self, reply: Reply) -> None:
         """No step waits for this reply any more."""

@@ -1,17 +1,25 @@
-"""The page's API: `speak`, which answers one turn."""
+"""The page's API: `speak` answers a turn, `encode` and `decode` turn sounds into codes and back."""
 
 from __future__ import annotations
 
+import re
+import shutil
 import time
 from collections.abc import Generator, Iterator
+from contextlib import closing
+from typing import Any
 
 import gradio as gr
+import numpy as np
 
 from generate import generate_long
-from models.errors import UserError
+from models.audio import AudioClip, write_wav
+from models.contract import SpeechCodec
+from models.errors import UserError, shown
 
 from .calls import visitor_of
-from .checks import check_text, num_frames
+from .checks import check_text, reply_options
+from .files import written
 from .limiter import READER_SECONDS, Readers
 from .metrics import measured
 from .session import read_speech
@@ -20,6 +28,7 @@ from .told import api_error, told
 from .turn import ShownTurn
 
 CHUNK_FRAMES = 1024  # at most; chunks double until then
+NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # of a conversation
 
 
 class Api:
@@ -33,46 +42,94 @@ class Api:
         self.sessions, self.readers = sessions, readers
 
     def speak(
-        self, request: gr.Request, audio: gr.FileData | None = None, text: str = ""
+        self,
+        request: gr.Request,
+        audio: gr.FileData | None = None,
+        text: str = "",
+        style: str = "",
+        seed: int = -1,
+        sampling: dict | None = None,
+        conversation: str = "",
     ) -> Iterator[tuple[str, gr.FileData | None]]:
-        """Answer a sound file, a text, or both, in one turn.
+        """Answer a sound file, a text, or both. Each answer has the text so far and the speech so
+        far, as a wav file; the last one has all.
 
-        Each yield has the text so far and the speech so far, as a wav file; the last one has all.
+        Args:
+            audio: the user's speech, as /upload answered.
+            text: what the user wrote.
+            style: how the reply is said, one of the model's; empty lets it choose.
+            seed: the same one gives the same reply; -1 draws one.
+            sampling: the model's settings by name, as {"temperature": 0.7}; null leaves them.
+            conversation: any name that you choose: calls with the same one are one conversation.
+                Empty is a single turn.
         """
-        yield from told(self._speak(request, audio, text), api_error)
+        given = (audio, text, style, seed, sampling, conversation)
+        yield from told(self._speak(request, *given), api_error)
 
-    def _speak(self, request: gr.Request, audio: object, text: object) -> Generator[tuple]:
-        limits, model, files = self.sessions.limits, self.sessions.model, self.sessions.files
+    def encode(self, request: gr.Request, audio: gr.FileData) -> list[list[int]]:
+        """The codec's codes of a sound file: a list for each codebook, a code for each frame.
+
+        Args:
+            audio: the sound, as /upload answered.
+        """
+        return list(told(self._encode(request, audio), api_error))[-1]
+
+    def decode(self, request: gr.Request, codes: list[list[int]]) -> gr.FileData:
+        """The sound of codes, as a wav file.
+
+        Args:
+            codes: as /encode gives them.
+        """
+        return list(told(self._decode(request, codes), api_error))[-1]
+
+    def _speak(
+        self, request: gr.Request, audio: object, text: object, style: object, seed: object,
+        sampling: object, conversation: object,
+    ) -> Generator[tuple]:  # fmt: skip
+        limits, model = self.sessions.limits, self.sessions.model
         visitor = visitor_of(request.session_hash)
         text = check_text("" if text is None else text, limits)
-        clip = None
-        if audio is not None:
-            if not isinstance(audio, dict):
-                raise UserError("error_file_kind", kind=type(audio).__name__)
-            path = files.check(audio.get("path"), visitor)
-        if audio is None and not text:
+        path = None if audio is None else self._path(audio, visitor)
+        if path is None and not text:
             raise UserError("error_nothing_given")
-        if not self.readers.is_read(request.session_hash or ""):
-            raise UserError("error_not_read", seconds=READER_SECONDS)
+        settings = self._settings(sampling, seed)
+        options = reply_options(model, limits, style, limits.reply_seconds, settings)
+        options["chunk_frames"] = CHUNK_FRAMES
+        name = self._name(conversation)
+        self._check_read(request)
+        clip = read_speech(path, limits) if path else None
+        if name:
+            session = self.sessions.open(f"{visitor}.{name}")
+            turns = session.answer_clip(clip, text, **options)
+        else:
+            turns = self._single_turn(clip, text, options)
+        num_written = 0
+        with closing(turns):
+            for turn in turns:
+                num_frames = turn.last.total_frames if turn.last else 0
+                has_grown = num_frames > num_written or not num_written
+                if has_grown and (num_frames >= 2 * num_written or turn.ended) and turn.last:
+                    num_written = num_frames
+                    yield turn.reply, self._write(turn, visitor)
+
+    def _single_turn(
+        self, clip: AudioClip | None, text: str, options: dict
+    ) -> Generator[ShownTurn]:
         since = time.monotonic()
         with self.sessions.limiter.reply():
-            clip = read_speech(path, limits) if audio is not None else None
-            reply = generate_long(
-                model,
+            chunks = generate_long(
+                self.sessions.model,
                 audio=clip,
                 text=text or None,
-                max_new_tokens=num_frames(model, limits.reply_seconds),
-                chunk_frames=CHUNK_FRAMES,
                 log_content=self.sessions.log_content,
+                **options,
             )
-            turn, num_written = ShownTurn(text, None, model.sample_rate), 0
-            for chunk in measured(reply, since):
+            turn = ShownTurn(text, None, self.sessions.model.sample_rate)
+            for chunk in measured(chunks, since):
                 turn.add(chunk)
-                if chunk.total_frames >= 2 * num_written:
-                    num_written = chunk.total_frames
-                    yield turn.reply, self._write(turn, visitor)
-            if turn.last and turn.last.total_frames > num_written:
-                yield turn.reply, self._write(turn, visitor)
+                yield turn
+            turn.ended = True
+            yield turn
 
     def _write(self, turn: ShownTurn, visitor: str) -> dict | None:
         """The speech so far as a file of its own, since a client may still read the one before.
@@ -81,7 +138,70 @@ class Api:
         """
         if not turn.has_sound:
             return None
+        kept = turn.reply_audio
+        sound = self._file(lambda path: turn.write(path), visitor)
+        turn.reply_audio = kept
+        return sound
+
+    def _file(self, write, visitor: str) -> dict:
         wav = self.sessions.files.new_folder() / "reply.wav"
-        turn.write(wav)
-        self.sessions.files.add(wav, visitor)
+        try:
+            with written():
+                write(wav)
+                self.sessions.files.add(wav, visitor)
+        except UserError:
+            shutil.rmtree(wav.parent, ignore_errors=True)
+            raise
         return gr.FileData(path=str(wav)).model_dump()
+
+    def _encode(self, request: gr.Request, audio: object) -> Generator[list]:
+        path = self._path(audio, visitor_of(request.session_hash))
+        clip = read_speech(path, self.sessions.limits)
+        with self.sessions.limiter.reply():
+            yield self._codec().encode(clip.samples, clip.sample_rate).tolist()
+
+    def _decode(self, request: gr.Request, codes: object) -> Generator[dict]:
+        codec, model = self._codec(), self.sessions.model
+        limit = self.sessions.limits.max_reply_seconds
+        try:
+            grid = np.atleast_1d(np.asarray(codes))
+        except ValueError:  # lists of several lengths
+            grid = np.empty(0)
+        if grid.dtype.kind not in "iu":
+            grid = np.empty(0)
+        if (seconds := grid.shape[-1] / model.frame_rate) > limit:
+            raise UserError("error_codes_long", seconds=seconds, limit=limit)
+        with self.sessions.limiter.reply():
+            wave = codec.decode(grid)
+        visitor = visitor_of(request.session_hash)
+        yield self._file(lambda path: write_wav(path, wave, model.sample_rate), visitor)
+
+    def _path(self, audio: object, visitor: str) -> str:
+        if not isinstance(audio, dict):
+            raise UserError("error_file_kind", kind=type(audio).__name__)
+        return self.sessions.files.check(audio.get("path"), visitor)
+
+    def _settings(self, sampling: object, seed: object) -> dict[str, Any]:
+        if sampling is not None and not isinstance(sampling, dict):
+            raise UserError("error_sampling_kind", kind=type(sampling).__name__)
+        known = {field.name for field in self.sessions.model.sampling_fields}
+        for name in sampling or {}:
+            if name not in known:
+                raise UserError("error_no_setting", name=shown(name))
+        return {**(sampling or {}), "seed": seed}
+
+    def _name(self, conversation: object) -> str:
+        name = conversation or ""
+        if not isinstance(name, str) or (name and not NAME.fullmatch(name)):
+            raise UserError("error_conversation_name")
+        return name
+
+    def _check_read(self, request: gr.Request) -> None:
+        if not self.readers.is_read(request.session_hash or ""):
+            raise UserError("error_not_read", seconds=READER_SECONDS)
+
+    def _codec(self) -> SpeechCodec:
+        model = self.sessions.model
+        if not isinstance(model, SpeechCodec):
+            raise UserError("error_no_codec", name=shown(model.name))
+        return model

@@ -71,6 +71,8 @@ class Calls:
         self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
         self._connected = connected
         self._joining: list[BlockFunction] = []  # of calls on their way into the queue
+        self.is_ending = False  # no more calls are taken
+        self.last_asked = 0.0  # when anything was asked for, by time.monotonic
 
     @contextmanager
     def joining(self, door: str, body: dict) -> Iterator[int]:
@@ -116,6 +118,16 @@ class Calls:
     def num_waiting(self) -> int:
         """Replies that wait for their turn."""
         return sum(function.concurrency_id == MODEL for function in self._waiting())
+
+    @property
+    def num_replies(self) -> int:
+        """Replies that are made or wait."""
+        begun = sum(function.concurrency_id == MODEL for function in self._begun())
+        return begun + self.num_waiting
+
+    def _begun(self) -> list[BlockFunction]:
+        jobs = [job for job in self.blocks._queue.active_jobs if job]
+        return [event.fn for job in jobs for event in job]
 
     def _waiting(self) -> list[BlockFunction]:
         """What was called and has not begun."""
@@ -193,6 +205,8 @@ class Calls:
         return {"session_hash": session, "data": self._data(function, body.get("data"), visitor)}
 
     def _check_room(self, function: BlockFunction) -> None:
+        if self.is_ending:
+            raise RefusedError(503, "error_ending")
         waiting, num_replies = self._waiting(), self.num_waiting
         if function.concurrency_id == MODEL:
             if num_replies >= self.limits.max_waiting:
@@ -200,14 +214,17 @@ class Calls:
         elif len(waiting) - num_replies >= MAX_WAITING_EVENTS:
             raise RefusedError(503, "error_busy")
         if function.connection == "stream":
-            jobs = [job for job in self.blocks._queue.active_jobs if job]
-            begun = [event.fn for job in jobs for event in job]
-            num_open = sum(other.connection == "stream" for other in begun + waiting)
+            num_open = sum(other.connection == "stream" for other in self._begun() + waiting)
             if num_open >= self.limits.max_microphones:
                 raise RefusedError(503, "error_busy")
 
     def _data(self, function, data: object, visitor: str) -> list:
-        if not isinstance(data, list) or len(data) != len(function.inputs):
+        if not isinstance(data, list):
+            raise _wrong_data(function)
+        if function.api_visibility == "public":  # the last ones may be left out
+            rest = _parameters(function)[len(data) :]
+            data = data + [default for _, has_default, default, _ in rest if has_default]
+        if len(data) != len(function.inputs):
             raise _wrong_data(function)
         try:
             return self._checked(data, visitor, 0)

@@ -7,7 +7,7 @@ import math
 from typing import Any
 
 from models.contract import SamplingField, SpeechModel
-from models.errors import UserError
+from models.errors import UserError, shown
 
 from .limits import Limits
 
@@ -53,7 +53,7 @@ def reply_options(
     values["seed"] = None if seed is None or seed < 0 else seed
     if style and style not in model.styles:
         allowed = ", ".join(model.styles)
-        raise UserError("error_unknown_style", name=str(style)[:40], allowed=allowed)
+        raise UserError("error_unknown_style", name=shown(style), allowed=allowed)
     length = SamplingField(name="length", low=1, high=limits.max_reply_seconds, step=1)
     return {
         "style": style or None,

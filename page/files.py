@@ -6,10 +6,14 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
+
+import soundfile
+from loguru import logger
 
 from models.errors import UserError
 
@@ -24,6 +28,20 @@ class _Entry:
     num_bytes: int
     kept: bool  # for as long as its owner's conversation
     since: float = field(default_factory=time.monotonic)
+
+
+@contextmanager
+def written() -> Iterator[None]:
+    """A sound is written meanwhile.
+
+    Raises:
+        UserError: it can't be, for want of room or of permission.
+    """
+    try:
+        yield
+    except (OSError, soundfile.SoundFileError) as error:
+        logger.error(f"a sound can't be written: {getattr(error, 'strerror', None) or 'no room'}")
+        raise UserError("error_no_room") from error
 
 
 class Files:
@@ -46,9 +64,14 @@ class Files:
         self._lock = Lock()
 
     def new_folder(self) -> Path:
-        """A folder for one file to come."""
+        """A folder for one file to come.
+
+        Raises:
+            UserError: it can't be made.
+        """
         folder = self.folder / secrets.token_urlsafe(18)
-        folder.mkdir(mode=0o700)
+        with written():
+            folder.mkdir(mode=0o700)
         return folder
 
     def add(self, path: Path, owner: str, *, kept: bool = False) -> None:

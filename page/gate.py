@@ -13,6 +13,7 @@ import json
 import re
 import secrets
 import shutil
+import time
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -23,6 +24,8 @@ from starlette.datastructures import Headers
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import JSONResponse, Response
+
+from models.errors import UserError
 
 from .calls import Calls, RefusedError, own
 from .files import Files
@@ -87,7 +90,7 @@ class Gate:
                 raise RefusedError(503, "error_busy")
             await self._pass(scope, receive, send)
         except RefusedError as refused:
-            if refused.status == 413:
+            if refused.status in (413, 507):
                 await self._drain(receive)
             await refusal(refused, scope)(scope, receive, send)
         finally:
@@ -95,6 +98,7 @@ class Gate:
 
     async def _pass(self, scope, receive, send) -> None:
         headers, path = Headers(scope=scope), path_of(scope)
+        self.calls.last_asked = time.monotonic()
         if not self._is_ours(headers.get("host", "")):
             raise RefusedError(421, "error_host")
         if scope["method"] == "POST" and self._is_cross_site(headers):
@@ -216,7 +220,10 @@ class Gate:
         """Take a visitor's files, into a folder whose name can't be guessed."""
         limit = self.limits.max_upload_bytes
         receive = bounded(scope, receive, limit + 4096, self.limits.receive_seconds)
-        folder = self.files.new_folder()
+        try:
+            folder = self.files.new_folder()
+        except UserError as error:
+            raise RefusedError(507, error.code) from error
         paths = []
         try:
             paths, _, _ = await upload_fn(Request(scope, receive), str(folder), limit, None)
@@ -224,6 +231,8 @@ class Gate:
             raise RefusedError(400, "error_upload") from None
         except ClientDisconnect:
             raise RefusedError(400, "error_request") from None
+        except OSError:
+            raise RefusedError(507, "error_no_room") from None
         finally:
             if len(paths) != 1:
                 shutil.rmtree(folder, ignore_errors=True)

@@ -6,7 +6,10 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
+from models.errors import shown
+
 MIB = 1 << 20
+MAX_NUMBER = 2**53  # NaN and infinity are beyond it, too
 
 
 def _limit(default: float, meaning: str):
@@ -40,6 +43,7 @@ class Limits:
     linger_seconds: float = _limit(180.0, "seconds that it outlives its last connection")
     silent_seconds: float = _limit(10.0, "an open microphone that sends nothing closes after these")
     upload_seconds: float = _limit(600.0, "seconds that an upload is kept if nobody sends it")
+    stop_seconds: float = _limit(10.0, "seconds that replies under way have when it is told to end")
     max_user_bytes: int = _limit(128 * MIB, "bytes of sounds kept for one visitor")
     max_total_bytes: int = _limit(1024 * MIB, "bytes of sounds kept for all; the oldest go first")
 
@@ -52,7 +56,9 @@ class Limits:
 
 def _check(name: str, value: object, kind: type) -> None:
     number = value if isinstance(value, (int, float)) else math.nan
-    is_right = math.isfinite(number) and (kind is float or number == int(number))
+    is_right = abs(number) <= MAX_NUMBER and (kind is float or number == int(number))
     if isinstance(value, bool) or not is_right or number <= 0:
         what = "a whole number" if kind is int else "a number"
-        raise ValueError(f"--{name.replace('_', '-')} is {value!r}, but must be {what} above 0")
+        raise ValueError(
+            f"--{name.replace('_', '-')} is {shown(repr(value))}, but must be {what} above 0"
+        )

@@ -89,7 +89,7 @@ def _with_length(start, length: int) -> dict:
 def bounded(scope, receive, limit: int, seconds: float):
     """`receive`, up to so many bytes and seconds."""
     promised = Headers(scope=scope).get("content-length", "0")
-    if not promised.isdigit() or int(promised) > limit:
+    if not (promised.isascii() and promised.isdigit()) or int(promised) > limit:
         raise RefusedError(413, "error_request_large", limit=limit)
     end = asyncio.get_running_loop().time() + seconds
     num_bytes = 0

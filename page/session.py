@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 import time
 from collections.abc import Generator
+from contextlib import suppress
 from threading import Event, Lock
 from uuid import uuid4
 
@@ -14,7 +15,7 @@ from models.contract import SpeechModel, UserTurn
 from models.errors import UserError
 from models.level import level_speech
 
-from .files import Files
+from .files import Files, written
 from .limiter import Limiter
 from .limits import Limits
 from .listener import Floor, Listener
@@ -167,6 +168,12 @@ class Session:
             raise
         yield from self._reply(clip, text, audio, stop, **options)
 
+    def answer_clip(self, clip: AudioClip | None, text: str, **options) -> Generator[ShownTurn]:
+        """Answer speech that was read already, of which no file is kept; like `answer`."""
+        stop = self._take_floor(self.limits.wait_seconds)
+        if stop is not None:
+            yield from self._reply(clip, text, None, stop, **options)
+
     def answer_heard(self, **options) -> Generator[ShownTurn]:
         """Answer what the microphone heard, if it is open; like `answer`."""
         with self._guard:
@@ -184,8 +191,9 @@ class Session:
         try:
             path = self.files.new_folder() / "speech.wav"
             try:
-                listener.write(path)
-                self.files.add(path, self.owner, kept=True)
+                with written():
+                    listener.write(path)
+                    self.files.add(path, self.owner, kept=True)
             except BaseException:
                 shutil.rmtree(path.parent, ignore_errors=True)
                 raise
@@ -292,10 +300,19 @@ class Session:
             self._floor.give()
 
     def _keep_sound(self, turn: ShownTurn) -> None:
-        if turn.has_sound:
+        """Write the reply's sound; where there is no room it was heard, and can't be again."""
+        if not turn.has_sound:
+            return
+        with suppress(UserError):
             path = self.files.new_folder() / f"reply-{len(self.turns)}.wav"
-            turn.write(path)
-            self.files.add(path, self.owner, kept=True)
+            try:
+                with written():
+                    turn.write(path)
+                    self.files.add(path, self.owner, kept=True)
+            except UserError:
+                turn.reply_audio = None
+                shutil.rmtree(path.parent, ignore_errors=True)
+                raise
 
 
 def read_speech(path: str, limits: Limits) -> AudioClip:

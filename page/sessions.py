@@ -19,7 +19,8 @@ SAFE_SECONDS = 60.0  # since its last turn, in which a session of who is here ma
 
 
 class Sessions:
-    """A session for each visitor who has said something.
+    """A session for each visitor who has said something, and for each conversation of the API,
+    whose name stands behind its visitor's and a point.
 
     One ends when its visitor has been idle, or away, for too long; a short break of the connection
     ends nothing. When there are too many, the one that was away longest makes room for a new one;
@@ -88,7 +89,7 @@ class Sessions:
             over = []
             for visitor, session in self._sessions.items():
                 limits = self.limits
-                is_here = visitor in self._connections
+                is_here = self._is_here(visitor)
                 seconds = limits.idle_seconds if is_here else limits.linger_seconds
                 if not session.is_busy and now - session.last_used > seconds:
                     over.append(session)
@@ -108,11 +109,16 @@ class Sessions:
         for session in sessions:
             session.close()
 
+    def _is_here(self, owner: str) -> bool:
+        return owner.partition(".")[0] in self._connections
+
     def _least_used(self) -> Session:
         """Of those without a turn under way: of visitors who are away, else of idle ones."""
         before = time.monotonic() - SAFE_SECONDS
         free = [session for session in self._sessions.values() if not session.is_busy]
-        away = [session for session in free if session.owner not in self._connections]
+        away = [
+            session for session in free if session.owner.partition(".")[0] not in self._connections
+        ]
         ending = away or [session for session in free if session.last_used < before]
         if not ending:
             raise UserError("error_too_many_users")

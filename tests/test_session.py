@@ -388,8 +388,9 @@ def test_a_full_disk_does_not_keep_the_floor(
     listen(session, 1)
     with monkeypatch.context() as patch:
         patch.setattr(Listener, "write", _full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(UserError, match="no room") as refusal:
             list(session.answer_heard())
+    assert refusal.value.code == "error_no_room"
     assert not session.is_busy and not heard[-1].is_open
     assert list(session.files.folder.iterdir()) == []
     say(session, "你好")

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+MAX_TABLE = 1 << 25  # values of a rotary table; beyond, a damaged config would fill the memory
+
 
 @dataclass(frozen=True, kw_only=True)
 class StackConfig:
@@ -23,6 +25,13 @@ class StackConfig:
     norm_eps: float
     dropout: float = 0.0
     rounds_rope: bool = False
+
+    def __post_init__(self) -> None:
+        if self.max_seq_len * self.head_dim > MAX_TABLE:
+            raise ValueError(
+                f"max_seq_len {self.max_seq_len} and head_dim {self.head_dim} ask for a rotary "
+                f"table of more than {MAX_TABLE} values, which no known model has"
+            )
 
     @property
     def head_dim(self) -> int:

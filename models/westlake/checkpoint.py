@@ -286,8 +286,8 @@ def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
             "they need the same number, and the model at least one code more, for the pad"
         )
     weights = read_weights(path)
-    with naming(config_path):
-        codec = _new_codec(config, weights)
+    with naming(config_path), torch.device("meta"):
+        codec = _new_codec(config, weights)  # costs nothing, whatever sizes the config has
     assign_weights(codec, weights, path, torch.float32)
     return codec.prepare_inference()
 

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-import math
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from torch import Tensor
 
+from ..errors import shown
 from ..files import naming, read_json
 from ..hub import find_folder
 from ..weights import read_metadata, read_weights, refuse_keys
@@ -44,6 +45,10 @@ MAX_SIZES = {
     "num_codebooks": 1 << 10,
     "max_seq_len": 1 << 20,
     "dim": 1 << 16,
+    "codebook_size": 1 << 16,
+    "n_fft": 1 << 16,
+    "win_length": 1 << 16,
+    "n_mels": 1 << 10,
     "encoder_depths": 1 << 10,
     "encoder_dims": 1 << 13,
     "decoder_dim": 1 << 13,
@@ -152,7 +157,8 @@ def read_config(path: Path, config_class: type[Config]) -> Config:
         kind = kind.__name__ if isinstance(kind, type) else str(kind)
         limit = MAX_SIZES.get(key, MAX_SIZE)
         if not _fits(value, kind, limit):
-            raise ValueError(f"{path}: {key} is {value!r}, but must be {kind} of at most {limit}")
+            came = shown(repr(value))
+            raise ValueError(f"{path}: {key} is {came}, but must be {kind} of at most {limit}")
     with naming(path):
         return config_class(**values)
 
@@ -168,7 +174,7 @@ def _fits(value: object, kind: str, limit: int) -> bool:
     if kind == "int":
         return isinstance(value, int) and abs(value) <= limit
     if kind == "float":
-        return isinstance(value, (int, float)) and math.isfinite(value)
+        return isinstance(value, (int, float)) and abs(value) <= sys.float_info.max
     if "tuple" in kind:
         if not isinstance(value, (list, tuple)) or len(value) > MAX_LIST:
             return False

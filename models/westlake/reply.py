@@ -107,8 +107,10 @@ def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk,
         model.stepper.leave(reply.steps)
         yield chunks.take(last=True, ended=frame is None)
     except Exception:
-        if not chunks.num_said and reply.is_wanted:
-            reply.conversation.abandon_turn()
+        if reply.is_wanted:
+            if not chunks.num_said:
+                reply.conversation.abandon_turn()
+            reply.conversation.cache.reset()  # what the fault has left there is read again
         raise
     finally:
         model.stepper.leave(reply.steps)

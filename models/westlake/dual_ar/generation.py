@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
@@ -70,6 +70,24 @@ class Reply:
     def penalty(self) -> float:
         """Repetition penalty of the next frame; the first frame has none."""
         return self.sampling.repetition_penalty if self.num_frames else 1.0
+
+    def mark(self) -> Callable[[], None]:
+        """Returns what brings the reply back to where it is now, after a step that failed."""
+        length, state, num_frames = self.cache.length, self.generator.get_state(), self.num_frames
+        kept = {
+            "unread": self.unread,
+            "window": self.window.clone(),
+            "ended": self.ended,
+            "_last_codes": self._last_codes,
+        }
+
+        def restore() -> None:
+            self.cache.truncate(min(length, self.cache.length))
+            self.generator.set_state(state)
+            del self.columns[num_frames:], self.frames[num_frames:]
+            vars(self).update(kept)
+
+        return restore
 
     def choose_text(self, sampled: int) -> int:
         """The next frame's text token: the forced one, if there is one, else the sampled one."""
@@ -155,6 +173,8 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(engine, replies)
     drawing = _Drawing(replies)
     logits = engine.model.text_logits(hidden)
+    if not bool(logits.sum(-1).isfinite().all()):  # else whatever is drawn is no token
+        raise FloatingPointError("the model's logits are not finite")
     window, points = drawing.window[:, 0], drawing.points[:, 0]
     sampled = engine.draw(logits, window, drawing.settings, points).tolist()
     texts = [reply.choose_text(token) for reply, token in zip(replies, sampled, strict=True)]

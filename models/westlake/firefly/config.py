@@ -39,6 +39,8 @@ class FireflyConfig:
         for field in fields(self):  # JSON has lists where Python has tuples
             if isinstance(getattr(self, field.name), list):
                 object.__setattr__(self, field.name, tuple(getattr(self, field.name)))
+            if field.type in (int, tuple[int, ...]):
+                self._check_positive(field.name)
         if prod(self.upsample_rates) != self.hop_length:
             raise ValueError(
                 f"upsample_rates {self.upsample_rates} multiply to {prod(self.upsample_rates)}, "
@@ -58,6 +60,13 @@ class FireflyConfig:
                 f"the last of encoder_dims, {self.latent_dim}, must be a multiple of "
                 f"num_codebooks {self.num_codebooks}"
             )
+
+    def _check_positive(self, name: str) -> None:
+        """Sizes and lists of sizes hold numbers of at least 1, and no list is empty."""
+        value = getattr(self, name)
+        sizes = value if isinstance(value, tuple) else (value,)
+        if not sizes or min(sizes) < 1:
+            raise ValueError(f"{name} is {value}, but must hold numbers of at least 1")
 
     @property
     def latent_dim(self) -> int:

@@ -71,7 +71,7 @@ class ConvNeXtEncoder(nn.Module):
             self.downsample_layers.append(
                 nn.Sequential(ChannelNorm(dim_in), nn.Conv1d(dim_in, dim_out, kernel_size=1))
             )
-        rates = iter(torch.linspace(0, config.drop_path_rate, sum(depths)).tolist())
+        rates = iter(torch.linspace(0, config.drop_path_rate, sum(depths), device="cpu").tolist())
         self.stages = nn.ModuleList(
             nn.ModuleList(
                 ConvNeXtBlock(dim, kernel_size, config.layer_scale_init, next(rates))

@@ -29,16 +29,18 @@ class LogMelSpectrogram(nn.Module):
         self.hop_length = config.hop_length
         self.left_padding = (config.win_length - config.hop_length) // 2
         self.right_padding = (config.win_length - config.hop_length + 1) // 2
-        filterbank = AF.melscale_fbanks(
-            n_freqs=config.n_fft // 2 + 1,
-            f_min=config.f_min,
-            f_max=config.f_max or config.sample_rate // 2,
-            n_mels=config.n_mels,
-            sample_rate=config.sample_rate,
-            norm="slaney",
-            mel_scale="slaney",
-        )
-        self.register_buffer("window", torch.hann_window(config.win_length), persistent=False)
+        with torch.device("cpu"):  # also where the codec is only planned, on the meta device
+            filterbank = AF.melscale_fbanks(
+                n_freqs=config.n_fft // 2 + 1,
+                f_min=config.f_min,
+                f_max=config.f_max or config.sample_rate // 2,
+                n_mels=config.n_mels,
+                sample_rate=config.sample_rate,
+                norm="slaney",
+                mel_scale="slaney",
+            )
+            window = torch.hann_window(config.win_length)
+        self.register_buffer("window", window, persistent=False)
         self.register_buffer("filterbank", filterbank, persistent=False)
 
     @property

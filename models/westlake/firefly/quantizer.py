@@ -27,9 +27,13 @@ class DownsampleFiniteScalarQuantize(nn.Module):
             nn.ModuleList([FishConvNet(dim, dim, factor, stride=factor), block()])
             for factor in config.downsample_factors
         )
-        self.residual_fsq = GroupedResidualFSQ(
-            dim=dim, levels=list(config.fsq_levels), num_quantizers=1, groups=config.num_codebooks
-        )
+        with torch.device("cpu"):  # it reads its own numbers, which the meta device has not
+            self.residual_fsq = GroupedResidualFSQ(
+                dim=dim,
+                levels=list(config.fsq_levels),
+                num_quantizers=1,
+                groups=config.num_codebooks,
+            )
         self.upsample = nn.ModuleList(
             nn.ModuleList([FishTransConvNet(dim, dim, factor, stride=factor), block()])
             for factor in reversed(config.downsample_factors)

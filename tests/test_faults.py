@@ -1,0 +1,327 @@
+"""What breaks while people talk, and what they then see: see docs/faults.md."""
+
+from __future__ import annotations
+
+import ast
+import errno
+import json
+import os
+import re
+import resource
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+from fake_model import FakeModel
+from gradio_client import Client
+from page_client import API, Visitor, function, served
+from small import rigged, small_model
+
+import app
+from generate import generate_long
+from models.westlake.dual_ar import SamplingConfig
+from page import server
+from strings import say
+
+ROOT = Path(app.__file__).parent
+
+
+def written(text: str) -> list:
+    return ["written", None, text, "", 5, 0.7, -1]
+
+
+def files_in(page: app.Page) -> list[Path]:
+    """What visitors left: neither the lock nor the store of the listening tests."""
+    paths = page.files.folder.glob("*/*")
+    return [path for path in paths if path.is_file() and path.parent.name != "data"]
+
+
+def replies_at_once(model, texts: list[str]) -> list[np.ndarray | Exception]:
+    """Each text's reply, made beside the others with the same seed, or what it ended with."""
+    together, results = threading.Barrier(len(texts)), [None] * len(texts)
+
+    def answer(index: int) -> None:
+        together.wait(60)
+        try:
+            sampling = SamplingConfig(seed=index)
+            chunks = generate_long(model, text=texts[index], sampling=sampling, max_new_tokens=12)
+            results[index] = np.concatenate([chunk.new_audio for chunk in chunks])
+        except Exception as error:
+            results[index] = error
+
+    threads = [threading.Thread(target=answer, args=(index,)) for index in range(len(texts))]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(120)
+    return results
+
+
+@pytest.fixture
+def model(small_codec) -> Iterator:
+    yield small_model(small_codec)
+
+
+@pytest.mark.parametrize("fault", ["raises", "NaN"])
+def test_a_fault_in_a_shared_step_ends_only_the_reply_whose_it_is(model, fault: str):
+    """The third of four replies breaks in the middle, in whatever step it is just then."""
+    texts = ["你好", "我很累", "出错", "再见"]
+    alone = [
+        np.concatenate([chunk.new_audio for chunk in generate_long(
+            model, text=text, sampling=SamplingConfig(seed=index), max_new_tokens=12)])
+        for index, text in enumerate(texts)
+    ]  # fmt: skip
+    step, sizes = model.stepper.step, []
+
+    def step_with_a_fault(replies):
+        sizes.append(len(replies))
+        broken = [reply for reply in replies if reply.sampling.seed == 2 and reply.num_frames == 5]
+        if not broken:
+            return step(replies)
+        if fault == "raises":
+            step(replies)  # what it has done to the others must not count
+            raise RuntimeError("one user's fault")
+        language_model = model.checkpoint.model
+        row, right = replies.index(broken[0]), language_model.text_logits
+
+        def text_logits(hidden):
+            logits = right(hidden).clone()
+            logits[row] = float("nan")
+            return logits
+
+        language_model.text_logits = text_logits
+        try:
+            return step(replies)
+        finally:
+            del language_model.text_logits
+
+    model.stepper.step, model.stepper.GRACE_SECONDS = step_with_a_fault, 5.0
+    results = replies_at_once(model, texts)
+    assert max(sizes) == 4  # they were stepped together
+    assert isinstance(results[2], RuntimeError if fault == "raises" else FloatingPointError)
+    for index in (0, 1, 3):
+        np.testing.assert_array_equal(results[index], alone[index])
+
+
+def test_a_conversation_goes_on_after_numbers_that_are_not_finite(model):
+    conversation, sampling = model.new_conversation(), SamplingConfig(seed=1)
+
+    def say_in(conversation, text: str) -> np.ndarray:
+        given = {"conversation": conversation, "sampling": sampling, "max_new_tokens": 6}
+        return np.concatenate([c.new_audio for c in generate_long(model, text=text, **given)])
+
+    say_in(conversation, "你好")
+    expected = model.new_conversation()
+    say_in(expected, "你好")
+    for layer in conversation.cache._layers:
+        layer.fill_(float("nan"))
+    with pytest.raises(FloatingPointError):
+        say_in(conversation, "再来")
+    np.testing.assert_array_equal(say_in(conversation, "再来"), say_in(expected, "再来"))
+
+
+def test_logits_that_are_not_finite_are_no_token(model):
+    broken = rigged(model, text_logits=lambda hidden: torch.full((len(hidden), 3000), torch.nan))
+    with pytest.raises(FloatingPointError, match="not finite"):
+        list(generate_long(broken, text="你好", max_new_tokens=3))
+
+
+def test_a_full_disk_loses_no_reply(monkeypatch: pytest.MonkeyPatch):
+    """The reply is heard and shown; its file is not there, and nothing half-written is."""
+    with served(FakeModel()) as (page, url):
+        visitor, index = Visitor(url), function(page, "_answer")
+
+        def full(path: object, *rest: object, **options: object) -> None:
+            Path(path).write_bytes(b"RIFF")
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(soundfile, "write", full)
+            assert visitor.run(index, written("你好"))["success"]
+            answer = visitor.call([None, "你好"])[1]
+            assert "event: error" in answer and say("error_no_room", "en") in answer
+        assert files_in(page) == []
+        assert visitor.run(index, written("再来"))["success"]
+        restored = visitor.run(function(page, "_restore"), [])["output"]["data"][0]
+        turns = json.loads(restored)["turns"]
+        assert [turn["user"]["text"] for turn in turns] == ["你好", "再来"]
+        assert len(list(page.files.folder.rglob("*.wav"))) == 1
+
+
+def test_a_folder_that_can_not_be_written_is_told(monkeypatch: pytest.MonkeyPatch):
+    with served(FakeModel()) as (page, url):
+        visitor = Visitor(url)
+
+        def closed(*arguments: object, **options: object) -> None:
+            raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+
+        with monkeypatch.context() as patch:
+            patch.setattr(Path, "mkdir", closed)
+            assert visitor.upload(b"x") == (507, say("error_no_room", "en"))
+            assert visitor.run(function(page, "_answer"), written("你好"))["success"]
+        assert visitor.upload(b"x")[0] == 200
+
+
+def test_an_upload_to_a_full_disk_is_told_and_leaves_nothing():
+    """A file that the system really does not let grow."""
+    with served(FakeModel()) as (page, url):
+        before = resource.getrlimit(resource.RLIMIT_FSIZE)
+        old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        try:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 16, before[1]))
+            answer = Visitor(url).upload(b"x" * (4 << 20))
+        finally:
+            resource.setrlimit(resource.RLIMIT_FSIZE, before)
+            signal.signal(signal.SIGXFSZ, old)
+        assert answer == (507, say("error_no_room", "en"))
+        assert files_in(page) == []
+
+
+def test_a_client_that_is_killed_ends_its_reply_alone():
+    model = FakeModel(num_frames=100, frame_seconds=0.02)
+    with served(model) as (page, url):
+        index = function(page, "_answer")
+        killed, other = Visitor(url), Visitor(url)
+        killed.join(index, written("你好"))
+        stream = killed.open("GET", f"{API}/queue/data?session_hash={killed.session}")
+        stream.read(500)
+        stream.close()  # the socket is gone in the middle of the stream
+        assert other.run(index, written("你好"))["success"]
+        end = time.monotonic() + 30
+        while model.num_running and time.monotonic() < end:
+            time.sleep(0.05)
+        assert model.num_running == 0
+        assert killed.run(index, written("我回来了"))["success"]
+
+
+def test_two_turns_raced_in_one_session():
+    """The one that came later is answered whole; the other ends where it was, or has not begun."""
+    model = FakeModel(num_frames=10, frame_seconds=0.02)
+    with served(model) as (page, url):
+        visitor, index = Visitor(url), function(page, "_answer")
+        together, ended = threading.Barrier(4), []
+
+        def race(number: int) -> None:
+            racer = Visitor(url, name=visitor.name)
+            together.wait(60)
+            ended.append(racer.run(index, written(f"第{number}句"))["success"])
+
+        threads = [threading.Thread(target=race, args=(number,)) for number in range(4)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join(60)
+        assert ended == [True] * 4
+        session = page.sessions.get(next(iter(page.sessions._sessions)))
+        turns = session.turns
+        assert all(turn.ended for turn in turns) and not session.is_busy
+        assert [turn.stopped for turn in turns] == [True] * (len(turns) - 1) + [False]
+        assert turns[-1].last.ended
+
+
+@pytest.mark.parametrize("jump", [-1e9, 1e9])
+def test_a_clock_that_jumps_changes_nothing(jump: float, monkeypatch: pytest.MonkeyPatch):
+    with served(FakeModel()) as (page, url):
+        visitor, index = Visitor(url), function(page, "_answer")
+        heartbeat = visitor.open("GET", f"{API}/heartbeat/{visitor.session}")
+        assert visitor.run(index, written("你好"))["success"]
+        upload = visitor.upload_path(b"x")
+        right = time.time
+        monkeypatch.setattr(time, "time", lambda: right() + jump)
+        page.sessions.sweep()
+        assert len(page.sessions) == 1 and Path(upload).exists()
+        assert visitor.run(index, written("再来"))["success"]
+        heartbeat.close()
+
+
+def test_waits_are_measured_by_the_clock_that_does_not_jump():
+    files = [ROOT / "app.py", ROOT / "generate.py"]
+    files += [path for folder in ("models", "page") for path in (ROOT / folder).rglob("*.py")]
+    for path in files:
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
+            assert not re.fullmatch(r"time\.time|(datetime\.)?datetime\.(utc)?now", name), path
+
+
+class TestTheEnd:
+    """SIGTERM, with a fake model so that the replies' times are known."""
+
+    def serve(self, monkeypatch: pytest.MonkeyPatch, model: FakeModel, *arguments: str):
+        """(thread, url, page, exit status once it has ended, what lets it end)."""
+        pages, told, status = [], threading.Event(), []
+
+        class Told:
+            def wait(self) -> None:
+                told.wait(60)
+                raise KeyboardInterrupt  # as the handler of SIGTERM does
+
+        launch = app.Page.launch
+
+        def launched(page: app.Page, *rest: object, **options: object) -> str:
+            pages.append((page, launch(page, *rest, **options, quiet=True)))
+            return pages[0][1]
+
+        monkeypatch.setattr(app, "load_model", lambda *rest: model)
+        monkeypatch.setattr(app, "Event", Told)
+        monkeypatch.setattr(app.Page, "launch", launched)
+        monkeypatch.setattr(app.logging, "disable", lambda: None)
+        monkeypatch.setattr(signal, "signal", lambda *rest: None)
+        port = str(free_port())
+        main = threading.Thread(
+            target=lambda: status.append(app.main(["--port", port, *arguments]))
+        )
+        main.start()
+        while not pages:
+            time.sleep(0.05)
+        page, url = pages[0]
+        return main, url, page, status, told.set
+
+    def test_replies_under_way_are_finished(self, monkeypatch: pytest.MonkeyPatch):
+        model = FakeModel(num_frames=40, frame_seconds=0.05)
+        main, url, page, status, end = self.serve(monkeypatch, model, "--stop-seconds", "60")
+        results = []
+        client = threading.Thread(
+            target=lambda: results.append(
+                Client(url, verbose=False).predict(None, "你好", api_name="/speak")
+            )
+        )
+        client.start()
+        while not model.num_running:
+            time.sleep(0.02)
+        end()
+        while not page.calls.is_ending:
+            time.sleep(0.02)
+        code, told = Visitor(url).call([None, "你好"])
+        assert (code, json.loads(told)["detail"]) == (503, say("error_ending", "en"))
+        health = Visitor(url).get("/healthz")
+        assert health[0] == 503 and json.loads(health[1])["ready"] is False
+        client.join(60)
+        main.join(60)
+        assert status == [0]
+        assert results[0][0] == "好" * 40
+
+    def test_a_reply_that_takes_too_long_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch):
+        model = FakeModel(num_frames=10_000, frame_seconds=0.05)
+        main, url, page, status, end = self.serve(monkeypatch, model, "--stop-seconds", "0.5")
+        visitor = Visitor(url)
+        visitor.join(function(page, "_answer"), ["written", None, "你好", "", 90, 0.7, -1])
+        stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
+        while not model.num_running:
+            time.sleep(0.02)
+        end()
+        main.join(60)
+        assert status == [0] and not page.files.folder.exists()
+        stream.close()
+
+
+def free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind((server.LOOPBACK[1], 0))
+        return trial.getsockname()[1]
