@@ -102,7 +102,8 @@ class User:
         return self
 
     def _turn(self, client: Client, text: str, seed: int) -> None:
-        started, wavs, first = time.perf_counter(), [], 0.0
+        wavs: list[str] = []
+        started, first = time.perf_counter(), 0.0
         while not wavs:
             try:
                 job = client.submit(text=text, seed=seed, conversation="load", api_name="/speak")

@@ -11,9 +11,10 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
+import soundfile
 
 from generate import generate_long
-from models.audio import AudioClip, write_wav
+from models.audio import AudioClip, to_pcm16
 from models.contract import SpeechCodec
 from models.errors import UserError, shown
 
@@ -174,7 +175,8 @@ class Api:
         with self.sessions.limiter.reply():
             wave = codec.decode(grid)
         visitor = visitor_of(request.session_hash)
-        yield self._file(lambda path: write_wav(path, wave, model.sample_rate), visitor)
+        pcm = to_pcm16(wave)
+        yield self._file(lambda path: soundfile.write(path, pcm, model.sample_rate), visitor)
 
     def _path(self, audio: object, visitor: str) -> str:
         if not isinstance(audio, dict):
