@@ -18,10 +18,11 @@ TINY_CODEC = FireflyConfig(
     encoder_dims=(64, 128, 192, 256),
     drop_path_rate=0.0,
     layer_scale_init=0.1,
-    decoder_dim=256,
+    decoder_dim=512,
     decoder_kernel_size=7,
-    upsample_rates=(8, 8, 2, 2),
-    upsample_kernel_sizes=(16, 16, 4, 4),
+    # The first stage stays at the mel's rate, where a wide one is cheap: there the words are read.
+    upsample_rates=(1, 8, 8, 2, 2),
+    upsample_kernel_sizes=(1, 16, 16, 4, 4),
     resblock_kernel_sizes=(3, 7),
     resblock_dilations=(1, 3),
 )

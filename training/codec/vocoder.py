@@ -31,16 +31,31 @@ SLOW_VALIDATION, VALIDATION = (24, 64), (12, 64)
 
 
 class SlowStages(nn.Module):
-    """The vocoder's first, slow stages, and a linear head that reads off them what they know."""
+    """The vocoder's stages up to the mel's rate, and a linear head that reads off the last of them.
+
+    Args:
+        codec: the first of its `upsample_rates` is 1.
+    """
 
     def __init__(self, codec: FireflyArchitecture) -> None:
         super().__init__()
+        generator = codec.head
         self.upsample = codec.quantizer.upsample
-        self.mel = nn.Linear(codec.config.latent_dim, codec.config.n_mels)
+        self.pre, self.up, self.block = generator.conv_pre, generator.ups[0], generator.resblocks[0]
+        self.mel = nn.Linear(codec.config.decoder_dim // 2, codec.config.n_mels)
+        self.block.register_forward_hook(self._keep)
 
-    def read_mel(self, hidden: Tensor) -> Tensor:
-        """Hidden [B, C, T] -> log-mel [B, M, T]."""
-        return self.mel(hidden.mT).mT
+    def _keep(self, module, args, output: Tensor) -> None:
+        self.output = output
+
+    def forward(self, hidden: Tensor) -> Tensor:
+        """What the quantiser gives [B, C, T] -> log-mel [B, M, T] float32."""
+        self.block(self.up(F.silu(self.pre(hidden))))
+        return self.read_mel()
+
+    def read_mel(self) -> Tensor:
+        """Log-mel [B, M, T] float32 of what has just been spoken."""
+        return self.mel(self.output.mT).mT.float()
 
 
 def train_slow_stages(
@@ -72,7 +87,8 @@ def train_slow_stages(
     def loss(indices: Tensor, wave: Tensor) -> Tensor:
         with autocast(device):
             hidden = codec.quantizer.decode(indices)
-            return mel_loss(codec, slow, ear, hidden, wave)
+            mel = slow(hidden)
+        return mel_loss(codec, ear, mel, wave)
 
     def step(index: int) -> Tensor:
         return loss(*crops.draw_coded(index, *SLOW_BATCH))
@@ -80,7 +96,7 @@ def train_slow_stages(
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed
         with autocast(device):
-            mel = slow.read_mel(codec.quantizer.decode(indices)).float()
+            mel = slow(codec.quantizer.decode(indices))
         l1 = F.l1_loss(mel, mel_target(codec, wave))
         return {"valid_loss": loss(indices, wave).item(), "valid_mel_l1": l1.item()}
 
@@ -115,9 +131,12 @@ def train_vocoder(
         indices, wave = crops.draw_coded(index, *BATCH)
         with autocast(device):
             hidden = codec.quantizer.decode(indices)
-            audio = codec.head(hidden).float()
-            mel = mel_loss(codec, slow, ear, hidden, wave)
-        return spectral_loss(audio, wave) + hearing_loss(codec, ear, audio, wave) + mel
+            audio, mel = codec.head(hidden).float(), slow.read_mel()
+        return (
+            spectral_loss(audio, wave)
+            + hearing_loss(codec, ear, audio, wave)
+            + mel_loss(codec, ear, mel, wave)
+        )
 
     def validate(index: int) -> dict[str, float]:
         indices, wave = fixed
@@ -163,14 +182,10 @@ def mel_target(codec: FireflyArchitecture, wave: Tensor) -> Tensor:
 
 
 def mel_loss(
-    codec: FireflyArchitecture,
-    slow: SlowStages,
-    ear: Recogniser | None,
-    hidden: Tensor,
-    wave: Tensor,
+    codec: FireflyArchitecture, ear: Recogniser | None, mel: Tensor, wave: Tensor
 ) -> Tensor:
-    """Of the log-mel that is read off the slow stages; see `spectrum_loss`."""
-    return spectrum_loss(ear, slow.read_mel(hidden).float(), mel_target(codec, wave))
+    """Of a log-mel [B, M, T] that is read off the slow stages; see `spectrum_loss`."""
+    return spectrum_loss(ear, mel, mel_target(codec, wave))
 
 
 def hearing_loss(
@@ -184,8 +199,10 @@ def hearing_loss(
 
 
 def spectrum_loss(ear: Recogniser | None, predicted: Tensor, target: Tensor) -> Tensor:
-    """Of log-mels [B, M, T]: twice their L1 and, with an `ear`, how differently it hears them."""
-    loss = 2 * F.l1_loss(predicted, target)
+    """Of log-mels [B, M, T]: twice their L1, that of their changes and, with an `ear`, how
+    differently it hears them."""
+    changes = F.l1_loss(predicted.diff(dim=-1), target.diff(dim=-1))
+    loss = 2 * F.l1_loss(predicted, target) + changes
     if ear is None:
         return loss
     with autocast(target.device):

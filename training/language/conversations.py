@@ -17,6 +17,7 @@ from ..speech.lines import followup_styles, styled_replies
 from ..speech.pinyin import PUNCTUATION, syllables
 from .corpus import SILENT, UNCLEAR, Spoken
 from .example import Example, join
+from .splicing import Splicer, plain_syllables, spoken_syllables
 from .tokenizer import emotion_token
 from .wording import CORRECTIONS, reword
 
@@ -31,12 +32,14 @@ WEIGHTS = {
     UNCLEAR: 2.5,
     SILENT: 1.0,
 }  # of an intent among the others, which have 1
-TURN_SHARES = (0.74, 0.17, 0.05, 0.02, 0.01, 0.01)  # conversations of one turn, of two, ...
+TURN_SHARES = (0.86, 0.08, 0.03, 0.01, 0.01, 0.01)  # conversations of one turn, of two, ...
 FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
 CORRECTION_SHARE = 0.15  # of new topics, where they are written
 SPACED_SHARE = 0.15  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
+HEARING_FRAMES = 5  # that the model may take to tell a syllable
+SPLICED_SHARE = 0.6  # of spoken lines whose syllables others said
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
 
 
@@ -70,6 +73,7 @@ class Conversations:
         self.users: dict[str, list[Spoken]] = defaultdict(list)
         for user in users:
             self.users[user.intent].append(user)
+        self.splicer = Splicer(user for spoken in self.users.values() for user in spoken)
         self.replies: dict[str, dict[str, Spoken]] = defaultdict(dict)  # text -> style -> spoken
         for reply in replies:
             self.replies[reply.text][reply.manner] = reply
@@ -165,15 +169,20 @@ class Conversations:
         inputs = str(rng.choice(list(shares), p=list(shares.values())))
         if not written:
             inputs = "speech"
-        if inputs == "text" or not spoken:
-            text = str(rng.choice(written))
-            if index and kind is None and rng.random() < CORRECTION_SHARE:
-                text = str(rng.choice(CORRECTIONS)) + text
-            emotion = intent.emotions[0] if kind is None else "neutral"
-            codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
-            user = Spoken(intent=intent.name, text=reword(text, rng), manner=emotion, codes=codes)
-            return user, "text"
-        return spoken[rng.integers(len(spoken))], inputs
+        if inputs != "text":
+            if written and (not spoken or rng.random() < SPLICED_SHARE):
+                spliced = self.splicer.say(intent.name, str(rng.choice(written)), rng)
+                if spliced is not None:
+                    return spliced, inputs
+            if spoken:
+                return spoken[rng.integers(len(spoken))], inputs
+        text = str(rng.choice(written))
+        if index and kind is None and rng.random() < CORRECTION_SHARE:
+            text = str(rng.choice(CORRECTIONS)) + text
+        emotion = intent.emotions[0] if kind is None else "neutral"
+        codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
+        user = Spoken(intent=intent.name, text=reword(text, rng), manner=emotion, codes=codes)
+        return user, "text"
 
     def _draw_turn(
         self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
@@ -232,7 +241,8 @@ class Conversations:
         columns = (prompt[0] == self.tokens.semantic).nonzero()
         heard = []
         if turn.inputs == "speech" and turn.user.text:
-            heard = [(int(columns[0]), int(columns[-1]) + 1, turn.user.text)]
+            names = spoken_syllables(turn.user, plain_syllables(turn.user.text))
+            heard = [(int(columns[0]) + HEARING_FRAMES, names[:-HEARING_FRAMES])]
         before = prompt.shape[1] - 1
         return Example(
             grid=grid,
@@ -240,7 +250,7 @@ class Conversations:
             learn_codes=learn_codes,
             heard=heard,
             asked=[(before, intent.name if kind is None else f"{intent.name}.{kind}")],
-            said=[] if alone else [(before, spoken_syllables(turn.spoken))],
+            said=[] if alone else [(before, _reply_syllables(turn.spoken))],
         )
 
 
@@ -253,14 +263,8 @@ def questions_of(intents: Iterable[Intent]) -> list[str]:
     )
 
 
-def spoken_syllables(reply: Spoken) -> list[str]:
-    """The syllable that is said in each of a reply's frames, "" before the first."""
-    names = [""] * reply.codes.shape[1]
-    spelt = ["".join(syllable) for syllable in syllables(reply.text)]
-    ends = (*reply.onsets[1:], len(names))
-    for name, start, end in zip(spelt, reply.onsets, ends):
-        names[start:end] = [name] * (end - start)
-    return names
+def _reply_syllables(reply: Spoken) -> list[str]:
+    return spoken_syllables(reply, ["".join(syllable) for syllable in syllables(reply.text)])
 
 
 def _pieces(text: str, rng: np.random.Generator | None) -> list[str]:

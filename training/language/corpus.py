@@ -33,8 +33,8 @@ class Spoken:
     """One spoken utterance: who says what how, and its codes [K, L] int16.
 
     `intent` is the intent's name or, for a follow-up question, `follow.<kind>`; `manner` is the
-    user's emotion or the assistant's style. Of a reply, `onsets` are the frames in which its
-    characters begin, punctuation left out.
+    user's emotion or the assistant's style; `onsets` are the frames in which its characters begin,
+    punctuation left out.
     """
 
     intent: str
@@ -61,9 +61,9 @@ def write_users(
         rng = np.random.default_rng([seed, index, int(source.stem)])
         spoken = []
         for recording in recordings.read_shard(source):
-            wave = vary(_float(recording), rng.uniform(*VARIATION))
-            heard = Microphone.draw(rng).record(wave)
-            spoken.append(_spoken(recording, encode(codec, heard)))
+            factor = rng.uniform(*VARIATION)
+            heard = Microphone.draw(rng).record(vary(_float(recording), factor))
+            spoken.append(_spoken(recording, encode(codec, heard), factor))
         _write(path, spoken)
 
 
@@ -76,10 +76,7 @@ def write_replies(codec: FireflyArchitecture, takes: Path, folder: Path) -> None
             continue
         spoken = []
         for recording in recordings.read_shard(source):
-            codes = encode(codec, _float(recording))
-            last = codes.shape[1] - 1
-            onsets = tuple(min(last, int(s / FRAME_SECONDS)) for s in recording.onsets)
-            spoken.append(_spoken(recording, codes, onsets))
+            spoken.append(_spoken(recording, encode(codec, _float(recording))))
         _write(path, spoken)
 
 
@@ -150,8 +147,12 @@ def encode(codec: FireflyArchitecture, wave: np.ndarray) -> Tensor:
     return codes[0].short().cpu()
 
 
-def _spoken(recording: Recording, codes: Tensor, onsets: tuple[int, ...] = ()) -> Spoken:
-    line = recording.line
+def _spoken(recording: Recording, codes: Tensor, factor: float = 1.0) -> Spoken:
+    """Args:
+    factor: how much faster than recorded it was played.
+    """
+    line, last = recording.line, codes.shape[1] - 1
+    onsets = tuple(min(last, int(s / factor / FRAME_SECONDS)) for s in recording.onsets)
     return Spoken(
         intent=line.source, text=line.text, manner=line.manner, codes=codes, onsets=onsets
     )

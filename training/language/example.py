@@ -17,7 +17,8 @@ class Example:
         grid: [1+K, T] long, as in a prompt, replies included.
         learn_text: [T] bool, the column's text token is to be predicted.
         learn_codes: [T] bool, the column's codes are to be predicted.
-        heard: (first column, end column, text) of each turn that is speech alone.
+        heard: (column, syllable to be told apart in each column from there) of each turn that is
+            speech alone.
         asked: (column before the reply, what it replies to) of each turn; see `questions_of`.
         said: (column before the reply, syllable heard in each of its columns) of each spoken turn.
     """
@@ -25,7 +26,7 @@ class Example:
     grid: Tensor
     learn_text: Tensor
     learn_codes: Tensor
-    heard: list[tuple[int, int, str]]
+    heard: list[tuple[int, Sequence[str]]]
     asked: list[tuple[int, str]]
     said: list[tuple[int, Sequence[str]]]
 
@@ -39,7 +40,7 @@ def join(turns: Sequence[Example]) -> Example:
         texts.append(turn.learn_text[skip:])
         codes.append(turn.learn_codes[skip:])
         shift = start - skip
-        heard += [(a + shift, b + shift, text) for a, b, text in turn.heard]
+        heard += [(column + shift, names) for column, names in turn.heard]
         asked += [(column + shift, question) for column, question in turn.asked]
         said += [(column + shift, names) for column, names in turn.said]
         start += turn.grid.shape[1] - skip

@@ -1,11 +1,11 @@
 """Heads that are trained beside the language model and dropped with the training.
 
-They teach fast what replies alone teach slowly: a CTC head (Graves et al., 2006) on an inner layer
-spells the user's speech, a classifier on the last layer tells what was asked, and one on the inner
-layer which syllable is spoken in every frame of a reply.
+They teach fast what replies alone teach slowly: a classifier on the last layer tells what was
+asked, and two on an inner layer which syllable is heard in every frame of the user's speech, and
+which one is spoken in every frame of a reply.
 """
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -14,13 +14,12 @@ from torch import Tensor, nn
 
 from models.westlake.dual_ar import DualARTransformer
 
-from ..recogniser.spelling import Speller, Spelling
 from .example import Example
 
 LISTENING_LAYER = 3  # its output is what the heads of words and syllables read
-SPELLING_WEIGHT = 0.5
+HEARING_WEIGHT = 1.0
 QUESTION_WEIGHT = 0.5
-SYLLABLE_WEIGHT = 1.0
+SPEAKING_WEIGHT = 1.0
 
 
 class Heads(nn.Module):
@@ -28,25 +27,26 @@ class Heads(nn.Module):
     syllable is spoken next.
 
     Args:
-        spelling: of all that users say.
+        heard: all syllables that users' lines are made of, without tones, and "" for silence.
         questions: all that may be asked.
-        syllables: all that replies are made of, and "" for silence.
+        spoken: all syllables that replies are made of, and "" for silence.
     """
 
     def __init__(
         self,
         model: DualARTransformer,
-        spelling: Spelling,
+        heard: Sequence[str],
         questions: Sequence[str],
-        syllables: Sequence[str],
+        spoken: Sequence[str],
     ) -> None:
         super().__init__()
         dim = model.config.dim
-        self.speller = Speller(dim, spelling)
+        self.heard = {syllable: index for index, syllable in enumerate(heard)}
+        self.hearing_head = nn.Linear(dim, len(heard))
         self.questions = {question: index for index, question in enumerate(questions)}
         self.question_head = nn.Linear(dim, len(questions))
-        self.syllables = {syllable: index for index, syllable in enumerate(syllables)}
-        self.syllable_head = nn.Linear(dim, len(syllables))
+        self.spoken = {syllable: index for index, syllable in enumerate(spoken)}
+        self.speaking_head = nn.Linear(dim, len(spoken))
         self.hidden: dict[int, Tensor] = {}
         for layer in (LISTENING_LAYER, len(model.layers) - 1):
             model.layers[layer].register_forward_hook(partial(self._keep, layer))
@@ -56,7 +56,7 @@ class Heads(nn.Module):
         self.hidden[layer] = output
 
     def loss(self, examples: Sequence[Example]) -> Tensor:
-        """Of the last forward pass: CTC loss per unit, cross-entropy of questions and syllables."""
+        """Of the last forward pass: cross-entropy of questions and of syllables."""
         inner, last = (
             self.hidden[layer].unflatten(0, (len(examples), -1))  # [B, T, dim]
             for layer in (LISTENING_LAYER, self.last_layer)
@@ -67,17 +67,29 @@ class Heads(nn.Module):
         loss = QUESTION_WEIGHT * F.cross_entropy(
             self.question_head(last[list(rows), list(columns)]).float(), indices
         )
-        spans = [(row, *heard) for row, e in enumerate(examples) for heard in e.heard]
-        if spans:
-            heard = [inner[row, start:end] for row, start, end, _ in spans]
-            spelling = self.speller.loss(heard, [text for *_, text in spans])
-            loss = loss + SPELLING_WEIGHT * spelling
-        said = [(row, *spoken) for row, e in enumerate(examples) for spoken in e.said]
-        if said:
-            columns = [inner[row, start : start + len(names)] for row, start, names in said]
-            indices = [self.syllables[name] for *_, names in said for name in names]
-            loss = loss + SYLLABLE_WEIGHT * F.cross_entropy(
-                self.syllable_head(torch.cat(columns)).float(),
-                torch.tensor(indices, device=inner.device),
-            )
-        return loss
+        heard = [(row, *span) for row, e in enumerate(examples) for span in e.heard]
+        said = [(row, *span) for row, e in enumerate(examples) for span in e.said]
+        return (
+            loss
+            + HEARING_WEIGHT * _syllable_loss(self.hearing_head, self.heard, inner, heard)
+            + SPEAKING_WEIGHT * _syllable_loss(self.speaking_head, self.spoken, inner, said)
+        )
+
+
+def _syllable_loss(
+    head: nn.Linear,
+    indices: Mapping[str, int],
+    hidden: Tensor,
+    spans: Sequence[tuple[int, int, Sequence[str]]],
+) -> Tensor:
+    """Cross-entropy of the syllables in columns of hidden states [B, T, dim].
+
+    Args:
+        spans: (row, first column, syllable in each column from there).
+    """
+    if not spans:
+        return hidden.new_zeros((), dtype=torch.float32)
+    columns = [hidden[row, start : start + len(names)] for row, start, names in spans]
+    targets = [indices[name] for *_, names in spans for name in names]
+    logits = head(torch.cat(columns)).float()
+    return F.cross_entropy(logits, torch.tensor(targets, device=hidden.device))

@@ -11,7 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import Tensor
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
 from models.tokenizer import load_tokenizer
 from models.weights import read_weights
@@ -20,13 +22,13 @@ from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from ..codec.config import TINY_CODEC
 from ..dialogues import EMOTIONS, Dialogues
 from ..loop import Stage, autocast
-from ..recogniser.spelling import Spelling
 from ..speech.pinyin import syllables
 from .batches import Corpus
 from .conversations import Conversations, questions_of
 from .corpus import Spoken
 from .heads import Heads
 from .losses import losses, words_loss
+from .splicing import plain_syllables
 from .tokenizer import emotion_token
 
 UNDERSTANDING_BATCH_SIZE = 36
@@ -56,10 +58,54 @@ def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
     model = DualARTransformer(config, tokenizer.convert_tokens_to_ids("<|semantic|>"))
     # Codes of like numbers begin alike: what is learned of one is learned of its neighbours.
     numbers = code_numbers() / code_numbers().std(dim=0)
-    codebooks = model.codebook_embeddings.weight.data.view(config.num_codebooks, -1, config.dim)
-    for weight in (*codebooks, model.fast_embeddings.weight.data, model.fast_output.weight.data):
+    for weight in (model.fast_embeddings.weight.data, model.fast_output.weight.data):
         directions = torch.randn(numbers.shape[1], config.dim) * config.initializer_range
         weight[1:] += numbers @ directions
+    return model
+
+
+class SharedLevels(nn.Module):
+    """An embedding of codes as the sum of one vector for each of its numbers' levels.
+
+    As weights of their own, thousands of codes would each have to be heard often enough; so what a
+    level means is learned from all codes that have it. A parametrisation of an embedding's weight
+    [K * codebook_size, dim], whose own parameter is [K, sum of the levels, dim].
+
+    Args:
+        num_codebooks: K; each has a pad code before its codes, which has no level.
+    """
+
+    levels: Tensor
+
+    def __init__(self, num_codebooks: int) -> None:
+        super().__init__()
+        self.num_codebooks = num_codebooks
+        sizes = TINY_CODEC.fsq_levels
+        rows = [F.one_hot(n.long(), size) for n, size in zip(code_numbers().unbind(1), sizes)]
+        levels = F.pad(torch.cat(rows, dim=1).float(), (0, 0, 1, 0))
+        self.register_buffer("levels", levels, persistent=False)
+
+    def forward(self, vectors: Tensor) -> Tensor:
+        """[K, L, dim] -> [K * codebook_size, dim]."""
+        return (self.levels @ vectors).flatten(0, 1)
+
+    def right_inverse(self, weight: Tensor) -> Tensor:
+        """The vectors that come nearest to a weight."""
+        parts = weight.unflatten(0, (self.num_codebooks, -1))
+        return torch.linalg.pinv(self.levels) @ parts
+
+
+def share_levels(model: DualARTransformer) -> DualARTransformer:
+    """Let the embedding of what is heard be a sum over levels until `separate_levels`."""
+    shared = SharedLevels(model.config.num_codebooks).to(model.device)
+    # Not safe: its parameter has another shape than the weight.
+    register_parametrization(model.codebook_embeddings, "weight", shared, unsafe=True)
+    return model
+
+
+def separate_levels(model: DualARTransformer) -> DualARTransformer:
+    """The same model with an embedding of each code, as it is exported."""
+    remove_parametrizations(model.codebook_embeddings, "weight")
     return model
 
 
@@ -88,20 +134,19 @@ def start_language_model(model: DualARTransformer, tokenizer, folder: Path) -> N
 
 def new_heads(model: DualARTransformer, dialogues: Dialogues) -> Heads:
     """Heads that know all that is said and asked in training."""
-    said = {text for intent in dialogues.intents for text in intent.users}
-    said |= {text for users, _ in dialogues.followups.values() for text in users}
+    asked = {text for intent in dialogues.intents for text in intent.users}
+    asked |= {text for users, _ in dialogues.followups.values() for text in users}
     replied = {
         text
         for intent in dialogues.intents
         for texts in (*intent.replies.values(), tuple(intent.then.values()))
         for text in texts
     }
-    spoken = {"".join(syllable) for text in replied for syllable in syllables(text)}
     return Heads(
         model,
-        Spelling(sorted(said | replied)),
+        ["", *sorted({name for text in asked for name in plain_syllables(text)})],
         questions_of(dialogues.intents),
-        ["", *sorted(spoken)],
+        ["", *sorted({"".join(name) for text in replied for name in syllables(text)})],
     )
 
 
@@ -113,7 +158,7 @@ def train_understanding(
     device: str,
     start: Path | None = None,
 ) -> None:
-    """Learn the replies' words, and to spell what is heard; from what lies in `work`.
+    """Learn the replies' words, and to tell what is heard; from what lies in `work`.
 
     Args:
         start: the folder of a checkpoint whose model is trained on; else from nothing.
@@ -122,6 +167,7 @@ def train_understanding(
     model = new_language_model(tokenizer).to(device)
     if start is not None:
         start_language_model(model, tokenizer, start)
+    share_levels(model)
     heads = new_heads(model, dialogues).to(device)
 
     def step(index: int) -> Tensor:
@@ -151,7 +197,7 @@ def train_language_model(
 ) -> None:
     """Learn to speak as well, from where `train_understanding` ended; in turn with more of that."""
     corpus = Corpus(dialogues, tokenizer, work)
-    model = new_language_model(tokenizer).to(device)
+    model = share_levels(new_language_model(tokenizer).to(device))
     heads = new_heads(model, dialogues).to(device)
     state = torch.load(work / "understanding.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(state["modules"]["model"])
@@ -187,10 +233,10 @@ def train_language_model(
 
 def load_language_model(path: Path, tokenizer) -> DualARTransformer:
     """The language model as `train_language_model` left it in its `.pt` file."""
-    model = new_language_model(tokenizer)
+    model = share_levels(new_language_model(tokenizer))
     state = torch.load(path, weights_only=True, map_location="cpu")
     model.load_state_dict(state["modules"]["model"])
-    return model.eval()
+    return separate_levels(model).eval()
 
 
 @torch.no_grad()

@@ -29,9 +29,10 @@ def test_the_vocoder_is_trained_in_two_stages(trained: Path, clip: Path):
     assert any(
         not torch.equal(x, upsample[k]) for k, x in first.quantizer.upsample.state_dict().items()
     )
-    assert all(
-        torch.equal(x, codec.head.state_dict()[k]) for k, x in first.head.state_dict().items()
-    )
+    slow_parts = ("conv_pre", "ups.0.", "resblocks.0.")
+    for name, weight in first.head.state_dict().items():
+        learns = name.startswith(slow_parts) and weight.dim() > 1
+        assert torch.equal(weight, codec.head.state_dict()[name]) != learns
 
     vocoder.train_vocoder(codes, slow, ear, speech, speech, trained, 1e-6, "cpu")
     loaded = vocoder.load_codec(codes, trained / "vocoder.pt")

@@ -7,7 +7,7 @@ from recipe import make_spoken
 
 from training.dialogues import Dialogues
 from training.language import conversations as module
-from training.language.conversations import Conversations, questions_of, spoken_syllables
+from training.language.conversations import Conversations, questions_of
 from training.language.corpus import Spoken
 from training.language.example import Example, collate, join
 from training.language.wording import CORRECTIONS
@@ -45,9 +45,10 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
             if speak:
                 assert example.learn_codes[column + 1 : end].all()
                 assert example.learn_text[end] and not example.learn_codes[end]
-        for start, end, said in example.heard:
-            assert (text[start:end] == tokens.semantic).all()
-            assert not example.learn_text[start:end].any() and said
+        for start, names in example.heard:
+            heard = slice(start - module.HEARING_FRAMES, start + len(names))
+            assert (text[heard] == tokens.semantic).all()
+            assert not example.learn_text[heard].any() and any(names)
         if not speak:  # words, without the columns between them and without the end
             assert not example.learn_codes.any()
             assert not (text[example.learn_text] == tokens.semantic).any()
@@ -79,13 +80,6 @@ def test_a_reply_writes_each_character_before_it_is_spoken(conversations: Conver
         begins.setdefault(text, column)
     assert conversations.tokenizer.decode(row[:2]) == "<|user:sad|><|style:warm|>"
     assert begins["好"] < 4 and begins["好，你"] < 13 and begins["好，"] < 10 <= begins["好，你"]
-
-
-def test_every_frame_knows_its_syllable():
-    spoken = make_spoken("talk.hello", "你好，爱。", "warm")
-    names = spoken_syllables(spoken)
-    assert len(names) == spoken.codes.shape[1]
-    assert names == [""] * 4 + ["ni2"] * 3 + ["hao3"] * 3 + ["ai4"] * 5
 
 
 def test_text_is_cut_into_pieces_that_say_the_same(conversations: Conversations):

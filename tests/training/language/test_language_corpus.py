@@ -52,6 +52,20 @@ def test_users_are_heard_anew_in_every_round(takes: Path, tmp_path: Path):
     assert names.items() <= {p.name: p.stat().st_mtime_ns for p in folder.iterdir()}.items()
 
 
+def test_characters_begin_earlier_in_a_faster_round(takes: Path, tmp_path: Path, monkeypatch):
+    codec, by_factor = new_codec().eval(), {}
+    for factor in (0.5, 1.0):
+        monkeypatch.setattr(corpus, "VARIATION", (factor, factor))
+        write_users(codec, takes / "users", tmp_path / str(factor), 1, seed=3)
+        by_factor[factor] = list(read_spoken(tmp_path / str(factor)))
+    recorded = list(recordings.read(takes / "users"))
+    for slow, usual, recording in zip(by_factor[0.5], by_factor[1.0], recorded):
+        frames = [onset / corpus.FRAME_SECONDS for onset in recording.onsets]
+        assert list(usual.onsets) == [int(frame) for frame in frames]
+        assert list(slow.onsets) == [int(2 * frame) for frame in frames]
+        assert slow.codes.shape[1] > 1.8 * usual.codes.shape[1]
+
+
 def test_a_killed_encoding_goes_on(takes: Path, tmp_path: Path, monkeypatch):
     codec, whole, killed = new_codec().eval(), tmp_path / "whole", tmp_path / "killed"
     write_users(codec, takes / "users", whole, 2, seed=3)

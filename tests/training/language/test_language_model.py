@@ -19,6 +19,8 @@ from training.language.model import (
     code_numbers,
     new_heads,
     new_language_model,
+    separate_levels,
+    share_levels,
     train_understanding,
     understanding,
 )
@@ -40,6 +42,24 @@ def test_codes_of_like_numbers_begin_alike(model):
     near = torch.nn.functional.cosine_similarity(rows[:-1], rows[1:]).mean()
     far = torch.nn.functional.cosine_similarity(rows[:500], rows[500:]).mean()
     assert near > far + 0.2
+
+
+def test_what_a_level_means_is_shared_by_all_codes_that_have_it(model):
+    before = model.codebook_embeddings.weight.detach().clone()
+    shared = share_levels(model).codebook_embeddings
+    numbers = sum(p.numel() for p in shared.parameters())
+    assert numbers == 8 * (8 + 5 + 5 + 5) * model.config.dim < before.numel()
+    grid = torch.zeros(1, 9, 1, dtype=torch.long)
+    grid[0, 0], grid[0, 1:] = model.semantic_id, 1 + 3
+    model.forward_hidden(grid).sum().backward()
+    own = shared.parametrizations.weight.original.grad
+    # Code 3 has the levels 3, 0, 0, 0.
+    assert own.abs().sum(dim=(0, 2)).nonzero().flatten().tolist() == [3, 8, 13, 18]
+    weight = shared.weight.detach().clone()
+    assert torch.equal(separate_levels(model).codebook_embeddings.weight, weight)
+    assert "codebook_embeddings.weight" in model.state_dict()
+    # Sharing once more changes nothing.
+    torch.testing.assert_close(share_levels(model).codebook_embeddings.weight, weight)
 
 
 def test_corrupted_codes_are_a_share_of_them():
@@ -97,7 +117,7 @@ def test_the_words_and_the_heads_are_learned(
         loss.backward()
         optimizer.step()
     assert loss.item() < 0.6 * first
-    for head in (heads.question_head, heads.syllable_head, heads.speller.head):
+    for head in (heads.question_head, heads.hearing_head, heads.speaking_head):
         assert head.weight.grad is not None and head.weight.grad.abs().sum() > 0
 
 
