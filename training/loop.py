@@ -38,7 +38,11 @@ class Stage:
 
     `<folder>/<name>.pt` holds the state to resume from, `.csv` the log and `.png` its curves.
     `minutes` counts over all runs: a resumed stage trains only what is left of it, and ends where
-    an uninterrupted one does.
+    an uninterrupted one does. AdamW trains all but the matrices that Muon (Jordan et al., 2024)
+    does, with steps of the size that AdamW's would have.
+
+    Fields:
+        matrices: whether Muon trains a weight [n, m], by its name.
     """
 
     name: str
@@ -48,6 +52,7 @@ class Stage:
     betas: tuple[float, float] = (0.9, 0.99)
     weight_decay: float = 0.01
     validate_seconds: float = 60.0
+    matrices: Callable[[str], bool] = lambda name: False
 
     def run(
         self,
@@ -66,12 +71,9 @@ class Stage:
         Raises:
             RuntimeError: the loss is not finite.
         """
-        parameters = [p for m in modules.values() for p in m.parameters() if p.requires_grad]
-        optimizer = torch.optim.AdamW(
-            parameters, self.learning_rate, self.betas, weight_decay=self.weight_decay
-        )
+        optimizers = self._optimizers(modules)
         self.folder.mkdir(parents=True, exist_ok=True)
-        progress = self._resume(modules, optimizer)
+        progress = self._resume(modules, optimizers)
         budget, last_row = 60 * self.minutes, progress.seconds
         _set_training(modules, True)
         with tqdm(
@@ -80,9 +82,10 @@ class Stage:
             while progress.seconds < budget:
                 started = time.monotonic()
                 share = _schedule(progress.step, progress.seconds / budget)
-                for group in optimizer.param_groups:
-                    group["lr"] = self.learning_rate * share
-                self._learn(step, parameters, optimizer, progress)
+                for optimizer in optimizers:
+                    for group in optimizer.param_groups:
+                        group["lr"] = self.learning_rate * share
+                self._learn(step, optimizers, progress)
                 progress.seconds += time.monotonic() - started
                 recent = progress.losses[-SHOWN_LOSSES:]
                 bar.n = min(round(progress.seconds), bar.total)
@@ -90,14 +93,29 @@ class Stage:
                 due = progress.seconds - last_row >= self.validate_seconds
                 if due or progress.seconds >= budget:
                     self._log(modules, validate, progress)
-                    self._save(modules, optimizer, progress)
+                    self._save(modules, optimizers, progress)
                     last_row = progress.seconds
+
+    def _optimizers(self, modules: Mapping[str, nn.Module]) -> list[torch.optim.Optimizer]:
+        named = [pair for m in modules.values() for pair in m.named_parameters()]
+        learned = [(name, p) for name, p in named if p.requires_grad]
+        others = [p for name, p in learned if not self.matrices(name)]
+        decay = self.weight_decay
+        optimizers: list[torch.optim.Optimizer] = [
+            torch.optim.AdamW(others, self.learning_rate, self.betas, weight_decay=decay)
+        ]
+        if matrices := [p for name, p in learned if self.matrices(name)]:
+            optimizers.append(
+                torch.optim.Muon(
+                    matrices, self.learning_rate, decay, adjust_lr_fn="match_rms_adamw"
+                )
+            )
+        return optimizers
 
     def _learn(
         self,
         step: Callable[[int], Tensor],
-        parameters: Sequence[nn.Parameter],
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         progress: _Progress,
     ) -> None:
         torch.manual_seed(progress.step)  # so that a resumed run draws what an uninterrupted does
@@ -107,10 +125,14 @@ class Stage:
             raise RuntimeError(
                 f"{self.name}: the loss is {progress.losses[-1]} at step {progress.step}"
             )
-        optimizer.zero_grad(set_to_none=True)
+        for optimizer in optimizers:
+            optimizer.zero_grad(set_to_none=True)
         loss.backward()
-        nn.utils.clip_grad_norm_(parameters, MAX_GRADIENT_NORM)
-        optimizer.step()
+        groups = [group for optimizer in optimizers for group in optimizer.param_groups]
+        learned = [p for group in groups for p in group["params"]]
+        nn.utils.clip_grad_norm_(learned, MAX_GRADIENT_NORM)
+        for optimizer in optimizers:
+            optimizer.step()
         progress.step += 1
 
     def _log(
@@ -130,7 +152,7 @@ class Stage:
         logger.info(f"{self.name}: " + ", ".join(f"{k} {v:.4g}" for k, v in row.items()))
 
     def _resume(
-        self, modules: Mapping[str, nn.Module], optimizer: torch.optim.Optimizer
+        self, modules: Mapping[str, nn.Module], optimizers: Sequence[torch.optim.Optimizer]
     ) -> _Progress:
         saved = self.folder / f"{self.name}.pt"
         if not saved.exists():
@@ -138,13 +160,14 @@ class Stage:
         state = torch.load(saved, weights_only=True, map_location="cpu")
         for name, module in modules.items():
             module.load_state_dict(state["modules"][name])
-        optimizer.load_state_dict(state["optimizer"])
+        for optimizer, saved_state in zip(optimizers, state["optimizers"], strict=True):
+            optimizer.load_state_dict(saved_state)
         return _Progress(rows=state["rows"], seconds=state["seconds"], step=state["step"])
 
     def _save(
         self,
         modules: Mapping[str, nn.Module],
-        optimizer: torch.optim.Optimizer,
+        optimizers: Sequence[torch.optim.Optimizer],
         progress: _Progress,
     ) -> None:
         """Write log, curves and, last, the state that says how far they are."""
@@ -160,7 +183,7 @@ class Stage:
             plot_curves(rows, path, self.name)
         state = {
             "modules": {name: module.state_dict() for name, module in modules.items()},
-            "optimizer": optimizer.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in optimizers],
             "rows": rows,
             "seconds": progress.seconds,
             "step": progress.step,

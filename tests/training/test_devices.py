@@ -77,7 +77,7 @@ def test_preference(tmp_path: Path, conversations: Conversations, tokenizer):
 def no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
     """Steps go forward alone: not all gradients are to be had from what is made up."""
 
-    def learn(stage, step, parameters, optimizer, progress) -> None:
+    def learn(stage, step, optimizers, progress) -> None:
         loss = step(progress.step)
         assert isinstance(loss, Elsewhere) and loss.requires_grad
         progress.losses.append(loss.item())

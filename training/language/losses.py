@@ -11,6 +11,7 @@ from torch import Tensor
 
 from models.westlake.dual_ar import DualARTransformer
 
+from ..codec.config import TINY_CODEC
 from .example import Example, collate
 from .heads import Heads
 
@@ -18,6 +19,7 @@ MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the 
 # Of the codes that the model reads in training, some are replaced by any others: of a reply's own
 # as many that it learns to tell its speech from the words, and does not stumble over its errors.
 CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.1, 0.5, 0.5
+JITTERED_SHARE = 0.3  # of what it hears, that is off by one level, as another voice might be
 
 
 def words_loss(
@@ -26,7 +28,7 @@ def words_loss(
     """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
     heads' loss."""
     grid, learn_text, _ = (x.to(device) for x in collate(examples))
-    heard = _corrupt(grid[:, :, :-1], model.config.codebook_size, CORRUPTED_SHARE)
+    heard = _corrupt(_jitter(grid[:, :, :-1]), model.config.codebook_size, CORRUPTED_SHARE)
     text_loss = _text_loss(
         model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
     )
@@ -43,7 +45,7 @@ def losses(
     grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
     codebook_size = model.config.codebook_size
     share = torch.where(learn_codes, CORRUPTED_REPLY_SHARE, CORRUPTED_SHARE)[:, None, :-1]
-    hidden = model.forward_hidden(_corrupt(grid[:, :, :-1], codebook_size, share))
+    hidden = model.forward_hidden(_corrupt(_jitter(grid[:, :, :-1]), codebook_size, share))
     text_loss = _text_loss(model, hidden, grid, learn_text)
 
     learn_codes = learn_codes[:, 1:]
@@ -84,3 +86,18 @@ def _corrupt(tokens: Tensor, codebook_size: int, share: Tensor | float) -> Tenso
     if tokens.dim() == 3:
         wrong[:, 0] = False
     return torch.where(wrong, torch.randint_like(tokens, 1, codebook_size), tokens)
+
+
+def _jitter(grid: Tensor, share: float = JITTERED_SHARE) -> Tensor:
+    """Move one level of a share of a grid's codes up or down by one, where there is one."""
+    codes = grid[:, 1:] - 1
+    sizes = torch.tensor(TINY_CODEC.fsq_levels, device=grid.device)
+    strides = sizes.cumprod(0) // sizes
+    which = torch.randint_like(codes, len(sizes))
+    level = codes // strides[which] % sizes[which]
+    step = 2 * torch.randint_like(codes, 2) - 1
+    moved = level + step
+    valid = (codes >= 0) & (moved >= 0) & (moved < sizes[which])
+    chosen = valid & (torch.rand(codes.shape, device=grid.device) < share)
+    codes = torch.where(chosen, codes + step * strides[which], codes)
+    return torch.cat([grid[:, :1], codes + 1], dim=1)

@@ -35,7 +35,12 @@ UNDERSTANDING_BATCH_SIZE = 36
 SPEAKING_BATCH_SIZE = 12
 WORDS_OF_5_STEPS = 2  # of speaking, that learn words alone
 MAX_WORDS = 100  # tokens of a reply's words
-STAGE = {"betas": (0.9, 0.95), "weight_decay": 0.05, "validate_seconds": 420}
+STAGE = {
+    "betas": (0.9, 0.95),
+    "weight_decay": 0.05,
+    "validate_seconds": 420,
+    "matrices": lambda name: "layers." in name and name.endswith("weight") and "norm" not in name,
+}
 
 
 def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
@@ -164,10 +169,10 @@ def train_understanding(
         start: the folder of a checkpoint whose model is trained on; else from nothing.
     """
     corpus = Corpus(dialogues, tokenizer, work)
-    model = new_language_model(tokenizer).to(device)
+    model = new_language_model(tokenizer)
     if start is not None:
         start_language_model(model, tokenizer, start)
-    share_levels(model)
+    model = share_levels(model).to(device)
     heads = new_heads(model, dialogues).to(device)
 
     def step(index: int) -> Tensor:
@@ -197,7 +202,7 @@ def train_language_model(
 ) -> None:
     """Learn to speak as well, from where `train_understanding` ended; in turn with more of that."""
     corpus = Corpus(dialogues, tokenizer, work)
-    model = share_levels(new_language_model(tokenizer).to(device))
+    model = share_levels(new_language_model(tokenizer)).to(device)
     heads = new_heads(model, dialogues).to(device)
     state = torch.load(work / "understanding.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(state["modules"]["model"])

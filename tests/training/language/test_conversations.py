@@ -3,7 +3,6 @@
 import numpy as np
 import pytest
 import torch
-from recipe import make_spoken
 
 from training.dialogues import Dialogues
 from training.language import conversations as module

@@ -14,7 +14,7 @@ from training.language.batches import Corpus
 from training.language.conversations import Conversations
 from training.language.corpus import _write
 from training.language.example import collate
-from training.language.losses import _corrupt, losses, words_loss
+from training.language.losses import _corrupt, _jitter, losses, words_loss
 from training.language.model import (
     code_numbers,
     new_heads,
@@ -75,10 +75,24 @@ def test_corrupted_codes_are_a_share_of_them():
     assert torch.equal(by_column[..., :100], grid[..., :100])
 
 
+def test_jittered_codes_are_neighbours():
+    torch.manual_seed(0)
+    grid = torch.randint(0, 1001, (2, 9, 50))
+    moved, numbers = _jitter(grid, 1.0), code_numbers()
+    assert torch.equal(moved[:, 0], grid[:, 0])
+    assert torch.equal(moved[:, 1:] == 0, grid[:, 1:] == 0)  # the pad is no code
+    codes = grid[:, 1:] > 0
+    steps = numbers[grid[:, 1:][codes] - 1] - numbers[moved[:, 1:][codes] - 1]
+    assert set(steps.abs().sum(dim=1).tolist()) == {0, 1}
+    assert (steps.abs().sum(dim=1) == 1).float().mean() > 0.7  # the outermost stay at times
+    assert torch.equal(_jitter(grid, 0.0), grid)
+
+
 def test_losses_are_the_cross_entropy_of_what_is_learned(
     model, conversations: Conversations, monkeypatch
 ):
     monkeypatch.setattr(loss_module, "_corrupt", lambda tokens, size, share: tokens)
+    monkeypatch.setattr(loss_module, "_jitter", lambda tokens: tokens)
     examples = [conversations.draw(np.random.default_rng(n)) for n in range(2)]
     with torch.no_grad():
         text_loss, code_loss = losses(model, examples, "cpu", np.random.default_rng(0))
