@@ -87,7 +87,7 @@ def _syllable_loss(
     Args:
         spans: (row, first column, syllable in each column from there).
     """
-    if not spans:
+    if not any(names for *_, names in spans):  # some are too short to be told
         return hidden.new_zeros((), dtype=torch.float32)
     columns = [hidden[row, start : start + len(names)] for row, start, names in spans]
     targets = [indices[name] for *_, names in spans for name in names]
