@@ -36,14 +36,21 @@ def new_codec(seed: int = 0) -> FireflyArchitecture:
 
 
 def load_start(folder: Path) -> FireflyArchitecture:
-    """The codec of a checkpoint's folder, with weight norm again, to be trained on."""
+    """The codec of a checkpoint's folder, with weight norm again, to be trained on.
+
+    Parts of other sizes than `TINY_CODEC`'s begin anew.
+    """
     codec = new_codec()
     weights = read_weights(folder / "codec.safetensors")
     with torch.no_grad():
         for name, module in codec.named_modules():
             if is_parametrized(module):
-                module.weight = weights.pop(f"{name}.weight").float()
+                weight = weights.pop(f"{name}.weight", module.weight)
+                if weight.shape == module.weight.shape:
+                    module.weight = weight.float()
     own = codec.state_dict()
-    own.update({key: weight.float() for key, weight in weights.items()})
+    for key, weight in weights.items():
+        if key in own and own[key].shape == weight.shape:
+            own[key] = weight.float()
     codec.load_state_dict(own)
     return codec
