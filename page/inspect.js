@@ -81,10 +81,19 @@ function running(is) {
   if (is) bar.removeAttribute("value");
 }
 
-let lastNumber = -1;
-window.inspectSeen = (given) => {
-  if (given.number <= lastNumber) return;
-  lastNumber = given.number;
+// The value is the number of what was asked, and a line of JSON for each step so far.
+let asked = null;
+let numSeen = 0;
+window.inspectSeen = (value) => {
+  const [number, ...lines] = value.split("\n");
+  if (number !== asked) numSeen = 0;
+  asked = number;
+  const whole = lines.slice(0, -1);
+  whole.slice(numSeen).forEach((line) => show(JSON.parse(line)));
+  numSeen = Math.max(numSeen, whole.length);
+};
+
+function show(given) {
   if (given.fault) {
     running(false);
     return say(given.fault[language], true);
@@ -106,7 +115,7 @@ window.inspectSeen = (given) => {
   if (given.no_codec) seen.append(make("p", { className: "hint" }, words.inspect_no_codec));
   if (given.turn) seen.append(grid(words.inspect_read, given.turn.grid, words.inspect_read_about));
   if (given.reply) reply(given.reply);
-};
+}
 
 // The sound and its copy stand side by side where there is room.
 function pair(part) {

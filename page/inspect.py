@@ -5,13 +5,13 @@ from __future__ import annotations
 import json
 from collections.abc import Generator, Iterator
 from itertools import count
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 import numpy as np
 
 from listening.sounds import as_wav, pack
+from models.audio import load_audio
 from models.errors import UserError
 
 from . import words
@@ -34,7 +34,7 @@ class InspectTab:
 
     def __init__(self, sessions: Sessions, readers: Readers) -> None:
         self.sessions, self.readers = sessions, readers
-        self._numbers = count()  # of answers: the same one twice is seen twice
+        self._numbers = count()  # of what was asked
         model = sessions.model
         gr.HTML(
             "",
@@ -52,7 +52,7 @@ class InspectTab:
         seen = gr.HTML(
             "",
             html_template="",
-            js_on_load="watch('value', () => window.inspectSeen?.(JSON.parse(props.value)));",
+            js_on_load="watch('value', () => window.inspectSeen?.(props.value));",
             visible="hidden",
         )
         wire = gr.HTML(
@@ -68,9 +68,11 @@ class InspectTab:
         )  # fmt: skip
 
     def _look(self, request: gr.Request, value: str) -> Generator[str]:
+        """A line of JSON for each step; the value only grows, so a page may miss one of them."""
+        lines = f"{next(self._numbers)}\n"
         for step in self._told(request, value):
-            answer = {"number": next(self._numbers), **step}
-            yield json.dumps(answer, allow_nan=False).replace("<", "\\u003c")
+            lines += json.dumps(step, allow_nan=False).replace("<", "\\u003c") + "\n"
+            yield lines
 
     def _told(self, request: gr.Request, value: str) -> Iterator[dict[str, Any]]:
         try:
@@ -105,8 +107,9 @@ class InspectTab:
             return str(file)
 
         with sessions.limiter.reply():
+            seconds, num_bytes = limits.max_audio_seconds, limits.max_upload_bytes
+            clip = load_audio(path, seconds, num_bytes) if path else None
             yield from look(
-                sessions.model, Path(path) if path else None, text, options, keep,
-                limits.max_audio_seconds, limits.max_upload_bytes,
+                sessions.model, clip, text, options, keep,
                 answers=answers, log_content=sessions.log_content,
             )  # fmt: skip

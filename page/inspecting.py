@@ -6,13 +6,12 @@ import base64
 import time
 from collections.abc import Callable, Iterator
 from contextlib import closing
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from generate import generate_long
-from models.audio import AudioClip, load_audio
+from models.audio import AudioClip
 from models.contract import FramedTurn, Frames, ReplyChunk, SpeechCodec, SpeechModel
 from models.errors import UserError
 from models.level import level_speech
@@ -26,38 +25,43 @@ Keep = Callable[[np.ndarray, int], str]  # samples and their rate -> the path of
 
 
 def look(
-    model: SpeechModel, path: Path | None, text: str, options: dict[str, Any], keep: Keep,
-    max_seconds: float, max_bytes: int, *, answers: bool, log_content: bool,
-) -> Iterator[dict[str, Any]]:  # fmt: skip
+    model: SpeechModel,
+    clip: AudioClip | None,
+    text: str,
+    options: dict[str, Any],
+    keep: Keep,
+    *,
+    answers: bool,
+    log_content: bool,
+) -> Iterator[dict[str, Any]]:
     """Look at a sound and its copy by the codec, and at the turn that it makes.
 
     Args:
-        path: the sound, if there is one.
+        clip: the sound, if there is one.
         options: of `generate_long`.
         keep: writes a sound where the page may read it.
         answers: the model answers, which makes a turn of it.
 
     Yields:
         Pieces named "sound", "copy", "turn", "progress" and "reply", as they are ready.
-    """  # fmt: skip
-    clip = load_audio(path, max_seconds, max_bytes) if path else None
+    """
     if clip is not None:
         samples = clip.samples.numpy()
         yield {"sound": _shown(samples, clip.sample_rate, keep)}
         if isinstance(model, SpeechCodec):
-            yield {"copy": _copy(model, clip, keep)}
+            yield {"copy": _copy(model, model.sample_rate, clip, keep)}
         elif not answers:
             yield {"no_codec": True}
     if answers:
         yield from _turn(model, clip, text, options, keep, log_content)
 
 
-def _copy(model: SpeechCodec, clip: AudioClip, keep: Keep) -> dict[str, Any]:
-    codes = model.encode(clip.samples, clip.sample_rate)
-    wave = model.decode(codes)
+def _copy(codec: SpeechCodec, sample_rate: int, clip: AudioClip, keep: Keep) -> dict[str, Any]:
+    codes = codec.encode(clip.samples, clip.sample_rate)
+    wave = codec.decode(codes)
     semantic = np.ones(codes.shape[1], bool)
     frames = Frames(text=("<|semantic|>",) * codes.shape[1], codes=codes, semantic=semantic)
-    return _shown(wave, model.sample_rate, keep) | {"grid": grid([frames])}  # type: ignore[attr-defined]
+    return _shown(wave, sample_rate, keep) | {"grid": grid([frames])}
 
 
 def _turn(
