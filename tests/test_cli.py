@@ -1,29 +1,17 @@
 """The command line: what it writes, and the one line it says where it can't."""
 
-import io
-import json
-import os
-import subprocess
-import sys
-import wave
-from pathlib import Path
-
 import numpy as np
 import pytest
 import soundfile
 import torch
+from command_line import RATE, answer, expected_pcm, read_pcm, refused
 from loguru import logger
 from small import small_model
 
 import generate
-from generate import generate_long, main
-from models.audio import load_audio, to_pcm16
-from models.hub import TINY
+from generate import main
+from models.audio import load_audio
 from models.westlake.dual_ar import SamplingConfig
-from models.westlake.firefly import FireflyConfig
-
-ROOT = Path(__file__).parent.parent
-RATE = 16_000
 
 
 @pytest.fixture(scope="module")
@@ -45,27 +33,6 @@ def question(tmp_path):
     samples = torch.rand(RATE // 2, generator=torch.Generator().manual_seed(0)) - 0.5
     soundfile.write(path, samples.numpy(), RATE)
     return str(path)
-
-
-def answer(*arguments, frames=6):
-    return main(["--seed", "1", "--max-new-tokens", str(frames), *arguments])
-
-
-def expected_pcm(model, *turns, frames=6):
-    conversation = model.new_conversation()
-    settings = {"sampling": SamplingConfig(seed=1), "max_new_tokens": frames}
-    chunks = [
-        chunk.new_audio
-        for turn in turns
-        for chunk in generate_long(model, conversation=conversation, **settings, **turn)
-    ]
-    return to_pcm16(np.concatenate(chunks))
-
-
-def read_pcm(path):
-    with wave.open(str(path)) as file:
-        assert (file.getnchannels(), file.getsampwidth()) == (1, 2)
-        return np.frombuffer(file.readframes(file.getnframes()), "<i2"), file.getframerate()
 
 
 @pytest.mark.parametrize("stream", [[], ["--stream"]])
@@ -147,21 +114,6 @@ def test_an_interrupted_reply_is_kept(small, monkeypatch, stream):
     monkeypatch.setattr(generate, "generate_long", replies)
     assert answer("--user-text", "你好", *stream) == 130
     assert (read_pcm("reply.wav")[0] == 16384).all() and len(read_pcm("reply.wav")[0]) == 1000
-
-
-def refused(capsys, *arguments):
-    """The one line that is said about bad input; nothing is logged nor written."""
-    lines = []
-    sink = logger.add(lines.append)
-    try:
-        assert main([*arguments]) == 2
-    finally:
-        logger.remove(sink)
-    output = capsys.readouterr()
-    assert output.out == "" and lines == []
-    (line,) = output.err.splitlines()
-    assert line.startswith("generate.py: ")
-    return line
 
 
 @pytest.mark.parametrize(
@@ -279,97 +231,3 @@ def test_what_argparse_refuses(capsys, arguments):
         main(["--user-text", "好", *arguments])
     assert exit_info.value.code == 2
     assert "Traceback" not in capsys.readouterr().err
-
-
-def command(*arguments):
-    return [sys.executable, "generate.py", *arguments]
-
-
-def test_the_embedded_checkpoint_from_the_shell(question):
-    arguments = ["--user-audio", question, "--seed", "1", "--max-new-tokens", "5", "--output", "-"]
-    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True)
-    log = done.stderr.decode()
-    assert done.returncode == 0, log
-    num_frames = int(log.partition("generated: ")[2].split()[0])
-    assert f">> Input: {question} audio" in log and "Gen text:" in log
-    assert ("First Token: " in log) == (num_frames > 0)
-    codec = FireflyConfig(**json.loads((TINY / "codec_config.json").read_text()))
-    assert len(done.stdout) == 2 * codec.samples_per_frame * num_frames
-
-
-def test_bad_input_from_the_shell(tmp_path):
-    arguments = ["--user-audio", "missing.wav", "--output", str(tmp_path / "reply.wav")]
-    done = subprocess.run(command(*arguments), cwd=ROOT, capture_output=True)
-    assert done.returncode == 2 and done.stdout == b""
-    assert done.stderr.decode().splitlines() == [
-        "generate.py: there is no sound file missing.wav: check its name"
-    ]
-    assert not (tmp_path / "reply.wav").exists()
-
-
-def test_a_listener_who_leaves_is_no_error():
-    arguments = ["--user-text", "好", "--seed", "1", "--max-new-tokens", "5", "--output", "-"]
-    running = subprocess.Popen(
-        command(*arguments), cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE
-    )
-    running.stdout.close()
-    log = running.stderr.read().decode()
-    assert running.wait() in (0, 1)
-    assert "Traceback" not in log and "Exception" not in log
-
-
-def test_a_recording_on_stdin(small, question, monkeypatch):
-    stdin = io.TextIOWrapper(io.BytesIO(Path(question).read_bytes()))
-    monkeypatch.setattr("sys.stdin", stdin)
-    assert answer("--user-audio", "-") == 0
-    np.testing.assert_array_equal(
-        read_pcm("reply.wav")[0], expected_pcm(small, {"audio": question})
-    )
-
-
-@pytest.mark.parametrize("output", ["question.wav", "./question.wav", "link.wav"])
-def test_a_recording_is_not_overwritten(small, question, capsys, tmp_path, output):
-    (tmp_path / "link.wav").symlink_to("question.wav")
-    Path("first.wav").write_bytes(Path(question).read_bytes())
-    before = Path(question).read_bytes()
-    given = ["--user-audio", "first.wav", "--user-audio", question]
-    assert "would overwrite" in refused(capsys, *given, "--output", output)
-    assert Path(question).read_bytes() == before
-
-
-def test_an_output_of_another_kind(small, capsys, tmp_path):
-    said = refused(capsys, "--user-text", "好", "--output", "r.mp3")
-    assert "r.mp3 is no wav file" in said
-    assert not (tmp_path / "r.mp3").exists()
-
-
-def test_a_wav_into_a_pipe_is_refused_at_once(small, capsys, tmp_path):
-    os.mkfifo(tmp_path / "pipe")
-    assert "pipe is a pipe" in refused(capsys, "--user-text", "好", "--output", "pipe")
-
-
-@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
-def test_a_full_disk(small, capsys):
-    done = subprocess.run(
-        f"{sys.executable} generate.py --user-text 好 --seed 1 --max-new-tokens 5 --output - "
-        "> /dev/full",
-        shell=True,
-        cwd=ROOT,
-        capture_output=True,
-    )
-    log = done.stderr.decode()
-    assert done.returncode == 2, log
-    assert "can't write stdout (No space left on device)" in log.splitlines()[-1]
-    assert "Traceback" not in log and "ASSERT" not in log
-
-
-def test_the_revision_reaches_the_hub(monkeypatch, capsys):
-    asked = []
-
-    def download(repo_id, *, revision, allow_patterns):
-        asked.append(revision)
-        raise OSError("no network")
-
-    monkeypatch.setattr("huggingface_hub.snapshot_download", download)
-    assert main(["--user-text", "好", "--checkpoint", "a/b", "--revision", "v1"]) == 2
-    assert asked == ["v1"]
