@@ -56,6 +56,12 @@ THEME = gr.themes.Base(
     body_background_fill="#f4f6f6",
     body_background_fill_dark="#0c1216",
     block_background_fill_dark="#141c22",
+    body_text_color_subdued="#475569",
+    body_text_color_subdued_dark="#a8b5c4",
+    block_info_text_color="#475569",
+    block_info_text_color_dark="#a8b5c4",
+    block_label_text_color="#334155",
+    block_label_text_color_dark="#cbd5e1",
 )
 
 
@@ -91,7 +97,7 @@ class Page:
         self.sessions = Sessions(model, self.files, self.limits, log_content)
         self.readers = Readers()
         with gr.Blocks(title="情感语音对话 · Emotional voice chat") as self.demo:
-            gr.HTML(words.header(model.name, model.device))
+            gr.HTML(words.header())
             with gr.Tabs():
                 with gr.Tab(words.label("tab_talk"), elem_id="talk-tab"):
                     TalkTab(self.demo, self.sessions, self.readers)

@@ -56,12 +56,10 @@ window.addEventListener("click", (event) => {
 
 def first_sound(page: Page, seconds: float, number: int) -> float:
     """Record, send, wait for the whole reply; returns the seconds to its first sound."""
-    page.click("#audio button.record-button")
+    page.click("#composer .record")
     page.wait_for_timeout(1000 * seconds)
-    page.click("#audio button.stop-button")
-    page.wait_for_function(
-        "!['', '0:00', undefined].includes(document.querySelector('#audio #duration')?.innerText)"
-    )
+    page.click("#composer .record")
+    page.wait_for_selector("#composer .attached:not([hidden])")
     page.click("#send")
     page.wait_for_function("window.firstSound !== null")
     page.wait_for_function(f"document.querySelectorAll('#chat .bot-row .sound').length == {number}")
@@ -117,7 +115,7 @@ class Writer:
         started, first = time.perf_counter(), 0.0
         settings = ["", REPLY_SECONDS, 0.7, 0.7, 1.2, -1]
         body = {
-            "data": ["written", None, text, *settings],
+            "data": [{"text": text, "audio": None}, *settings],
             "fn_index": self.answer,
             "session_hash": self.session,
         }
@@ -242,7 +240,7 @@ def main() -> None:
     model.warm_up()
     page = app.Page(model, app.Limits(reply_seconds=REPLY_SECONDS))
     events = page.demo.fns.items()
-    answer = next(number for number, event in events if event.name == "_answer")
+    answer = next(number for number, event in events if event.name == "answer")
     try:
         figures = measure(options, model, page.launch(quiet=True), answer)
     finally:

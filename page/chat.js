@@ -2,10 +2,20 @@
 // turns that have changed since; so what a turn costs doesn't depend on how many there were.
 // Everything that a user or the model said becomes text, never HTML.
 const log = element.querySelector(".log");
-const words = window.pageWords[window.pageLanguage];
-const rows = new Map(); // turn -> its two rows
+const language = window.pageLanguage;
+const words = window.pageWords[language];
+const glosses = props.glosses;
+const rows = new Map(); // turn -> {user, bot, turn}
+const ICONS = {
+  again: "M12 5a7 7 0 1 0 7 7h-2a5 5 0 1 1-5-5v3l5-4-5-4z",
+  copy: "M8 3h11v14h-2V5H8zM5 7h10v14H5z",
+  download: "M11 3h2v9l3-3 1.4 1.4L12 16l-5.4-5.6L8 9l3 3zM4 18h16v2H4z",
+  good: "M2 10h4v11H2zM8 21V10l5-8 2 1-1 6h7l-2 12z",
+  bad: "M22 14h-4V3h4zM16 3v11l-5 8-2-1 1-6H3L5 3z",
+};
 let conversation = null;
 let playing = null;
+let following = false;
 
 function make(tag, className, text) {
   const made = document.createElement(tag);
@@ -14,26 +24,31 @@ function make(tag, className, text) {
   return made;
 }
 
-function address(path) {
-  const root = location.pathname.replace(/\/?$/, "/");
-  return `${root}gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
+function icon(name) {
+  const svg = document.createElementNS("http://www.w3.org/2000/svg", "svg");
+  svg.setAttribute("viewBox", "0 0 24 24");
+  svg.setAttribute("aria-hidden", "true");
+  const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+  path.setAttribute("d", ICONS[name]);
+  svg.append(path);
+  return svg;
 }
 
-function hush() {
-  playing?.pause();
+function clock(seconds) {
+  const rest = Math.max(1, Math.round(seconds));
+  return `${Math.floor(rest / 60)}:${String(rest % 60).padStart(2, "0")}`;
 }
 
 function soundButton(path, seconds) {
   const button = make("button", "sound");
-  const rest = Math.max(1, Math.round(seconds));
-  const time = `${Math.floor(rest / 60)}:${String(rest % 60).padStart(2, "0")}`;
+  const time = seconds ? clock(seconds) : "";
   button.type = "button";
-  button.append(make("i", "icon"), make("span", "time", seconds ? time : ""));
+  button.append(make("i", "icon"), make("span", "time", time));
   const audio = new Audio();
   audio.preload = "none";
   const show = () => {
     button.classList.toggle("playing", !audio.paused);
-    button.ariaLabel = `${audio.paused ? words.play : words.pause} ${seconds ? time : ""}`;
+    button.ariaLabel = `${audio.paused ? words.play : words.pause} ${time}`;
   };
   audio.onplay = audio.onpause = audio.onended = show;
   audio.onerror = () => {
@@ -42,8 +57,8 @@ function soundButton(path, seconds) {
   };
   button.onclick = () => {
     if (!audio.paused) return audio.pause();
-    window.dispatchEvent(new Event("silence"));
-    audio.src ||= address(path);
+    window.pageTell("silence");
+    audio.src ||= window.pageAddress(path);
     playing = audio;
     audio.play().catch(() => {});
   };
@@ -53,41 +68,188 @@ function soundButton(path, seconds) {
 
 function badge({ kind, word }) {
   const made = make("span", `badge ${kind}`);
-  made.append(make("span", "what", words[kind]), make("span", "word", word[window.pageLanguage]));
+  made.append(make("span", "what", words[kind]), make("span", "word", word[language]));
   return made;
 }
 
-function fill(row, said) {
-  const content = JSON.stringify(said);
-  if (row.dataset.content === content) return;
-  row.dataset.content = content;
+function action(name, label, onclick) {
+  const button = make("button", `action ${name}`);
+  button.type = "button";
+  button.title = button.ariaLabel = label;
+  button.append(icon(name));
+  button.onclick = onclick;
+  return button;
+}
+
+function firstSound(name) {
+  try {
+    return JSON.parse(sessionStorage.getItem("first-sounds") ?? "{}")[name];
+  } catch {
+    return undefined;
+  }
+}
+
+window.addEventListener("first-sound", ({ detail: { turn, at } }) => {
+  if (window.pageAsked === null) return;
+  const seconds = (at - window.pageAsked) / 1000;
+  window.pageAsked = null;
+  try {
+    const kept = JSON.parse(sessionStorage.getItem("first-sounds") ?? "{}");
+    const entries = Object.entries({ ...kept, [turn]: seconds }).slice(-200);
+    sessionStorage.setItem("first-sounds", JSON.stringify(Object.fromEntries(entries)));
+  } catch {} // storage is blocked: it isn't shown
+});
+
+function copy(button, text) {
+  const done = () => {
+    button.classList.add("done");
+    window.pageStatus("note", "copied");
+    setTimeout(() => button.classList.remove("done"), 1500);
+  };
+  navigator.clipboard?.writeText(text).then(done, () => window.pageStatus("fault", "not_copied"));
+  if (!navigator.clipboard) window.pageStatus("fault", "not_copied");
+}
+
+function actions(turn) {
+  const { reply, name } = turn;
+  const bar = make("div", "actions");
+  if (reply.sound) bar.append(soundButton(reply.sound, reply.seconds));
+  if (reply.can_repeat) {
+    bar.append(action("again", words.again, () => {
+      window.pageTell("leave");
+      window.pageTell("silence");
+      window.pageAsked = performance.now();
+      window.pageAsk.again({ turn: name });
+    }));
+  }
+  if (reply.text) bar.append(action("copy", words.copy, (event) => copy(event.currentTarget, reply.text)));
+  if (reply.sound) {
+    const link = make("a", "action download");
+    link.href = window.pageAddress(reply.sound);
+    link.download = reply.sound.split("/").pop();
+    link.title = link.ariaLabel = words.download;
+    link.append(icon("download"));
+    bar.append(link);
+  }
+  for (const [kind, value] of [["good", 1], ["bad", -1]]) {
+    const isSet = reply.rating === value;
+    const button = action(kind, words[`rate_${kind}`], () => window.pageAsk.rate({ turn: name, rating: isSet ? 0 : value }));
+    button.ariaPressed = String(isSet);
+    bar.append(button);
+  }
+  if (reply.seed !== null) {
+    const seed = make("button", "seed", `${words.seed} ${reply.seed}`);
+    seed.type = "button";
+    seed.title = words.seed_keep;
+    seed.onclick = () => {
+      window.pageAsk.seed({ seed: reply.seed });
+      window.pageStatus("note", "seed_kept");
+    };
+    bar.append(seed);
+  }
+  const first = firstSound(name);
+  if (first) bar.append(make("span", "first", words.first_sound.replace("{seconds}", first.toFixed(2))));
+  return bar;
+}
+
+// How much of a reply's text is said at a time of its speech.
+function saidUntil(reply, seconds) {
+  let [characters, since] = [0, 0];
+  for (const [end, until] of reply.marks) {
+    if (until >= seconds) {
+      const share = Math.max(0, seconds - since) / Math.max(until - since, 1e-6);
+      return reply.text.slice(0, Math.ceil(characters + share * (end - characters)));
+    }
+    [characters, since] = [end, until];
+  }
+  return reply.text;
+}
+
+function gloss(text) {
+  const known = language === "en" && glosses[text];
+  if (!known) return [];
+  const made = make("p", "gloss", known);
+  return [made];
+}
+
+function fillUser(row, { user, name }) {
   const bubble = make("div", "bubble");
-  if (said.text) bubble.append(make("p", "text", said.text));
-  if (said.growing && !said.text) bubble.append(make("p", "text", "…"));
-  if (said.sound) bubble.append(soundButton(said.sound, said.seconds));
+  if (user.text) bubble.append(make("p", "text", user.text), ...gloss(user.text));
+  if (user.sound) bubble.append(soundButton(user.sound, user.seconds));
   row.replaceChildren(bubble);
-  if (said.badge) row.append(badge(said.badge));
-  if (said.stopped) row.append(make("span", "cut", words.cut));
+  if (user.badge) row.append(badge(user.badge));
+}
+
+function fillBot(row, turn) {
+  const { reply } = turn;
+  const bubble = make("div", "bubble");
+  bubble.append(make("p", "text", reply.text || (reply.growing ? "…" : words.no_words)), ...(reply.growing ? [] : gloss(reply.text)));
+  row.replaceChildren(bubble);
+  const notes = make("div", "notes");
+  if (reply.badge) notes.append(badge(reply.badge));
+  if (turn.again) notes.append(make("span", "cut", words.another_reply));
+  if (reply.stopped) notes.append(make("span", "cut", words.cut));
+  if (notes.childNodes.length) row.append(notes);
+  if (!reply.growing) row.append(actions(turn));
 }
 
 function show(turn) {
   if (!rows.has(turn.name)) {
-    const pair = [make("div", "row user-row"), make("div", "row bot-row")];
+    const pair = { user: turn.again ? null : make("div", "row user-row"), bot: make("div", "row bot-row") };
     rows.set(turn.name, pair);
-    log.append(...pair);
+    if (turn.again && rows.has(turn.again)) {
+      const family = [...rows.values()].filter((other) => other.turn?.again === turn.again || other.turn?.name === turn.again);
+      family.at(-1).bot.after(pair.bot);
+    } else log.append(...(pair.user ? [pair.user] : []), pair.bot);
+    if (!log.classList.contains("restoring")) clearFaults();
   }
-  const [user, bot] = rows.get(turn.name);
-  fill(user, turn.user);
-  fill(bot, turn.reply);
+  const row = rows.get(turn.name);
+  const content = JSON.stringify(turn);
+  if (row.content === content) return false;
+  const before = row.turn;
+  [row.content, row.turn] = [content, turn];
+  if (row.user && JSON.stringify(before?.user) !== JSON.stringify(turn.user)) fillUser(row.user, turn);
+  fillBot(row.bot, turn);
+  follow();
+  return true;
 }
 
-function showDownload(sound) {
-  const link = document.querySelector("#download a");
-  if (!link) return;
-  link.ariaDisabled = String(!sound);
-  if (sound) link.href = address(sound);
-  else link.removeAttribute("href");
-  link.download = sound?.split("/").pop() ?? "";
+// While a reply sounds, its text grows with it.
+function follow() {
+  let sounds = false;
+  for (const { bot, turn } of rows.values()) {
+    const position = window.pagePlayer?.position(turn.name) ?? Infinity;
+    const text = bot.querySelector(".text");
+    const isHeard = position !== Infinity && !turn.reply.stopped;
+    const shown = isHeard ? saidUntil(turn.reply, position) : turn.reply.text;
+    const said = shown || (turn.reply.growing || isHeard ? "…" : words.no_words);
+    if (text && text.textContent !== said) {
+      const atEnd = isAtEnd();
+      text.textContent = said;
+      if (atEnd) toEnd();
+    }
+    bot.classList.toggle("sounding", isHeard);
+    sounds ||= isHeard;
+  }
+  if (sounds && !following) {
+    following = true;
+    setTimeout(() => {
+      following = false;
+      follow();
+    }, 60);
+  }
+}
+
+function clearFaults() {
+  document.querySelectorAll(".toast-close").forEach((button) => button.click());
+}
+
+function isAtEnd() {
+  return log.scrollHeight - log.scrollTop - log.clientHeight < 140;
+}
+
+function toEnd() {
+  log.scrollTop = log.scrollHeight;
 }
 
 function remember(name) {
@@ -110,7 +272,6 @@ function begin(value) {
   if (value.cleared) log.querySelectorAll(".row, .break").forEach((row) => row.remove());
   rows.clear();
   if (isNew) log.append(make("p", "break", words.new_conversation));
-  showDownload(null);
   conversation = value.conversation;
 }
 
@@ -120,20 +281,28 @@ function receive() {
   if (value.restored) {
     if (wasTalking()) log.append(make("p", "break", words.lost_conversation));
     remember(null);
-    log.classList.toggle("empty", !log.querySelector(".break"));
+    showEmpty();
     return;
   }
-  const atEnd = log.scrollHeight - log.scrollTop - log.clientHeight < 120;
+  const atEnd = isAtEnd();
   if (value.conversation !== conversation || value.cleared) begin(value);
   remember(value.turns.length ? conversation : null);
-  value.turns.forEach(show);
-  const last = value.turns.at(-1);
-  if (last?.reply.sound) showDownload(last.reply.sound);
+  const changed = value.turns.map(show).some(Boolean);
+  showEmpty();
+  if (changed && (atEnd || value.turns.at(-1).reply.growing)) toEnd();
+}
+
+function showEmpty() {
   log.classList.toggle("empty", !log.querySelector(".row"));
-  if (atEnd || last?.reply.growing) log.scrollTop = log.scrollHeight;
 }
 
 log.classList.add("empty");
 watch("value", receive);
-window.addEventListener("silence", hush);
+window.addEventListener("spoken", follow);
+window.addEventListener("silence", ({ detail }) => {
+  if (detail !== playing) playing?.pause();
+});
+element.querySelectorAll("[data-example]").forEach((button) => {
+  button.onclick = () => window.pageTell("example", JSON.parse(button.dataset.example));
+});
 receive();

@@ -3,18 +3,28 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 
 from .session import Session
 from .turn import ShownTurn
 from .words import each
 
-SHOWN_TURNS = 2  # sent at each step; a page that skipped a value finds the last one there
+SHOWN_TURNS = 2  # always sent; a page that skipped a value finds the last one there
 
 
-def chat_value(session: Session, num_turns: int = SHOWN_TURNS) -> str:
-    """The last turns, as chat.js shows them."""
-    turns = [_shown(turn) for turn in session.turns[-num_turns:]]
-    return _json({"conversation": session.name, "turns": turns})
+def chat_value(
+    session: Session, turns: Sequence[ShownTurn] = (), *, all_turns: bool = False
+) -> str:
+    """Turns as chat.js shows them.
+
+    Args:
+        turns: that have changed; the last of the conversation are sent with them.
+        all_turns: they are all there are, in order, and what is shown goes.
+    """
+    shown = [turn for turn in turns if turn in session.turns[:-SHOWN_TURNS]]
+    shown += session.turns[-SHOWN_TURNS:]
+    value = {"conversation": session.name, "turns": [_shown(turn) for turn in shown]}
+    return _json(value | ({"cleared": True} if all_turns else {}))
 
 
 def cleared_value(name: str) -> str:
@@ -28,23 +38,27 @@ def nothing_value() -> str:
 
 
 def _shown(turn: ShownTurn) -> dict:
-    last = turn.last
-    emotion, style = (last.emotion, last.style) if last else (None, None)
+    perceived = "perceived_spoken" if turn.audio else "perceived_written"
     return {
         "name": turn.name,
+        "again": turn.again_of,
         "user": {
             "text": turn.text,
             "sound": turn.audio,
             "seconds": turn.audio_seconds,
-            "badge": emotion and {"kind": "perceived", "word": each(emotion)},
+            "badge": turn.emotion and {"kind": perceived, "word": each(turn.emotion)},
         },
         "reply": {
             "text": turn.reply,
             "sound": turn.reply_audio,
-            "seconds": last.total_seconds if last else 0,
-            "badge": style and {"kind": "tone", "word": each(style)},
+            "seconds": turn.seconds,
+            "badge": turn.style and {"kind": "tone", "word": each(turn.style)},
             "growing": not turn.ended,
             "stopped": turn.stopped,
+            "marks": [[end, round(seconds, 3)] for end, seconds in turn.marks],
+            "seed": None if turn.seed is None else str(turn.seed),
+            "rating": turn.rating,
+            "can_repeat": turn.can_repeat,
         },
     }
 

@@ -20,6 +20,7 @@
     const headers = new Headers(options.headers ?? what.headers);
     headers.set("X-Visitor", visitor);
     const response = await send(what, { ...options, headers });
+    if (!response.ok && url.pathname.endsWith("/queue/join")) window.pageTell("refused");
     if (response.ok || !url.pathname.endsWith("/upload")) return response;
     // A proxy before the server refuses in a page of its own.
     const isOurs = response.headers.get("content-type")?.startsWith("text/plain");
@@ -27,16 +28,29 @@
     return new Response(text, { status: response.status });
   };
 
-  // Gradio answers a browser of bare zh, or of zh-SG, in English: it is told once it has begun, in
-  // the module that it offers its own language menu from.
-  const begun = new MutationObserver(async () => {
-    const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
-    const core = loaded.find((name) => /\/core-[^/]*\.js$/.test(name));
-    if (!core || !document.querySelector("#send")) return;
-    begun.disconnect();
-    (await import(core)).changeLocale?.("zh-CN");
-  });
+  // Gradio knows zh-CN and zh-TW; a browser of bare zh, or of zh-SG, it would answer in English.
   if (chinese && navigator.language !== "zh-CN") {
-    begun.observe(document.documentElement, { childList: true, subtree: true });
+    Object.defineProperty(navigator, "language", { get: () => "zh-CN" });
+    Object.defineProperty(navigator, "languages", { get: () => ["zh-CN"] });
   }
+
+  window.pageAsk = {}; // calls of the server, by name; each takes what is sent
+  window.pageAsked = null; // when the user finished what is being answered
+  window.pageTell = (name, detail = null) => window.dispatchEvent(new CustomEvent(name, { detail }));
+  window.pageAddress = (path) => {
+    const root = location.pathname.replace(/\/?$/, "/");
+    return `${root}gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
+  };
+
+  // Two sounds are never heard at once: not a player of this page and the reply either.
+  document.addEventListener("play", ({ target }) => window.pageTell("silence", target), true);
+  window.addEventListener("silence", ({ detail }) => {
+    for (const other of document.querySelectorAll("audio, video")) if (other !== detail) other.pause();
+  });
+
+  // Words of attributes, which one language has at a time.
+  window.pageLabel = (root) => {
+    for (const made of root.querySelectorAll("[data-label]")) made.ariaLabel = made.title = words[made.dataset.label];
+    for (const made of root.querySelectorAll("[data-placeholder]")) made.placeholder = words[made.dataset.placeholder];
+  };
 }

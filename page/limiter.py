@@ -28,19 +28,22 @@ class Limiter:
         self._listening = BoundedSemaphore(max_replies)
 
     @contextmanager
-    def reply(self) -> Iterator[None]:
+    def reply(self, seconds: float | None = None) -> Iterator[None]:
         """Hold a slot while a reply is made.
+
+        Args:
+            seconds: the longest wait for it; None for `wait_seconds`.
 
         Raises:
             UserError: none became free in time.
         """
-        with _held(self._replies, self.wait_seconds):
+        with _held(self._replies, self.wait_seconds if seconds is None else seconds):
             yield
 
     @contextmanager
-    def listening(self) -> Iterator[None]:
+    def listening(self, seconds: float | None = None) -> Iterator[None]:
         """Hold a slot while a piece of speech is read; as `reply`."""
-        with _held(self._listening, self.wait_seconds):
+        with _held(self._listening, self.wait_seconds if seconds is None else seconds):
             yield
 
 

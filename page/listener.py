@@ -60,9 +60,12 @@ class Listener:
     none may be lost. It takes the floor, and `finish` hands the floor on to its caller. It gives
     up by itself if the floor is not free in time, or if nothing comes for too long.
 
+    Fields:
+        heard: the microphone's sound so far, as it came.
+
     Args:
         stop: cancels it when set by `Floor.stop`.
-        floor_seconds: the longest wait for the floor.
+        floor_seconds: the longest wait for the floor, and for a slot to read in.
         silent_seconds: the longest wait for the next piece.
         max_seconds: the longest speech; more is not heard.
     """
@@ -81,7 +84,7 @@ class Listener:
         self._conversation, self._floor, self._limiter = conversation, floor, limiter
         self._floor_seconds, self._silent_seconds = floor_seconds, silent_seconds
         self._max_seconds = max_seconds
-        self._heard: list[AudioClip] = []
+        self.heard: list[AudioClip] = []
         self._leveller: StreamLeveller | None = None
         self._turn: UserTurn | None = None
         self._seconds_left = max_seconds
@@ -134,8 +137,8 @@ class Listener:
 
     def write(self, path: Path) -> None:
         """Write what was heard as a wav file."""
-        samples = np.concatenate([to_pcm16(clip.samples) for clip in self._heard])
-        soundfile.write(path, samples, self._heard[0].sample_rate, subtype="PCM_16")
+        samples = np.concatenate([to_pcm16(clip.samples) for clip in self.heard])
+        soundfile.write(path, samples, self.heard[0].sample_rate, subtype="PCM_16")
 
     def _run(self) -> None:
         if not self._floor.take(self.stop, self._floor_seconds):
@@ -176,11 +179,11 @@ class Listener:
         """A piece of the microphone's sound, up to the model's room."""
         room = int(self._seconds_left * clip.sample_rate)
         clip = AudioClip(clip.samples[:room], clip.sample_rate)
-        if not len(clip.samples) or self._heard and clip.sample_rate != self._heard[0].sample_rate:
+        if not len(clip.samples) or self.heard and clip.sample_rate != self.heard[0].sample_rate:
             return
         if self._leveller is None:
             self._leveller = StreamLeveller(clip.sample_rate)
-        self._heard.append(clip)
+        self.heard.append(clip)
         self._read(AudioClip(self._leveller.push(clip.samples), clip.sample_rate))
 
     def _read(self, clip: AudioClip) -> None:
@@ -190,9 +193,9 @@ class Listener:
         for first in range(0, len(clip.samples), size):
             if self.stop.is_set():
                 return
-            with self._limiter.listening():
+            with self._limiter.listening(self._floor_seconds):
                 self._turn.push(clip.samples[first : first + size])
-        heard = sum(clip.seconds for clip in self._heard)
+        heard = sum(clip.seconds for clip in self.heard)
         room = self._turn.seconds_left - SPARE_SECONDS
         self._seconds_left = max(0.0, min(room, self._max_seconds - heard))
 

@@ -19,6 +19,9 @@ let next = 0; // where the next piece goes
 let lead = MIN_LEAD;
 let late = false;
 let pieces = [];
+let total = 0; // samples of this turn so far
+let heardAll = null; // the turn of which no more will come
+let stopped = null; // {turn, seconds, since}: silenced, and how much was heard
 
 function wake() {
   if (!context) {
@@ -30,12 +33,43 @@ function wake() {
   if (context.state === "suspended") context.resume();
 }
 
+// Seconds of the turn's speech that have been heard; gaps don't count.
+function seconds() {
+  if (!turn || !total) return 0;
+  const left = Math.max(0, next - Math.max(begin, context.currentTime * rate));
+  return Math.max(0, (total - left) / rate);
+}
+
 function silence() {
+  if (turn && pieces.length) stopped = { turn, seconds: seconds(), since: performance.now() };
   silenced = turn;
   for (const piece of pieces) piece.stop();
   pieces = [];
   next = 0;
+  said();
 }
+
+let speaking = false;
+
+function said() {
+  const now = pieces.length > 0 || (speaking && turn !== silenced && heardAll !== turn);
+  if (now === speaking) return;
+  speaking = now;
+  window.pageTell("spoken", now ? turn : null);
+}
+
+window.pagePlayer = {
+  isSpeaking: () => speaking,
+  // What was heard of the reply that sounds; null if none does.
+  heard: () => (speaking ? { turn, seconds: seconds() } : null),
+  // Seconds up to which a reply's text is said; Infinity if it does not sound.
+  position(name) {
+    if (context?.state !== "running") return Infinity;
+    if (speaking && name === turn) return seconds();
+    const isFresh = stopped?.turn === name && performance.now() - stopped.since < 1500;
+    return isFresh ? stopped.seconds : Infinity;
+  },
+};
 
 function decode(base64) {
   const bytes = Uint8Array.from(atob(base64), (letter) => letter.charCodeAt(0));
@@ -58,16 +92,23 @@ function schedule(samples) {
   const piece = context.createBufferSource();
   piece.buffer = buffer;
   piece.connect(meter);
-  piece.onended = () => (pieces = pieces.filter((other) => other !== piece));
+  piece.onended = () => {
+    pieces = pieces.filter((other) => other !== piece);
+    said();
+  };
   piece.start(next / rate);
   pieces.push(piece);
   next += samples.length;
+  total += samples.length;
+  if (numLines === 0) window.pageTell("first-sound", { turn, at: performance.now() + 1000 * (begin / rate - context.currentTime) });
+  said();
 }
 
 function start(name) {
-  silence();
+  window.pageTell("silence");
   turn = name;
   silenced = null;
+  total = 0;
   numLines = 0;
   lead = late ? Math.min(MAX_FIRST_LEAD, lead) : MIN_LEAD;
   late = false;
@@ -80,10 +121,12 @@ function receive() {
   if (name !== turn) start(name);
   for (const line of lines.slice(0, -1)) {
     const [index, base64] = line.split(" ");
+    if (index === "END") heardAll = turn;
     if (index === "END" || Number(index) !== numLines) continue;
     schedule(decode(base64));
     numLines += 1;
   }
+  said();
   requestAnimationFrame(draw);
 }
 
@@ -92,17 +135,17 @@ const clock = element.querySelector(".clock");
 const levels = new Uint8Array(256);
 
 function draw() {
-  const speaking = pieces.length > 0;
-  element.querySelector(".player").classList.toggle("speaking", speaking);
-  if (!speaking) return;
+  const sounds = pieces.length > 0;
+  element.querySelector(".player").classList.toggle("speaking", sounds);
+  if (!sounds) return;
   meter.getByteFrequencyData(levels);
   bars.forEach((bar, i) => {
     const band = levels.slice(4 * (i + 1) ** 2, 4 * (i + 2) ** 2);
     const level = Math.max(...band) / 255;
     bar.style.transform = `scaleY(${Math.max(0.18, level).toFixed(2)})`;
   });
-  const seconds = Math.max(0, context.currentTime - begin / rate);
-  clock.textContent = `${Math.floor(seconds / 60)}:${String(Math.floor(seconds % 60)).padStart(2, "0")}`;
+  const now = seconds();
+  clock.textContent = `${Math.floor(now / 60)}:${String(Math.floor(now % 60)).padStart(2, "0")}`;
   requestAnimationFrame(draw);
 }
 

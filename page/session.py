@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
+import dataclasses
 import shutil
 import time
 from collections.abc import Generator
-from contextlib import suppress
+from contextlib import ExitStack, suppress
+from pathlib import Path
 from threading import Event, Lock
 from uuid import uuid4
 
 from generate import generate_long
 from models.audio import AudioClip, load_audio
-from models.contract import SpeechModel, UserTurn
+from models.contract import Conversation, SpeechModel, UserTurn
 from models.errors import UserError
 from models.level import level_speech
 
@@ -23,6 +25,9 @@ from .metrics import measured
 from .turn import ShownTurn
 
 CLOSE_SECONDS = 2.0  # the longest wait for a turn that was told to end
+PATIENT_SECONDS = 120.0  # that what was said live waits for a slot, as nobody wants to repeat it
+NOTICE_SECONDS = 2.0  # after which one who waits is told, again and again
+SHORTEST_SECONDS = 0.05  # a reply of which less was heard was not heard
 
 
 class Session:
@@ -57,6 +62,9 @@ class Session:
         self._guard = Lock()  # of the three that follow; never held while something is waited for
         self._listener: Listener | None = None
         self._recording: tuple[str, Listener] | None = None  # what `prepare` reads
+        self._unanswered: list[AudioClip] = []  # heard by the microphone, and waits for its answer
+        self._state: Path | None = None  # the conversation as it is, in a file; None if it is new
+        self._can_repeat = True  # whether `_state` is known
 
     @property
     def is_busy(self) -> bool:
@@ -84,13 +92,63 @@ class Session:
             raise UserError("error_busy")
         try:
             self.conversation.reset()
-            self.name = uuid4().hex[:12]
-            turns, self.turns = self.turns, []
+            self._replace(self.conversation, [], None)
         finally:
             self._floor.give()
-        for turn in turns:
-            for path in filter(None, (turn.audio, turn.reply_audio)):
-                self.files.remove(path)
+
+    def restore(self, conversation: Conversation, turns: list[ShownTurn], state: Path) -> None:
+        """Go on with a conversation that was saved.
+
+        Args:
+            turns: as they are shown; their files are this session's.
+            state: the file of the conversation.
+
+        Raises:
+            UserError: the turn under way does not end.
+        """
+        if self._take_floor(CLOSE_SECONDS) is None:
+            raise UserError("error_busy")
+        try:
+            self._replace(conversation, turns, state)
+        finally:
+            self._floor.give()
+
+    def _replace(
+        self, conversation: Conversation, turns: list[ShownTurn], state: Path | None
+    ) -> None:
+        old = [path for turn in self.turns for path in turn.paths]
+        old += [str(self._state)] if self._state else []
+        self.conversation, self.turns, self.name = conversation, turns, uuid4().hex[:12]
+        self._state, self._can_repeat = state, True
+        for path in old:
+            self.files.remove(path)
+
+    @property
+    def state(self) -> Path | None:
+        """The file of the conversation as it is; None if there is none."""
+        return self._state if self._can_repeat else None
+
+    def turn(self, name: object) -> ShownTurn:
+        """The turn of a name.
+
+        Raises:
+            UserError: there is none.
+        """
+        for turn in self.turns:
+            if turn.name == name:
+                return turn
+        raise UserError("error_no_such_turn")
+
+    def cut(self, name: object, seconds: float) -> None:
+        """A reply was heard for so long only; what was not heard goes."""
+        turn, end = self.turn(name), time.monotonic() + CLOSE_SECONDS
+        while not turn.ended and time.monotonic() < end:
+            time.sleep(0.01)
+        if seconds < SHORTEST_SECONDS and turn.reply_audio:
+            self.files.remove(turn.reply_audio)
+            turn.reply, turn.reply_audio, turn.seconds, turn.stopped = "", None, 0.0, True
+        elif seconds < turn.seconds - SHORTEST_SECONDS:
+            turn.cut(seconds)
 
     def close(self) -> None:
         """Free what the session holds."""
@@ -100,8 +158,19 @@ class Session:
 
     def listen(self) -> None:
         """The microphone was opened."""
-        listener = self._new_listener(self.limits.wait_seconds, self.limits.silent_seconds)
+        seconds = self.limits.max_reply_seconds + self.limits.wait_seconds
+        listener = self._new_listener(seconds, self.limits.silent_seconds)
+        unanswered = self._unanswered
         self._begin(listener.stop, listener)
+        for clip in unanswered:  # who goes on speaking has not finished
+            listener.push(clip)
+
+    def stop_listening(self) -> None:
+        """The microphone was closed; what it heard and nobody has asked to answer is forgotten."""
+        with self._guard:
+            listener, self._listener = self._listener, None
+        if listener:
+            listener.cancel()
 
     def hear(self, clip: AudioClip) -> float | None:
         """The next sound of the microphone; dropped when nobody listens any more.
@@ -139,7 +208,7 @@ class Session:
         recording = self._recording
         return bool(audio and not text and recording and recording[0] == audio)
 
-    def answer(self, audio: str | None, text: str, **options) -> Generator[ShownTurn]:
+    def answer(self, audio: str | None, text: str, **options) -> Generator[ShownTurn | None]:
         """Answer a complete turn; yields it each time it has grown.
 
         Nothing comes if yet another turn has begun before.
@@ -168,20 +237,51 @@ class Session:
             raise
         yield from self._reply(clip, text, audio, stop, **options)
 
-    def answer_clip(self, clip: AudioClip | None, text: str, **options) -> Generator[ShownTurn]:
+    def answer_clip(self, clip: AudioClip | None, text: str, **options) -> Generator[ShownTurn | None]:
         """Answer speech that was read already, of which no file is kept; like `answer`."""
         stop = self._take_floor(self.limits.wait_seconds)
         if stop is not None:
             yield from self._reply(clip, text, None, stop, **options)
 
-    def answer_heard(self, **options) -> Generator[ShownTurn]:
-        """Answer what the microphone heard, if it is open; like `answer`."""
+    def again(self, name: object, **options) -> Generator[ShownTurn | None]:
+        """Answer a turn once more, from where the conversation was then; as `answer`.
+
+        If it is the last turn, the conversation goes on from the new reply.
+
+        Raises:
+            UserError: as `answer`; there is no such turn, or what was before it is not kept.
+        """
+        turn = self.turn(name)
+        if not turn.can_repeat:
+            raise UserError("error_cannot_repeat")
+        stop = self._take_floor(self.limits.wait_seconds)
+        if stop is None:
+            return
+        try:
+            load, new = self.model.load_conversation, self.model.new_conversation
+            conversation = load(turn.before) if turn.before else new()
+            clip = read_speech(turn.audio, self.limits) if turn.audio else None
+        except BaseException:
+            self._floor.give()
+            raise
+        yield from self._reply(
+            clip, turn.text, turn.audio, stop, again=turn, conversation=conversation, **options
+        )
+
+    def answer_heard(self, **options) -> Generator[ShownTurn | None]:
+        """Answer what the microphone heard, if it is open; like `answer`.
+
+        It waits long for its slot, as what was said is not to be said again; None comes meanwhile.
+        """
         with self._guard:
             listener, self._listener = self._listener, None
         if listener and (turn := listener.finish(self._listen_seconds)):
+            with self._guard:
+                if self._stop is listener.stop:
+                    self._unanswered = list(listener.heard)
             path = self._keep_heard(listener, turn)
             try:
-                yield from self._reply(turn, "", path, listener.stop, **options)
+                yield from self._reply(turn, "", path, listener.stop, patient=True, **options)
             finally:
                 if all(shown.audio != path for shown in self.turns):
                     self.files.remove(path)
@@ -222,7 +322,7 @@ class Session:
         with self._guard:
             before, self._stop = self._stop, stop
             old = [self._listener, self._recording and self._recording[1]]
-            self._listener, self._recording = listener, None
+            self._listener, self._recording, self._unanswered = listener, None, []
             self.last_used = time.monotonic()
         self._floor.stop(before)
         for other in filter(None, old):
@@ -254,24 +354,36 @@ class Session:
         text: str,
         audio: str | None,
         stop: Event,
+        *,
+        again: ShownTurn | None = None,
+        conversation: Conversation | None = None,
+        patient: bool = False,
         **options,
-    ) -> Generator[ShownTurn]:
-        """Has the floor when it begins, and gives it when it ends."""
-        turn, since = None, time.monotonic()
+    ) -> Generator[ShownTurn | None]:
+        """Has the floor when it begins, and gives it when it ends.
+
+        Args:
+            again: the turn that is answered once more, in a `conversation` that is as it was then.
+            patient: wait long for a slot; None comes while it waits.
+        """
+        turn, conversation = None, conversation or self.conversation
+        since = time.monotonic()
         try:
-            with self.limiter.reply():
+            with ExitStack() as slot:
+                if not (yield from self._wait_for_slot(slot, stop, patient)):
+                    return
                 reply = generate_long(
                     self.model,
                     audio=source,
                     text=text or None,
-                    conversation=self.conversation,
+                    conversation=conversation,
                     stop=stop,
                     log_content=self.log_content,
                     **options,
                 )
                 chunks = measured(reply, since)
-                turn = ShownTurn(text, audio, self.model.sample_rate, _seconds(source))
-                self.turns.append(turn)
+                turn = self._new_turn(text, audio, _seconds(source), again, options)
+                self._unanswered = []
                 if audio:
                     self.files.keep(audio)
                 try:
@@ -289,15 +401,70 @@ class Session:
                     for chunk in chunks:  # the page went on before the end: the last frames
                         turn.stopped = True
                         turn.add(chunk)
-                    turn.ended = True
-                    self._keep_sound(turn)
+                    try:
+                        self._keep_sound(turn)
+                    finally:
+                        turn.ended = True
                 yield turn
                 turn.forget_sound()
         finally:
             if turn is None and isinstance(source, UserTurn):  # no slot became free, for instance
                 source.abandon()
+            if turn in self.turns and (again is None or _root(self.turns[-1]) == _root(turn)):
+                self.conversation = conversation
+                self._keep_state()
             self.last_used = time.monotonic()
             self._floor.give()
+
+    def _wait_for_slot(
+        self, slot: ExitStack, stop: Event, patient: bool
+    ) -> Generator[None, None, bool]:
+        """Enter a slot for the reply; False if another turn has begun meanwhile."""
+        end = time.monotonic() + PATIENT_SECONDS
+        while not stop.is_set():
+            try:
+                slot.enter_context(self.limiter.reply(NOTICE_SECONDS if patient else None))
+                return True
+            except UserError:
+                if not patient or time.monotonic() > end:
+                    raise
+            yield None
+        return False
+
+    def _new_turn(
+        self,
+        text: str,
+        audio: str | None,
+        seconds: float,
+        again: ShownTurn | None,
+        options: dict,
+    ) -> ShownTurn:
+        turn = ShownTurn(text, audio, self.model.sample_rate, seconds)
+        turn.settings = {
+            "style": options.get("style"),
+            "max_frames": options.get("max_new_tokens"),
+            **(dataclasses.asdict(options["sampling"]) if options.get("sampling") else {}),
+        }
+        turn.before, turn.can_repeat = self._state, self._can_repeat
+        place = len(self.turns)
+        if again:
+            turn.before, turn.can_repeat = again.before, True
+            turn.again_of = _root(again)
+            place = 1 + max(i for i, each in enumerate(self.turns) if _root(each) == _root(again))
+        self.turns.insert(place, turn)
+        return turn
+
+    def _keep_state(self) -> None:
+        """Write the conversation, to come back to this place; if that fails, there is no way."""
+        folder = self.files.new_folder()
+        try:
+            self.conversation.save(folder / "conversation")
+            self.files.add(folder / "conversation", self.owner, kept=True)
+        except (OSError, UserError):
+            shutil.rmtree(folder, ignore_errors=True)
+            self._can_repeat = False
+        else:
+            self._state, self._can_repeat = folder / "conversation", True
 
     def _keep_sound(self, turn: ShownTurn) -> None:
         """Write the reply's sound; where there is no room it was heard, and can't be again."""
@@ -322,6 +489,11 @@ def read_speech(path: str, limits: Limits) -> AudioClip:
         UserError: as `load_audio`, or there is no speech in it.
     """
     return level_speech(load_audio(path, limits.max_audio_seconds, limits.max_upload_bytes))
+
+
+def _root(turn: ShownTurn) -> str:
+    """The name of the turn that this one answers, once more or not."""
+    return turn.again_of or turn.name
 
 
 def _seconds(source: AudioClip | UserTurn | None) -> float:

@@ -24,6 +24,14 @@ def page_error(error: Exception) -> gr.Error:
     return gr.Error(both("error_internal"), print_exception=False)
 
 
+def fault_of(error: Exception) -> UserError:
+    """What the visitor is told of a fault; one of the server's own is logged."""
+    if isinstance(error, UserError):
+        return error
+    _log(error)
+    return UserError("error_internal")
+
+
 def api_error(error: Exception) -> gr.Error:
     """An error of the API, in English."""
     count_error(error)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import base64
+import os
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from uuid import uuid4
 
 import numpy as np
@@ -16,7 +18,7 @@ from models.contract import ReplyChunk
 REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
 
 
-@dataclass
+@dataclass(eq=False)
 class ShownTurn:
     """A user's turn and the reply to it.
 
@@ -29,7 +31,14 @@ class ShownTurn:
         last: the last chunk that came.
         ended: nothing more will come.
         stopped: the user ended the reply.
+        seconds, emotion, style, seed: of the reply so far, as its last chunk says them.
         stream: the speech so far for the page's player; see player.js.
+        marks: (characters, seconds) after each chunk: how much of the text is said until when.
+        settings: that the reply was made with; the seed is the chunk's.
+        rating: 1 for a good reply, -1 for a bad one, 0 for none.
+        again_of: the name of the turn that this one answers once more; None for a turn of its own.
+        before: the file of the conversation before it; None at the conversation's beginning.
+        can_repeat: whether `before` is known.
     """
 
     text: str
@@ -42,7 +51,17 @@ class ShownTurn:
     last: ReplyChunk | None = None
     ended: bool = False
     stopped: bool = False
+    seconds: float = 0.0
+    emotion: str | None = None
+    style: str | None = None
     stream: str = ""
+    marks: list[tuple[int, float]] = field(default_factory=list)
+    settings: dict[str, Any] = field(default_factory=dict)
+    seed: int | None = None
+    rating: int = 0
+    again_of: str | None = None
+    before: Path | None = None
+    can_repeat: bool = True
     _pcm: list[np.ndarray] = field(default_factory=list)
 
     @property
@@ -54,7 +73,10 @@ class ShownTurn:
     def add(self, chunk: ReplyChunk) -> None:
         """Take the next chunk of the reply."""
         self.reply += chunk.new_text
-        self.last = chunk
+        self.last, self.seed = chunk, chunk.seed
+        self.emotion, self.style = chunk.emotion, chunk.style
+        self.seconds = chunk.total_seconds
+        self.marks.append((len(self.reply), chunk.total_seconds))
         if len(chunk.new_audio):
             self._pcm.append(to_pcm16(chunk.new_audio))
             self.stream = (self.stream or f"{self.name}\n") + self._line(len(self._pcm) - 1)
@@ -79,6 +101,31 @@ class ShownTurn:
         pcm = np.concatenate(self._pcm)
         soundfile.write(path, pcm, self.sample_rate, subtype="PCM_16", format="WAV")
         self.reply_audio = str(path)
+
+    def cut(self, seconds: float) -> None:
+        """Keep only so much of a reply that has ended, and of its text what is said until then."""
+        if not self.ended or not self.reply_audio or seconds >= self.seconds:
+            return
+        before = (0, 0.0)
+        for mark in self.marks:
+            if mark[1] >= seconds:
+                share = (seconds - before[1]) / max(mark[1] - before[1], 1e-6)
+                self.reply = self.reply[: before[0] + round(share * (mark[0] - before[0]))]
+                break
+            before = mark
+        self.stopped, self.seconds = True, seconds
+        self.marks = [mark for mark in self.marks if mark[1] < seconds]
+        pcm, rate = soundfile.read(self.reply_audio, dtype="int16")
+        growing = Path(self.reply_audio).with_suffix(".part")
+        pcm = pcm[: max(1, round(seconds * rate))]
+        soundfile.write(growing, pcm, rate, subtype="PCM_16", format="WAV")
+        os.replace(growing, self.reply_audio)
+
+    @property
+    def paths(self) -> list[str]:
+        """Its files, but for the user's sound of a turn that is answered once more."""
+        audio = None if self.again_of else self.audio
+        return [str(path) for path in (audio, self.reply_audio, self.before) if path]
 
     def forget_sound(self) -> None:
         """Free the speech, which a file holds."""

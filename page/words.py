@@ -3,33 +3,38 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from html import escape
 from pathlib import Path
 
 from gradio import I18n
 from gradio.i18n import I18nData
 
+from models.contract import SpeechModel
 from models.errors import UserError
 from strings import LANGUAGES, STRINGS, say
 
 FOLDER = Path(__file__).parent
-EXAMPLES = (
-    "最近心情不好，能聊聊吗？",
-    "我并不喜欢现在的工作。",
-    "我想全职去打游戏，成为一名电竞选手，但是家里人不同意。",
-    "家里人不同意我去当电竞选手。",
-)
-# What is said in a recording whose name ends so; Chinese as it is in the recording itself.
+# What can be written, and what it means, for who does not read Chinese.
+EXAMPLES = {
+    "最近心情不好，能聊聊吗？": "I have been feeling low lately. Can we talk?",
+    "我并不喜欢现在的工作。": "I don't really like my present job.",
+    "我想全职去打游戏，成为一名电竞选手，但是家里人不同意。": (
+        "I want to play games full time and become an esports player, but my family is against it."
+    ),
+    "家里人不同意我去当电竞选手。": "My family doesn't want me to become an esports player.",
+}
+# What is said in a recording whose name ends so, in the voice of its speaker and in English.
 RECORDINGS = {
-    "bad-mood": "心情不好",
-    "job": "不喜欢的工作",
-    "esports": "想打电竞",
-    "family": "家里人不同意",
-    "assistant": "助手",
-    "customer-service": "客服",
-    "education": "学习",
-    "health": "健康",
-    "entertainment": "娱乐",
+    "bad-mood": ("心情不好", "In a bad mood"),
+    "job": ("不喜欢的工作", "A job not liked"),
+    "esports": ("想打电竞", "Esports as a living"),
+    "family": ("家里人不同意", "The family is against it"),
+    "assistant": ("助手", "An assistant's help"),
+    "customer-service": ("客服", "Customer service"),
+    "education": ("学习", "Learning"),
+    "health": ("健康", "Health"),
+    "entertainment": ("娱乐", "Entertainment"),
 }
 PREFIX = "page_"  # Gradio has keys of its own, "audio" among them
 LOCALES = {
@@ -74,21 +79,30 @@ def head() -> str:
     """What goes into the page's head: its script, with the words that it needs."""
     texts = json.dumps({language: STRINGS[language] for language in LANGUAGES})
     texts = texts.replace("<", "\\u003c")
-    return f"<script>window.pageWords = {texts};\n{asset('head.js')}</script>"
+    scripts = "\n".join(map(asset, ("head.js", "microphone.js")))
+    return f"<script>window.pageWords = {texts};\n{scripts}</script>"
 
 
-def recording(stem: str) -> str:
-    """What stands on the button of an example recording, such as 3-esports."""
-    topic = stem.partition("-")[2]
-    return RECORDINGS.get(topic, stem)
-
-
-def header(checkpoint_name: str, device: str) -> str:
-    chip = escape(f"{checkpoint_name} · {device}")
+def header() -> str:
     return (
-        f"<header><div><h1>{both('title')}</h1><p>{both('subtitle')}</p></div>"
-        f'<span class="chip">{chip}</span></header>'
+        f"<header><h1>{both('title')}</h1><p>{both('subtitle')}</p></header>"
         f'<p class="note" role="note">{both("insecure")}</p>'
+    )
+
+
+def bar(model: SpeechModel) -> str:
+    """What stands above the conversation: which model speaks, and what can be done with it all."""
+    place = {"device": model.device.upper(), "dtype": model.dtype}
+    size = f"{model.num_parameters / 1e6:,.0f}"
+    key = "model_tiny" if model.name == "tiny" else "model_other"
+    buttons = "".join(
+        f'<button type="button" class="plain {name}" id="{name}">{both(name)}</button>'
+        for name in ("new", "save", "load")
+    )
+    return (
+        f'<div class="bar"><p class="model"><b>{escape(Path(model.name).name)}</b> '
+        f"{both(key, size=size, **place)}</p><div class='tools'>{buttons}"
+        f'<input type="file" accept=".zip" hidden data-label="load"></div></div>'
     )
 
 
@@ -101,28 +115,92 @@ def player() -> str:
     )
 
 
-def chat() -> str:
+def chat(recordings: Sequence[Path]) -> str:
     """What chat.js fills."""
     return (
         '<div class="log" role="log" aria-live="polite" tabindex="0">'
-        f'<p class="placeholder">{both("empty")}</p></div>'
+        f'<div class="placeholder"><p class="lead">{both("empty")}</p>{examples(recordings)}</div>'
+        "</div>"
     )
 
 
-def download() -> str:
-    """The link to the last reply's sound, which chat.js sets."""
-    return f'<a class="button" download aria-disabled="true">{both("download")}</a>'
+def examples(recordings: Sequence[Path]) -> str:
+    """What can be tried: things to write, and recordings."""
+    texts = "".join(
+        _example({"text": text}, f'<span lang="zh">{escape(text)}</span>', gloss)
+        for text, gloss in EXAMPLES.items()
+    )
+    sounds = "".join(
+        _example(
+            {"path": str(path), "name": path.name},
+            "".join(
+                f'<span class="{language}" lang="{language}">{escape(name)}</span>'
+                for language, name in zip(LANGUAGES, _recording(path.stem))
+            ),
+        )
+        for path in recordings
+    )
+    shown = f'<p class="try">{both("examples")}</p><div class="examples">{texts}</div>'
+    if sounds:
+        heard = both("example_recordings")
+        shown += f'<p class="try">{heard}</p><div class="examples sounds">{sounds}</div>'
+    return shown
 
 
-def status(key: str, **values: object) -> str:
-    """The line beside the player: what goes on."""
-    return f'<div class="status" role="status">{both(key, **values)}</div>' if key else ""
+def _example(given: dict[str, str], content: str, gloss: str = "") -> str:
+    said = f'<span class="en gloss">{escape(gloss)}</span>' if gloss else ""
+    data = escape(json.dumps(given))
+    return f'<button type="button" data-example="{data}">{content}{said}</button>'
 
 
-def progress(seconds: float, max_seconds: float) -> str:
-    """The same line while a reply is made: how far it is, and how long it may become."""
-    bar = f'<progress max="{max_seconds:.1f}" value="{seconds:.1f}"></progress>'
+def _recording(stem: str) -> tuple[str, str]:
+    """What stands on the button of an example recording, such as 3-esports, by language."""
+    topic = stem.partition("-")[2]
+    return RECORDINGS.get(topic, (stem, stem))
+
+
+def composer() -> str:
+    """What composer.js and hands_free.js move."""
+
+    def button(name: str) -> str:
+        return f'<button type="button" class="tool {name}" data-label="{name}"><i></i></button>'
+
+    kinds = "audio/*,video/mp4,video/webm,.amr,.3gp"
     return (
-        f'<div class="status">{both("making")}{bar}'
-        f"<span>{seconds:.1f} / {max_seconds:.0f} s</span></div>"
+        '<div class="composer">'
+        '<div class="attached" hidden><span class="name"></span>'
+        f'<audio controls data-label="recording_name"></audio>{button("remove")}</div>'
+        '<textarea id="text" rows="1" data-label="text" data-placeholder="text_hint"></textarea>'
+        f'<div class="keys">{button("upload")}{button("record")}'
+        f'<input type="file" accept="{kinds}" hidden data-label="upload">'
+        '<button type="button" class="round" id="hands-free">'
+        '<i></i><span class="word"></span></button><span class="space"></span>'
+        f'<button type="button" class="stop" id="stop">{both("stop")}</button>'
+        f'<button type="button" class="send" id="send">{both("send")}</button></div></div>'
     )
+
+
+def status_line() -> str:
+    """What status.js fills."""
+    return (
+        '<div class="status"><span class="said" role="status"></span>'
+        '<span class="fault" role="alert"></span><progress hidden aria-hidden="true"></progress>'
+        '<span class="time" hidden></span></div>'
+    )
+
+
+def status(kind: str = "", key: str = "", *, progress: object = None, **values: object) -> str:
+    """What goes on, as status.js shows it.
+
+    Args:
+        kind: "busy", "listening", "hearing", "note", "fault", or nothing.
+        key: of the text.
+        progress: {"done", "max"} in seconds of a reply that is made.
+    """
+    text = each(key, **values) if key else {}
+    return json.dumps({"kind": kind, "text": text, "progress": progress})
+
+
+def fault_status(error: UserError) -> str:
+    """What was wrong, as status.js shows it."""
+    return status("fault", error.code, **error.values)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
 from models.contract import ReplyChunk, ReplyOptions, SamplingField
+from models.errors import UserError
 
 SAMPLE_RATE, FRAME_RATE = 16_000, 20.0
 
@@ -58,7 +61,7 @@ class FakeConversation:
                 model.on_frame(frame)
                 time.sleep(model.frame_seconds)
                 ended = frame == model.num_frames
-                yield model.chunk(frame, max_frames, ended)
+                yield model.chunk(frame, max_frames, ended, options.sampling)
                 if options.stop.is_set():
                     return
 
@@ -66,7 +69,7 @@ class FakeConversation:
         self.heard = []
 
     def save(self, path) -> None:
-        raise NotImplementedError
+        Path(path).write_text(json.dumps(self.heard))
 
 
 class FakeModel:
@@ -106,14 +109,22 @@ class FakeModel:
         return FakeConversation(self)
 
     def load_conversation(self, path) -> FakeConversation:
-        raise NotImplementedError
+        conversation = FakeConversation(self)
+        try:
+            conversation.heard = [tuple(turn) for turn in json.loads(Path(path).read_text())]
+        except ValueError as error:
+            raise UserError("error_no_conversation", name=Path(path).name) from error
+        return conversation
 
     def warm_up(self) -> None:
         pass
 
-    def chunk(self, frame: int, max_frames: int, ended: bool) -> ReplyChunk:
+    def chunk(
+        self, frame: int, max_frames: int, ended: bool, sampling: FakeSampling | None = None
+    ) -> ReplyChunk:
         size = int(SAMPLE_RATE / FRAME_RATE)
-        tone = 0.3 * np.sin(np.arange(size) * 0.1 + frame)
+        seed = sampling.seed if sampling and sampling.seed is not None else self.num_replies
+        tone = 0.3 * np.sin(np.arange(size) * 0.1 * (1 + seed % 7) + frame)
         return ReplyChunk(
             new_text="好",
             new_audio=tone.astype(np.float32),
@@ -123,6 +134,6 @@ class FakeModel:
             max_seconds=max_frames / FRAME_RATE,
             emotion="sad",
             style="calm",
-            seed=replace(self.sampling, seed=1).seed,
+            seed=seed,
             ended=ended,
         )

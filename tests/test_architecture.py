@@ -20,6 +20,7 @@ LAYERS = [
         "models.files",
         "models.level",
         "models.prosody",
+        "models.voice_activity",
         "models.tokenizer",
         "models.transformer",
     },

@@ -63,7 +63,7 @@ class Server:
     def turn(self) -> float:
         """The seconds of a real user's turn."""
         started, visitor = time.perf_counter(), Visitor(self.url, timeout=120)
-        assert visitor.run(self.events["_answer"], written("你好"))["success"]
+        assert visitor.run(self.events["answer"], written("你好"))["success"]
         return time.perf_counter() - started
 
 
@@ -101,7 +101,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def written(text: str) -> list:
-    return ["written", None, text, *SETTINGS]
+    return [{"text": text, "audio": None}, *SETTINGS]
 
 
 def speech() -> bytes:
@@ -143,14 +143,18 @@ def stranger(server: Server) -> Visitor:
 
 
 def private_calls(server: Server) -> list[Callable[[], object]]:
-    data = {"_answer": written(" "), "_prepare": ["speech", None], "_hear": [None]}
+    data = {
+        "answer": written(" "),
+        "restore": [],
+        "hear": [{"number": 0, "rate": 8000, "pcm": "AA"}],
+    }
     known = Visitor(server.url).name
 
     def call(name: str, visitor: str) -> object:
         caller = Visitor(server.url, name=visitor, timeout=5)
-        return caller.join(server.events[name], data.get(name, []))[0]
+        return caller.join(server.events[name], data.get(name, [{}]))[0]
 
-    names = [name for name in ("_stop", "_reset", "_listen", "_restore", *data)]
+    names = ["stop", "reset", "open_microphone", "prepare", "cut", "rate", "load", *data]
     return [
         lambda name=name, visitor=visitor: call(name, visitor)
         for name in names
@@ -160,7 +164,7 @@ def private_calls(server: Server) -> list[Callable[[], object]]:
 
 def direct_calls(server: Server) -> list[Callable[[], object]]:
     def call(path: str) -> object:
-        body = {"data": written("你好"), "fn_index": server.events["_answer"], "session_hash": "a"}
+        body = {"data": written("你好"), "fn_index": server.events["answer"], "session_hash": "a"}
         status = stranger(server).post(f"{API}/{path}", body)[0]
         assert status == 404
         return status
@@ -177,7 +181,7 @@ def replies(server: Server) -> list[Callable[[], object]]:
 
     def left() -> object:
         visitor = stranger(server)
-        status = visitor.join(server.events["_answer"], written("你好"))[0]
+        status = visitor.join(server.events["answer"], written("你好"))[0]
         if status != 200:
             return status
         stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
@@ -228,7 +232,7 @@ def bombs(server: Server) -> list[Callable[[], object]]:
     def prepared() -> object:
         visitor = Visitor(server.url, timeout=30)
         file = {"path": visitor.upload_path(sound)}
-        return visitor.join(server.events["_prepare"], ["speech", file])[0]
+        return visitor.join(server.events["prepare"], [{"audio": file}])[0]
 
     return [answered, prepared] * 8
 
@@ -256,9 +260,9 @@ def traversal(server: Server) -> list[Callable[[], object]]:
         answers = [
             visitor.call([file, ""])[0],
             visitor.call([{"path": name}, ""])[0],
-            visitor.join(server.events["_answer"], ["speech", file, "", *SETTINGS])[0],
-            visitor.join(server.events["_prepare"], ["speech", file])[0],
-            visitor.join(server.events["_hear"], [file])[0],
+            visitor.join(server.events["answer"], [{"text": "", "audio": file}, *SETTINGS])[0],
+            visitor.join(server.events["prepare"], [{"audio": file}])[0],
+            visitor.join(server.events["load"], [{"file": file}])[0],
         ]
         assert set(answers) == {403}
         return name

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import gc
-import shutil
 import weakref
-from collections.abc import Callable, Iterator
-from contextlib import suppress
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+from browser import MARKS, Pages, bubbles, chromium, playwright, said, wait_for_reply, write
 from fake_model import SAMPLE_RATE, FakeModel
 from page_client import served
 
@@ -20,31 +19,7 @@ from models.load import load_model
 from page.limits import Limits
 from page.session import Session
 
-playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
-pytestmark = [
-    pytest.mark.browser,
-    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path"),
-]
-
-# What the page's player gives to Web Audio: where each piece starts, its samples, and its end.
-LISTEN_IN = """
-window.played = []; window.sounding = new Set();
-const {start, stop} = AudioBufferSourceNode.prototype;
-AudioBufferSourceNode.prototype.start = function (when) {
-  const {sampleRate} = this.buffer;
-  const samples = Array.from(this.buffer.getChannelData(0), (x) => Math.round(x * 32768));
-  window.played.push({rate: sampleRate, first: Math.round(when * sampleRate), samples});
-  window.sounding.add(this);
-  this.addEventListener("ended", () => window.sounding.delete(this));
-  return start.call(this, when);
-};
-AudioBufferSourceNode.prototype.stop = function () {
-  window.sounding.delete(this);
-  return stop.call(this);
-};
-"""
-OpenPage = Callable[..., "playwright.Page"]
+pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
@@ -72,100 +47,39 @@ def tiny_url() -> Iterator[str]:
 
 @pytest.fixture(scope="module")
 def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Browser]:
-    """Chromium, whose microphone hears a recording."""
-    path = tmp_path_factory.mktemp("microphone") / "speech.wav"
-    samples = 3000 * np.sin(np.arange(4 * 48_000) * 0.02)
-    samples[np.arange(len(samples)) % 12_000 > 8000] = 0  # bursts, as of speech
-    soundfile.write(path, samples.astype(np.int16), 48_000, subtype="PCM_16")
-    with playwright.sync_playwright() as driver:
-        browser = driver.chromium.launch(
-            executable_path=CHROMIUM,
-            args=[
-                "--no-sandbox",
-                "--autoplay-policy=no-user-gesture-required",
-                "--use-fake-device-for-media-stream",
-                "--use-fake-ui-for-media-stream",
-                f"--use-file-for-fake-audio-capture={path}",
-            ],
-        )
+    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
         yield browser
-        browser.close()
 
 
 @pytest.fixture
-def open_page(browser: playwright.Browser, url: str) -> Iterator[OpenPage]:
-    """Opens the page in a fresh window; its errors fail the test."""
-    contexts, errors = [], []
-
-    def open_page(
-        locale: str = "zh-CN", width: int = 1280, address: str = url, **options
-    ) -> playwright.Page:
-        context = browser.new_context(
-            locale=locale,
-            permissions=["microphone"],
-            viewport={"width": width, "height": 844},
-            **options,
-        )
-        contexts.append(context)
-        context.add_init_script(LISTEN_IN)
-        page = context.new_page()
-        page.set_default_timeout(60_000)
-        page.on("pageerror", lambda error: errors.append(str(error)))
-        page.goto(address)
-        page.wait_for_selector("#send")
-        return page
-
-    yield open_page
-    for context in contexts:
-        context.close()
-    assert errors == []
-
-
-def choose(page: playwright.Page, kind: str) -> None:
-    chosen = f"#composer[data-kind={kind}]"
-    for _ in range(10):  # a click is lost that comes while the page still starts
-        page.click(f"#kind input[value={kind}]", force=True)
-        with suppress(playwright.TimeoutError):
-            page.wait_for_selector(chosen, timeout=3000)
-            return
-    page.wait_for_selector(chosen)
-
-
-def write(page: playwright.Page, text: str) -> None:
-    choose(page, "written")
-    page.fill("#text textarea", text)
-    page.click("#send")
+def open_page(browser: playwright.Browser, url: str) -> Iterator[Pages]:
+    pages = Pages(browser, url)
+    yield pages
+    pages.close()
 
 
 def record(page: playwright.Page) -> None:
-    page.click("#audio button.record-button")
+    page.click("#composer .record")
     page.wait_for_timeout(1500)
-    page.click("#audio button.stop-button")
-    page.wait_for_function(
-        "!['', '0:00', undefined].includes(document.querySelector('#audio #duration')?.innerText)"
-    )
+    page.click("#composer .record")
+    page.wait_for_selector("#composer .attached:not([hidden])")
 
 
-def bubbles(page: playwright.Page, who: str) -> list[str]:
-    return [row.inner_text() for row in page.query_selector_all(f"#chat .{who}-row")]
-
-
-def wait_for_reply(page: playwright.Page, number: int = 1) -> None:
-    """Wait until the last of so many replies can be heard again."""
-    page.wait_for_function(f"document.querySelectorAll('#chat .bot-row .sound').length == {number}")
-    page.wait_for_function("document.querySelector('#download a').href")
+def upload(page: playwright.Page, path: Path) -> None:
+    page.set_input_files("#composer input[type=file]", path)
+    page.wait_for_selector("#composer .attached:not([hidden])")
 
 
 def download(page: playwright.Page, folder: Path) -> np.ndarray:
     with page.expect_download() as event:
-        page.click("#download")
+        page.click("#chat .bot-row:last-child .download")
     path = folder / event.value.suggested_filename
     event.value.save_as(path)
     return soundfile.read(path, dtype="int16")[0]
 
 
 def test_a_recording_is_answered_and_played_exactly(
-    open_page: OpenPage, tiny_url: str, tmp_path: Path
+    open_page: Pages, tiny_url: str, tmp_path: Path
 ):
     page = open_page(address=tiny_url)
     record(page)
@@ -178,10 +92,10 @@ def test_a_recording_is_answered_and_played_exactly(
     for before, after in zip(played, played[1:]):
         assert after["first"] >= before["first"] + len(before["samples"])
     assert page.query_selector("#chat .user-row .sound")
-    assert page.query_selector("#audio .record-button")  # it was taken, and a new one can be made
+    assert page.query_selector("#composer .attached[hidden]")  # it was taken
 
 
-def test_stop_silences_and_a_further_turn_works(open_page: OpenPage, tmp_path: Path):
+def test_stop_silences_and_a_further_turn_works(open_page: Pages, tmp_path: Path):
     page = open_page()
     write(page, "最近心情不好，能聊聊吗？")
     page.wait_for_function("window.played.length > 0")
@@ -191,6 +105,7 @@ def test_stop_silences_and_a_further_turn_works(open_page: OpenPage, tmp_path: P
     wait_for_reply(page)
     assert page.evaluate("window.played.length") == num_pieces
     assert page.query_selector(".player.speaking") is None
+    assert page.wait_for_selector("#chat .bot-row .cut")
     partial = download(page, tmp_path)
     assert 0 < len(partial) < 1.25 * SAMPLE_RATE
     write(page, "我并不喜欢现在的工作。")
@@ -199,7 +114,7 @@ def test_stop_silences_and_a_further_turn_works(open_page: OpenPage, tmp_path: P
     assert len(page.evaluate("window.played")) > num_pieces
 
 
-def test_a_second_tab_keeps_its_conversation(open_page: OpenPage):
+def test_a_second_tab_keeps_its_conversation(open_page: Pages):
     first, second = open_page(), open_page()
     write(first, "家里人不同意我去当电竞选手。")
     write(second, "我想打游戏")
@@ -212,7 +127,7 @@ def test_a_second_tab_keeps_its_conversation(open_page: OpenPage):
 
 
 def test_a_tab_closed_while_it_speaks_is_forgotten(
-    open_page: OpenPage, page_of_ours: app.Page, monkeypatch: pytest.MonkeyPatch
+    open_page: Pages, page_of_ours: app.Page, monkeypatch: pytest.MonkeyPatch
 ):
     def of_tab() -> list[weakref.ref[Session]]:
         gc.collect()
@@ -235,34 +150,23 @@ def test_a_tab_closed_while_it_speaks_is_forgotten(
     pytest.fail("the session of the closed tab is still there")
 
 
-def test_it_listens_while_one_speaks(open_page: OpenPage):
-    page = open_page()
-    choose(page, "talk")
-    page.click("#microphone button.record-button")
-    page.wait_for_selector("#status .status")
-    page.wait_for_timeout(2600)
-    page.click("#microphone button:has-text('停止')")
-    wait_for_reply(page)
-    assert page.query_selector("#chat .user-row .sound")
-    assert page.evaluate("window.played.length") > 1
-
-
-def test_bad_input_is_said_and_nothing_is_lost(open_page: OpenPage, tmp_path: Path):
+def test_bad_input_is_said_and_nothing_is_lost(open_page: Pages, tmp_path: Path):
     page = open_page()
     page.click("#send")
-    assert "没有语音" in page.wait_for_selector(".toast-body").inner_text()
-    choose(page, "both")
+    page.wait_for_selector("#status .fault:has-text('没有语音')")
     path = tmp_path / "damaged.wav"
     path.write_bytes(b"RIFF....WAVEfmt nonsense")
-    page.click("#audio [aria-label='Upload file']")
-    page.set_input_files("#audio input[type=file]", path)
-    page.wait_for_selector("#audio .top-panel a")
-    page.fill("#text textarea", "留着这句话")
+    page.fill("#text", "留着这句话")
+    upload(page, path)
     page.click("#send")
-    page.wait_for_selector(".toast-body:has-text('读不出声音文件 damaged.wav')")
-    assert page.input_value("#text textarea") == "留着这句话"
-    assert page.query_selector("#audio .top-panel a")
+    page.wait_for_selector("#status .fault:has-text('读不出声音文件 damaged.wav')")
+    assert page.input_value("#text") == "留着这句话"
+    assert page.query_selector("#composer .attached:not([hidden])")
     assert bubbles(page, "user") == []
+    page.click("#composer .remove")
+    page.click("#send")
+    wait_for_reply(page)
+    assert page.inner_text("#status .fault") == ""
 
 
 @pytest.mark.parametrize(
@@ -274,7 +178,7 @@ def test_bad_input_is_said_and_nothing_is_lost(open_page: OpenPage, tmp_path: Pa
     ],
 )
 def test_the_page_speaks_the_browsers_language(
-    open_page: OpenPage, locale: str, send: str, title: str
+    open_page: Pages, locale: str, send: str, title: str
 ):
     page = open_page(locale, width=390)
     page.wait_for_selector(f"#send:has-text('{send}')")
@@ -282,18 +186,34 @@ def test_the_page_speaks_the_browsers_language(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_examples_are_taken(open_page: OpenPage):
-    page = open_page()
-    page.click("text=我并不喜欢现在的工作。")
-    page.wait_for_selector("#composer[data-kind=written]")
-    assert page.input_value("#text textarea") == "我并不喜欢现在的工作。"
-    if any(app.EXAMPLE_FOLDER.glob("*.wav")):
-        page.click("#recordings button")
-        page.wait_for_selector("#composer[data-kind=speech]")
-        page.wait_for_selector("#audio .top-panel a")
+def test_a_browser_of_bare_chinese_never_sees_english(open_page: Pages):
+    watch = """
+      window.english = [];
+      new MutationObserver(() => {
+        const text = document.body?.innerText ?? "";
+        if (/Tone of the reply|Settings/.test(text)) window.english.push(text);
+      }).observe(document, {subtree: true, childList: true, characterData: true});
+    """
+    page = open_page("zh", script=watch)
+    page.wait_for_selector("#style:has-text('回复的语气')")
+    assert page.evaluate("window.english") == []
 
 
-def test_what_is_written_is_shown_as_written(open_page: OpenPage):
+def test_examples_are_taken(open_page: Pages):
+    page = open_page("en-US")
+    page.click("text=I don't really like my present job.")
+    assert page.input_value("#text") == "我并不喜欢现在的工作。"
+    page.fill("#text", "")
+    page.click(".examples.sounds button >> nth=1")
+    page.wait_for_selector("#composer .attached:not([hidden])")
+    page.click("#send")
+    wait_for_reply(page)
+    assert page.query_selector("#chat .user-row .sound")
+    write(page, "我并不喜欢现在的工作。")
+    page.wait_for_selector(".user-row .gloss:has-text('my present job')")
+
+
+def test_what_is_written_is_shown_as_written(open_page: Pages):
     page, asked = open_page(), []
     page.on("request", lambda request: asked.append(request.url))
     text = "a<b>c</b> <img src='http://127.0.0.1:9/x.png'> **d** $e$ &lt;\n<script>f()</script>"
@@ -304,37 +224,39 @@ def test_what_is_written_is_shown_as_written(open_page: OpenPage):
     assert not any(":9/" in url for url in asked)
 
 
-def test_what_is_typed_meanwhile_stays(open_page: OpenPage):
+def test_what_is_typed_meanwhile_stays(open_page: Pages):
     page = open_page()
     write(page, "我并不喜欢现在的工作。")
-    page.fill("#text textarea", "下一句")
+    page.fill("#text", "下一句")
     wait_for_reply(page)
-    assert page.input_value("#text textarea") == "下一句"
+    assert page.input_value("#text") == "下一句"
     page.click("#send")
     wait_for_reply(page, 2)
-    page.wait_for_function("document.querySelector('#text textarea').value === ''")
+    page.wait_for_function("document.querySelector('#text').value === ''")
 
 
-def test_a_cut_connection_loses_nothing(open_page: OpenPage):
+def test_a_cut_connection_loses_nothing(open_page: Pages):
     page = open_page()
     write(page, "第一句")
     wait_for_reply(page)
     page.context.set_offline(True)
-    page.fill("#text textarea", "没有网的时候")
+    page.fill("#text", "没有网的时候")
     page.click("#send")
     page.wait_for_timeout(1000)
-    assert page.input_value("#text textarea") == "没有网的时候"
+    assert page.input_value("#text") == "没有网的时候"
     page.context.set_offline(False)
     page.reload()
     page.wait_for_selector("#chat .user-row:has-text('第一句')")
-    page.wait_for_function("document.querySelector('#text textarea').value === '没有网的时候'")
-    choose(page, "written")
+    page.wait_for_function("document.querySelector('#text').value === '没有网的时候'")
     page.click("#send")
     wait_for_reply(page, 2)
     assert len(bubbles(page, "user")) == 2
+    page.goto("about:blank")
+    page.go_back()
+    page.wait_for_function("document.querySelectorAll('#chat .user-row').length == 2")
 
 
-def test_a_conversation_that_has_ended_is_said(open_page: OpenPage, page_of_ours: app.Page):
+def test_a_conversation_that_has_ended_is_said(open_page: Pages, page_of_ours: app.Page):
     page = open_page()
     write(page, "第一句")
     wait_for_reply(page)
@@ -349,7 +271,7 @@ def test_a_conversation_that_has_ended_is_said(open_page: OpenPage, page_of_ours
     assert bubbles(page, "user") == []
 
 
-def test_an_upload_that_a_proxy_refuses_is_told(open_page: OpenPage, tmp_path: Path):
+def test_an_upload_that_a_proxy_refuses_is_told(open_page: Pages, tmp_path: Path):
     page = open_page()
     page.route(
         "**/upload*",
@@ -358,13 +280,13 @@ def test_an_upload_that_a_proxy_refuses_is_told(open_page: OpenPage, tmp_path: P
         ),
     )
     soundfile.write(tmp_path / "a.wav", np.zeros(16000), 16000)
-    page.click("#audio [aria-label='Upload file']")
-    page.set_input_files("#audio input[type=file]", tmp_path / "a.wav")
-    told = page.wait_for_selector(".toast-body:has-text('413')").inner_text()
+    page.set_input_files("#composer input[type=file]", tmp_path / "a.wav")
+    page.wait_for_selector("#status .fault:has-text('413')")
+    told = said(page)
     assert "到达本页面之前" in told and "html" not in told
 
 
-def test_old_sounds_can_be_heard_and_only_one_at_a_time(open_page: OpenPage):
+def test_old_sounds_can_be_heard_and_only_one_at_a_time(open_page: Pages):
     page = open_page()
     record(page)
     page.click("#send")
@@ -377,7 +299,7 @@ def test_old_sounds_can_be_heard_and_only_one_at_a_time(open_page: OpenPage):
     assert page.evaluate("window.sounding.size") == 0
 
 
-def test_no_request_leaves_the_machine_and_nothing_is_complained_of(open_page: OpenPage):
+def test_no_request_leaves_the_machine_and_nothing_is_complained_of(open_page: Pages):
     page, complaints, hosts = open_page(), [], set()
     address = page.url
     page.goto("about:blank")  # what a page leaves unanswered when it goes is no complaint

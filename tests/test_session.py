@@ -435,7 +435,7 @@ def test_the_work_of_a_turn_does_not_grow_with_the_conversation(session: Session
     for _ in range(60):
         with counted_calls() as counted:
             for _ in session.answer(None, "你好"):
-                size = len(chat_value(session))
+                size = len(chat_value(session, session.turns[-1:]))
         sizes.append(size)
         calls.append(counted[0])
     assert max(sizes[2:]) - min(sizes[2:]) < 20

@@ -10,7 +10,6 @@ from listening.definition import KINDS as TESTS
 from listening.definition import MOS_SCORES
 from listening.making import SOURCES as SOURCES_OF_SOUNDS
 from models.westlake.speech_model import WestlakeModel
-from page.talk import KINDS
 from strings import STRINGS
 from training.dialogues import EMOTIONS, STYLES
 
@@ -21,7 +20,8 @@ SOURCES += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[pj]
 SETTINGS = [field.name for field in WestlakeModel.sampling_fields] + ["seed"]
 # Keys that the code puts together, or that a checkpoint's tokenizer names.
 COMPOSED = {
-    *(f"kind_{kind}" for kind in KINDS),
+    *(f"hands_free_{state}" for state in ("idle", "listening", "thinking", "speaking", "error")),
+    *(f"rate_{rating}" for rating in ("good", "bad")),
     *(f"{name}_info" for name in SETTINGS),
     *(f"error_unknown_{kind}" for kind in ("style", "voice")),
     *(f"error_no_{kind}s" for kind in ("style", "voice")),

@@ -1,0 +1,179 @@
+"""A conversation as a zip file: its sounds, texts, settings and seeds, and what the model keeps."""
+
+from __future__ import annotations
+
+import json
+import math
+import zipfile
+from collections.abc import Callable
+from pathlib import Path, PurePosixPath
+from typing import Any
+
+from models.audio import load_audio, write_wav
+from models.contract import Conversation, SpeechModel
+from models.errors import UserError
+
+from .limits import MIB, Limits
+from .turn import ShownTurn
+
+FORMAT = 1
+DESCRIPTION, STATE = "conversation.json", "conversation"
+MAX_TURNS = 200
+MAX_TEXT = 10_000  # characters of a reply
+WORD = 40  # characters of an emotion, a style
+
+
+def write_archive(
+    path: Path, model: SpeechModel, turns: list[ShownTurn], state: Path, settings: dict[str, Any]
+) -> None:
+    """Write a conversation.
+
+    Args:
+        path: of the zip file.
+        state: the conversation's own file.
+        settings: as the page has them now.
+    """
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        entries = [_write_turn(archive, number, turn) for number, turn in enumerate(turns, 1)]
+        about = {
+            "format": FORMAT,
+            "model": model.name,
+            "sample_rate": model.sample_rate,
+            "settings": settings,
+            "turns": entries,
+        }
+        archive.writestr(DESCRIPTION, json.dumps(about, ensure_ascii=False, indent=1))
+        archive.write(state, STATE)
+
+
+def _write_turn(archive: zipfile.ZipFile, number: int, turn: ShownTurn) -> dict[str, Any]:
+    def add(path: str | None, who: str) -> str | None:
+        if not path or not Path(path).is_file():
+            return None
+        name = f"{number:03d}-{who}{Path(path).suffix}"
+        archive.write(path, name)
+        return name
+
+    return {
+        "name": turn.name,
+        "again_of": turn.again_of,
+        "text": turn.text,
+        "audio": add(turn.audio, "user"),
+        "reply": turn.reply,
+        "reply_audio": add(turn.reply_audio, "reply"),
+        "seed": turn.seed,
+        "settings": turn.settings,
+        "emotion": turn.emotion,
+        "style": turn.style,
+        "stopped": turn.stopped,
+        "rating": turn.rating,
+    }
+
+
+def read_archive(
+    path: str, model: SpeechModel, limits: Limits, new_file: Callable[[str], Path]
+) -> tuple[Conversation, list[ShownTurn], Path, dict[str, Any]]:
+    """Read what `write_archive` wrote; whoever made the file can do no harm with it.
+
+    Args:
+        new_file: a path for a file of a name, whose owner is the visitor.
+
+    Returns:
+        The conversation, its turns, its own file, and the settings.
+
+    Raises:
+        UserError: it is no such file, a damaged one, or one of another checkpoint.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            about = json.loads(_read(archive, DESCRIPTION, MIB))
+            entries = about["turns"]
+            if about["format"] != FORMAT or not 0 < len(entries) <= MAX_TURNS:
+                raise ValueError("another format")
+            state = new_file(STATE)
+            state.write_bytes(_read(archive, STATE, limits.max_upload_bytes))
+            conversation = model.load_conversation(state)
+            room = [limits.max_user_bytes]
+            turns = [_read_turn(archive, entry, model, limits, new_file, room) for entry in entries]
+            settings = about["settings"]
+            if not isinstance(settings, dict):
+                raise ValueError("settings are no object")
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError("error_no_archive") from error
+    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError) as error:
+        raise UserError("error_no_archive") from error
+    for turn in turns:
+        turn.can_repeat = False
+    return conversation, turns, state, settings
+
+
+def _read(archive: zipfile.ZipFile, name: str, limit: float) -> bytes:
+    with archive.open(name) as file:
+        content = file.read(int(limit) + 1)
+    if len(content) > limit:
+        raise ValueError(f"{name} is too large")
+    return content
+
+
+def _read_turn(
+    archive: zipfile.ZipFile,
+    entry: dict[str, Any],
+    model: SpeechModel,
+    limits: Limits,
+    new_file: Callable[[str], Path],
+    room: list[float],
+) -> ShownTurn:
+    def sound(name: str | None, seconds: float, file_name: str) -> tuple[str | None, float]:
+        if name is None:
+            return None, 0.0
+        content = _read(archive, name, min(room[0], limits.max_upload_bytes))
+        room[0] -= len(content)
+        path = new_file(file_name)
+        given = path.with_suffix(PurePosixPath(str(name)).suffix[:8] + ".given")
+        given.write_bytes(content)
+        try:
+            clip = load_audio(given, seconds, limits.max_upload_bytes)
+        finally:
+            given.unlink()
+        write_wav(path, clip.samples, clip.sample_rate)
+        return str(path), clip.seconds
+
+    audio, audio_seconds = sound(entry["audio"], limits.max_audio_seconds + 1, "speech.wav")
+    turn = ShownTurn(
+        _text(entry["text"], limits.max_text_characters), audio, model.sample_rate, audio_seconds
+    )
+    turn.reply = _text(entry["reply"], MAX_TEXT)
+    turn.reply_audio, turn.seconds = sound(
+        entry["reply_audio"], limits.max_reply_seconds + 10, "reply.wav"
+    )
+    turn.emotion, turn.style = _word(entry["emotion"]), _word(entry["style"])
+    turn.seed = _whole(entry["seed"])
+    turn.rating = max(-1, min(1, _whole(entry["rating"]) or 0))
+    turn.stopped, turn.ended = bool(entry["stopped"]), True
+    turn.settings = {
+        str(key)[:WORD]: value
+        for key, value in list(entry["settings"].items())[:20]
+        if value is None or isinstance(value, (int, float)) or _is_word(value)
+    }
+    return turn
+
+
+def _text(value: object, limit: int) -> str:
+    if not isinstance(value, str) or len(value) > limit:
+        raise ValueError("no text")
+    return value
+
+
+def _is_word(value: object) -> bool:
+    return isinstance(value, str) and len(value) <= WORD
+
+
+def _word(value: object) -> str | None:
+    return str(value) if _is_word(value) else None
+
+
+def _whole(value: object) -> int | None:
+    is_whole = isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < 2**63
+    return int(value) if is_whole else None

@@ -1,0 +1,34 @@
+// Above the conversation: begin anew, save, load.
+const file = element.querySelector("input");
+window.pageLabel(element);
+element.querySelector(".new").onclick = () => {
+  window.pageTell("leave");
+  window.pageTell("silence");
+  window.pageAsk.reset({});
+};
+element.querySelector(".save").onclick = () => window.pageAsk.save({});
+element.querySelector(".load").onclick = () => file.click();
+file.onchange = async () => {
+  const given = file.files[0];
+  file.value = "";
+  if (!given) return;
+  window.pageTell("leave");
+  window.pageTell("silence");
+  window.pageStatus("busy", "uploading");
+  try {
+    const { path } = await upload(given);
+    window.pageAsk.load({ file: { path } });
+  } catch (error) {
+    window.pageStatus("fault", "upload_failed", { reason: error.message ?? error });
+  }
+};
+
+// How far down the conversation begins, for page.css: it takes the rest of the window.
+const card = document.querySelector("#card");
+const place = () => {
+  if (!card.offsetParent) return; // another tab is shown
+  const top = card.getBoundingClientRect().top + window.scrollY;
+  document.documentElement.style.setProperty("--card-top", `${Math.round(top)}px`);
+};
+new ResizeObserver(place).observe(document.body);
+place();

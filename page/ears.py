@@ -1,0 +1,145 @@
+"""Open microphones of hands-free talk: who speaks when, and what is handed to the listener."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import time
+from collections import deque
+from dataclasses import dataclass
+from threading import Lock
+
+import numpy as np
+
+from models.audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE, AudioClip, load_audio
+from models.errors import UserError
+from models.voice_activity import SpeechDetector
+
+from .limits import Limits
+from .sessions import Sessions
+
+BEFORE_SECONDS = 0.9  # heard before speech was told, which belongs to it
+FULL_SECONDS = 0.05  # of room left: the turn ends
+
+
+@dataclass(frozen=True)
+class Heard:
+    """What a piece of sound brought.
+
+    Fields:
+        number: of the piece.
+        change: "speech" has begun, has "ended", or None.
+        seconds_left: for which there is room; None while nobody speaks.
+    """
+
+    number: int
+    change: str | None = None
+    seconds_left: float | None = None
+
+
+class Ear:
+    """One visitor's open microphone."""
+
+    def __init__(self, visitor: str, sessions: Sessions) -> None:
+        self.visitor, self.sessions = visitor, sessions
+        self.last_used = time.monotonic()
+        self._detector: SpeechDetector | None = None
+        self._before: deque[AudioClip] = deque()
+        self._last = Heard(-1)
+        self._lock = Lock()
+
+    def hear(self, number: int, clip: AudioClip, echo: bool) -> Heard:
+        """Take the next piece of sound; one that came already is told as before.
+
+        Args:
+            number: counts the pieces from 0.
+            echo: a reply is being heard.
+        """
+        with self._lock:
+            self.last_used = time.monotonic()
+            if number > self._last.number:
+                change, left = self._take(clip, echo)
+                self._last = Heard(number, change, left)
+            return self._last
+
+    def _take(self, clip: AudioClip, echo: bool) -> tuple[str | None, float | None]:
+        if self._detector is None:
+            self._detector = SpeechDetector(clip.sample_rate)
+        was_speech = self._detector.is_speech
+        changes = self._detector.push(clip.samples, echo=echo)
+        begun = not was_speech and True in changes
+        self._before.append(clip)
+        if not (was_speech or begun):
+            while sum(piece.seconds for piece in self._before) - clip.seconds > BEFORE_SECONDS:
+                self._before.popleft()
+            return None, None
+        if begun:
+            session = self.sessions.open(self.visitor)
+            session.listen()
+        left = None
+        for piece in self._before:
+            current = self.sessions.get(self.visitor)
+            left = current.hear(piece) if current else None
+        self._before.clear()
+        if left is not None and left < FULL_SECONDS or changes[-1:] == [False]:
+            self._detector = None
+            return "ended", None
+        return ("speech" if begun else None), left
+
+
+class Ears:
+    """The open microphones of all visitors, at most `Limits.max_microphones`."""
+
+    def __init__(self, sessions: Sessions, limits: Limits) -> None:
+        self.sessions, self.limits = sessions, limits
+        self._ears: dict[str, Ear] = {}
+        self._lock = Lock()
+
+    def __len__(self) -> int:
+        return len(self._ears)
+
+    def open(self, visitor: str) -> None:
+        """A visitor opens the microphone.
+
+        Raises:
+            UserError: too many are open.
+        """
+        before = time.monotonic() - self.limits.silent_seconds
+        with self._lock:
+            self._ears.pop(visitor, None)
+            self._ears = {who: ear for who, ear in self._ears.items() if ear.last_used >= before}
+            if len(self._ears) >= self.limits.max_microphones:
+                raise UserError("error_busy")
+            self._ears[visitor] = Ear(visitor, self.sessions)
+
+    def close(self, visitor: str) -> None:
+        with self._lock:
+            self._ears.pop(visitor, None)
+
+    def hear(self, visitor: str, number: int, clip: AudioClip, echo: bool) -> Heard | None:
+        """A piece of a visitor's sound; None if the microphone is not open any more."""
+        ear = self._ears.get(visitor)
+        return ear.hear(number, clip, echo) if ear else None
+
+
+def read_piece(pcm: object, rate: object) -> AudioClip:
+    """A piece of sound as the page sends it.
+
+    Args:
+        pcm: base64 of int16, little-endian, mono.
+        rate: in Hz.
+
+    Raises:
+        UserError: it is none.
+    """
+    if not isinstance(pcm, str) or type(rate) is not int:
+        raise UserError("error_request")
+    if not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+        raise UserError("error_request")
+    try:
+        raw = base64.b64decode(pcm, validate=True)
+    except (binascii.Error, ValueError):
+        raise UserError("error_request") from None
+    if not raw or len(raw) % 2:
+        raise UserError("error_request")
+    return load_audio((rate, np.frombuffer(raw, "<i2")))

@@ -1,0 +1,125 @@
+// Hands-free talk, one round button: idle, listening, thinking, speaking, error. While it is on,
+// the microphone's pieces go to the server one call after another, and the server tells when the
+// user begins and ends to speak. Follows composer.js, in whose scope it runs.
+const round = element.querySelector(".round");
+const SEND_SECONDS = 0.1; // of sound in a call, if the server keeps up
+const MOST_SECONDS = 2; // in one call, after which another follows
+const LOST_MS = 8000; // without an answer to a call
+const RETRY_MS = 2000;
+let state = "idle";
+let pieces = []; // not sent yet
+let pieceRate = 0;
+let number = 0; // of the call under way, or of the next one
+let calling = null; // {sound, since} of the call under way
+let unanswered = false; // the user has finished, and no reply has begun
+
+function show(next) {
+  state = next;
+  round.dataset.state = next;
+  round.ariaPressed = String(next !== "idle" && next !== "error");
+  round.querySelector(".word").textContent = words[`hands_free_${next}`];
+}
+
+async function enter() {
+  cancelRecording();
+  tell("silence");
+  [pieces, number, calling, unanswered] = [[], 0, null, false];
+  show("listening");
+  window.pageStatus("listening", "hearing_nothing");
+  ask.open({ open: true });
+  const problem = await window.pageMicrophone.open(hear, fail);
+  if (problem) fail(problem);
+}
+
+function leave() {
+  if (state === "idle") return;
+  if (state !== "error") {
+    window.pageMicrophone.close();
+    ask.open({ open: false });
+  }
+  show("idle");
+}
+
+function fail(key) {
+  if (state === "idle") return;
+  window.pageMicrophone.close();
+  ask.open({ open: false });
+  show("error");
+  window.pageStatus("fault", key);
+}
+
+function hear(samples, rate) {
+  pieces.push(samples);
+  pieceRate = rate;
+  round.style.setProperty("--level", Math.min(1, 6 * Math.sqrt(samples.reduce((sum, x) => sum + x * x, 0) / samples.length)).toFixed(2));
+  if (calling && performance.now() - calling.since > LOST_MS) return fail("connection_lost");
+  if (!calling) call();
+}
+
+function call() {
+  const most = Math.round(MOST_SECONDS / 0.02);
+  if (pieces.length * 0.02 < SEND_SECONDS - 0.001) return;
+  calling = { sound: window.pageMicrophone.base64(pieces.slice(0, most)), since: performance.now() };
+  pieces = pieces.slice(most);
+  sendCall();
+}
+
+function sendCall() {
+  const echo = window.pagePlayer.heard() !== null;
+  ask.hear({ number, rate: pieceRate, pcm: calling.sound, echo });
+}
+
+function answered({ number: which, change, closed }) {
+  if (which !== number || !calling || state === "idle") return;
+  calling = null;
+  number += 1;
+  if (closed) return lose();
+  if (change === "speech") interrupt();
+  if (change === "ended") finish();
+}
+
+function lose() {
+  window.pageMicrophone.close();
+  show("error");
+}
+
+function interrupt() {
+  const heard = window.pagePlayer.heard();
+  tell("silence");
+  if (heard) ask.cut(heard);
+  unanswered = false;
+  show("listening");
+}
+
+function finish() {
+  unanswered = true;
+  window.pageAsked = performance.now();
+  show("thinking");
+  ask.heard({});
+}
+
+round.onclick = () => {
+  if (state === "idle" || state === "error") return enter();
+  stop();
+};
+window.addEventListener("leave", leave);
+window.addEventListener("spoken", ({ detail }) => {
+  if (state !== "listening" && state !== "thinking" && state !== "speaking") return;
+  unanswered = false;
+  show(detail ? "speaking" : "listening");
+  if (!detail) window.pageStatus("listening", "hearing_nothing");
+});
+window.addEventListener("status", ({ detail }) => {
+  // A turn that can't be answered, or whose reply has no sound: it listens again.
+  if (state === "thinking" && (detail === "fault" || detail === "note" || !detail)) {
+    setTimeout(() => state === "thinking" && !window.pagePlayer.heard() && show("listening"), 300);
+  }
+});
+window.addEventListener("refused", () => {
+  if (calling) setTimeout(() => calling && sendCall(), 500);
+  if (!unanswered) return;
+  window.pageStatus("busy", "waiting");
+  setTimeout(() => unanswered && state === "thinking" && ask.heard({}), RETRY_MS);
+});
+window.pageHeard = answered;
+show("idle");

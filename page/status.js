@@ -1,0 +1,29 @@
+// What goes on, in one line: said by the server, or by the page itself through pageStatus. What
+// is said of a fault stays until the next thing goes well.
+const language = window.pageLanguage;
+const said = element.querySelector("[role=status]");
+const fault = element.querySelector("[role=alert]");
+const bar = element.querySelector("progress");
+const time = element.querySelector(".time");
+
+function show({ kind, text, progress }) {
+  const words = text?.[language] ?? "";
+  const isFault = kind === "fault";
+  if (said.textContent !== (isFault ? "" : words)) said.textContent = isFault ? "" : words;
+  fault.textContent = isFault ? words : "";
+  bar.hidden = time.hidden = !progress;
+  if (progress) {
+    bar.max = progress.max;
+    bar.value = progress.done;
+    time.textContent = `${progress.done.toFixed(1)} / ${Math.round(progress.max)} s`;
+  }
+  element.querySelector(".status").dataset.kind = kind;
+  window.dispatchEvent(new CustomEvent("status", { detail: kind }));
+}
+
+window.pageStatus = (kind, key, values = {}) => {
+  let words = key ? window.pageWords[language][key] : "";
+  for (const [name, value] of Object.entries(values)) words = words.replace(`{${name}}`, value);
+  show({ kind, text: { [language]: words } });
+};
+watch("value", () => props.value && show(JSON.parse(props.value)));

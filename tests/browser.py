@@ -1,0 +1,143 @@
+"""A browser for tests of the page, whose microphone hears somebody speak, pause, and so on."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+import soundfile
+import torch
+
+from models.audio import load_audio, resample, to_pcm16
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+MARKS = [
+    pytest.mark.browser,
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path"),
+]
+EXAMPLE = Path(__file__).parent.parent / "examples" / "4-family.wav"
+PAUSE_SECONDS = 4.0
+
+# What the page's player gives to Web Audio: where each piece starts, its samples, and its end; and
+# every track of a microphone.
+LISTEN_IN = """{
+window.played = []; window.sounding = new Set(); window.tracks = []; window.states = [];
+const {start, stop} = AudioBufferSourceNode.prototype;
+AudioBufferSourceNode.prototype.start = function (when) {
+  const {sampleRate} = this.buffer;
+  const samples = Array.from(this.buffer.getChannelData(0), (x) => Math.round(x * 32768));
+  window.played.push({rate: sampleRate, first: Math.round(when * sampleRate), samples});
+  window.sounding.add(this);
+  this.addEventListener("ended", () => window.sounding.delete(this));
+  return start.call(this, when);
+};
+AudioBufferSourceNode.prototype.stop = function () {
+  window.sounding.delete(this);
+  return stop.call(this);
+};
+const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
+navigator.mediaDevices.getUserMedia = async (wanted) => {
+  const stream = await open(wanted);
+  window.tracks.push(...stream.getTracks());
+  return stream;
+};
+window.liveTracks = () => window.tracks.filter((track) => track.readyState === "live").length;
+new MutationObserver(() => {
+  const state = document.querySelector("#hands-free")?.dataset.state;
+  if (state && state !== window.states.at(-1)) window.states.push(state);
+}).observe(document, {subtree: true, childList: true, attributes: true});
+}"""
+
+
+@contextmanager
+def chromium(folder: Path) -> Iterator[playwright.Browser]:
+    """Chromium, whose microphone hears a recording, a pause, and so on."""
+    path = folder / "speech.wav"
+    clip = load_audio(EXAMPLE)
+    speech = resample(clip, 48_000).flatten()
+    pause = torch.zeros(int(PAUSE_SECONDS * 48_000))
+    wave = torch.cat([pause[:12_000], speech, pause])
+    soundfile.write(path, to_pcm16(wave), 48_000, subtype="PCM_16")
+    with playwright.sync_playwright() as driver:
+        browser = driver.chromium.launch(
+            executable_path=CHROMIUM,
+            args=[
+                "--no-sandbox",
+                "--autoplay-policy=no-user-gesture-required",
+                "--use-fake-device-for-media-stream",
+                "--use-fake-ui-for-media-stream",
+                f"--use-file-for-fake-audio-capture={path}",
+            ],
+        )
+        yield browser
+        browser.close()
+
+
+class Pages:
+    """Opens the page at a URL in fresh windows; `close` fails if one of them had an error."""
+
+    def __init__(self, browser: playwright.Browser, url: str) -> None:
+        self.browser, self.url = browser, url
+        self.contexts: list[playwright.BrowserContext] = []
+        self.errors: list[str] = []
+
+    def __call__(
+        self,
+        locale: str = "zh-CN",
+        width: int = 1280,
+        height: int = 800,
+        address: str | None = None,
+        script: str = "",
+        **options,
+    ) -> playwright.Page:
+        context = self.browser.new_context(
+            locale=locale,
+            permissions=["microphone", "clipboard-read", "clipboard-write"],
+            viewport={"width": width, "height": height},
+            **options,
+        )
+        self.contexts.append(context)
+        context.add_init_script(LISTEN_IN)
+        if script:
+            context.add_init_script(script)
+        page = context.new_page()
+        page.set_default_timeout(60_000)
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.goto(address or self.url)
+        page.wait_for_selector("#send")
+        page.wait_for_function("Boolean(window.pageAsk?.answer && window.pagePlayer)")
+        return page
+
+    def close(self) -> None:
+        for context in self.contexts:
+            context.close()
+        assert self.errors == []
+
+
+def write(page: playwright.Page, text: str) -> None:
+    page.fill("#text", text)
+    page.click("#send")
+
+
+def bubbles(page: playwright.Page, who: str) -> list[str]:
+    return [row.inner_text() for row in page.query_selector_all(f"#chat .{who}-row")]
+
+
+def wait_for_reply(page: playwright.Page, number: int = 1) -> None:
+    """Wait until so many replies have ended."""
+    page.wait_for_function(
+        f"document.querySelectorAll('#chat .bot-row .actions').length == {number}"
+    )
+
+
+def wait_until_silent(page: playwright.Page) -> None:
+    page.wait_for_function("window.sounding.size === 0 && !window.pagePlayer.isSpeaking()")
+
+
+def said(page: playwright.Page) -> str:
+    """What the status says, a fault or anything else."""
+    return page.inner_text("#status .fault") or page.inner_text("#status .said")

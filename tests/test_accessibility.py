@@ -1,0 +1,67 @@
+"""axe-core finds nothing to complain of, in any state of the page, theme and language."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import pytest
+from browser import MARKS, Pages, chromium, playwright, wait_for_reply, write
+from fake_model import FakeModel
+from page_client import served
+
+axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+pytestmark = MARKS
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served(FakeModel(num_frames=60, frame_seconds=0.02)) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Browser]:
+    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
+        yield browser
+
+
+def violations(page: playwright.Page, state: str) -> list[str]:
+    found = axe.Axe().run(page).response["violations"]
+    return [
+        f"{state}: {rule['id']} ({rule['impact']}): {node['html'][:160]}"
+        for rule in found
+        for node in rule["nodes"]
+    ]
+
+
+@pytest.mark.parametrize("locale", ["zh-CN", "en-US"])
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_talk_tab_is_for_everybody(
+    browser: playwright.Browser, url: str, theme: str, locale: str
+):
+    open_page = Pages(browser, url)
+    page = open_page(locale, color_scheme=theme)
+    found = violations(page, "empty")
+    page.click("#advanced button")
+    page.click("#send")
+    page.wait_for_selector("#status .fault:not(:empty)")
+    found += violations(page, "fault, settings open")
+    write(page, "你好")
+    page.wait_for_function("window.pagePlayer.isSpeaking()")
+    found += violations(page, "speaking")
+    page.keyboard.press("Escape")
+    wait_for_reply(page)
+    found += violations(page, "stopped")
+    page.click("#composer .record")
+    page.wait_for_timeout(500)
+    found += violations(page, "recording")
+    page.click("#composer .record")
+    page.wait_for_selector("#composer .attached:not([hidden])")
+    found += violations(page, "attached")
+    page.click("#hands-free")
+    page.wait_for_selector("#hands-free[data-state=listening]")
+    found += violations(page, "listening")
+    page.wait_for_selector("#hands-free[data-state=speaking]")
+    found += violations(page, "hands-free reply")
+    open_page.close()
+    assert found == []
