@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
@@ -19,6 +21,8 @@ from .turn import ShownTurn
 FORMAT = 1
 DESCRIPTION, STATE = "conversation.json", "conversation"
 MAX_TURNS = 200
+MAX_DIRECTORY = 256 * 1024  # bytes
+END = struct.Struct("<4s4H2IH")  # a zip file's last bytes, without a comment
 MAX_TEXT = 10_000  # characters of a reply
 WORD = 40  # characters of an emotion, a style
 
@@ -85,6 +89,7 @@ def read_archive(
         UserError: it is no such file, a damaged one, or one of another checkpoint.
     """
     try:
+        _check_directory(Path(path))
         with zipfile.ZipFile(path) as archive:
             about = json.loads(_read(archive, DESCRIPTION, MIB))
             entries = about["turns"]
@@ -93,8 +98,11 @@ def read_archive(
             state = new_file(STATE)
             state.write_bytes(_read(archive, STATE, limits.max_upload_bytes))
             conversation = model.load_conversation(state)
-            room = [limits.max_user_bytes]
+            room = [float(limits.max_user_bytes)]
             turns = [_read_turn(archive, entry, model, limits, new_file, room) for entry in entries]
+            names = {entry["name"]: turn.name for entry, turn in zip(entries, turns)}
+            for entry, turn in zip(entries, turns):
+                turn.again_of, turn.can_repeat = names.get(entry["again_of"]), False
             settings = about["settings"]
             if not isinstance(settings, dict):
                 raise ValueError("settings are no object")
@@ -104,9 +112,16 @@ def read_archive(
         raise UserError("error_no_archive") from error
     except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError) as error:
         raise UserError("error_no_archive") from error
-    for turn in turns:
-        turn.can_repeat = False
     return conversation, turns, state, settings
+
+
+def _check_directory(path: Path) -> None:
+    """A plain zip file's end tells how long its list of files is; a crafted list fills memory."""
+    with path.open("rb") as file:
+        file.seek(-END.size, os.SEEK_END)
+        signature, *_, size, _, comment = END.unpack(file.read())
+    if signature != b"PK\5\6" or size > MAX_DIRECTORY or comment:
+        raise ValueError("no plain zip file")
 
 
 def _read(archive: zipfile.ZipFile, name: str, limit: float) -> bytes:
@@ -175,5 +190,6 @@ def _word(value: object) -> str | None:
 
 
 def _whole(value: object) -> int | None:
-    is_whole = isinstance(value, (int, float)) and math.isfinite(value) and abs(value) < 2**63
-    return int(value) if is_whole else None
+    if not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) >= 2**63:
+        return None
+    return int(value)

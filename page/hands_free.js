@@ -2,7 +2,7 @@
 // the microphone's pieces go to the server one call after another, and the server tells when the
 // user begins and ends to speak. Follows composer.js, in whose scope it runs.
 const round = element.querySelector(".round");
-const SEND_SECONDS = 0.1; // of sound in a call, if the server keeps up
+const SEND_SECONDS = 0.16; // of sound in a call, if the server keeps up; 375 calls a minute
 const MOST_SECONDS = 2; // in one call, after which another follows
 const LOST_MS = 8000; // without an answer to a call
 const RETRY_MS = 2000;

@@ -98,7 +98,7 @@ def test_a_recording_is_answered_and_played_exactly(
 def test_stop_silences_and_a_further_turn_works(open_page: Pages, tmp_path: Path):
     page = open_page()
     write(page, "最近心情不好，能聊聊吗？")
-    page.wait_for_function("window.played.length > 0")
+    page.wait_for_function("window.pagePlayer.heard()?.seconds > 0.2")
     page.click("#stop")
     assert page.evaluate("window.sounding.size") == 0
     num_pieces = page.evaluate("window.played.length")

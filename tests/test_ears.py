@@ -39,7 +39,8 @@ def speech() -> torch.Tensor:
 
 
 @pytest.fixture
-def model() -> FakeModel:
+def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
+    monkeypatch.setattr("page.session.NOTICE_SECONDS", 0.2)
     return FakeModel()
 
 

@@ -1,0 +1,200 @@
+"""Conversations as zip files: they come back as they were, and a crafted one does no harm."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from fake_model import FakeModel
+
+from models.errors import UserError
+from page.archive import read_archive, write_archive
+from page.files import Files
+from page.limiter import Limiter
+from page.limits import Limits
+from page.session import Session
+from page.turn import ShownTurn
+
+LIMITS = Limits(wait_seconds=1, max_upload_bytes=1 << 20, max_audio_seconds=10)
+
+
+@pytest.fixture
+def model() -> FakeModel:
+    return FakeModel()
+
+
+@pytest.fixture
+def session(model: FakeModel, tmp_path: Path) -> Iterator[Session]:
+    folder = tmp_path / "kept"
+    folder.mkdir()
+    session = Session("v", model, Files(folder, LIMITS), Limiter(1, 1), LIMITS)
+    yield session
+    session.close()
+
+
+@pytest.fixture
+def new_file(tmp_path: Path) -> Callable[[str], Path]:
+    numbers = iter(range(100))
+
+    def new_file(name: str) -> Path:
+        folder = tmp_path / f"new{next(numbers)}"
+        folder.mkdir()
+        return folder / name
+
+    return new_file
+
+
+@pytest.fixture
+def saved(session: Session, model: FakeModel, tmp_path: Path) -> Path:
+    speech = session.files.new_folder() / "speech.wav"
+    samples = 0.2 * np.sin(np.arange(16_000) * 0.1)
+    samples[np.arange(16_000) % 4000 > 2500] = 0
+    soundfile.write(speech, samples, 16_000)
+    session.files.add(speech, "v")
+    list(session.answer(None, "第一句"))
+    list(session.answer(str(speech), "第二句"))
+    list(session.again(session.turns[1].name))
+    session.turns[0].rating = 1
+    path = tmp_path / "conversation.zip"
+    write_archive(path, model, session.turns, session.state, {"style": ""})
+    return path
+
+
+def test_a_conversation_comes_back(saved: Path, session: Session, model: FakeModel, new_file):
+    conversation, turns, state, settings = read_archive(str(saved), model, LIMITS, new_file)
+    assert conversation.heard == session.conversation.heard and settings == {"style": ""}
+    assert state.is_file()
+    for before, after in zip(session.turns, turns, strict=True):
+        for name in ("text", "reply", "seed", "rating", "emotion", "style", "stopped"):
+            assert getattr(after, name) == getattr(before, name), name
+        ours, theirs = (soundfile.read(turn.reply_audio)[0] for turn in (before, after))
+        np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert turns[1].audio and [turn.again_of for turn in turns] == [None, None, turns[1].name]
+
+
+def test_it_goes_on_as_it_was(saved: Path, session: Session, model: FakeModel, new_file):
+    conversation, turns, state, _ = read_archive(str(saved), model, LIMITS, new_file)
+    old = [turn.reply_audio for turn in session.turns]
+    session.restore(conversation, turns, state)
+    assert not any(Path(path).exists() for path in old)
+    list(session.answer(None, "第三句"))
+    assert [text for text, _ in session.conversation.heard] == ["第一句", "第二句", "第三句"]
+    assert [turn.text for turn in session.turns] == ["第一句", "第二句", "第二句", "第三句"]
+
+
+def changed(path: Path, **replaced: bytes | None) -> Path:
+    """A copy with other entries."""
+    with zipfile.ZipFile(path) as archive:
+        entries = {name: archive.read(name) for name in archive.namelist()}
+    entries |= {name.replace("_json", ".json"): content for name, content in replaced.items()}
+    copy = path.with_name("changed.zip")
+    with zipfile.ZipFile(copy, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in entries.items():
+            if content is not None:
+                archive.writestr(name, content)
+    return copy
+
+
+def described(path: Path, **changes: object) -> Path:
+    with zipfile.ZipFile(path) as archive:
+        about = json.loads(archive.read("conversation.json"))
+    turn = {key: value for key, value in changes.items() if key in about["turns"][0]}
+    about["turns"][0] |= turn
+    about |= {key: value for key, value in changes.items() if key not in turn}
+    return changed(path, conversation_json=json.dumps(about).encode())
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"format": 2},
+        {"turns": []},
+        {"turns": [{}]},
+        {"turns": 5},
+        {"settings": []},
+        {"text": "x" * 3000},
+        {"text": None},
+        {"reply": 7},
+        {"audio": "../../etc/passwd"},
+        {"audio": "conversation"},
+        {"reply_audio": ["a"]},
+        {"name": []},
+        {"settings": None, "seed": "a"},
+    ],
+)
+def test_a_damaged_description_is_told(saved: Path, model: FakeModel, new_file, change: dict):
+    with pytest.raises(UserError):
+        read_archive(str(described(saved, **change)), model, LIMITS, new_file)
+
+
+def test_what_is_no_archive_is_told(saved: Path, model: FakeModel, new_file, tmp_path: Path):
+    content = saved.read_bytes()
+    for wrong in (
+        b"",
+        b"PK",
+        b"x" * 1000,
+        content[:-5],
+        content[: len(content) // 2],
+        content + b"x",
+    ):
+        (tmp_path / "wrong.zip").write_bytes(wrong)
+        with pytest.raises(UserError) as told:
+            read_archive(str(tmp_path / "wrong.zip"), model, LIMITS, new_file)
+        assert told.value.code == "error_no_archive"
+    for replaced in (
+        {"conversation": None},
+        {"conversation_json": None},
+        {"conversation_json": b"[]"},
+        {"conversation_json": b"[" * 100_000},
+        {"conversation_json": b" " * (2 << 20)},
+        {"conversation": b"\0" * (2 << 20)},
+    ):
+        with pytest.raises(UserError):
+            read_archive(str(changed(saved, **replaced)), model, LIMITS, new_file)
+
+
+def test_a_long_list_of_files_is_refused_unread(saved: Path, model: FakeModel, new_file):
+    path = saved.with_name("long.zip")
+    with zipfile.ZipFile(path, "w") as archive:
+        for number in range(6000):
+            archive.writestr(f"{number:050}", b"")
+    with pytest.raises(UserError) as told:
+        read_archive(str(path), model, LIMITS, new_file)
+    assert told.value.code == "error_no_archive"
+
+
+def test_only_what_was_heard_of_a_reply_is_kept(session: Session, model: FakeModel):
+    model.num_frames = 40
+    *_, turn = session.answer(None, "你好")
+    session.cut(turn.name, 0.7)
+    assert turn.stopped and 13 <= len(turn.reply) <= 15
+    assert soundfile.info(turn.reply_audio).duration == pytest.approx(0.7, abs=0.01)
+    *_, turn = session.answer(None, "你好")
+    session.cut(turn.name, 1.99)  # all of it was heard
+    assert not turn.stopped and len(turn.reply) == 40
+    session.cut(turn.name, 0.0)
+    assert turn.stopped and turn.reply == "" and turn.reply_audio is None
+    with pytest.raises(UserError):
+        session.cut("nobody", 1)
+
+
+def test_a_reply_again_begins_where_the_conversation_was(session: Session):
+    list(session.answer(None, "第一句"))
+    list(session.answer(None, "第二句"))
+    list(session.answer(None, "第三句"))
+    names = [turn.name for turn in session.turns]
+    *_, turn = session.again(names[1])
+    assert [shown.again_of for shown in session.turns] == [None, None, names[1], None]
+    assert [text for text, _ in session.conversation.heard] == ["第一句", "第二句", "第三句"]
+    before = session.conversation
+    *_, turn = session.again(names[2])  # the last one: the conversation goes on from the new reply
+    assert session.conversation is not before and session.turns[-1] is turn
+    assert [text for text, _ in session.conversation.heard] == ["第一句", "第二句", "第三句"]
+    *_, turn = session.again(turn.name)
+    assert turn.again_of == names[2]
+    assert isinstance(turn, ShownTurn) and len(session.turns) == 6
