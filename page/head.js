@@ -28,10 +28,20 @@
     return new Response(text, { status: response.status });
   };
 
-  // Gradio knows zh-CN and zh-TW; a browser of bare zh, or of zh-SG, it would answer in English.
+  // Gradio answers a browser of bare zh, or of zh-SG, in English: it is told once it has begun, in
+  // the module that it offers its own language menu from. What it labels is not shown before.
+  const root = document.documentElement;
+  const begun = new MutationObserver(async () => {
+    const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
+    const core = loaded.find((name) => /\/core-[^/]*\.js$/.test(name));
+    if (!core || !document.querySelector("#style")) return;
+    begun.disconnect();
+    (await import(core)).changeLocale?.("zh-CN");
+    setTimeout(() => root.classList.remove("untranslated"), 100);
+  });
   if (chinese && navigator.language !== "zh-CN") {
-    Object.defineProperty(navigator, "language", { get: () => "zh-CN" });
-    Object.defineProperty(navigator, "languages", { get: () => ["zh-CN"] });
+    root.classList.add("untranslated");
+    begun.observe(root, { childList: true, subtree: true });
   }
 
   window.pageAsk = {}; // calls of the server, by name; each takes what is sent
