@@ -37,7 +37,12 @@
     if (!core || !document.querySelector("#style")) return;
     begun.disconnect();
     (await import(core)).changeLocale?.("zh-CN");
-    setTimeout(() => root.classList.remove("untranslated"), 100);
+    let waits = 100;
+    const waiting = setInterval(() => {
+      if (!document.querySelector("#style").textContent.includes(words.style) && --waits) return;
+      root.classList.remove("untranslated");
+      clearInterval(waiting);
+    }, 50);
   });
   if (chinese && navigator.language !== "zh-CN") {
     root.classList.add("untranslated");

@@ -40,7 +40,7 @@ class TalkTab:
             with gr.Column(scale=3, min_width=280, elem_id="side"):
                 self._build_settings()
         self._connect(demo, Talking(sessions, readers, list(self.sampling)))
-        Thread(target=load_detector, daemon=True).start()  # ready before the first microphone is
+        Thread(target=load_detector).start()  # ready before the first microphone is
 
     def _build_conversation(self) -> None:
         self._html("bar", words.bar(self.model))

@@ -153,8 +153,13 @@ def _example(given: dict[str, str], content: str, gloss: str = "") -> str:
     return f'<button type="button" data-example="{data}">{content}{said}</button>'
 
 
+def recording(stem: str) -> str:
+    """What an example recording, such as 3-esports, is called in its speaker's language."""
+    return _recording(stem)[0]
+
+
 def _recording(stem: str) -> tuple[str, str]:
-    """What stands on the button of an example recording, such as 3-esports, by language."""
+    """The same in each language."""
     topic = stem.partition("-")[2]
     return RECORDINGS.get(topic, (stem, stem))
 
