@@ -107,9 +107,11 @@ class Api:
         num_written = 0
         with closing(turns):
             for turn in turns:
-                num_frames = turn.last.total_frames if turn.last else 0
+                if turn is None or turn.last is None:
+                    continue
+                num_frames = turn.last.total_frames
                 has_grown = num_frames > num_written or not num_written
-                if has_grown and (num_frames >= 2 * num_written or turn.ended) and turn.last:
+                if has_grown and (num_frames >= 2 * num_written or turn.ended):
                     num_written = num_frames
                     yield turn.reply, self._write(turn, visitor)
 

@@ -65,7 +65,7 @@ class CompareTab:
             elem_id="compare",
             apply_default_css=False,
             offer=self._offer(),
-            examples="\n".join(words.EXAMPLES[:3]),
+            examples="\n".join(list(words.EXAMPLES)[:3]),
         )
         self.heard = gr.HTML(
             "",

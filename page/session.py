@@ -237,7 +237,9 @@ class Session:
             raise
         yield from self._reply(clip, text, audio, stop, **options)
 
-    def answer_clip(self, clip: AudioClip | None, text: str, **options) -> Generator[ShownTurn | None]:
+    def answer_clip(
+        self, clip: AudioClip | None, text: str, **options
+    ) -> Generator[ShownTurn | None]:
         """Answer speech that was read already, of which no file is kept; like `answer`."""
         stop = self._take_floor(self.limits.wait_seconds)
         if stop is not None:
@@ -456,14 +458,15 @@ class Session:
 
     def _keep_state(self) -> None:
         """Write the conversation, to come back to this place; if that fails, there is no way."""
-        folder = self.files.new_folder()
-        try:
-            self.conversation.save(folder / "conversation")
-            self.files.add(folder / "conversation", self.owner, kept=True)
-        except (OSError, UserError):
-            shutil.rmtree(folder, ignore_errors=True)
-            self._can_repeat = False
-        else:
+        self._can_repeat = False
+        with suppress(OSError, UserError):
+            folder = self.files.new_folder()
+            try:
+                self.conversation.save(folder / "conversation")
+                self.files.add(folder / "conversation", self.owner, kept=True)
+            except BaseException:
+                shutil.rmtree(folder, ignore_errors=True)
+                raise
             self._state, self._can_repeat = folder / "conversation", True
 
     def _keep_sound(self, turn: ShownTurn) -> None:

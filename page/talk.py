@@ -100,8 +100,11 @@ class TalkTab:
         talking.status, talking.taken = self.status, self.composer
         settings = [self.style, self.length, *self.sampling.values()]
         shown = [self.chat, self.player, self.status, self.composer]
-        reply = {"concurrency_id": MODEL, "concurrency_limit": self.limits.max_replies}
-        quick = {"concurrency_id": "quick", "concurrency_limit": 16}
+        reply: dict[str, Any] = {
+            "concurrency_id": MODEL,
+            "concurrency_limit": self.limits.max_replies,
+        }
+        quick: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 16}
         replies = [
             self._ask("answer", talking.answer, settings, shown, **reply),
             self._ask("heard", talking.answer_heard, settings, shown, **reply),
@@ -116,7 +119,10 @@ class TalkTab:
         self._ask("save", talking.save, settings, [self.composer, self.status], **quick)
         self._ask("prepare", talking.prepare, [], [self.status], **quick)
         self._ask("open", talking.open_microphone, [], [self.status], **quick)
-        hearing = {"concurrency_id": "hear", "concurrency_limit": self.limits.max_microphones}
+        hearing: dict[str, Any] = {
+            "concurrency_id": "hear",
+            "concurrency_limit": self.limits.max_microphones,
+        }
         self._ask("hear", talking.hear, [], [self.heard, self.status], **hearing)
         self._ask("seed", None, [], [self.sampling["seed"]], js="({ seed }) => Number(seed)")
         demo.load(

@@ -43,7 +43,10 @@ class Talking:
         self.sessions, self.readers, self.sampling = sessions, readers, tuple(sampling)
         self.model, self.limits = sessions.model, sessions.limits
         self.ears = Ears(sessions, sessions.limits)
-        self.chat = self.player = self.status = self.taken = None  # components, set by the tab
+        self.chat: Any = None  # this and the next three are components, set by the tab
+        self.player: Any = None
+        self.status: Any = None
+        self.taken: Any = None
 
     def answer(self, request: gr.Request, given, *settings) -> Steps:
         """Answer what was recorded, uploaded or written."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import time
 
 import numpy as np
@@ -45,7 +46,14 @@ def file_of(path: str) -> dict:
 
 
 def written(text: str) -> list:
-    return ["written", None, text, *SETTINGS]
+    return [{"text": text, "audio": None}, *SETTINGS]
+
+
+def shown_faults(message: dict) -> list[str]:
+    """What an event's last message says of faults, in Chinese."""
+    values = [value for value in message["output"].get("data", []) if isinstance(value, str)]
+    shown = [json.loads(value) for value in values if value.startswith('{"kind": "fault"')]
+    return [value["text"]["zh"] for value in shown]
 
 
 def wait_until(condition) -> None:

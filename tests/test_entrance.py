@@ -21,7 +21,7 @@ from strings import say
 
 
 def written(text: str) -> list:
-    return ["written", None, text, "", 5, 0.7, -1]
+    return [{"text": text, "audio": None}, "", 5, 0.7, -1]
 
 
 def basic(name: str, password: str) -> str:
@@ -51,7 +51,7 @@ def test_health_tells_the_model_and_the_queue():
         streams = []
         for _ in range(3):
             visitor = Visitor(url)
-            assert visitor.join(function(page, "_answer"), written("你好"))[0] == 200
+            assert visitor.join(function(page, "answer"), written("你好"))[0] == 200
             query = f"queue/data?session_hash={visitor.session}"
             streams.append(visitor.open("GET", f"{API}/{query}"))
             streams[-1].read(10)
@@ -65,7 +65,7 @@ def test_metrics_count_what_happens():
     with served(model) as (page, url):
         visitor = Visitor(url)
         before = figures(visitor)
-        assert visitor.run(function(page, "_answer"), written("你好"))["success"]
+        assert visitor.run(function(page, "answer"), written("你好"))["success"]
         assert "event: complete" in visitor.call([None, "你好"])[1]
         assert visitor.get("/nowhere")[0] == 404
         assert "event: error" in visitor.call([None, " "])[1]

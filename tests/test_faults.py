@@ -34,7 +34,7 @@ ROOT = Path(app.__file__).parent
 
 
 def written(text: str) -> list:
-    return ["written", None, text, "", 5, 0.7, -1]
+    return [{"text": text, "audio": None}, "", 5, 0.7, -1]
 
 
 def files_in(page: app.Page) -> list[Path]:
@@ -136,7 +136,7 @@ def test_logits_that_are_not_finite_are_no_token(model):
 def test_a_full_disk_loses_no_reply(monkeypatch: pytest.MonkeyPatch):
     """The reply is heard and shown; its file is not there, and nothing half-written is."""
     with served(FakeModel()) as (page, url):
-        visitor, index = Visitor(url), function(page, "_answer")
+        visitor, index = Visitor(url), function(page, "answer")
 
         def full(path: object, *rest: object, **options: object) -> None:
             Path(path).write_bytes(b"RIFF")
@@ -144,12 +144,13 @@ def test_a_full_disk_loses_no_reply(monkeypatch: pytest.MonkeyPatch):
 
         with monkeypatch.context() as patch:
             patch.setattr(soundfile, "write", full)
+            patch.setattr(Path, "write_text", full)  # as the fake conversation is saved
             assert visitor.run(index, written("你好"))["success"]
             answer = visitor.call([None, "你好"])[1]
             assert "event: error" in answer and say("error_no_room", "en") in answer
         assert files_in(page) == []
         assert visitor.run(index, written("再来"))["success"]
-        restored = visitor.run(function(page, "_restore"), [])["output"]["data"][0]
+        restored = visitor.run(function(page, "restore"), [])["output"]["data"][0]
         turns = json.loads(restored)["turns"]
         assert [turn["user"]["text"] for turn in turns] == ["你好", "再来"]
         assert len(list(page.files.folder.rglob("*.wav"))) == 1
@@ -165,7 +166,7 @@ def test_a_folder_that_can_not_be_written_is_told(monkeypatch: pytest.MonkeyPatc
         with monkeypatch.context() as patch:
             patch.setattr(Path, "mkdir", closed)
             assert visitor.upload(b"x") == (507, say("error_no_room", "en"))
-            assert visitor.run(function(page, "_answer"), written("你好"))["success"]
+            assert visitor.run(function(page, "answer"), written("你好"))["success"]
         assert visitor.upload(b"x")[0] == 200
 
 
@@ -187,7 +188,7 @@ def test_an_upload_to_a_full_disk_is_told_and_leaves_nothing():
 def test_a_client_that_is_killed_ends_its_reply_alone():
     model = FakeModel(num_frames=100, frame_seconds=0.02)
     with served(model) as (page, url):
-        index = function(page, "_answer")
+        index = function(page, "answer")
         killed, other = Visitor(url), Visitor(url)
         killed.join(index, written("你好"))
         stream = killed.open("GET", f"{API}/queue/data?session_hash={killed.session}")
@@ -205,7 +206,7 @@ def test_two_turns_raced_in_one_session():
     """The one that came later is answered whole; the other ends where it was, or has not begun."""
     model = FakeModel(num_frames=10, frame_seconds=0.02)
     with served(model) as (page, url):
-        visitor, index = Visitor(url), function(page, "_answer")
+        visitor, index = Visitor(url), function(page, "answer")
         together, ended = threading.Barrier(4), []
 
         def race(number: int) -> None:
@@ -229,7 +230,7 @@ def test_two_turns_raced_in_one_session():
 @pytest.mark.parametrize("jump", [-1e9, 1e9])
 def test_a_clock_that_jumps_changes_nothing(jump: float, monkeypatch: pytest.MonkeyPatch):
     with served(FakeModel()) as (page, url):
-        visitor, index = Visitor(url), function(page, "_answer")
+        visitor, index = Visitor(url), function(page, "answer")
         heartbeat = visitor.open("GET", f"{API}/heartbeat/{visitor.session}")
         assert visitor.run(index, written("你好"))["success"]
         upload = visitor.upload_path(b"x")
@@ -311,7 +312,7 @@ class TestTheEnd:
         model = FakeModel(num_frames=10_000, frame_seconds=0.05)
         main, url, page, status, end = self.serve(monkeypatch, model, "--stop-seconds", "0.5")
         visitor = Visitor(url)
-        visitor.join(function(page, "_answer"), ["written", None, "你好", "", 90, 0.7, -1])
+        visitor.join(function(page, "answer"), [{"text": "你好"}, "", 90, 0.7, -1])
         stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
         while not model.num_running:
             time.sleep(0.02)

@@ -73,9 +73,11 @@ def test_a_path_is_one_of_the_visitors_own_uploads(url: str, page: app.Page, tmp
             {"path": path, "url": "http://127.0.0.1:1/a.wav", "meta": {"_type": "gradio.FileData"}},
         ):
             answers.add(visitor.call([file, ""]))
-            answers.add(visitor.join(function(page, "_answer"), ["speech", file, "", *SETTINGS]))
-            answers.add(visitor.join(function(page, "_prepare"), ["speech", file]))
-            answers.add(visitor.join(function(page, "_hear"), [file]))
+            answers.add(
+                visitor.join(function(page, "answer"), [{"text": "", "audio": file}, *SETTINGS])
+            )
+            answers.add(visitor.join(function(page, "prepare"), [{"audio": file}]))
+            answers.add(visitor.join(function(page, "load"), [{"file": file}]))
     answers.add(visitor.call([{"url": "http://127.0.0.1:1/a.wav"}, ""]))
     assert answers == {(403, json.dumps({"detail": FOREIGN}, separators=(",", ":")))}
     own = visitor.upload_path(wav())
@@ -104,11 +106,11 @@ def test_only_files_of_the_page_are_served(url: str, page: app.Page, tmp_path: P
     assert visitor.get(f"{API}/file={quote(str(example.parent.parent / 'app.py'))}")[0] == 404
 
 
-@pytest.mark.parametrize("name", ["_answer", "_reset", "_stop", "_listen", "_restore", "speak"])
+@pytest.mark.parametrize("name", ["answer", "reset", "stop", "open_microphone", "restore", "speak"])
 def test_there_is_no_way_past_the_queue(url: str, page: app.Page, model: FakeModel, name: str):
     visitor = Visitor(url)
     index = function(page, name)
-    data = {"_answer": written("你好"), "speak": [None, "你好"]}.get(name, [])
+    data = {"answer": written("你好"), "speak": [None, "你好"], "restore": []}.get(name, [{}])
     body = {"data": data, "fn_index": index, "session_hash": visitor.session}
     for path in ("run/predict", "api/predict", f"run/{name}", f"api/{name}", "run/predict/"):
         assert visitor.post(f"{API}/{path}", body)[0] == 404
@@ -151,13 +153,13 @@ def test_closed_methods_and_components(url: str):
 
 def test_a_session_of_another_visitor_can_not_be_reached(url: str, page: app.Page):
     victim = Visitor(url)
-    assert victim.run(function(page, "_answer"), written("秘密"))["success"]
+    assert victim.run(function(page, "answer"), written("秘密"))["success"]
     for name in ("", "stranger"):
         stranger = Visitor(url, name=name, session=victim.session)
-        restored = stranger.run(function(page, "_restore"), [])
+        restored = stranger.run(function(page, "restore"), [])
         assert "秘密" not in json.dumps(restored, ensure_ascii=False)
-        stranger.run(function(page, "_reset"), [])
-    restored = json.loads(victim.run(function(page, "_restore"), [])["output"]["data"][0])
+        stranger.run(function(page, "reset"), [{}])
+    restored = json.loads(victim.run(function(page, "restore"), [])["output"]["data"][0])
     assert [turn["user"]["text"] for turn in restored["turns"]] == ["秘密"]
 
 
@@ -166,7 +168,7 @@ def test_a_running_reply_of_another_visitor_can_not_be_stopped(
 ):
     model.num_frames, model.frame_seconds = 20, 0.05
     victim = Visitor(url)
-    index = function(page, "_answer")
+    index = function(page, "answer")
     event = json.loads(victim.join(index, written("你好"))[1])["event_id"]
     stranger = Visitor(url, session=victim.session)
     body = {"session_hash": victim.session, "fn_index": index, "event_id": event}
@@ -179,19 +181,19 @@ def test_a_running_reply_of_another_visitor_can_not_be_stopped(
 
 @pytest.mark.parametrize("session", ["", "a b", "../x", "a" * 200, "x<gradio-sep>y", 5, None])
 def test_names_of_sessions_are_plain(url: str, page: app.Page, session: object):
-    body = {"data": [], "fn_index": function(page, "_restore"), "session_hash": session}
+    body = {"data": [], "fn_index": function(page, "restore"), "session_hash": session}
     assert Visitor(url).post(f"{API}/queue/join", body)[0] == 400
 
 
 def test_who_is_connected_keeps_the_conversation(url: str, page: app.Page):
     visitor = Visitor(url)
     heartbeat = visitor.open("GET", f"{API}/heartbeat/{visitor.session}")
-    assert visitor.run(function(page, "_answer"), written("第一句"))["success"]
+    assert visitor.run(function(page, "answer"), written("第一句"))["success"]
     for _ in range(LIMITS.max_sessions + 1):
-        Visitor(url).run(function(page, "_answer"), written("你好"))
+        Visitor(url).run(function(page, "answer"), written("你好"))
     time.sleep(1.5 * LIMITS.linger_seconds)
     again = Visitor(url, name=visitor.name)  # the page was loaded again in the same tab
-    restored = again.run(function(page, "_restore"), [])["output"]["data"][0]
+    restored = again.run(function(page, "restore"), [])["output"]["data"][0]
     assert "第一句" in json.loads(restored)["turns"][0]["user"]["text"]
     heartbeat.close()
     wait_until(lambda: len(page.sessions) == 0)
@@ -201,9 +203,9 @@ def test_a_short_break_of_the_connection_ends_nothing(url: str, page: app.Page):
     visitor = Visitor(url)
     for _ in range(2):
         heartbeat = visitor.open("GET", f"{API}/heartbeat/{visitor.session}")
-        visitor.run(function(page, "_answer"), written("你好"))
+        visitor.run(function(page, "answer"), written("你好"))
         heartbeat.close()
-    restored = visitor.run(function(page, "_restore"), [])["output"]["data"][0]
+    restored = visitor.run(function(page, "restore"), [])["output"]["data"][0]
     assert len(json.loads(restored)["turns"]) == 2
 
 
@@ -257,7 +259,7 @@ def test_pages_of_other_sites_can_not_speak_with_it(url: str, page: app.Page):
 
 def test_it_is_served_below_a_path_whether_a_proxy_strips_it_or_not():
     with served(FakeModel(), root_path="/talk") as (page, address):
-        visitor, index = Visitor(address), function(page, "_answer")
+        visitor, index = Visitor(address), function(page, "answer")
         for root in ("", "/talk"):
             assert visitor.get(f"{root}/config")[0] == 200
             assert visitor.get(f"{root}/monitoring")[0] == 404
@@ -265,7 +267,7 @@ def test_it_is_served_below_a_path_whether_a_proxy_strips_it_or_not():
             assert visitor.post(f"{root}{API}/queue/join", body)[0] == 200
             stream = f"{root}{API}/queue/data?session_hash={visitor.session}"
             assert "process_completed" in visitor.get(stream)[1]
-            foreign = {**body, "data": ["speech", {"path": "/etc/passwd"}, "", *SETTINGS]}
+            foreign = {**body, "data": [{"audio": {"path": "/etc/passwd"}}, *SETTINGS]}
             assert visitor.post(f"{root}{API}/queue/join", foreign)[0] == 403
             assert visitor.post(f"{root}{API}/run/predict", body)[0] == 404
         (session,) = page.sessions._sessions.values()

@@ -13,7 +13,7 @@ import pytest
 from fake_model import FakeModel
 from gradio.routes import file_upload_statuses
 from page_client import API, Visitor, function, served
-from strangers import FOREIGN, LIMITS, wait_until, wav, written
+from strangers import FOREIGN, LIMITS, shown_faults, wait_until, wav, written
 
 import app
 from strings import say
@@ -43,7 +43,7 @@ def url(page: app.Page, ours: tuple[app.Page, str]) -> str:
 
 def test_large_requests_are_refused_unread(url: str, page: app.Page):
     visitor, before = Visitor(url), set(page.files.folder.glob("*/*"))
-    index = function(page, "_answer")
+    index = function(page, "answer")
     assert visitor.join(index, written("好" * 50_000))[0] == 413
     body = json.dumps({"data": [None, "a" * 200_000]})
     headers = {"Content_Type": "application/json", "Transfer_Encoding": "chunked"}
@@ -69,7 +69,7 @@ def test_a_long_text_is_refused_before_any_work(url: str, page: app.Page, model:
     text = "好" * (LIMITS.max_text_characters + 1)
     for answer in (
         visitor.call([None, text])[1],
-        json.dumps(visitor.run(function(page, "_answer"), written(text))),
+        json.dumps(visitor.run(function(page, "answer"), written(text))),
     ):
         assert "101" in answer and "100" in answer
     assert (model.num_replies, len(page.sessions)) == (0, 0)
@@ -98,9 +98,10 @@ def test_damaged_requests_are_told(url: str, body: str):
 @pytest.mark.parametrize(
     ("data", "told"),
     [
-        ([], "list of: audio, text"),
-        ([None], "list of: audio, text"),
-        ([None, "a", 5], "list of: audio, text"),
+        ([], "neither speech nor text"),
+        ([None], "neither speech nor text"),
+        ([None, "a", 5], "unknown style"),
+        ([None, "a", "", 0, None, "", 5], "list of: audio, text"),
         ({"text": "a"}, "list of: audio, text"),
         ([5, ""], "came as int"),
         (["/etc/passwd", ""], "came as str"),
@@ -125,9 +126,9 @@ def test_wrong_settings_are_told(url: str, page: app.Page, model: FakeModel):
         ["", 5, 0.7, 2**80],
         ["", 5, 0.7, 10**400],
     ):
-        answer = Visitor(url).run(function(page, "_answer"), ["written", None, "你好", *settings])
-        assert not answer["success"]
-        assert say("error_internal", "zh") not in json.dumps(answer, ensure_ascii=False)
+        answer = Visitor(url).run(function(page, "answer"), [{"text": "你好"}, *settings])
+        (told,) = shown_faults(answer) or [answer["output"]["error"]]
+        assert told and say("error_internal", "zh") not in told
     assert model.num_replies == 0
 
 
@@ -140,16 +141,12 @@ def test_an_exception_ends_in_a_plain_message(url: str, page: app.Page, model: F
     visitor = Visitor(url)
     answer = visitor.call([None, "机密"])[1]
     assert "event: error" in answer and say("error_internal", "en") in answer
-    messages = []
-    visitor.join(function(page, "_answer"), written("机密"))
+    visitor.join(function(page, "answer"), written("机密"))
     messages = list(visitor.events())
-    last = messages[-2]
-    assert not last["success"] and say("error_internal", "zh") in last["output"]["error"]
-    status = [m["output"]["data"][2] for m in messages if m["msg"] == "process_generating"][-1]
-    assert status in ("", [["replace", [], ""]])  # nothing says "generating" any more
+    assert shown_faults(messages[-2]) == [say("error_internal", "zh")]
     assert "机密" not in "".join(capfd.readouterr())
     model.on_frame = lambda frame: None
-    assert visitor.run(function(page, "_answer"), written("再来"))["success"]
+    assert visitor.run(function(page, "answer"), written("再来"))["success"]
 
 
 def test_uploads_are_bounded_and_go(url: str, page: app.Page):

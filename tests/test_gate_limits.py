@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import json
-import re
 import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
+import numpy as np
 import pytest
 from fake_model import FakeModel
 from page_client import API, Visitor, function, served
-from strangers import LIMITS, SETTINGS, file_of, wait_until, wav, written
+from strangers import LIMITS, SETTINGS, shown_faults, wait_until, written
 
 import app
 from page.messages import with_place
@@ -45,12 +46,13 @@ def url(page: app.Page, ours: tuple[app.Page, str]) -> str:
 def test_made_up_sessions_cost_nothing(url: str, page: app.Page):
     wait_until(lambda: len(page.sessions) == 0)
     before = threading.active_count()
-    for name in ("_stop", "_reset", "_listen", "_restore"):
+    for name in ("stop", "reset", "open_microphone", "cut", "rate"):
         for _ in range(10):
-            Visitor(url).join(function(page, name), [])
+            Visitor(url).join(function(page, name), [{}])
+            Visitor(url).join(function(page, "restore"), [])
     for _ in range(5):
-        Visitor(url).run(function(page, "_answer"), written("  "))
-        Visitor(url).run(function(page, "_answer"), ["speech", None, "", *SETTINGS])
+        Visitor(url).run(function(page, "answer"), written("  "))
+        Visitor(url).run(function(page, "answer"), [{"text": "", "audio": None}, *SETTINGS])
     assert len(page.sessions) == 0
     assert threading.active_count() < before + 20  # of the server's pool
 
@@ -61,14 +63,14 @@ def test_the_number_of_conversations_is_capped_and_they_end(
     with monkeypatch.context() as patch:
         patch.setattr(page.sessions, "sweep", lambda: None)  # so that none ends by itself
         for _ in range(LIMITS.max_sessions + 3):
-            assert Visitor(url).run(function(page, "_answer"), written("你好"))["success"]
+            assert Visitor(url).run(function(page, "answer"), written("你好"))["success"]
         assert len(page.sessions) == LIMITS.max_sessions
     wait_until(lambda: len(page.sessions) == 0)
 
 
 def test_no_more_replies_at_once_than_allowed(url: str, page: app.Page, model: FakeModel):
     model.num_frames, model.frame_seconds = 20, 0.05
-    index = function(page, "_answer")
+    index = function(page, "answer")
 
     def ask(number: int) -> bool:
         visitor = Visitor(url)
@@ -85,7 +87,7 @@ def test_no_more_replies_at_once_than_allowed(url: str, page: app.Page, model: F
 def test_a_full_queue_is_told(url: str, page: app.Page, model: FakeModel):
     model.num_frames, model.frame_seconds = 40, 0.05
     visitors = [Visitor(url) for _ in range(LIMITS.max_replies + LIMITS.max_waiting)]
-    index = function(page, "_answer")
+    index = function(page, "answer")
     streams = []
     for visitor in visitors:
         assert visitor.join(index, written("你好"))[0] == 200
@@ -94,7 +96,7 @@ def test_a_full_queue_is_told(url: str, page: app.Page, model: FakeModel):
     status, answer = Visitor(url).join(index, written("你好"))
     assert (status, json.loads(answer)["detail"]) == (503, say("error_busy", "en"))
     late = Visitor(url)
-    assert late.run(function(page, "_restore"), [])["success"]  # what costs nothing goes on
+    assert late.run(function(page, "restore"), [])["success"]  # what costs nothing goes on
     for stream in streams:
         stream.close()
     wait_until(lambda: page.calls.num_waiting == 0 and model.num_running == 0)
@@ -103,7 +105,7 @@ def test_a_full_queue_is_told(url: str, page: app.Page, model: FakeModel):
 def test_calls_at_the_same_moment_do_not_pass_the_limit(
     url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch
 ):
-    gate, index = threading.Event(), function(page, "_answer")
+    gate, index = threading.Event(), function(page, "answer")
     monkeypatch.setattr(page.readers, "is_read", lambda session: gate.wait(60) and False)
     together = threading.Barrier(40)
 
@@ -122,28 +124,6 @@ def test_calls_at_the_same_moment_do_not_pass_the_limit(
     finally:
         gate.set()
     wait_until(lambda: page.calls.num_waiting == 0)
-
-
-def test_microphones_at_the_same_moment_do_not_pass_the_limit(
-    url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch
-):
-    opened = []
-
-    def open_microphone(_: int) -> int:
-        visitor, piece = Visitor(url), [None]
-        together.wait(60)
-        status, answer = visitor.join(function(page, "_hear"), piece)
-        if status == 200:
-            opened.append((visitor, json.loads(answer)["event_id"]))
-        return status
-
-    together = threading.Barrier(40)
-    with ThreadPoolExecutor(40) as pool:
-        answers = list(pool.map(open_microphone, range(40)))
-    for visitor, event in opened:
-        visitor.post(f"{API}/stream/{event}/close", {})
-    assert set(answers) == {200, 503}
-    assert answers.count(200) <= LIMITS.max_microphones
 
 
 def test_a_caller_of_the_api_learns_its_place(url: str, page: app.Page, model: FakeModel):
@@ -165,7 +145,7 @@ def test_a_reply_that_nobody_reads_is_not_made(url: str, page: app.Page, model: 
     for _ in range(3):
         visitor = Visitor(url)
         assert visitor.post(f"{API}/call/speak", {"data": [None, "你好"]})[0] == 200
-        assert visitor.join(function(page, "_answer"), written("你好"))[0] == 200
+        assert visitor.join(function(page, "answer"), written("你好"))[0] == 200
     wait_until(lambda: page.calls.num_waiting == 0)
     time.sleep(0.5)
     assert model.num_replies == 0
@@ -174,7 +154,7 @@ def test_a_reply_that_nobody_reads_is_not_made(url: str, page: app.Page, model: 
 def test_a_reply_stops_when_its_reader_leaves(url: str, page: app.Page, model: FakeModel):
     model.num_frames, model.frame_seconds = 400, 0.02
     visitor = Visitor(url)
-    visitor.join(function(page, "_answer"), written("你好"))
+    visitor.join(function(page, "answer"), written("你好"))
     stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
     wait_until(lambda: model.num_running == 1)
     stream.close()
@@ -182,59 +162,52 @@ def test_a_reply_stops_when_its_reader_leaves(url: str, page: app.Page, model: F
 
 
 def test_no_number_of_waiting_calls_stops_the_server(url: str, page: app.Page, model: FakeModel):
-    """An open microphone has the floor; others want it from everywhere at once."""
+    """A listener has the floor; others want it from everywhere at once."""
     visitor = Visitor(url)
-    hear, listen = function(page, "_hear"), function(page, "_listen")
-    visitor.run(listen, [])
-    path = visitor.upload_path(wav())
-    visitor.join(hear, [file_of(path)])
-    wait_until(lambda: len(page.sessions) == 1)
-    for name in ("_stop", "_reset"):
+    assert visitor.run(function(page, "answer"), written("你好"))["success"]
+    session = page.sessions.get(next(iter(page.sessions._sessions)))
+    session.listen()
+    wait_until(lambda: session.is_busy)
+    for name in ("stop", "reset"):
         with ThreadPoolExecutor(30) as pool:
             joined = list(
                 pool.map(
-                    lambda _: visitor.join(function(page, name), [])[0],  # noqa: B023
+                    lambda _: visitor.join(function(page, name), [{}])[0],  # noqa: B023
                     range(60),
                 )
             )
         assert set(joined) <= {200, 503}
     other = Visitor(url)
-    assert other.run(function(page, "_answer"), written("你好"))["success"]
+    assert other.run(function(page, "answer"), written("你好"))["success"]
 
 
-def test_a_silent_microphone_gives_the_floor_back(url: str, page: app.Page):
-    wait_until(lambda: len(page.sessions) == 0)
-    visitor = Visitor(url)
-    visitor.run(function(page, "_listen"), [])
-    visitor.join(function(page, "_hear"), [file_of(visitor.upload_path(wav()))])
-    wait_until(lambda: len(page.sessions) == 1)
-    (session,) = page.sessions._sessions.values()
-    wait_until(lambda: session.is_busy)
-    wait_until(lambda: not session.is_busy)
+def piece(number: int, seconds: float = 0.5) -> dict:
+    """A piece of the microphone's sound, which is no speech."""
+    pcm = np.zeros(int(seconds * 16_000), "<i2").tobytes()
+    return {"number": number, "rate": 16_000, "pcm": base64.b64encode(pcm).decode()}
 
 
-def test_the_end_of_a_microphones_room_is_said_and_what_was_heard_is_answered(
-    url: str, page: app.Page, model: FakeModel
-):
-    model.max_input_seconds = 8
-    visitor = Visitor(url)
-    visitor.run(function(page, "_listen"), [])
-    hear = function(page, "_hear")
-    piece = [file_of(visitor.upload_path(wav(2)))]
-    event = json.loads(visitor.join(hear, piece)[1])["event_id"]
-    with ThreadPoolExecutor(1) as pool:
-        messages = pool.submit(lambda: json.dumps(list(visitor.events()), ensure_ascii=False))
-        for _ in range(10):
-            piece = [file_of(visitor.upload_path(wav(2)))]
-            assert visitor.post(f"{API}/stream/{event}", {"data": piece})[0] == 200
-            time.sleep(0.3)
-        visitor.post(f"{API}/stream/{event}/close", {})
-        said = messages.result(20)
-    assert re.search(r"还剩 \d 秒", said) and "它会回答已经听到的内容" in said
-    assert visitor.run(function(page, "_answer_heard"), SETTINGS)["success"]
-    restored = visitor.run(function(page, "_restore"), [])["output"]["data"][0]
-    (turn,) = json.loads(restored)["turns"]
-    assert 6 < turn["user"]["seconds"] <= 8 and turn["reply"]["sound"]
+def test_pieces_of_a_microphone_are_checked(url: str, page: app.Page):
+    visitor, hear = Visitor(url), function(page, "hear")
+    assert json.loads(visitor.run(hear, [piece(0)])["output"]["data"][0])["closed"]
+    visitor.run(function(page, "open_microphone"), [{"open": True}])
+    told = json.loads(visitor.run(hear, [piece(0)])["output"]["data"][0])
+    assert told == {"number": 0, "change": None}
+    for wrong in (
+        {"number": "1"},
+        {"rate": 16.5},
+        {"rate": 10**9},
+        {"pcm": "?"},
+        {"pcm": "AA=="},
+        {"pcm": ""},
+        {"pcm": None},
+    ):
+        visitor.run(function(page, "open_microphone"), [{"open": True}])
+        answer = visitor.run(hear, [{**piece(1), **wrong}])
+        assert shown_faults(answer) == [say("error_request", "zh")], wrong
+        assert json.loads(answer["output"]["data"][0])["closed"]
+    for nothing in (None, [], "x", 5, {}):
+        assert shown_faults(visitor.run(hear, [nothing])) == [say("error_request", "zh")]
 
 
 def test_who_comes_too_late_for_an_answer_is_told(
