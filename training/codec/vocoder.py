@@ -26,7 +26,7 @@ from .encoder import load_codes, spread_projections
 HEARING_WEIGHT, WORDS_WEIGHT = 1.0, 2.0
 STFT_SIZES = (256, 512, 1024, 2048)
 # Pieces in a batch and frames of codes in each: of the slow stages, and of the whole.
-SLOW_BATCH, BATCH = (32, 48), (6, 36)
+SLOW_BATCH, BATCH = (16, 64), (6, 36)
 SLOW_VALIDATION, VALIDATION = (24, 64), (12, 64)
 
 

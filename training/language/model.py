@@ -192,7 +192,7 @@ def train_understanding(
         name="understanding",
         folder=work,
         minutes=minutes,
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
         **STAGE,
     ).run({"model": model, "heads": heads}, step, validate)
 
@@ -231,7 +231,7 @@ def train_language_model(
         name="language_model",
         folder=work,
         minutes=minutes,
-        learning_rate=1e-3,
+        learning_rate=1.5e-3,
         **STAGE,
     ).run({"model": model, "heads": heads}, step, validate)
 
