@@ -92,8 +92,9 @@ def text_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
     except UnicodeEncodeError:
         raise UserError("error_text_not_unicode") from None
     control = tokenizer.get_added_vocab()
+    pattern = f"({'|'.join(map(re.escape, control))})"
     pieces: list[str] = []
-    for part in re.split(f"({'|'.join(map(re.escape, control))})", text):
+    for part in re.split(pattern, text) if control else [text]:
         pieces += [part[:1], part[1:]] if part in control else [part]
     return [id for piece in pieces if piece for id in tokenizer.encode(piece)]
 

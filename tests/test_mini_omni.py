@@ -1,5 +1,6 @@
 """The language model equals the published computation, alone, together and in few bits."""
 
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -23,6 +24,7 @@ from models.mini_omni.generation import Reply, next_columns, prompt_of_speech, p
 from models.mini_omni.model import MiniOmniTransformer
 from models.mini_omni.published import ADAPTER, rename_language_model
 from models.mini_omni.speech_model import MiniOmniModel
+from models.stepping import Stepper
 from models.transformer import KVCache
 
 NUM_COLUMNS = 16
@@ -106,6 +108,31 @@ def test_replies_are_stepped_together_as_alone(engine, features):
             next_columns(engine, going)
     for row, (reply, prompt) in enumerate(zip(replies, prompts)):
         assert published(reply) == published(answered(engine, prompt, 5 + row))
+
+
+class Breaking(Engine):
+    """Fails behind the layers, in every step of several replies from a column on."""
+
+    def __init__(self, engine: Engine, column: int) -> None:
+        super().__init__(engine.model)
+        self.steps_left = column
+
+    def codes(self, hidden):
+        self.steps_left -= 1
+        if len(hidden) > 1 and self.steps_left < 0:
+            raise RuntimeError("broken")
+        return super().codes(hidden)
+
+
+@pytest.mark.parametrize("column", [0, 3])
+def test_after_a_fault_in_a_shared_step_each_is_stepped_alone(engine, features, column):
+    prompts = [prompt_of_speech(engine.model, features), prompt_of_text(engine.model, TEXT)]
+    replies = [Reply(engine.model, prompt, 6) for prompt in prompts]
+    stepper = Stepper(partial(next_columns, Breaking(engine, column)), Reply.mark)
+    for _ in range(6):
+        stepper.next_frames(replies)
+    for reply, prompt in zip(replies, prompts):
+        assert published(reply) == published(answered(engine, prompt, 6))
 
 
 class Scripted(Engine):

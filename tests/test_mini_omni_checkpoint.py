@@ -54,6 +54,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "no voice": (lambda f: (f / VOICE).unlink(), "snac has no model.safetensors or pytorch"),
     "cut off": (lambda f: (f / MODEL).write_bytes(b"PK"), "can't be read as weights"),
     "yaml": (lambda f: (f / "model_config.yaml").write_text("a: [", "utf-8"), "is damaged"),
+    "deep yaml": (lambda f: (f / "model_config.yaml").write_text("[" * 20_000), "is damaged"),
     "a list": (lambda f: (f / "model_config.yaml").write_text("[1]"), "names and values, got a l"),
     "a word": (lambda f: change_yaml(f, n_layer="two"), "n_layer is 'two', allowed are numbers"),
     "huge": (lambda f: change_yaml(f, n_layer=10**9), "n_layer is 1000000000, allowed"),
@@ -77,6 +78,18 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a missing half": (
         lambda f: change_weights(f / MODEL, lambda w: w.pop("transformer.h.0.mlp.fc_2.weight")),
         "lacks keys .*transformer.h.0.mlp.fc_2.weight",
+    ),
+    "halves of two shapes": (
+        lambda f: change_weights(
+            f / MODEL, lambda w: w.update({"transformer.h.0.mlp.fc_2.weight": torch.ones(2, 3)})
+        ),
+        "lacks keys .*transformer.h.0.mlp.fc_2.weight of the shape of fc_1",
+    ),
+    "no rows": (
+        lambda f: change_weights(
+            f / MODEL, lambda w: w.update({"transformer.h.0.attn.attn.bias": torch.tensor(1.0)})
+        ),
+        "attn.bias of 0 rows, not ",
     ),
     "a foreign key": (
         lambda f: change_weights(f / MODEL, lambda w: w.update(x=torch.ones(1))),
@@ -170,6 +183,20 @@ def test_parts_that_cannot_be_fetched(folder, monkeypatch):
     shutil.rmtree(folder / "snac")
     with pytest.raises(RuntimeError, match="hubertsiuzdak/snac_24khz.* or put its files into"):
         load_checkpoint(folder)
+
+
+def test_the_ear_is_fetched_once_not_in_two_formats(folder, tmp_path, monkeypatch):
+    asked = {}
+
+    def fetch(repo_id, *, allow_patterns, **options):
+        asked[repo_id] = allow_patterns
+        return folder / "elsewhere"
+
+    (folder / "whisper").rename(folder / "elsewhere")
+    monkeypatch.setattr("huggingface_hub.snapshot_download", fetch)
+    load_checkpoint(folder)
+    assert "model.safetensors" in asked["openai/whisper-small"]
+    assert "pytorch_model.bin" not in asked["openai/whisper-small"]
 
 
 def test_sizes_that_4_bits_do_not_fit(folder):

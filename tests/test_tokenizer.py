@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from models.hub import TINY
-from models.tokenizer import load_tokenizer, save_tokenizer, special_words
+from models.tokenizer import load_tokenizer, save_tokenizer, special_words, text_tokens
 from training.dialogues import EMOTIONS, STYLES, load_dialogues
 from training.language.tokenizer import train_tokenizer
 
@@ -48,6 +48,17 @@ def test_any_text_comes_back(tiny, text):
 
 def test_text_is_composed(tiny):
     assert tiny.encode("de\u0301ja\u0300") == tiny.encode("d\u00e9j\u00e0")
+
+
+def test_a_users_text_is_cut_as_usual_where_no_token_is_special(folder):
+    path = folder / "tokenizer.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"added_tokens": []}))
+    (folder / "tokenizer_config.json").write_text("{}")
+    plain = load_tokenizer(folder, 400, ())
+    assert not plain.get_added_vocab()
+    text = "怎么办，我睡不着怎么办"
+    assert text_tokens(plain, text) == plain.encode(text)
+    assert len(plain.encode(text)) < sum(len(plain.encode(character)) for character in text)
 
 
 def test_special_tokens_are_silent(tiny):

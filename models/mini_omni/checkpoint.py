@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
@@ -98,13 +99,13 @@ def load_checkpoint(
     folder = find_folder(name_or_path, revision, (MODEL_FILE, CONFIG_FILE))
     config = read_config(folder / CONFIG_FILE)
     tokenizer = load_tokenizer(folder, config.text.end, ())
-    codec, codec_file = _load_codec(_part_folder(folder, VOICE, VOICE_ID))
+    codec, codec_file = _load_codec(_part_folder(folder, VOICE, VOICE_ID, PART_FILES))
     path = folder / MODEL_FILE
     if not path.is_file():
         raise ValueError(f"{folder} has no {MODEL_FILE}: fetch or copy the checkpoint again")
     weights = read_weights(path)
     of_adapter = {key: tensor for key, tensor in weights.items() if key.startswith(ADAPTER)}
-    ear_folder = _part_folder(folder, EAR, EAR_ID)
+    ear_folder = _part_folder(folder, EAR, EAR_ID, PART_FILES[:1])
     ear, ear_file = _load_ear(ear_folder, config, of_adapter, path)
     if dtype != "float32" and multiplies_bfloat16(torch_device):
         ear.to(torch.bfloat16)
@@ -154,13 +155,13 @@ def new_model(
     return model
 
 
-def _part_folder(folder: Path, name: str, hub_id: str) -> Path:
-    """Where a part lies that the checkpoint's publishers left to others."""
+def _part_folder(folder: Path, name: str, hub_id: str, files: Sequence[str]) -> Path:
+    """Where a part lies that the checkpoint's publishers left to others; else files to fetch."""
     own = folder / name
     if own.is_dir():
         return own
     try:
-        return find_folder(hub_id, None, PART_FILES)
+        return find_folder(hub_id, None, files)
     except RuntimeError as error:
         raise RuntimeError(f"{error}, or put its files into {own}") from error
 

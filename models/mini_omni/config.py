@@ -127,7 +127,7 @@ def read_config(path: Path) -> MiniOmniConfig:
         raise ValueError(f"{path.parent} has no {path.name}: fetch or copy the checkpoint again")
     try:
         values: Any = yaml.safe_load(path.read_text(encoding="utf-8"))
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    except Exception as error:  # a foreign file can make the parser raise anything
         raise ValueError(f"{path} is damaged ({error}): fetch or copy it again") from error
     if not isinstance(values, dict):
         raise ValueError(f"{path} must hold names and values, got a {type(values).__name__}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -101,6 +101,24 @@ class Reply:
     def num_frames(self) -> int:
         """Frames whose codes are all there."""
         return max(0, len(self.columns) - DELAY)
+
+    def mark(self) -> Callable[[], None]:
+        """Returns what brings the reply back to where it is now, after a step that failed."""
+        length, num_columns = self.cache.length if self.cache else 0, len(self.columns)
+        kept = {
+            "cache": self.cache,
+            "unread": self.unread,
+            "ended": self.ended,
+            "_text_ended": self._text_ended,
+        }
+
+        def restore() -> None:
+            vars(self).update(kept)
+            if self.cache is not None:
+                self.cache.truncate(min(length, self.cache.length))
+            del self.columns[num_columns:]
+
+        return restore
 
     def codes(self, frame: int) -> Tensor:
         """A frame's codes [7] long, which stand in one column after another."""

@@ -57,10 +57,10 @@ def rename_language_model(
             unknown.append(key)
         elif found[2] == "mlp.fc_1":
             other = key.replace("fc_1", "fc_2")
-            if other in weights:
+            if other in weights and weights[other].shape == tensor.shape and tensor.dim():
                 renamed[_ours(found)] = torch.cat([tensor, weights[other]])
             else:
-                alone.append(other)
+                alone.append(other if other not in weights else f"{other} of the shape of fc_1")
         elif found[2] == "attn.attn":
             renamed[_ours(found)] = _in_our_order(tensor, config, key, path)
         elif found[2] != "mlp.fc_2":
@@ -81,12 +81,12 @@ def _in_our_order(tensor: Tensor, config: MiniOmniConfig, key: str, path: Path) 
     """The rows of a fused attention layer."""
     groups, stack = config.n_query_groups, config.stack
     shared = config.n_head // groups
-    num_rows = groups * (shared + 2) * stack.head_dim
+    num_rows, rows = groups * (shared + 2) * stack.head_dim, len(tensor) if tensor.dim() else 0
     refuse_keys(
         path, "has other shapes than the config asks for",
-        [] if len(tensor) == num_rows else [f"{key} of {len(tensor)} rows, not {num_rows}"],
+        [] if rows == num_rows else [f"{key} of {rows} rows, not {num_rows}"],
     )  # fmt: skip
-    heads = tensor.view(groups, shared + 2, stack.head_dim, *tensor.shape[1:])
+    heads = tensor.reshape(groups, shared + 2, stack.head_dim, *tensor.shape[1:])
     q, k, v = heads.split((shared, 1, 1), dim=1)
     q, k = (x.unflatten(2, (2, -1)).transpose(2, 3).flatten(2, 3) for x in (q, k))
     return torch.cat([x.flatten(0, 2) for x in (q, k, v)])

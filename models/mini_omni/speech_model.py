@@ -70,7 +70,7 @@ class MiniOmniModel:
         self.sample_rate = codec.sample_rate
         self.frame_rate = codec.sample_rate / codec.samples_per_frame
         self.max_input_seconds = checkpoint.ear.max_samples / SAMPLE_RATE
-        self.stepper: Stepper[Reply] = Stepper(partial(next_columns, checkpoint.engine))
+        self.stepper: Stepper[Reply] = Stepper(partial(next_columns, checkpoint.engine), Reply.mark)
         self.silent_tokens = range(config.text.end, config.text_vocab_size)
         self.max_input_tokens = int(config.block_size * TEXT_SHARE) - NUM_LAYOUT
         # No text of more characters can be of so few tokens that it fits.

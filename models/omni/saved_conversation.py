@@ -92,7 +92,7 @@ def read_turns(
             counts, system = (json.loads(metadata[key]) for key in ("num_segments", "system"))
     except (OSError, SafetensorError) as error:
         raise UserError("error_no_conversation", name=name) from error
-    except (KeyError, ValueError) as error:
+    except (KeyError, ValueError, RecursionError) as error:
         raise error if isinstance(error, UserError) else damaged from error
     try:
         turns = [

@@ -64,6 +64,8 @@ class UserTurn:
     @property
     def seconds_left(self) -> float:
         """Seconds of speech that the turn still has room for."""
+        if self.conversation.open_turn is not self.turn:
+            return 0.0
         room = self.conversation.room_for_turn(self._num_reserved) / TOKENS_PER_SECOND
         return max(0.0, min(MAX_SECONDS - self.seconds_heard, room))
 

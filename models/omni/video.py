@@ -101,7 +101,7 @@ def _patches(output: Any, name: str, settings: PatchSettings) -> Patches:
         height, width, _ = frame.shape
         size = size or fitted_size(height, width, settings.token, low, high)
         frames.append(resized(Image.fromarray(frame), size))
-    if not frames:
+    if len(frames) != num:  # the process has ended before it was done
         raise _unreadable(name)
     return patches_of(frames, settings)
 

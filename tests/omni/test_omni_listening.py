@@ -90,4 +90,5 @@ def test_speech_that_is_too_long_is_told(omni, monkeypatch):
         turn.push(speech(0.9))
     assert caught.value.code == "error_input_too_long"
     assert conversation.open_turn is None and conversation.turns == []
+    assert turn.seconds_left == 0
     assert listen.MAX_SECONDS == 300

@@ -1,5 +1,6 @@
 """Pictures and video: read, cut and placed as published; what can't be, is told."""
 
+import struct
 import subprocess
 import sys
 
@@ -170,6 +171,15 @@ def test_bad_videos_are_told(tmp_path, monkeypatch):
     monkeypatch.setattr(video, "MAX_SECONDS", 1.0)
     error = refused(load_video, path, SETTINGS)
     assert error.code == "error_video_long" and error.values["seconds"] == pytest.approx(2.0)
+
+
+def test_a_video_whose_decoder_ends_early_is_unreadable(tmp_path, monkeypatch):
+    decoder = tmp_path / "decoder.py"
+    said = b'{"num_frames": 2, "seconds": 1.0}\n' + struct.pack("<II", 28, 28) + bytes(3 * 28 * 28)
+    decoder.write_text(f"import sys; sys.stdout.buffer.write({said!r})")
+    monkeypatch.setattr(video, "DECODER", decoder)
+    path = write_video(tmp_path / "a.mp4", seconds=1)
+    assert refused(load_video, path, SETTINGS).code == "error_video_unreadable"
 
 
 def test_an_hour_of_video_is_refused_before_it_is_decoded(tmp_path):

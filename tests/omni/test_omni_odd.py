@@ -139,6 +139,7 @@ def test_files_that_are_no_conversation_of_this_checkpoint(omni, tmp_path):
     for name, parts, about, code in (
         ("bad", bad_ids, metadata, "error_conversation_damaged"),
         ("lost", lost, metadata, "error_conversation_damaged"),
+        ("deep", tensors, metadata | {"system": "[" * 100_000}, "error_conversation_damaged"),
         ("bare", tensors, {}, "error_no_conversation"),
         ("other", tensors, metadata | {"checkpoint": "1"}, "error_conversation_of_another"),
     ):

@@ -148,9 +148,7 @@ def encode(codec: FireflyArchitecture, wave: np.ndarray) -> Tensor:
 
 
 def _spoken(recording: Recording, codes: Tensor, factor: float = 1.0) -> Spoken:
-    """Args:
-    factor: how much faster than recorded it was played.
-    """
+    """What a recording says, played `factor` times as fast as it was recorded."""
     line, last = recording.line, codes.shape[1] - 1
     onsets = tuple(min(last, int(s / factor / FRAME_SECONDS)) for s in recording.onsets)
     return Spoken(
