@@ -96,8 +96,12 @@ class ListeningTest:
             is_right = 2 <= len(set(self.words)) == len(self.words) <= MAX_WORDS
             if not is_right or not asked <= set(self.words):
                 raise UserError("error_test_words", limit=MAX_WORDS)
+        elif self.words:
+            raise UserError("error_test_part", part="words", value=shown(self.words))
         if self.kind == "mushra" and self.reference not in self.conditions:
             raise UserError("error_test_reference")
+        if self.kind != "mushra" and self.reference is not None:
+            raise UserError("error_test_part", part="reference", value=shown(self.reference))
         num_asked = len(self.stimuli)
         if self.kind in ("ab", "abx"):
             num_asked = len(self.pairs)

@@ -15,6 +15,7 @@ from generate import generate_long
 from models.audio import AudioClip, load_audio
 from models.contract import SpeechCodec, SpeechModel
 from models.errors import UserError, shown
+from models.hub import public_name
 from models.level import level_speech
 
 from .definition import check_text
@@ -142,7 +143,7 @@ def remake(
 def _made_by(model: SpeechModel, condition: Condition) -> dict[str, Any]:
     return {
         "model": condition.model,
-        "checkpoint": model.name,
+        "checkpoint": public_name(model.name),
         "family": model.family,
         "dtype": model.dtype,
     }
@@ -150,7 +151,7 @@ def _made_by(model: SpeechModel, condition: Condition) -> dict[str, Any]:
 
 def _copy(model: SpeechModel, clip: AudioClip) -> np.ndarray:
     if not isinstance(model, SpeechCodec):
-        raise UserError("error_no_codec", name=shown(model.name))
+        raise UserError("error_no_codec", name=shown(public_name(model.name)))
     return model.decode(model.encode(clip.samples, clip.sample_rate))
 
 

@@ -88,7 +88,8 @@ def _sound(archive: Archive, name: str, limits: TestLimits) -> bytes:
 
 def _ratings(test: ListeningTest, text: str, limits: TestLimits) -> list[Rating]:
     try:
-        ratings = [_rating(test, values) for values in json.loads(text)]
+        asked = _asked(test)
+        ratings = [_rating(test, asked, values) for values in json.loads(text)]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
         if isinstance(error, UserError):
             raise
@@ -100,7 +101,7 @@ def _ratings(test: ListeningTest, text: str, limits: TestLimits) -> list[Rating]
     return ratings
 
 
-def _rating(test: ListeningTest, values: dict[str, Any]) -> Rating:
+def _rating(test: ListeningTest, asked: set[tuple[int, ...]], values: dict[str, Any]) -> Rating:
     trial = Trial(sounds=tuple(values["trial"]["sounds"]), reference=values["trial"]["reference"])
     check_text("name", values["rater"], MAX_NAME, may_be_empty=False)
     places = [*trial.sounds, *([] if trial.reference is None else [trial.reference])]
@@ -110,7 +111,8 @@ def _rating(test: ListeningTest, values: dict[str, Any]) -> Rating:
         and all(type(place) is int and 0 <= place < len(test.stimuli) for place in places)
         and (type(position) is int and 0 <= position < MAX_TRIALS)
         and (type(seconds) in (int, float) and 0 <= seconds <= MAX_DAY_SECONDS)
-        and _fits(test, trial)
+        and tuple(sorted(trial.sounds)) in asked
+        and _has_reference(test, trial)
     )
     if not is_right:
         raise ValueError("a rating of another form")
@@ -122,14 +124,16 @@ def _rating(test: ListeningTest, values: dict[str, Any]) -> Rating:
     )  # fmt: skip
 
 
-def _fits(test: ListeningTest, trial: Trial) -> bool:
-    """Whether a test of this kind asks such a thing."""
+def _asked(test: ListeningTest) -> set[tuple[int, ...]]:
+    """The sounds of all that a test of this kind asks, each in the order of their numbers."""
     if test.kind in ("mos", "emotion"):
-        return len(trial.sounds) == 1 and trial.reference is None
-    if test.kind == "mushra":
-        is_known = tuple(sorted(trial.sounds)) in map(tuple, map(sorted, test.complete_prompts))
-        return is_known and trial.reference in trial.sounds
-    is_pair = trial.sounds in test.pairs or trial.sounds[::-1] in test.pairs
-    return is_pair and (
-        trial.reference in trial.sounds if test.kind == "abx" else not trial.reference
-    )
+        return {(index,) for index in range(len(test.stimuli))}
+    together = test.complete_prompts if test.kind == "mushra" else test.pairs
+    return {tuple(sorted(sounds)) for sounds in together}
+
+
+def _has_reference(test: ListeningTest, trial: Trial) -> bool:
+    """Whether there is a reference where a test of this kind has one, and only there."""
+    if test.kind in ("mushra", "abx"):
+        return trial.reference in trial.sounds
+    return trial.reference is None

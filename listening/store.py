@@ -76,7 +76,8 @@ class Store:
         self.limits = limits or TestLimits()
         self._path = folder / FILE
         try:
-            folder.mkdir(parents=True, exist_ok=True)
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._path.touch(mode=0o600)  # voices and names: for this user alone
             with closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS)) as file:
                 file.execute("PRAGMA journal_mode = WAL")
                 file.executescript(SCHEMA)
@@ -299,4 +300,4 @@ def _add_rating(file: sqlite3.Connection, rater: int, rating: Rating) -> None:
 
 def _hash(key: object) -> str:
     """A key's digest: it has too many bits to be guessed from it."""
-    return hashlib.sha256(str(key).encode()).hexdigest()
+    return hashlib.sha256(str(key).encode(errors="replace")).hexdigest()

@@ -38,6 +38,12 @@ def find_folder(
     return folder
 
 
+def public_name(name: str) -> str:
+    """A checkpoint's name as strangers may read it: a folder's without the place where it lies."""
+    folder = Path(name).expanduser()
+    return folder.name if folder.is_absolute() or folder.is_dir() else name
+
+
 def _download(repo_id: str, revision: str | None, weight_files: Sequence[str]) -> Path:
     """Fetch what is not yet in the Hugging Face cache, with a progress bar."""
     from huggingface_hub import snapshot_download  # here, as only a hub id needs it

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import shutil
 import time
 from collections.abc import Generator, Iterator
 from contextlib import closing
@@ -17,10 +16,10 @@ from generate import generate_long
 from models.audio import AudioClip, to_pcm16
 from models.contract import SpeechCodec
 from models.errors import UserError, shown
+from models.hub import public_name
 
 from .calls import visitor_of
 from .checks import check_text, reply_options
-from .files import written
 from .limiter import READER_SECONDS, Readers
 from .metrics import measured
 from .session import read_speech
@@ -147,15 +146,8 @@ class Api:
         return sound
 
     def _file(self, write, visitor: str) -> dict:
-        wav = self.sessions.files.new_folder() / "reply.wav"
-        try:
-            with written():
-                write(wav)
-                self.sessions.files.add(wav, visitor)
-        except UserError:
-            shutil.rmtree(wav.parent, ignore_errors=True)
-            raise
-        return gr.FileData(path=str(wav)).model_dump()
+        path = self.sessions.files.make("reply.wav", write, visitor)
+        return gr.FileData(path=path).model_dump()
 
     def _encode(self, request: gr.Request, audio: object) -> Generator[list]:
         path = self._path(audio, visitor_of(request.session_hash))
@@ -207,5 +199,5 @@ class Api:
     def _codec(self) -> SpeechCodec:
         model = self.sessions.model
         if not isinstance(model, SpeechCodec):
-            raise UserError("error_no_codec", name=shown(model.name))
+            raise UserError("error_no_codec", name=shown(public_name(model.name)))
         return model

@@ -22,6 +22,7 @@ from .limiter import Limiter
 from .limits import Limits
 from .shelf import Shelf
 
+MEMORY = 8  # times what a test may take where it is stored, for its samples as floats
 BUSY_TRIES = 12  # each waits for a slot as long as a reply may
 
 
@@ -71,7 +72,9 @@ class Builder:
         kind, samples = str(wish.get("kind")), []
         if wish.get("folder"):
             path = Path(self.files.check(wish["folder"], visitor))
-            samples = list(read_folder(path, self.sizes))
+            for sample in read_folder(path, self.sizes):
+                samples.append(sample)
+                self._check_size(samples)
             words = tuple(dict.fromkeys(sample.condition for sample in samples))
             samples = [Sample(**{**vars(item), "word": item.condition}) for item in samples]
             total = len(samples)
@@ -83,6 +86,7 @@ class Builder:
             yield Progress(done=0, total=total)
             for sample in self._samples(conditions, prompts, stop):
                 samples.append(sample)
+                self._check_size(samples)
                 yield Progress(done=len(samples), total=total)
                 if stop.is_set():
                     return
@@ -140,6 +144,12 @@ class Builder:
         if not total:
             raise UserError("error_test_too_few")
         return total
+
+    def _check_size(self, samples: list[Sample]) -> None:
+        """All of them are in memory until the test is kept."""
+        size, limit = sum(item.samples.nbytes for item in samples), MEMORY * self.sizes.max_bytes
+        if size > limit:
+            raise UserError("error_test_large", size=size, limit=limit)
 
     def _words(self, conditions: list[Condition]) -> tuple[str, ...]:
         models = [self.shelf.get(item.model) for item in conditions if item.source == "reply"]

@@ -19,7 +19,9 @@ from .limiter import Readers
 from .limits import Limits
 
 MODEL = "model"  # the concurrency_id of all events that make a reply
-MAX_WAITING_EVENTS = 256  # of those that don't
+BUILD = "build"  # and of those that make many, a listening test's
+LONG = (MODEL, BUILD)
+MAX_WAITING_EVENTS = 256  # of all others
 MAX_DEPTH = 6  # of what is nested in a call
 NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 
@@ -207,11 +209,12 @@ class Calls:
     def _check_room(self, function: BlockFunction) -> None:
         if self.is_ending:
             raise RefusedError(503, "error_ending")
-        waiting, num_replies = self._waiting(), self.num_waiting
-        if function.concurrency_id == MODEL:
-            if num_replies >= self.limits.max_waiting:
+        waiting = self._waiting()
+        long = [other.concurrency_id for other in waiting if other.concurrency_id in LONG]
+        if function.concurrency_id in LONG:
+            if long.count(function.concurrency_id) >= self.limits.max_waiting:
                 raise RefusedError(503, "error_busy")
-        elif len(waiting) - num_replies >= MAX_WAITING_EVENTS:
+        elif len(waiting) - len(long) >= MAX_WAITING_EVENTS:
             raise RefusedError(503, "error_busy")
         if function.connection == "stream":
             num_open = sum(other.connection == "stream" for other in self._begun() + waiting)

@@ -22,7 +22,8 @@ from models.errors import UserError
 
 from . import words
 from .building import Builder
-from .calls import visitor_of
+from .calls import BUILD, visitor_of
+from .metrics import count_error
 from .sessions import Sessions
 from .shelf import Shelf
 from .talk import example_recordings
@@ -36,7 +37,6 @@ OPEN_TEST = """() => {
   const isAsked = new URLSearchParams(location.search).has("test");
   if (isAsked) document.querySelector("#compare-tab-button").click();
 }"""
-BUILD = "build"  # the concurrency_id of what makes many replies
 
 
 class CompareTab:
@@ -187,12 +187,11 @@ class CompareTab:
 
     def _sound(self, code: str, digest: str, visitor: str) -> str:
         """A file whose name tells nothing."""
-        path = self.files.new_folder() / "sound.wav"
-        path.write_bytes(as_wav(self.store.sound(code, digest)))
-        self.files.add(path, visitor)
+        sound = as_wav(self.store.sound(code, digest))
+        path = self.files.make("sound.wav", lambda path: path.write_bytes(sound), visitor)
         with self._lock:
-            self._offered.setdefault(visitor, []).append(str(path))
-        return str(path)
+            self._offered.setdefault(visitor, []).append(path)
+        return path
 
     def _take_back(self, visitor: str) -> None:
         """Remove the sounds of the question before, which the page holds itself."""
@@ -208,9 +207,8 @@ class CompareTab:
         ratings = self.store.ratings(code)
         found = summarise(test, ratings)
         self._take_back(visitor)
-        table = self.files.new_folder() / "ratings.csv"
-        table.write_text(to_csv(test, ratings), encoding="utf-8-sig")
-        self.files.add(table, visitor)
+        table = to_csv(test, ratings).encode("utf-8-sig")
+        csv = self.files.make("ratings.csv", lambda path: path.write_bytes(table), visitor)
         sounds = [
             {
                 "condition": stimulus.condition, "prompt": stimulus.prompt,
@@ -233,7 +231,7 @@ class CompareTab:
                 ],
                 "words": {word: words.each(word) for word in test.words},
                 "num_raters": found.num_raters, "num_ratings": found.num_ratings,
-                "left_out": found.left_out, "csv": str(table), "sounds": sounds,
+                "left_out": found.left_out, "csv": csv, "sounds": sounds,
             }
         }  # fmt: skip
 
@@ -245,10 +243,9 @@ class CompareTab:
 
     def _export(self, value: dict, visitor: str) -> Iterator[dict]:
         code, _ = self.store.owned(value.get("key", ""))
-        path = self.files.new_folder() / f"listening-test-{code}.zip"
-        write_package(path, self.store, code)
-        self.files.add(path, visitor)
-        yield {"package": str(path)}
+        name = f"listening-test-{code}.zip"
+        path = self.files.make(name, lambda path: write_package(path, self.store, code), visitor)
+        yield {"package": path}
 
     def _bring(self, value: dict, visitor: str) -> Iterator[dict]:
         """Take up what another instance has exported."""
@@ -271,6 +268,7 @@ def _told(steps: Callable[..., Iterator[dict]], value: str, visitor: str) -> Ite
             raise UserError("error_request")
         yield from steps(given, visitor)
     except UserError as error:
+        count_error(error)
         yield {"fault": words.each(error.code, **error.values)}
     except Exception as error:
         page_error(error)  # logs it

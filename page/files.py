@@ -6,7 +6,7 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -73,6 +73,22 @@ class Files:
         with written():
             folder.mkdir(mode=0o700)
         return folder
+
+    def make(self, name: str, write: Callable[[Path], object], owner: str) -> str:
+        """Let a file be written in a new folder, and take it up; its path.
+
+        Raises:
+            UserError: it can't be written; nothing is left of it.
+        """
+        path = self.new_folder() / name
+        try:
+            with written():
+                write(path)
+                self.add(path, owner)
+        except BaseException:
+            shutil.rmtree(path.parent, ignore_errors=True)
+            raise
+        return str(path)
 
     def add(self, path: Path, owner: str, *, kept: bool = False) -> None:
         """Take up a file below a `new_folder`, or one that has grown.

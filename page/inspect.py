@@ -19,6 +19,7 @@ from .calls import MODEL, visitor_of
 from .checks import check_text, reply_options
 from .inspecting import look
 from .limiter import Readers
+from .metrics import count_error
 from .sessions import Sessions
 from .talk import example_recordings
 from .told import page_error
@@ -79,6 +80,7 @@ class InspectTab:
             yield from self._steps(request, value)
             yield {"done": True}
         except UserError as error:
+            count_error(error)
             yield {"fault": words.each(error.code, **error.values)}
         except Exception as error:
             page_error(error)  # logs it
@@ -101,10 +103,8 @@ class InspectTab:
             return
 
         def keep(samples: np.ndarray, sample_rate: int) -> str:
-            file = sessions.files.new_folder() / "sound.wav"
-            file.write_bytes(as_wav(pack(samples, sample_rate)))
-            sessions.files.add(file, visitor)
-            return str(file)
+            sound = as_wav(pack(samples, sample_rate))
+            return sessions.files.make("sound.wav", lambda path: path.write_bytes(sound), visitor)
 
         with sessions.limiter.reply():
             seconds, num_bytes = limits.max_audio_seconds, limits.max_upload_bytes

@@ -8,6 +8,7 @@ from threading import Lock
 
 from models.contract import SpeechModel
 from models.errors import UserError, shown
+from models.hub import public_name
 from models.load import load_model
 
 MAX_LOADED = 2  # beside the served one; the one that was used longest ago goes
@@ -23,8 +24,9 @@ class Shelf:
 
     def __init__(self, served: SpeechModel, names: Sequence[str] = ()) -> None:
         self._served = served
-        self._own = f"{served.name}:{served.dtype}"
-        self.names = tuple(dict.fromkeys([self._own, *names]))
+        self._own = f"{public_name(served.name)}:{served.dtype}"
+        self._sources = {_label(name): name for name in names}
+        self.names = tuple(dict.fromkeys([self._own, *self._sources]))
         self._loaded: OrderedDict[str, SpeechModel] = OrderedDict()
         self._lock = Lock()
 
@@ -44,7 +46,13 @@ class Shelf:
             if model is None:
                 if len(self._loaded) >= MAX_LOADED:
                     self._loaded.popitem(last=False)
-                checkpoint, _, dtype = name.partition(":")
+                checkpoint, _, dtype = self._sources[name].partition(":")
                 model = load_model(checkpoint, self._served.device, dtype or "auto")
             self._loaded[name] = model
         return model
+
+
+def _label(name: str) -> str:
+    """What visitors choose it by."""
+    checkpoint, colon, dtype = name.partition(":")
+    return f"{public_name(checkpoint)}{colon}{dtype}"

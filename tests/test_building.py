@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import io
 import zipfile
 from pathlib import Path
 from threading import Event
@@ -152,3 +154,47 @@ def test_where_tests_are_kept(tmp_path: Path):
     user = {"XDG_DATA_HOME": str(tmp_path)}
     assert data_folder(parse_arguments([], {}), user) == tmp_path / "westlake-omni"
     assert data_folder(parse_arguments([], {}), {}).is_absolute()
+
+
+def test_no_place_of_a_folder_is_offered():
+    model = FakeModel()
+    model.name = "/srv/secret/fake"
+    shelf = Shelf(model, ["/srv/secret/other:int8", "owner/model"])
+    assert shelf.names == (OWN, "other:int8", "owner/model")
+    with pytest.raises(UserError) as refusal:
+        shelf.get("/srv/secret/other:int8")
+    assert "allowed are fake:float32, other:int8" in str(refusal.value)
+    builder = Builder(shelf, Files(Path(), Limits()), Limiter(1, 1), Limits(), TestLimits())
+    *_, last = builder.build(wish(), "ann", Event())
+    assert "secret" not in last.test.to_json()
+
+
+def test_no_more_is_read_than_could_be_kept(files: Files, tmp_path: Path):
+    content = io.BytesIO()
+    soundfile.write(content, 0.1 * np.sin(np.arange(8000) * 0.3), 16_000, format="FLAC")
+    with zipfile.ZipFile(tmp_path / "x.zip", "w") as archive:
+        for index in range(12):
+            archive.writestr(f"a/{index}.flac", content.getvalue())
+    sizes = TestLimits(max_bytes=9000)
+    builder = Builder(Shelf(FakeModel()), files, Limiter(1, 1), Limits(), sizes)
+    for changes in (
+        {"folder": uploaded(files, (tmp_path / "x.zip").read_bytes(), "x.zip"), "kind": "mos"},
+        {
+            "texts": [],
+            "recordings": [uploaded(files, content.getvalue(), f"{n}.flac") for n in range(6)],
+            "conditions": [condition(source="recording", name=name) for name in "ab"],
+        },
+    ):
+        with pytest.raises(UserError, match="have 96000 bytes, allowed are up to 72000"):
+            list(builder.build(wish(**changes), "ann", Event()))
+
+
+def test_a_file_that_cant_be_written_leaves_nothing(files: Files):
+    def full(path: Path) -> None:
+        path.write_bytes(b"RIFF")
+        raise OSError(errno.ENOSPC, "no space")
+
+    with pytest.raises(UserError) as refusal:
+        files.make("sound.wav", full, "ann")
+    assert refusal.value.code == "error_no_room"
+    assert list(files.folder.iterdir()) == [] and files.num_bytes == 0

@@ -132,6 +132,8 @@ def test_only_answers_are_answers(kind: str, right: list, wrong: list):
         {"kind": "mushra", "reference": "nobody"},
         {"kind": "emotion", "words": ("calm", "sad")},
         {"kind": "emotion", "words": ("calm",)},
+        {"kind": "mos", "words": ("calm", "sad")},
+        {"kind": "mos", "reference": "a"},
         {"question": "\ud800"},
     ],
 )

@@ -353,3 +353,36 @@ def test_what_a_condition_needs_is_said(model):
 def test_a_model_without_a_codec_copies_nothing(recording: Prompt):
     with pytest.raises(UserError, match="fake has no codec"):
         make_sample(Condition(name="x", source="copy"), recording, lambda name: FakeModel(), LIMITS)
+
+
+def test_voices_and_names_are_for_this_user_alone(store: Store, tmp_path: Path):
+    store.add(*new())
+    folder = tmp_path / "data"
+    assert {path.stat().st_mode & 0o077 for path in (folder, *folder.iterdir())} == {0}
+
+
+def test_a_key_of_half_characters_opens_nothing(store: Store):
+    with pytest.raises(UserError, match="opens no test"):
+        store.owned("\ud800")
+
+
+def test_a_long_directory_is_not_read(package: Path, monkeypatch: pytest.MonkeyPatch):
+    long = rewrite(package, {f"x{i}": b"" for i in range(3000)})
+    monkeypatch.delattr("listening.archive.zipfile.ZipFile")
+    with pytest.raises(UserError, match="allowed are up to 2000"):
+        read_package(long, LIMITS)
+
+
+@pytest.mark.parametrize(("kind", "reference"), [("ab", 0), ("abx", None), ("abx", 3)])
+def test_a_rating_has_a_reference_where_its_test_has_one(
+    store: Store, tmp_path: Path, kind: str, reference: int | None
+):
+    code, _ = store.add(*new(kind))
+    store.rate(code, store.join(code, "ann"), 0, 0, 1)
+    path = tmp_path / "package.zip"
+    write_package(path, store, code)
+    assert len(read_package(path, LIMITS)[2]) == 1
+    trial = {"sounds": [0, 2], "reference": reference}
+    other = changed(path, "ratings.json", lambda ratings: ratings[0].update(trial=trial))
+    with pytest.raises(UserError, match="ratings.json"):
+        read_package(other, LIMITS)
