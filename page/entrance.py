@@ -6,6 +6,7 @@ machine and not through a proxy, unless it is made public.
 
 from __future__ import annotations
 
+import ipaddress
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -76,7 +77,8 @@ class Entrance:
             await JSONResponse(health, 200 if health["ready"] else 503)(scope, receive, send)
             return
         address = (scope.get("client") or ("",))[0]
-        user = None if path == BEGIN else self._user(headers, address)
+        network = _network(address)
+        user = None if path == BEGIN else self._user(headers, network)
         if path == METRICS and is_read:
             if not (self.public_metrics or _is_local(headers, address)):
                 raise RefusedError(404, "error_no_such_page")
@@ -85,7 +87,7 @@ class Entrance:
             return
         if not is_read:
             key = user or headers.get(VISITOR) or cookie_of(headers.get("cookie", "")) or address
-            _refuse_often(self._of_address, f"address {address}")
+            _refuse_often(self._of_address, f"address {network}")
             _refuse_often(self._of_user, f"user {key}")
         await self.app(scope, receive, send)
 
@@ -114,6 +116,17 @@ def _refuse_often(rate: Rate, key: str) -> None:
     if seconds := rate.take(key):
         limit = rate.per_minute
         raise RefusedError(429, "error_requests", limit=limit, seconds=math.ceil(seconds))
+
+
+def _network(address: str) -> str:
+    """What counts as one address: of IPv6, the 2**64 of which a single user may take any."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if number.version == 4 or number.ipv4_mapped:
+        return address
+    return f"{int(number) >> 64:x}/64"
 
 
 def _is_local(headers: Headers, address: str) -> bool:

@@ -21,21 +21,21 @@ def read_users(source: str | None) -> dict[str, str]:
     """
     if not source:
         return {}
-    text = source
+    text = source.replace(",", "\n")
     try:
         if (path := Path(source)).is_file():
             text = path.read_text(encoding="utf-8")
     except (OSError, ValueError) as error:
         raise ValueError("--auth names a file that can't be read as text") from error
     users = {}
-    for line in text.replace(",", "\n").splitlines():
+    for line in text.splitlines():
         name, colon, password = line.strip().partition(":")
         if not line.strip() or line.lstrip().startswith("#"):
             continue
         if not (name and colon and password):
             raise ValueError(
                 "--auth is no file, or holds what is no name:password: give one such pair a line, "
-                "without commas in them"
+                "or pairs with commas between"
             )
         users[name] = password
     if not users:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import base64
 import json
 import re
@@ -11,9 +12,11 @@ import pytest
 from fake_model import FakeModel
 from gradio_client import Client
 from page_client import API, Visitor, function, served
+from starlette.responses import Response
 
 import app
 from page import rate
+from page.entrance import Entrance
 from page.limits import Limits
 from page.login import read_users, user_of
 from page.rate import Rate
@@ -160,6 +163,8 @@ def test_users_are_read_from_a_file_or_a_variable(tmp_path: Path):
     assert read_users(str(file)) == {"a": "b", "lì": "c:d"}
     assert read_users("a:b,c:d") == {"a": "b", "c": "d"}
     assert read_users("") == read_users(None) == {}
+    file.write_text("a:b,c:d\n")  # one user, whose password has a comma
+    assert read_users(str(file)) == {"a": "b,c:d"}
     for wrong in ("nowhere/passwords.txt", "name:", ":secret", "a:b,secret", ",", "# a:b"):
         with pytest.raises(ValueError, match="name:password") as refusal:
             read_users(wrong)
@@ -179,3 +184,52 @@ def test_what_is_no_login(header: str):
 
 def test_what_is_a_login():
     assert user_of("basic YTpi", {"a": "b"}) == "a"
+
+
+def test_all_addresses_of_a_network_are_one():
+    """Who has one address of IPv6 has as many as they like."""
+
+    async def inner(scope, receive, send) -> None:
+        await Response("in")(scope, receive, send)
+
+    limits = Limits(address_requests=2)
+    entrance = Entrance(inner, limits=limits, users=None, health=dict, public_metrics=False)
+
+    def status(address: str) -> int:
+        sent: list[dict] = []
+
+        async def send(message: dict) -> None:
+            sent.append(message)
+
+        scope = {"type": "http", "method": "POST", "path": "/", "headers": []}
+        asyncio.run(entrance(scope | {"client": (address, 1)}, None, send))
+        return sent[0]["status"]
+
+    addresses = [f"2001:db8::{number}" for number in range(3)]
+    assert [status(address) for address in addresses] == [200, 200, 429]
+    assert status("2001:db8:0:1::") == 200
+    others = [f"::ffff:192.0.2.{number}" for number in range(3)]
+    assert [status(address) for address in [*others, "192.0.2.1", ""]] == [200] * 5
+
+
+def test_what_a_tab_tells_is_counted():
+    with served(FakeModel()) as (page, url):
+        visitor = Visitor(url)
+        before = figures(visitor)
+        for name in ("_tests_results", "_look"):
+            visitor.run(function(page, name), ["{}"])
+        after = figures(visitor)
+    for code in ("error_test_key", "error_nothing_to_inspect"):
+        name = f'westlake_errors_total{{kind="{code}"}}'
+        assert figure(after, name) - figure(before, name) == 1
+
+
+def test_tests_that_wait_to_be_built_stop_nothing_else(monkeypatch: pytest.MonkeyPatch):
+    with served(FakeModel(), Limits(max_waiting=2)) as (page, url):
+        visitor, build = Visitor(url), function(page, "_tests_build")
+        waiting = [page.demo.fns[build]] * 2
+        monkeypatch.setattr(page.calls, "_waiting", lambda: waiting)
+        assert visitor.join(build, ["{}"])[0] == 503
+        waiting *= 200
+        assert visitor.join(function(page, "_tests_stop"), ["{}"])[0] == 200
+        assert visitor.join(function(page, "_answer"), written("你好"))[0] == 200
