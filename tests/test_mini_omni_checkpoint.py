@@ -58,6 +58,7 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda f: (f / "model_config.yaml").write_text("[1]"), "names and values, got a l"),
     "a word": (lambda f: change_yaml(f, n_layer="two"), "n_layer is 'two', allowed are numbers"),
     "huge": (lambda f: change_yaml(f, n_layer=10**9), "n_layer is 1000000000, allowed"),
+    "too deep": (lambda f: change_yaml(f, n_layer=2000), "numbers up to 1024"),
     "zero": (lambda f: change_yaml(f, n_head=0), "n_head is 0, but must be above 0"),
     "heads": (lambda f: change_yaml(f, n_head=3), "must be n_head 3 times an even size"),
     "groups": (lambda f: change_yaml(f, n_query_groups=3), "must divide n_head 4"),

@@ -16,6 +16,7 @@ NUM_CODEBOOKS = 7  # of a frame: SNAC's three levels have 1, 2 and 4 codes in it
 NUM_ROWS = 1 + NUM_CODEBOOKS  # of a column: the text token, then the codes
 NUM_SPECIAL = 64  # ids at the end of a row's vocabulary that are no text and no code
 MAX_SIZE = 1 << 20  # of whatever the file counts; beyond, a damaged one would fill the memory
+MAX_LAYERS = 1 << 10
 # Of the other settings in that file, those that no key or shape of the weights tells.
 COMPUTED = {
     "norm_class_name": "RMSNorm",
@@ -138,8 +139,9 @@ def read_config(path: Path) -> MiniOmniConfig:
     given = {key: value for key, value in values.items() if key in known}
     for key, value in given.items():
         kinds = (int,) if known[key] == "int" else (int, float)
-        if isinstance(value, bool) or not isinstance(value, kinds) or not value <= MAX_SIZE:
-            raise ValueError(f"{path}: {key} is {value!r}, allowed are numbers up to {MAX_SIZE}")
+        limit = MAX_LAYERS if key == "n_layer" else MAX_SIZE
+        if isinstance(value, bool) or not isinstance(value, kinds) or not value <= limit:
+            raise ValueError(f"{path}: {key} is {value!r}, allowed are numbers up to {limit}")
     with naming(path):
         config = MiniOmniConfig(**given)
     if values.get("padded_vocab_size", config.vocab_size) != config.vocab_size:

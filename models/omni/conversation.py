@@ -106,6 +106,10 @@ class Conversation:
         """Bring the reader up to the last segment."""
         self.reader.read(self.segments[self.reader.num_segments :])
 
+    def read_anew(self) -> None:
+        """Let all segments be read again."""
+        self.reader = Reader(self.model.checkpoint)
+
     def open(self) -> Turn:
         """Put a new turn at the end; one that is still open is forgotten."""
         if self.open_turn is not None:

@@ -131,9 +131,11 @@ def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk,
     started = time.perf_counter()
     try:
         reply = OpenReply(turn, options)
-    except Exception:
+    except Exception as error:
         if turn.conversation.open_turn is turn.turn:
             turn.conversation.abandon_turn()
+            if not isinstance(error, UserError):
+                turn.conversation.read_anew()
         raise
     chunks = _Chunks(turn, reply, started)
     try:
@@ -146,8 +148,10 @@ def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk,
                 break
         yield chunks.take(ended=reply.has_ended)
     except Exception:
-        if not reply.text.ids and reply.is_wanted:
-            reply.conversation.abandon_turn()
+        if reply.is_wanted:
+            if not reply.text.ids:
+                reply.conversation.abandon_turn()
+            reply.conversation.read_anew()  # the caches may be as the fault has left them
         raise
     finally:
         reply.close()

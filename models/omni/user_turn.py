@@ -135,8 +135,10 @@ class UserTurn:
     def _append(self, segments: list[Segment], read: bool = True) -> None:
         try:
             self.conversation.add(segments, 0 if not read else self._num_reserved)
-        except UserError:
+            if read:
+                self.conversation.read()
+        except Exception as error:
             self.conversation.abandon_turn()
+            if not isinstance(error, UserError):
+                self.conversation.read_anew()
             raise
-        if read:
-            self.conversation.read()

@@ -286,7 +286,9 @@ def quantise_layers(module: nn.Module, dtype: str, library: CDLL | None) -> nn.M
         ValueError: sizes that 4 bits do not fit.
     """
     if isinstance(module, nn.Linear):
-        return _quantised(module, 4 if dtype == "int4" else 8, library)
+        quantised = _quantised(module, 4 if dtype == "int4" else 8, library)
+        module.to("meta")  # whoever else holds it
+        return quantised
     for path, layer in list(module.named_modules()):
         for name, child in list(layer.named_children()):
             if isinstance(child, nn.Linear):

@@ -220,6 +220,7 @@ def test_language_models_of_few_bits(tmp_path, dtype):
     error = (layer(x).float() - exact).norm() / exact.norm()
     assert error < (0.02 if dtype == "int8" else 0.15)
     head, exact = model.checkpoint.lm_head, published.thinker.lm_head
+    assert model.checkpoint._model.thinker.lm_head.weight.is_meta, "kept beside the few bits"
     x = torch.randn(3, 64, generator=torch.Generator().manual_seed(1)).bfloat16()
     assert (head(x).float() - exact(x.float())).norm() / exact(x.float()).norm() < 0.02
     assert model.checkpoint.audio_tower.dtype == torch.bfloat16

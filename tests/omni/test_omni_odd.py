@@ -153,6 +153,28 @@ def test_files_that_are_no_conversation_of_this_checkpoint(omni, tmp_path):
     assert caught.value.code == "error_no_conversation"
 
 
+@pytest.mark.parametrize("steps", [0, 4])
+def test_after_a_fault_amid_the_layers_the_conversation_goes_on(omni, steps):
+    conversation = omni.new_conversation()
+    ask(omni, conversation, text=SHORT, frames=5)
+
+    def break_down(*arguments):
+        nonlocal steps
+        steps -= 1
+        if steps < 0:
+            raise RuntimeError("broken")
+
+    hook = omni.checkpoint.language_model.layers[1].register_forward_pre_hook(break_down)
+    try:
+        with pytest.raises(RuntimeError, match="broken"):
+            ask(omni, conversation, text=LONG, frames=20)
+    finally:
+        hook.remove()
+    fresh = type(conversation)(omni, None, conversation.turns)
+    expected = ask(omni, fresh, text=LONG, frames=8).codes
+    assert ask(omni, conversation, text=LONG, frames=8).codes == expected
+
+
 @pytest.fixture
 def command(omni, monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "load_model", lambda *arguments: omni)
