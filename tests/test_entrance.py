@@ -232,4 +232,4 @@ def test_tests_that_wait_to_be_built_stop_nothing_else(monkeypatch: pytest.Monke
         assert visitor.join(build, ["{}"])[0] == 503
         waiting *= 200
         assert visitor.join(function(page, "_tests_stop"), ["{}"])[0] == 200
-        assert visitor.join(function(page, "_answer"), written("你好"))[0] == 200
+        assert visitor.join(function(page, "answer"), written("你好"))[0] == 200
