@@ -112,9 +112,10 @@ function cancelRecording() {
 }
 
 async function send() {
-  tell("leave");
   const asked = performance.now();
-  if (recording) await finishRecording();
+  const finished = recording && finishRecording(); // before `leave`, which forgets a recording
+  tell("leave");
+  await finished;
   await uploading;
   const said = text.value.trim();
   if (!said && !sound) {

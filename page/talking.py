@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from pathlib import Path
@@ -26,6 +27,8 @@ from .turn import ShownTurn
 
 NEAR_SECONDS = 15  # of room left in a turn: from here on it is said
 ARCHIVE = "conversation.zip"
+AHEAD_SECONDS = 1.0  # of sound made and not yet heard: then a reply's growth is shown less often
+SPARSE_SECONDS = 0.1
 
 Steps = Generator[dict[Any, Any]]
 
@@ -149,23 +152,31 @@ class Talking:
 
     def _show(self, session: Session, answer: Callable[[], Generator[ShownTurn | None]]) -> Steps:
         """The reply while it grows; what the user gave is taken away once it is understood."""
+        begun = shown_at = time.monotonic()
+        num_shown = 0
         with closing(answer()) as turns:
             for turn in turns:
+                now = time.monotonic()
                 if turn is None:
                     yield {self.status: words.status("busy", "waiting")}
                     continue
                 shown = {self.chat: chat_value(session, [turn])}
                 if turn.last is None and not turn.ended:
+                    begun = now
                     taken = json.dumps({"text": turn.text, "audio": turn.audio, "turn": turn.name})
                     status = words.status("busy", "thinking")
                     yield {**shown, self.taken: taken, self.status: status}
                 elif turn.last and not turn.ended:
+                    is_ahead = turn.seconds - (now - begun) > AHEAD_SECONDS
+                    if is_ahead and now - shown_at < SPARSE_SECONDS:
+                        continue
+                    shown_at, num_shown = now, turn.num_pieces
                     progress = {"done": turn.seconds, "max": turn.last.max_seconds}
                     status = words.status("busy", "making", progress=progress)
                     yield {**shown, self.player: turn.stream, self.status: status}
                 else:
                     status = words.status("note", "too_long") if turn.cut_off else words.status()
-                    yield {**shown, self.player: turn.stream_end, self.status: status}
+                    yield {**shown, self.player: turn.stream_end(num_shown), self.status: status}
 
     def stop(self, request: gr.Request, given) -> dict:
         """End what is under way; keep of the reply what was heard."""

@@ -86,10 +86,20 @@ class ShownTurn:
         return bool(self._pcm)
 
     @property
-    def stream_end(self) -> str:
-        """What ends `stream` for the page's player: short, as it is sent once more."""
+    def num_pieces(self) -> int:
+        """Pieces of speech so far, each a line of `stream`."""
+        return len(self._pcm)
+
+    def stream_end(self, num_shown: int) -> str:
+        """What ends `stream` for the page's player: short, as it is sent once more.
+
+        Args:
+            num_shown: pieces that the page was sent before.
+        """
         num_lines = len(self._pcm)
-        lines = map(self._line, range(max(0, num_lines - REPEATED_LINES), num_lines))
+        lines = map(
+            self._line, range(max(0, min(num_shown, num_lines) - REPEATED_LINES), num_lines)
+        )
         return f"{self.name}\n{''.join(lines)}END {num_lines}\n"
 
     def _line(self, index: int) -> str:

@@ -39,8 +39,9 @@ AudioBufferSourceNode.prototype.stop = function () {
   window.sounding.delete(this);
   return stop.call(this);
 };
-const open = navigator.mediaDevices.getUserMedia.bind(navigator.mediaDevices);
-navigator.mediaDevices.getUserMedia = async (wanted) => {
+const devices = navigator.mediaDevices; // about:blank has none
+const open = devices?.getUserMedia.bind(devices);
+if (devices) devices.getUserMedia = async (wanted) => {
   const stream = await open(wanted);
   window.tracks.push(...stream.getTracks());
   return stream;
@@ -115,7 +116,7 @@ class Pages:
     def close(self) -> None:
         for context in self.contexts:
             context.close()
-        assert self.errors == []
+        assert self.errors == [], self.errors
 
 
 def write(page: playwright.Page, text: str) -> None:

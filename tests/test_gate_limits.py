@@ -181,6 +181,22 @@ def test_no_number_of_waiting_calls_stops_the_server(url: str, page: app.Page, m
     assert other.run(function(page, "answer"), written("你好"))["success"]
 
 
+def test_a_reply_made_fast_is_shown_seldom_and_sent_whole(
+    url: str, page: app.Page, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("page.talking.AHEAD_SECONDS", -1e9)
+    monkeypatch.setattr("page.talking.SPARSE_SECONDS", 1e9)
+    model.num_frames = 50
+    visitor = Visitor(url)
+    visitor.join(function(page, "answer"), written("你好"))
+    messages = list(visitor.events())
+    assert sum(message["msg"] == "process_generating" for message in messages) < 10
+    (end,) = [message for message in messages if message["msg"] == "process_completed"]
+    _, *lines, last, _ = end["output"]["data"][1].split("\n")
+    assert [line.split()[0] for line in lines] == list(map(str, range(50)))
+    assert last == "END 50"
+
+
 def piece(number: int, seconds: float = 0.5) -> dict:
     """A piece of the microphone's sound, which is no speech."""
     pcm = np.zeros(int(seconds * 16_000), "<i2").tobytes()

@@ -123,7 +123,7 @@ def test_the_players_samples_are_those_of_the_wav(session: Session, model: FakeM
     values = []
     for turn in session.answer(None, "你好"):
         values.append(turn.stream)
-        ending = turn.stream_end
+        ending = turn.stream_end(turn.num_pieces)
     wave = soundfile.read(turn.reply_audio, dtype="int16")[0]
     np.testing.assert_array_equal(read_stream(turn, values[-1])[0], wave)
     tail, ended = read_stream(turn, ending)

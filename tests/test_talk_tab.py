@@ -86,12 +86,12 @@ def test_hands_free_talk_goes_on_by_itself_and_is_left_for_good(open_page: Pages
 
 
 def test_speaking_over_a_reply_stops_it(open_page: Pages, model: FakeModel):
-    model.num_frames, model.frame_seconds = 400, 0.001  # 20 s, made at once
+    model.num_frames, model.frame_seconds = 200, 0.03  # 10 s, made in less
     page = open_page()
     page.click("#hands-free")
     page.wait_for_selector("#chat .bot-row .cut")
     said = text_of(page)
-    assert 0 < len(said) < 400
+    assert 0 < len(said) < 200
     reply = soundfile.info(_path_of(page, ".bot-row >> nth=0 >> a.download"))
     assert abs(len(said) - 20 * reply.duration) <= 2  # a character a frame
     page.wait_for_function("document.querySelectorAll('#chat .user-row').length >= 2")
@@ -154,6 +154,18 @@ def test_sending_while_recording_sends_the_recording(open_page: Pages):
     assert page.evaluate("window.liveTracks()") == 0
 
 
+def test_a_reply_made_fast_is_heard_whole(open_page: Pages, model: FakeModel):
+    model.num_frames, model.frame_seconds = 120, 0.0
+    page = open_page()
+    write(page, "你好")
+    wait_for_reply(page)
+    wait_until_silent(page)
+    heard = [sample for piece in page.evaluate("window.played") for sample in piece["samples"]]
+    sound = _read(page, ".bot-row a.download")
+    np.testing.assert_allclose(heard, sound, atol=1)
+    assert len(sound) == 120 * 800
+
+
 def test_the_keyboard_sends_and_stops(open_page: Pages, model: FakeModel):
     model.num_frames, model.frame_seconds = 400, 0.001
     page = open_page()
@@ -171,16 +183,21 @@ def test_the_keyboard_sends_and_stops(open_page: Pages, model: FakeModel):
 
 
 def test_a_replys_text_grows_with_its_sound(open_page: Pages, model: FakeModel):
-    model.num_frames, model.frame_seconds = 100, 0.001  # 5 s, made at once
+    model.num_frames, model.frame_seconds = 160, 0.001  # 8 s, made at once
     page = open_page()
     write(page, "你好")
     page.wait_for_function("window.pagePlayer.isSpeaking()")
     page.wait_for_selector(".bot-row .actions")  # all of it has come
-    first = len(text_of(page))
-    page.wait_for_timeout(500)
-    assert first < len(text_of(page)) < 100
+    before = 0
+    for _ in range(2):  # a character a frame, 20 a second
+        page.wait_for_function(f"""() => {{
+          const {{ length }} = document.querySelector(".bot-row .text").textContent;
+          const said = 20 * window.pagePlayer.heard().seconds;
+          return length > {before} && length < 155 && Math.abs(length - said) <= 4;
+        }}""")
+        before = len(text_of(page))
     wait_until_silent(page)
-    page.wait_for_function("document.querySelector('.bot-row .text').textContent.length == 100")
+    page.wait_for_function("document.querySelector('.bot-row .text').textContent.length == 160")
 
 
 def test_a_reply_again_has_another_seed_and_a_seed_repeats_it(open_page: Pages):
@@ -245,7 +262,8 @@ def test_a_conversation_is_saved_and_goes_on_elsewhere(
     other.set_input_files("#bar input[type=file]", tmp_path / "conversation.zip")
     other.wait_for_selector("#chat .user-row:has-text('第一句')")
     assert other.query_selector(".bot-row .good[aria-pressed=true]")
-    assert other.evaluate("document.querySelector('#seed input').value") == str(turn["seed"])
+    other.click("#advanced button")
+    assert other.input_value("#seed input") == str(turn["seed"])
     write(other, "第二句")
     wait_for_reply(other, 2)
     sessions = list(ours[0].sessions._sessions.values())
@@ -271,7 +289,8 @@ def test_what_one_needs_is_in_sight(open_page: Pages, width: int, height: int):
     assert all(place == places[0] for place in places)
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     small = """() => [...document.querySelectorAll("button, a[href], input:not([type=file])")]
-      .filter((made) => made.checkVisibility() && !made.closest("footer"))
+      .map((made) => made.closest("label") ?? made)
+      .filter((made) => made.checkVisibility() && !made.closest("footer, [aria-hidden=true]"))
       .filter((made) => Math.min(made.offsetWidth, made.offsetHeight) < 24)
       .map((made) => made.outerHTML.slice(0, 80))"""
     assert page.evaluate(small) == []
