@@ -161,7 +161,7 @@ class Calls:
         Raises:
             RefusedError: something is wrong with it, or it names a foreign file.
         """
-        kind, _, rest = door.partition("/")
+        kind = door.partition("/")[0]
         if door == "queue/join":
             session = own(visitor, body.get("session_hash"))
             call = self._call(self._called(door, body), body, session, visitor)
@@ -175,13 +175,6 @@ class Calls:
                 raise RefusedError(400, "error_request")
             self._check_event(event_id, visitor)
             return {"session_hash": session, "fn_index": body["fn_index"], "event_id": event_id}
-        if kind == "stream":
-            event = self._check_event(rest.partition("/")[0], visitor)
-            if event is None:
-                raise RefusedError(404, "error_request")
-            if rest.endswith("/close"):
-                return {}
-            return {"data": self._data(event.fn, body.get("data"), visitor)}
         return {"event_id": ""}  # reset, which does nothing
 
     def _called(self, door: str, body: dict) -> BlockFunction | None:
@@ -195,11 +188,10 @@ class Calls:
                 return function
         return None
 
-    def _check_event(self, event_id: str, visitor: str):
+    def _check_event(self, event_id: str, visitor: str) -> None:
         event = self.blocks._queue.event_ids_to_events.get(event_id)
         if event is not None and visitor_of(event.session_hash) != visitor:
             raise RefusedError(404, "error_request")
-        return event
 
     def _call(self, function, body: dict, session: str, visitor: str) -> dict[str, Any]:
         if function is None:
@@ -216,10 +208,6 @@ class Calls:
                 raise RefusedError(503, "error_busy")
         elif len(waiting) - len(long) >= MAX_WAITING_EVENTS:
             raise RefusedError(503, "error_busy")
-        if function.connection == "stream":
-            num_open = sum(other.connection == "stream" for other in self._begun() + waiting)
-            if num_open >= self.limits.max_microphones:
-                raise RefusedError(503, "error_busy")
 
     def _data(self, function, data: object, visitor: str) -> list:
         if not isinstance(data, list):

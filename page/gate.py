@@ -51,9 +51,7 @@ READ = re.compile(
     r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|login_check/?|user/?|token/?|upload_progress"
     r"|queue/(data|status)|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=.+)"
 )
-WRITE = re.compile(
-    r"/gradio_api/(queue/join|call/(v2/)?\w+/?|upload|cancel|reset/?|stream/\w+(/close)?)"
-)
+WRITE = re.compile(r"/gradio_api/(queue/join|call/(v2/)?\w+/?|upload|cancel|reset/?)")
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 ANSWER = re.compile(r"/gradio_api/call/(?:v2/)?\w+/(\w+)")
 NAMED = "call/v2/"  # calls whose body has the arguments by name

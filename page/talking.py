@@ -77,7 +77,7 @@ class Talking:
                 path = self.sessions.files.check(audio, visitor)
                 self.sessions.open(visitor).prepare(path)
         except UserError as error:
-            return words.fault_status(error)
+            return words.fault_status(fault_of(error))
         return gr.skip()
 
     def again(self, request: gr.Request, given, *settings) -> Steps:
@@ -107,7 +107,7 @@ class Talking:
                 if session:
                     session.stop_listening()
         except UserError as error:
-            return words.fault_status(error)
+            return words.fault_status(fault_of(error))
         return gr.skip()
 
     def hear(self, request: gr.Request, given) -> tuple[str, Any]:
@@ -122,7 +122,9 @@ class Talking:
             heard = self.ears.hear(visitor, number, clip, piece.get("echo") is True)
         except UserError as error:
             self.ears.close(visitor)
-            return json.dumps({"number": number, "closed": True}), words.fault_status(error)
+            return json.dumps({"number": number, "closed": True}), words.fault_status(
+                fault_of(error)
+            )
         if heard is None:
             return json.dumps({"number": number, "closed": True}), gr.skip()
         left, shown = heard.seconds_left, gr.skip()
@@ -227,7 +229,7 @@ class Talking:
                 session.reset()
                 name = session.name
         except UserError as error:
-            return {self.chat: gr.skip(), self.status: words.fault_status(error)}
+            return {self.chat: gr.skip(), self.status: words.fault_status(fault_of(error))}
         return {self.chat: cleared_value(name), self.status: words.status()}
 
     def restore(self, request: gr.Request) -> str:
@@ -242,7 +244,7 @@ class Talking:
         session = self._session(request)
         if session is None or not session.turns or session.state is None:
             fault = UserError("error_nothing_to_save")
-            return {self.taken: gr.skip(), self.status: words.fault_status(fault)}
+            return {self.taken: gr.skip(), self.status: words.fault_status(fault_of(fault))}
         style, length, *values = settings
         kept = {"style": style, "length": length, "sampling": dict(zip(self.sampling, values))}
         files = self.sessions.files
@@ -260,7 +262,7 @@ class Talking:
             path = self.sessions.files.check(_path(_object(given).get("file")), visitor)
             session, settings = self._load(visitor, path)
         except UserError as error:
-            return gr.skip(), words.fault_status(error), *unchanged
+            return gr.skip(), words.fault_status(fault_of(error)), *unchanged
         value = chat_value(session, session.turns, all_turns=True)
         values = self._settings_of(settings) or unchanged
         return value, words.status("note", "loaded"), *values

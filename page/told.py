@@ -25,7 +25,8 @@ def page_error(error: Exception) -> gr.Error:
 
 
 def fault_of(error: Exception) -> UserError:
-    """What the visitor is told of a fault; one of the server's own is logged."""
+    """What the visitor is told of a fault, which is counted; one of the server's own is logged."""
+    count_error(error)
     if isinstance(error, UserError):
         return error
     _log(error)
@@ -41,10 +42,8 @@ def api_error(error: Exception) -> gr.Error:
     return gr.Error(say("error_internal", "en"), print_exception=False)
 
 
-def told(
-    steps: Generator, error_of: Callable[[Exception], gr.Error], last: object = None
-) -> Iterator:
-    """An event's steps; a fault among them becomes an error, after a last step if one is given."""
+def told(steps: Generator, error_of: Callable[[Exception], gr.Error]) -> Iterator:
+    """An event's steps; a fault among them becomes an error."""
     with closing(steps):
         while True:
             try:
@@ -57,10 +56,7 @@ def told(
                 cause = error
                 break
             yield step
-    shown = error_of(cause)
-    if last is not None:
-        yield last
-    raise shown from cause
+    raise error_of(cause) from cause
 
 
 def _log(error: Exception) -> None:

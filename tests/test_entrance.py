@@ -72,6 +72,7 @@ def test_metrics_count_what_happens():
         assert "event: complete" in visitor.call([None, "你好"])[1]
         assert visitor.get("/nowhere")[0] == 404
         assert "event: error" in visitor.call([None, " "])[1]
+        assert visitor.run(function(page, "answer"), written(" "))["success"]
 
         def broken(frame: int) -> None:
             raise RuntimeError("a fault of the model")
@@ -85,7 +86,7 @@ def test_metrics_count_what_happens():
         ("westlake_frames_total", 10),
         ('westlake_replies_total{end="whole"}', 2),
         ('westlake_replies_total{end="error"}', 1),
-        ('westlake_errors_total{kind="error_nothing_given"}', 1),
+        ('westlake_errors_total{kind="error_nothing_given"}', 2),
         ('westlake_errors_total{kind="internal"}', 1),
         ('westlake_refused_requests_total{status="404"}', 1),
     ):
