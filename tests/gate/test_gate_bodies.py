@@ -5,40 +5,17 @@ from __future__ import annotations
 import json
 import re
 import socket
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pytest
 from fake_model import FakeModel
 from gradio.routes import file_upload_statuses
-from page_client import API, Visitor, function, served
+from page_client import API, Visitor, function
 from strangers import FOREIGN, LIMITS, shown_faults, wait_until, wav, written
 
 import app
 from strings import say
-
-
-@pytest.fixture(scope="module")
-def model() -> FakeModel:
-    return FakeModel()
-
-
-@pytest.fixture(scope="module")
-def ours(model: FakeModel) -> Iterator[tuple[app.Page, str]]:
-    with served(model, LIMITS) as page:
-        yield page
-
-
-@pytest.fixture
-def page(ours: tuple[app.Page, str], model: FakeModel) -> Iterator[app.Page]:
-    yield ours[0]
-    model.__init__()  # hooks and pace as they were
-
-
-@pytest.fixture
-def url(page: app.Page, ours: tuple[app.Page, str]) -> str:
-    return ours[1]
 
 
 def test_large_requests_are_refused_unread(url: str, page: app.Page):

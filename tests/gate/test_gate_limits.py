@@ -7,40 +7,17 @@ import base64
 import json
 import threading
 import time
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
 from fake_model import FakeModel
-from page_client import API, Visitor, function, served
+from page_client import API, Visitor, function
 from strangers import LIMITS, SETTINGS, shown_faults, wait_until, written
 
 import app
 from page.messages import with_place
 from strings import say
-
-
-@pytest.fixture(scope="module")
-def model() -> FakeModel:
-    return FakeModel()
-
-
-@pytest.fixture(scope="module")
-def ours(model: FakeModel) -> Iterator[tuple[app.Page, str]]:
-    with served(model, LIMITS) as page:
-        yield page
-
-
-@pytest.fixture
-def page(ours: tuple[app.Page, str], model: FakeModel) -> Iterator[app.Page]:
-    yield ours[0]
-    model.__init__()  # hooks and pace as they were
-
-
-@pytest.fixture
-def url(page: app.Page, ours: tuple[app.Page, str]) -> str:
-    return ours[1]
 
 
 def test_made_up_sessions_cost_nothing(url: str, page: app.Page):

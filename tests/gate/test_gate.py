@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections.abc import Iterator
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -16,28 +15,6 @@ from page_client import API, Visitor, function, served
 from strangers import FOREIGN, LIMITS, SETTINGS, file_of, wait_until, wav, written
 
 import app
-
-
-@pytest.fixture(scope="module")
-def model() -> FakeModel:
-    return FakeModel()
-
-
-@pytest.fixture(scope="module")
-def ours(model: FakeModel) -> Iterator[tuple[app.Page, str]]:
-    with served(model, LIMITS) as page:
-        yield page
-
-
-@pytest.fixture
-def page(ours: tuple[app.Page, str], model: FakeModel) -> Iterator[app.Page]:
-    yield ours[0]
-    model.__init__()  # hooks and pace as they were
-
-
-@pytest.fixture
-def url(page: app.Page, ours: tuple[app.Page, str]) -> str:
-    return ours[1]
 
 
 def foreign_paths(folder: Path, other: str) -> list[object]:
