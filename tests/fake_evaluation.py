@@ -11,8 +11,15 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from models.contract import ReplyChunk, ReplyOptions
-from training.dialogues import EMOTIONS, STYLE_FOR_EMOTION, STYLES, Dialogues
-from training.evaluation.scores import UNCLEAR, characters
+from training.dialogues import (
+    EMOTIONS,
+    SILENT,
+    STYLE_FOR_EMOTION,
+    STYLES,
+    UNCLEAR,
+    Dialogues,
+)
+from training.evaluation.scores import characters
 from training.speech.recordings import Line
 from training.speech.speakers import SAMPLE_RATE, STYLE_PROSODY
 
@@ -129,7 +136,7 @@ class FakeConversation:
 
     def __init__(self, model: FakeModel) -> None:
         self.model = model
-        self.topic = UNCLEAR[0]
+        self.topic = UNCLEAR
 
     def begin_turn(self, text: str | None = None, sample_rate: int | None = None) -> FakeTurn:
         return FakeTurn(text)
@@ -156,7 +163,7 @@ class FakeConversation:
         if source and source.startswith(FOLLOW):
             texts = [self.model.intents[self.topic].then[source.removeprefix(FOLLOW)]]
         else:
-            self.topic = source or UNCLEAR[1]
+            self.topic = source or SILENT
             replies = self.model.intents[self.topic].replies
             texts = [text for of_style in replies.values() for text in of_style]
         text = texts[np.random.default_rng(options.sampling.seed).integers(len(texts))]

@@ -78,6 +78,7 @@ def test_a_checkpoint_that_knows_everything_meets_every_bar(good):
             assert aim.is_met(figures[name]), (name, figures[name])
     assert all(figures[name] == 1 for name in UNDERSTANDING)
     assert figures["unknown_recall"] == figures["unclear_silence"] == 1
+    assert figures["unclear_foreign"] == 1
     assert figures["user_emotion_accuracy"] == figures["style_order"] == figures["stop_rate"] == 1
     assert figures["reply_pinyin_error"] == figures["teacher_pinyin_error"] == 0
     assert figures["unknown_false"] == 0
@@ -104,6 +105,7 @@ def test_shuffled_replies_score_badly(dialogues):
     figures = values(measure(dialogues, lambda reply: replace(reply, text=next(order))))
     assert all(figures[name] < 0.35 for name in UNDERSTANDING)  # of ten intents
     assert figures["unknown_recall"] == figures["unclear_silence"] == 0
+    assert figures["unclear_foreign"] == 0
     assert figures["reply_pinyin_error"] > 0.7
     assert figures["reply_cer"] > 0.7
 
@@ -180,6 +182,7 @@ def test_random_weights_score_badly(dialogues, small_codec, monkeypatch):
     figures = values(run.evaluate(model, dialogues, teacher, FakeEar(teacher), 4, seed=0))
     assert all(figures[name] == 0 for name in UNDERSTANDING)
     assert figures["unknown_recall"] == figures["unclear_silence"] == 0
+    assert figures["unclear_foreign"] == 0
     assert figures["user_emotion_accuracy"] <= 0.5
     assert figures["reply_pinyin_error"] == figures["copy_pinyin_error"] == 1
     assert figures["rtf"] > 0

@@ -5,7 +5,7 @@ from dataclasses import replace
 
 import pytest
 
-from training.dialogues import STYLES, UNKNOWN, load_dialogues
+from training.dialogues import SILENT, STYLES, UNCLEAR, UNKNOWN, load_dialogues
 from training.evaluation import scores
 from training.speech.prosody import ProsodyMeasure
 from training.speech.speakers import STYLE_PROSODY
@@ -153,7 +153,7 @@ def test_the_unknown_is_one_scene_and_asking_again_a_part_of_it():
     for intent in unknown:
         for text in (*replies_of([intent])[intent.name], *intent.then.values()):
             assert scores.is_right_reply(text, UNKNOWN, scenes)
-            again = intent.name in scores.UNCLEAR
+            again = intent.name in (UNCLEAR, SILENT)
             assert scores.is_right_reply(text, scores.AGAIN, pleas) is again
     known_text = replies_of(dialogues.intents)[dialogues.intents[0].name][0]
     assert not scores.is_right_reply(known_text, UNKNOWN, scenes)

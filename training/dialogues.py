@@ -23,6 +23,7 @@ FOLLOWUPS = ("how", "more")
 
 _FOLLOW = "follow."
 UNKNOWN = "unknown"  # the scene of what can't be answered; noise and silence have no lines
+UNCLEAR, SILENT = f"{UNKNOWN}.unclear", f"{UNKNOWN}.silence"
 _NAME = re.compile(r"[a-z0-9_]+\.[a-z0-9_]+")
 _TEXT = re.compile("[\u4e00-\u9fff，。？！]*[\u4e00-\u9fff][\u4e00-\u9fff，。？！]*")
 

@@ -36,7 +36,7 @@ from .language.model import (
 from .language.preference import train_preference
 from .language.tokenizer import VOCAB_SIZE, write_tokenizer
 from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
-from .speech.lines import reply_lines, user_lines
+from .speech.lines import foreign_lines, reply_lines, user_lines
 from .speech.recordings import Line, missing_shards, read, record
 
 # Shares of the minutes; recording and encoding come on top.
@@ -51,7 +51,9 @@ SHARES = {
 }
 USER_ROUNDS = 2  # recordings of each line of the users'
 VARIED_ROUNDS = 4  # times that each of them is heard
+FOREIGN_HEARD = 1  # times that each of those is heard
 CLIP_RECORDINGS = 4000  # of the users', that the codec learns from
+FOREIGN_ROUNDS = 4  # recordings of each line in another language
 NUM_SOUNDS = 1200  # that nobody can understand
 HELDOUT_RECORDINGS = 400
 RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
@@ -91,6 +93,7 @@ class Recipe:
             "heldout": heldout[:HELDOUT_RECORDINGS],
             "replies": reply_lines(self.dialogues, seed=1),
             "users": user_lines(self.dialogues, USER_ROUNDS, seed=7),
+            "foreign": foreign_lines(FOREIGN_ROUNDS, seed=8),
         }
 
     def recordings(self) -> None:
@@ -181,6 +184,7 @@ class Recipe:
         write_replies(codec, self.takes / "replies", self.work / "replies")
         sounds = self.work / "sounds" / "sounds.pt"
         write_sounds(codec, self.takes / "users", sounds, NUM_SOUNDS, seed=6)
+        write_users(codec, self.takes / "foreign", self.work / "sounds", FOREIGN_HEARD, seed=9)
         write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
 
     def understanding(self) -> None:

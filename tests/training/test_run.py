@@ -13,6 +13,7 @@ from training.dialogues import Dialogues
 from training.files import is_up_to_date
 from training.language import preference
 from training.speech import recordings
+from training.speech.lines import foreign_lines
 
 MINUTES = 1e-6  # of which every stage makes one step
 
@@ -26,6 +27,8 @@ def small_recipe(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     monkeypatch.setattr(run, "load_dialogues", lambda: dialogues)
+    some = foreign_lines(1, seed=0)[:4]
+    monkeypatch.setattr(run, "foreign_lines", lambda *_, **__: some)
     monkeypatch.setattr(recordings, "SHARD_SIZE", 8)
     for name, value in {"USER_ROUNDS": 2, "VARIED_ROUNDS": 1, "NUM_SOUNDS": 8}.items():
         monkeypatch.setattr(run, name, value)

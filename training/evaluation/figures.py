@@ -62,6 +62,7 @@ FIGURES = {
     "unknown_recall": Aim("of what can't be answered, answered so", 0.75),
     "unknown_false": Aim("of what can be answered, answered as unknown", 0.08, below=True),
     "unclear_silence": Aim("silence and noise answered by: say it again", 0.95),
+    "unclear_foreign": Aim("other languages answered by: say it again"),
     "user_emotion_accuracy": Aim(f"right emotion of {len(EMOTIONS)}, by the voice alone", 0.75),
     "reply_pinyin_error": Aim("syllables of replies heard wrong", 0.18, below=True),
     "reply_cer": Aim("characters of replies heard wrong"),

@@ -30,6 +30,7 @@ class Material:
     conversations_speech: list[list[Question]]
     unknown: list[Question]
     sounds: list[Question]  # whose source is the kind of sound
+    foreign: list[Question]
 
 
 def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: int) -> Material:
@@ -39,6 +40,7 @@ def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: in
     moods = questions.known_lines(dialogues, num_utterances, seed + 1)
     moods = questions.in_all_emotions(moods, seed)
     unsolved = questions.unknown_lines(dialogues, half, seed)
+    foreign = questions.foreign_questions(teacher, fifth, seed)
     teacher.say([*lines, *moods, *unsolved])  # many at once keep all its processes busy
     unknown = questions.spoken(teacher, unsolved, seed + 2)
     speech = questions.spoken(teacher, lines, seed)
@@ -59,6 +61,7 @@ def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: in
         conversations_text=talks["text"] + talks["speech_text"],
         conversations_speech=talks["speech"],
         unknown=[replace(q, written=bool(index % 2)) for index, q in enumerate(unknown)],
+        foreign=foreign,
         sounds=[
             Question(
                 line=Line(source=kind, text="", manner=""), wanted=AGAIN, wave=wave, written=False

@@ -9,10 +9,11 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from ..dialogues import EMOTIONS, FOLLOWUPS, UNKNOWN, Dialogues
-from ..speech.lines import user_lines
+from ..speech.lines import foreign_lines, user_lines
 from ..speech.recordings import Line
 from ..speech.speakers import Microphone
 from .clips import Teacher
+from .scores import AGAIN
 
 INPUTS = ("speech", "speech_text", "text")
 LATER_KINDS = ("topic", "follow", "correction")
@@ -91,6 +92,12 @@ def spoken(
         Question(line=line, wanted=line.source, wave=wave, written=inputs != "speech")
         for line, wave in zip(lines, waves)
     ]
+
+
+def foreign_questions(teacher: Teacher, num_lines: int, seed: int) -> list[Question]:
+    """Held-out lines in other languages, which nobody answers."""
+    asked = spoken(teacher, foreign_lines(1, seed, heldout=True)[:num_lines], seed)
+    return [replace(question, wanted=AGAIN) for question in asked]
 
 
 def follow_ups(

@@ -156,6 +156,8 @@ def _unknown(model: SpeechModel, material: Material, log: Log, seed: int) -> Non
     ]
     log.add("unknown_recall", material.unknown, answers, unknown)
     log.add("unclear_silence", material.sounds, sounds, again)
+    foreign = ask_each(model, material.foreign, seed, label="foreign")
+    log.add("unclear_foreign", material.foreign, foreign, [log.fit.asks_again(a) for a in foreign])
     log.figures["unknown_recall"] = Figure.of(unknown + noises)
     if model.emotions:
         unclaimed = [answer.emotion in (None, NO_EMOTION) for answer in sounds]

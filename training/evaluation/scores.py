@@ -5,14 +5,13 @@ import math
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 
-from ..dialogues import UNKNOWN, Dialogues
+from ..dialogues import SILENT, UNCLEAR, UNKNOWN, Dialogues
 from ..recogniser.distance import edit_distance
 from ..speech.pinyin import PUNCTUATION
 from ..speech.prosody import ProsodyMeasure
 from ..speech.speakers import STYLE_PROSODY
 
 AGAIN = "say it again"  # what is answered to silence and to what can't be understood
-UNCLEAR = (f"{UNKNOWN}.unclear", f"{UNKNOWN}.silence")
 GIBBERISH = 0.5  # normalised edit distance from which a reply counts as none that was taught
 # measure of speech -> what promises its order in the table of styles
 PROMISES = {"f0_hz": "pitch", "syllables_per_second": "rate", "loudness_db": "gain_db"}
@@ -50,7 +49,9 @@ def known_scenes(dialogues: Dialogues) -> dict[str, tuple[str, ...]]:
 
 def known_pleas(dialogues: Dialogues) -> dict[str, tuple[str, ...]]:
     """The same replies, where those that ask to say it again are one: `AGAIN`."""
-    return _together(known_replies(dialogues), AGAIN, lambda name: name.split()[0] in UNCLEAR)
+    return _together(
+        known_replies(dialogues), AGAIN, lambda name: name.split()[0] in (UNCLEAR, SILENT)
+    )
 
 
 def _together(

@@ -3,23 +3,31 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from models.westlake.dual_ar.prompt import PromptTokens, turn_grid
+from models.westlake.dual_ar.prompt import PromptTokens, text_columns, turn_grid
 
-from ..dialogues import NO_EMOTION, STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
+from ..dialogues import (
+    NO_EMOTION,
+    SILENT,
+    STYLE_FOR_EMOTION,
+    STYLES,
+    UNCLEAR,
+    Dialogues,
+    Intent,
+)
 from ..speech.lines import followup_styles, styled_replies
 from ..speech.pinyin import PUNCTUATION, syllables
-from .corpus import SILENT, UNCLEAR, Spoken
+from .corpus import Spoken
 from .example import Example, join
 from .splicing import Splicer, plain_syllables, spoken_syllables
 from .tokenizer import emotion_token
-from .wording import CORRECTIONS, reword
+from .wording import CORRECTIONS, loosen, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
@@ -34,19 +42,22 @@ WEIGHTS = {
 }  # of an intent among the others, which have 1
 TURN_SHARES = (0.86, 0.08, 0.03, 0.01, 0.01, 0.01)  # conversations of one turn, of two, ...
 FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
-CORRECTION_SHARE = 0.15  # of new topics, where they are written
+CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
 SPACED_SHARE = 0.15  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 HEARING_FRAMES = 5  # that the model may take to tell a syllable
-SPLICED_SHARE = 0.6  # of spoken lines whose syllables others said
+SPLICED_SHARE = 0.8  # of spoken lines whose syllables others said
+LOOSE_SHARE = 0.5  # of lines that nobody recorded
+MIXED_SHARE = 0.3  # of spoken lines of which parts are written, so that words mean the same
+SWITCH_SHARE = 0.3  # of the places between their characters, where voice and writing change
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
     """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n], which is `spoken`, as the
-    model reads them."""
+    model reads them. Of mixed `inputs`, parts of a spoken line are written."""
 
     user: Spoken
     inputs: str
@@ -126,6 +137,26 @@ class Conversations:
         codes = user.codes.long() if inputs != "text" else None
         return turn_grid(self.tokens, text, codes, self.num_codebooks, after_reply=after_reply)
 
+    def _mixed_prompt(self, user: Spoken, after_reply: bool, rng: np.random.Generator) -> Tensor:
+        """The prompt [1+K, T] of a spoken line of which some runs of characters are written."""
+        chars = [char for char in user.text if char not in PUNCTUATION]
+        bounds = (0, *user.onsets[1:], user.codes.shape[1])
+        parts = [text_columns(self.tokens.opening(after_reply), self.num_codebooks)]
+        begin, spoken = 0, bool(rng.random() < 0.5)
+        for end in range(1, len(chars) + 1):
+            if end < len(chars) and rng.random() >= SWITCH_SHARE:
+                continue
+            if spoken:
+                codes = user.codes[:, bounds[begin] : bounds[end]].long() + 1
+                row = torch.full((1, codes.shape[1]), self.tokens.semantic)
+                parts.append(torch.cat([row, codes]))
+            else:
+                ids = self.tokenizer.encode("".join(chars[begin:end]))
+                parts.append(text_columns(ids, self.num_codebooks))
+            begin, spoken = end, not spoken
+        parts.append(text_columns(self.tokens.closing(), self.num_codebooks))
+        return torch.cat(parts, dim=1)
+
     def reply_columns(self, emotion: str, style: str, reply: Spoken) -> Tensor:
         """A reply [1+K, n]: emotion, style, and each character shortly before it is spoken, with
         `<|semantic|>` between; without its end.
@@ -165,20 +196,19 @@ class Conversations:
         """What the user says or writes, and as what it comes."""
         spoken = self.users[intent.name if kind is None else f"follow.{kind}"]
         written = intent.users if kind is None else self.followups[kind]
+        corrects = index > 0 and kind is None
         shares = INPUT_SHARES[speak]
         inputs = str(rng.choice(list(shares), p=list(shares.values())))
         if not written:
             inputs = "speech"
         if inputs != "text":
             if written and (not spoken or rng.random() < SPLICED_SHARE):
-                spliced = self.splicer.say(intent.name, str(rng.choice(written)), rng)
+                spliced = self.splicer.say(intent.name, _line(written, corrects, rng), rng)
                 if spliced is not None:
                     return spliced, inputs
             if spoken:
                 return spoken[rng.integers(len(spoken))], inputs
-        text = str(rng.choice(written))
-        if index and kind is None and rng.random() < CORRECTION_SHARE:
-            text = str(rng.choice(CORRECTIONS)) + text
+        text = _line(written, corrects, rng)
         emotion = intent.emotions[0] if kind is None else "neutral"
         codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
         user = Spoken(intent=intent.name, text=reword(text, rng), manner=emotion, codes=codes)
@@ -188,6 +218,11 @@ class Conversations:
         self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
     ) -> _Turn:
         user, inputs = self._draw_user(intent, kind, index, rng, speak)
+        if inputs == "speech" and user.onsets and rng.random() < MIXED_SHARE:
+            inputs = "mixed"
+            prompt = self._mixed_prompt(user, index > 0, rng)
+        else:
+            prompt = self.prompt(user, inputs, after_reply=index > 0, rng=rng)
         emotion = NO_EMOTION if intent.name in (UNCLEAR, SILENT) else user.manner
         free_style = rng.random() < FREE_STYLE_SHARE
         style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
@@ -197,7 +232,7 @@ class Conversations:
             inputs=inputs,
             free_style=free_style,
             spoken=spoken,
-            prompt=self.prompt(user, inputs, after_reply=index > 0, rng=rng),
+            prompt=prompt,
             reply=self.reply_columns(emotion, style, spoken),
         )
 
@@ -265,6 +300,16 @@ def questions_of(intents: Iterable[Intent]) -> list[str]:
 
 def _reply_syllables(reply: Spoken) -> list[str]:
     return spoken_syllables(reply, ["".join(syllable) for syllable in syllables(reply.text)])
+
+
+def _line(written: Sequence[str], corrects: bool, rng: np.random.Generator) -> str:
+    """One of the lines as somebody may say it, who maybe `corrects` what was said before."""
+    text = str(rng.choice(written))
+    if rng.random() < LOOSE_SHARE:
+        text = loosen(text, rng)
+    if corrects and rng.random() < CORRECTION_SHARE:
+        text = str(rng.choice(CORRECTIONS)) + text
+    return text
 
 
 def _pieces(text: str, rng: np.random.Generator | None) -> list[str]:

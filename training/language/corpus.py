@@ -16,13 +16,13 @@ from models.westlake.firefly import FireflyArchitecture
 
 from ..codec.clips import VARIATION
 from ..codec.config import TINY_CODEC
+from ..dialogues import SILENT, UNCLEAR
 from ..files import replacing
 from ..speech import recordings
 from ..speech.recordings import Recording
 from ..speech.speakers import SAMPLE_RATE, Microphone, noise, vary
 
 FRAME_SECONDS = TINY_CODEC.samples_per_frame / SAMPLE_RATE
-UNCLEAR, SILENT = "unknown.unclear", "unknown.silence"
 BABBLE_VOICES, BABBLE_RECORDINGS = 4, 400
 SOUND_SECONDS = (0.8, 4.0)
 SILENCE_DB = (-90.0, -60.0)
@@ -151,9 +151,8 @@ def _spoken(recording: Recording, codes: Tensor, factor: float = 1.0) -> Spoken:
     """What a recording says, played `factor` times as fast as it was recorded."""
     line, last = recording.line, codes.shape[1] - 1
     onsets = tuple(min(last, int(s / factor / FRAME_SECONDS)) for s in recording.onsets)
-    return Spoken(
-        intent=line.source, text=line.text, manner=line.manner, codes=codes, onsets=onsets
-    )
+    text = line.text if onsets else ""  # of another language nothing is to be understood
+    return Spoken(intent=line.source, text=text, manner=line.manner, codes=codes, onsets=onsets)
 
 
 def _float(recording: Recording) -> np.ndarray:

@@ -16,7 +16,7 @@ from models.westlake.dual_ar import DualARTransformer
 
 from .example import Example
 
-LISTENING_LAYER = 3  # its output is what the heads of words and syllables read
+LISTENING_LAYER = 2  # its output is what the heads of words and syllables read
 HEARING_WEIGHT = 1.0
 QUESTION_WEIGHT = 0.5
 SPEAKING_WEIGHT = 1.0

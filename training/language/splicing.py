@@ -55,13 +55,13 @@ class Splicer:
             self.leads[spoken.manner].append(spoken.codes[:, : spoken.onsets[0]])
 
     def say(self, intent: str, text: str, rng: np.random.Generator) -> Spoken | None:
-        """The line in some emotion; None where no one who felt so said one of its syllables."""
-        if not self.said:
+        """The line in an emotion in which all its syllables were said; None where there is none."""
+        names = plain_syllables(text)
+        manners = [m for m, known in self.said.items() if all(name in known for name in names)]
+        if not names or not manners:
             return None
-        manner = str(rng.choice(list(self.said)))
-        known, names = self.said[manner], plain_syllables(text)
-        if not names or any(name not in known for name in names):
-            return None
+        manner = str(rng.choice(manners))
+        known = self.said[manner]
         parts = [self.leads[manner][rng.integers(len(self.leads[manner]))]]
         onsets, frame = [], parts[0].shape[1]
         for name in names:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 
-from ..dialogues import EMOTIONS, STYLE_FOR_EMOTION, STYLES, Dialogues, Intent
+from ..dialogues import EMOTIONS, STYLE_FOR_EMOTION, STYLES, UNCLEAR, Dialogues, Intent
 from .recordings import Line
 
+FOREIGN = Path(__file__).parent / "foreign.txt"
 PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
 
 
@@ -30,6 +33,25 @@ def user_lines(dialogues: Dialogues, rounds: int, seed: int, heldout: bool = Fal
                 Line(source=source, text=text, manner=emotion, seed=voice, heldout=heldout)
             )
     return lines
+
+
+def foreign_lines(rounds: int, seed: int, heldout: bool = False) -> list[Line]:
+    """Every line of foreign.txt as phonemes, `rounds` times, in a random order."""
+    rng = np.random.default_rng(seed)
+    mark = "held" if heldout else "user"
+    rows = FOREIGN.read_text(encoding="utf-8").splitlines()
+    texts = [row.split(" | ")[-1] for row in rows if row.startswith(f"{mark} ")]
+    return [
+        Line(
+            source=UNCLEAR,
+            text=texts[index],
+            manner=str(rng.choice(EMOTIONS)),
+            seed=int(rng.integers(2**31)),
+            heldout=heldout,
+        )
+        for _ in range(rounds)
+        for index in rng.permutation(len(texts))
+    ]
 
 
 def draw_emotion(intent: Intent | None, rng: np.random.Generator) -> str:

@@ -66,7 +66,7 @@ def say(text: str, timbre: Sequence[float], melody: Sequence[float], prosody: Pr
     """Say a sentence.
 
     Args:
-        text: Chinese characters and ，。？！
+        text: Chinese characters and ，。？！; or phonemes between slashes.
         timbre, melody: the voice's sound and its way to speak, each as shares of `voice_names`.
         prosody: its gain and tilt are left to the caller.
 
@@ -101,10 +101,15 @@ def say(text: str, timbre: Sequence[float], melody: Sequence[float], prosody: Pr
 def phonemise(text: str) -> tuple[str, list[int]]:
     """The phonemes of a sentence, and at which of them each character begins.
 
+    What stands between slashes is phonemes already, of no characters.
+
     Raises:
         ValueError: a character that can't be said.
     """
     from misaki.zh import ZHG2P
+
+    if text.startswith("/") and text.endswith("/"):
+        return text[1:-1], []
 
     phonemes, starts = "", []
     for word, syllables in pinyin.words(text):

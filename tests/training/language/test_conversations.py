@@ -137,10 +137,30 @@ def test_follow_ups_ask_about_the_topic_before(conversations: Conversations):
 def test_new_topics_may_take_back_what_was_said(conversations: Conversations, monkeypatch):
     monkeypatch.setattr(module, "CORRECTION_SHARE", 1.0)
     monkeypatch.setattr(module, "INPUT_SHARES", {False: {"text": 1.0}})
+    monkeypatch.setattr(module, "LOOSE_SHARE", 0.0)
     hello = conversations.intents["talk.hello"]
     for index, corrected in ((0, False), (1, True)):
         user, inputs = conversations._draw_user(hello, None, index, np.random.default_rng(0), False)
         assert inputs == "text" and user.text.startswith(CORRECTIONS) == corrected
+
+
+def test_parts_of_a_spoken_line_may_be_written(conversations: Conversations):
+    text = "我最近总是睡不着。"
+    codes = torch.arange(2 + 3 * 8).repeat(8, 1).short()
+    onsets = tuple(range(2, 26, 3))
+    user = Spoken(intent="", text=text, manner="sad", codes=codes, onsets=onsets)
+    semantic, seen = conversations.tokens.semantic, set()
+    for seed in range(20):
+        prompt = conversations._mixed_prompt(user, False, np.random.default_rng(seed))
+        spoken = prompt[0] == semantic
+        heard = prompt[1, spoken] - 1
+        assert (prompt[1:, ~spoken] == 0).all() and (heard.diff() > 0).all()
+        characters = {max(0, int(frame) - 2) // 3 for frame in heard}
+        written = "".join(c for i, c in enumerate(text[:-1]) if i not in characters)
+        assert decode(conversations, prompt[0, ~spoken]).split("\n")[1].startswith(written)
+        assert len(heard) == 3 * len(characters) + 2 * (0 in characters)
+        seen.add(len(characters))
+    assert len(seen) > 3
 
 
 def test_the_unknown_is_drawn_more_often(conversations: Conversations):

@@ -44,6 +44,7 @@ def test_a_line_whose_syllables_nobody_said_so_is_not_said():
     splicer = Splicer([spoken("你好。", "happy", 100), spoken("爱。", "sad", 200)])
     rng = np.random.default_rng(0)
     assert all(splicer.say("talk.love", "你爱。", rng) is None for _ in range(10))
+    assert {splicer.say("talk.love", "好。", rng).manner for _ in range(10)} == {"happy"}
     assert Splicer([]).say("talk.love", "你好。", rng) is None
 
 

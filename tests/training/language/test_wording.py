@@ -1,10 +1,10 @@
-"""The ways in which a line may be written."""
+"""The ways in which a line may be said and written."""
 
 import numpy as np
 import pytest
 
 from training.language import wording
-from training.language.wording import reword, traditional
+from training.language.wording import loosen, reword, traditional
 
 
 def drawn(text: str) -> set[str]:
@@ -28,3 +28,14 @@ def test_traditional_characters():
     pytest.importorskip("opencc", reason="of requirements-train.txt")
     assert traditional("我睡了三个月，怎么办？") == "我睡了三個月，怎麼辦？"
     assert wording.traditional("你好") == "你好"
+
+
+def test_a_line_is_said_loosely_in_all_ways():
+    line = "我睡不着，怎么办？"
+    said = {loosen(line, np.random.default_rng(seed)) for seed in range(400)}
+    assert line in said and "怎么办，我睡不着。" in said
+    assert any(text.startswith(wording.OPENINGS) for text in said)
+    assert any(text.endswith(wording.CLOSINGS) for text in said)
+    assert "我睡着，怎么办？" in said and any(
+        f"我{h}睡不着" in t for t in said for h in ("啊", "呃")
+    )

@@ -6,10 +6,12 @@ from training.dialogues import EMOTIONS, STYLE_FOR_EMOTION, STYLES, Dialogues
 from training.speech.lines import (
     draw_emotion,
     followup_styles,
+    foreign_lines,
     reply_lines,
     styled_replies,
     user_lines,
 )
+from training.speech.teacher import phonemise
 
 
 def test_every_user_line_is_said_in_voices_of_its_own(shipped: Dialogues):
@@ -31,6 +33,17 @@ def test_held_out_lines_and_voices_go_together(shipped: Dialogues):
     held |= {text for _, texts in shipped.followups.values() for text in texts}
     assert {line.text for line in lines} == held and all(line.heldout for line in lines)
     assert not held & {line.text for line in user_lines(shipped, 1, seed=3)}
+
+
+def test_other_languages_are_phonemes_that_the_evaluation_keeps_apart():
+    lines, held = foreign_lines(2, seed=3), foreign_lines(1, seed=3, heldout=True)
+    assert len(lines) == 2 * len({line.text for line in lines}) > 150 and len(held) > 25
+    assert not {line.text for line in lines} & {line.text for line in held}
+    assert all(line.heldout for line in held) and not any(line.heldout for line in lines)
+    for line in lines + held:
+        assert line.source == "unknown.unclear"
+        phonemes, starts = phonemise(line.text)
+        assert f"/{phonemes}/" == line.text and starts == []
 
 
 def test_sources_are_intents_or_follow_ups(dialogues: Dialogues):
