@@ -21,6 +21,7 @@ os.environ.setdefault("GRADIO_ANALYTICS_CACHE_FREQUENCY", str(2**31))
 
 import gradio as gr  # noqa: E402
 import gradio.routes  # noqa: E402
+from fastapi import FastAPI  # noqa: E402
 from starlette.middleware import Middleware  # noqa: E402
 
 from listening.store import Store  # noqa: E402
@@ -35,15 +36,16 @@ from page.files import Files  # noqa: E402
 from page.gate import Gate  # noqa: E402
 from page.inspect import InspectTab  # noqa: E402
 from page.limiter import Readers  # noqa: E402
-from page.limits import Limits  # noqa: E402
+from page.limits import Limits, listening_limits  # noqa: E402
 from page.login import read_users  # noqa: E402
 from page.options import data_folder, parse_arguments, read_limits  # noqa: E402
 from page.private import PrivateFolder  # noqa: E402
 from page.sessions import Sessions  # noqa: E402
-from page.shelf import Shelf  # noqa: E402
+from page.shelf import Shelf, read_names  # noqa: E402
 from page.talk import EXAMPLE_FOLDER, TalkTab, example_recordings  # noqa: E402
 
 FONT = ("system-ui", "PingFang SC", "Microsoft YaHei", "Noto Sans CJK SC", "sans-serif")
+MAX_THREADS = 64
 FINISH_PAUSE = 0.05
 READ_SECONDS = 2.0  # without a request, after which the last reply's sound has been fetched
 THEME = gr.themes.Base(
@@ -95,6 +97,7 @@ class Page:
         gr.set_static_paths([EXAMPLE_FOLDER])
         self.files = Files(self._folder.path, self.limits, example_recordings())
         self.sessions = Sessions(model, self.files, self.limits, log_content)
+        self.store = Store(data_folder, listening_limits(self.limits))
         self.readers = Readers()
         with gr.Blocks(title="情感语音对话 · Emotional voice chat") as self.demo:
             gr.HTML(words.header())
@@ -102,7 +105,7 @@ class Page:
                 with gr.Tab(words.label("tab_talk"), elem_id="talk-tab"):
                     TalkTab(self.demo, self.sessions, self.readers)
                 with gr.Tab(words.label("compare"), elem_id="compare-tab"):
-                    CompareTab(self.sessions, Store(data_folder), Shelf(model, compare_with))
+                    CompareTab(self.sessions, self.store, Shelf(model, compare_with))
                 with gr.Tab(words.label("inspect"), elem_id="inspect-tab"):
                     InspectTab(self.sessions, self.readers)
             self.demo.load(None, None, None, js=OPEN_TEST, api_visibility="private")
@@ -133,27 +136,41 @@ class Page:
         Returns:
             Its address on this machine.
         """
+        return self.demo.launch(
+            prevent_thread_lock=True,
+            max_threads=MAX_THREADS,
+            state_session_capacity=256,
+            **self._served(is_host),
+            **options,
+        )[1]
+
+    def asgi(self, is_host: Callable[[str], bool], root_path: str = "") -> FastAPI:
+        """The page for a server of somebody else's; `is_host` as of `launch`."""
+        self.demo.max_threads = MAX_THREADS
+        served = self._served(is_host)
+        return gr.mount_gradio_app(
+            FastAPI(), self.demo, "/", root_path=root_path, show_error=False, **served
+        )
+
+    def _served(self, is_host: Callable[[str], bool]) -> dict[str, Any]:
+        """What holds however it is served."""
         entrance = Middleware(Entrance, limits=self.limits, health=self.health, **self._entrance)
         gate = Middleware(
             Gate, limits=self.limits, files=self.files, calls=self.calls, is_host=is_host
         )
-        return self.demo.launch(
-            prevent_thread_lock=True,
-            app_kwargs={"middleware": [entrance, gate]},
-            theme=THEME,
-            css="".join(map(words.asset, ("page.css", "compare.css", "inspect.css"))),
-            head=words.head(),
-            i18n=words.I18N,
-            footer_links=["api", "gradio"],
-            max_file_size=self.limits.max_upload_bytes,
-            max_threads=64,
-            state_session_capacity=256,
-            enable_monitoring=False,
-            mcp_server=False,
-            run_history=False,
-            ssr_mode=False,
-            **options,
-        )[1]
+        return {
+            "app_kwargs": {"middleware": [entrance, gate]},
+            "theme": THEME,
+            "css": "".join(map(words.asset, ("page.css", "compare.css", "inspect.css"))),
+            "head": words.head(),
+            "i18n": words.I18N,
+            "footer_links": ["api", "gradio"],
+            "max_file_size": self.limits.max_upload_bytes,
+            "enable_monitoring": False,
+            "mcp_server": False,
+            "run_history": False,
+            "ssr_mode": False,
+        }
 
     def health(self) -> dict[str, Any]:
         """What `/healthz` tells."""
@@ -198,6 +215,7 @@ def serve(options: argparse.Namespace) -> None:
     server.check_place(options)
     server.bypass_proxy(options.host)
     users = read_users(options.auth)
+    compare_with = read_names(options.compare_with, options.device)
     model = load_model(options.checkpoint, options.device, options.dtype, options.revision)
     model.warm_up()
     log_content = options.log_content or not server.is_public(options)
@@ -209,7 +227,7 @@ def serve(options: argparse.Namespace) -> None:
             users=users,
             public_metrics=options.public_metrics,
             data_folder=data_folder(options),
-            compare_with=[name for name in options.compare_with.split(",") if name],
+            compare_with=compare_with,
         )
         stack.callback(page.close)
         try:

@@ -186,11 +186,14 @@ def check_answer(test: ListeningTest, num_sounds: int, answer: Any) -> None:
 def check_text(part: str, text: object, limit: int, *, may_be_empty: bool = True) -> None:
     """Raise a UserError unless it is a printable text of so many characters at most."""
     is_text = isinstance(text, str) and len(text) <= limit and (may_be_empty or text.strip())
-    if not is_text or "\0" in str(text) or not _is_unicode(str(text)):
+    if not is_text or "\0" in str(text) or not is_unicode(str(text)):
         raise UserError("error_test_text", part=part, value=shown(text), limit=limit)
 
 
-def _is_unicode(text: str) -> bool:
+def is_unicode(text: object) -> bool:
+    """Whether it is a text without half characters, which can't be stored."""
+    if not isinstance(text, str):
+        return False
     try:
         text.encode()
     except UnicodeEncodeError:

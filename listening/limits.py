@@ -13,9 +13,11 @@ class TestLimits:
 
     Fields:
         max_tests: tests kept; one that nobody has rated makes room, the oldest first.
+        max_user_tests, max_address_tests: of these, of one who builds them, and of all at one
+            address; their shares of the bytes are as large.
         max_sounds: sounds of a test.
         max_bytes: of a test's sounds, as they are stored.
-        max_total_bytes: of all tests' sounds.
+        max_total_bytes: of all tests: sounds, definitions and ratings.
         max_seconds: of one sound.
         max_raters: of a test.
     """
@@ -23,6 +25,8 @@ class TestLimits:
     __test__ = False  # its name begins as those that pytest collects
 
     max_tests: int = 100
+    max_user_tests: int = 20
+    max_address_tests: int = 50
     max_sounds: int = 240
     max_bytes: int = 96 * MIB
     max_total_bytes: int = 2048 * MIB
@@ -30,6 +34,7 @@ class TestLimits:
     max_raters: int = 200
 
 
+RATING_BYTES = 256  # that a rating counts for
 MAX_CONDITIONS = 8
 MAX_STIMULI = 1000  # of a test, whatever its limits say
 MAX_TRIALS = 400  # that one rater is asked

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
+from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass, field
 from threading import Event
@@ -13,7 +13,7 @@ import numpy as np
 
 from generate import generate_long
 from models.audio import AudioClip, load_audio
-from models.contract import SpeechCodec, SpeechModel
+from models.contract import ReplyChunk, SpeechCodec, SpeechModel
 from models.errors import UserError, shown
 from models.hub import public_name
 from models.level import level_speech
@@ -23,6 +23,8 @@ from .limits import MAX_NAME, MAX_TEXT, TestLimits
 from .sample import Sample
 from .sounds import pack, unpack
 
+Chunks = Generator[ReplyChunk, None, None]
+Watch = Callable[[Chunks], Chunks]
 SOURCES = ("reply", "copy", "recording")
 
 
@@ -79,6 +81,10 @@ def recorded_prompt(name: str, source: Any, limits: TestLimits) -> Prompt:
     return Prompt(name=name, sound=pack(clip.samples.numpy(), clip.sample_rate))
 
 
+def _unwatched(chunks: Chunks) -> Chunks:
+    return chunks
+
+
 def make_sample(
     condition: Condition,
     prompt: Prompt,
@@ -87,12 +93,14 @@ def make_sample(
     *,
     stop: Event | None = None,
     log_content: bool = False,
+    watch: Watch = _unwatched,
 ) -> Sample:
     """Make one sound.
 
     Args:
         model_of: a model by the name that conditions give it.
         stop: when set, a reply ends within one frame.
+        watch: passes a reply on, and may measure it.
 
     Raises:
         UserError: what `generate_long` refuses; a condition that needs a recording or a codec
@@ -101,7 +109,7 @@ def make_sample(
     clip = unpack(prompt.sound, limits.max_seconds) if prompt.sound is not None else None
     if condition.source == "reply":
         model = model_of(condition.model)
-        wave, settings = _reply(condition, prompt, clip, model, stop, log_content)
+        wave, settings = _reply(condition, prompt, clip, model, stop, log_content, watch)
         rate = model.sample_rate
     elif clip is None:
         raise UserError("error_test_recording", condition=shown(condition.name))
@@ -162,6 +170,7 @@ def _reply(
     model: SpeechModel,
     stop: Event | None,
     log_content: bool,
+    watch: Watch,
 ) -> tuple[np.ndarray, dict[str, Any]]:
     sampling = dataclasses.replace(model.sampling, **condition.sampling, seed=condition.seed)
     chunks = generate_long(
@@ -176,7 +185,7 @@ def _reply(
         log_content=log_content,
     )
     waves, text, last = [np.zeros(0, np.float32)], "", None
-    with closing(chunks):
+    with closing(watch(chunks)) as chunks:
         for last in chunks:
             waves.append(last.new_audio)
             text += last.new_text

@@ -6,7 +6,6 @@ as digests only.
 
 from __future__ import annotations
 
-import hashlib
 import json
 import secrets
 import sqlite3
@@ -20,10 +19,11 @@ from typing import Any
 
 from models.errors import UserError, shown
 
-from .definition import ListeningTest, check_answer, check_text, test_of_json
-from .limits import MAX_NAME, TestLimits
+from .definition import ListeningTest, check_answer, check_text, is_unicode, test_of_json
+from .limits import MAX_NAME, RATING_BYTES, TestLimits
 from .plan import Trial, plan, rater_seed
 from .results import Rating
+from .room import NOBODY, Maker, add_columns, digest_of, make_room
 
 FILE = "listening-tests.sqlite"
 WAIT_SECONDS = 20.0  # for another process that writes
@@ -81,6 +81,7 @@ class Store:
             with closing(sqlite3.connect(self._path, timeout=WAIT_SECONDS)) as file:
                 file.execute("PRAGMA journal_mode = WAL")
                 file.executescript(SCHEMA)
+                add_columns(file)
         except (OSError, sqlite3.Error) as error:
             raise ValueError(
                 f"listening tests can't be kept in {folder} ({error}): give a folder that you can "
@@ -102,12 +103,14 @@ class Store:
         test: ListeningTest,
         sounds: Mapping[str, bytes],
         ratings: Sequence[Rating] = (),
+        maker: Maker = NOBODY,
     ) -> tuple[str, str]:
         """Keep a test.
 
         Args:
             sounds: by digest; all that the test names, prompts' too.
             ratings: that it comes with.
+            maker: whose share of the store it takes.
 
         Returns:
             The code that raters are given, and the key that opens the results.
@@ -115,15 +118,21 @@ class Store:
         Raises:
             UserError: there is no room for it.
         """
-        code, key = secrets.token_hex(4), secrets.token_urlsafe(18)
+        code, key, definition = secrets.token_hex(4), secrets.token_urlsafe(18), test.to_json()
         num_bytes = sum(map(len, sounds.values()))
         if num_bytes > self.limits.max_bytes:
             raise UserError("error_test_large", size=num_bytes, limit=self.limits.max_bytes)
+        num_bytes += len(definition.encode())
+        maker = Maker(user=digest_of(maker.user), address=digest_of(maker.address))
         with self._open() as file:
-            self._make_room(file, num_bytes)
-            row = (code, _hash(key), time.time(), test.to_json())
+            make_room(file, maker, self.limits, num_bytes + RATING_BYTES * len(ratings))
+            row = (
+                code, digest_of(key), time.time(), definition, maker.user, maker.address, num_bytes,
+            )  # fmt: skip
             number = file.execute(
-                "INSERT INTO tests (code, owner, created, definition) VALUES (?, ?, ?, ?)", row
+                "INSERT INTO tests (code, owner, created, definition, user, address, bytes) "
+                "VALUES (?, ?, ?, ?, ?, ?, ?)",
+                row,
             ).lastrowid
             rows = [(number, name, data) for name, data in sounds.items()]
             file.executemany("INSERT INTO sounds VALUES (?, ?, ?)", rows)
@@ -133,21 +142,6 @@ class Store:
                     if rating.rater == name:
                         _add_rating(file, rater, rating)
         return code, key
-
-    def _make_room(self, file: sqlite3.Connection, num_bytes: int) -> None:
-        """Remove tests that nobody has rated, the oldest first, as far as needed."""
-        limits = self.limits
-        while True:
-            count = file.execute("SELECT COUNT(*) FROM tests").fetchone()[0]
-            used = file.execute("SELECT COALESCE(SUM(LENGTH(data)), 0) FROM sounds").fetchone()[0]
-            if count < limits.max_tests and used + num_bytes <= limits.max_total_bytes:
-                return
-            unrated = file.execute(
-                "SELECT id FROM tests WHERE id NOT IN (SELECT test FROM raters) ORDER BY created"
-            ).fetchone()
-            if unrated is None:
-                raise UserError("error_tests_full")
-            file.execute("DELETE FROM tests WHERE id = ?", unrated)
 
     def test(self, code: str) -> ListeningTest:
         """The test that raters were given this code of.
@@ -166,7 +160,7 @@ class Store:
         """
         with self._open() as file:
             row = file.execute(
-                "SELECT code, definition FROM tests WHERE owner = ?", (_hash(key),)
+                "SELECT code, definition FROM tests WHERE owner = ?", (digest_of(key),)
             ).fetchone()
         if row is None:
             raise UserError("error_test_key")
@@ -174,12 +168,10 @@ class Store:
 
     def sound(self, code: str, digest: str) -> bytes:
         """A sound of a test, as it is stored."""
+        query = "SELECT data FROM sounds WHERE test = ? AND digest = ?"
         with self._open() as file:
-            row = file.execute(
-                "SELECT data FROM sounds JOIN tests ON tests.id = test "
-                "WHERE code = ? AND digest = ?",
-                (code, digest),
-            ).fetchone()
+            number, _ = _test(file, code)
+            row = file.execute(query, (number, digest)).fetchone() if is_unicode(digest) else None
         if row is None:
             raise UserError("error_no_test", name=shown(code))
         return row[0]
@@ -187,7 +179,7 @@ class Store:
     def remove(self, key: str) -> None:
         """Remove the test that a key opens, with all ratings."""
         with self._open() as file:
-            file.execute("DELETE FROM tests WHERE owner = ?", (_hash(key),))
+            file.execute("DELETE FROM tests WHERE owner = ?", (digest_of(key),))
 
     def join(self, code: str, name: str, key: str = "") -> Rater:
         """Begin to rate, or go on where one stopped.
@@ -214,7 +206,7 @@ class Store:
                 rater = _add_rater(file, number, test, name, key)
                 trials = plan(test, rater_seed(test, name))
                 return Rater(id=rater, name=name, key=key, trials=trials, num_done=0)
-            if not secrets.compare_digest(row[1], _hash(key)):
+            if not secrets.compare_digest(row[1], digest_of(key)):
                 raise UserError("error_rater_name", name=shown(name))
             return Rater(
                 id=row[0], name=name, key="", trials=plan(test, row[2]),
@@ -273,7 +265,7 @@ class Store:
 
 def _test(file: sqlite3.Connection, code: object) -> tuple[int, ListeningTest]:
     query = "SELECT id, definition FROM tests WHERE code = ?"
-    row = file.execute(query, (code,)).fetchone() if isinstance(code, str) else None
+    row = file.execute(query, (code,)).fetchone() if is_unicode(code) else None
     if row is None:
         raise UserError("error_no_test", name=shown(code))
     return row[0], test_of_json(row[1])
@@ -285,7 +277,7 @@ def _num_done(file: sqlite3.Connection, rater: int) -> int:
 
 
 def _add_rater(file, number: int | None, test: ListeningTest, name: str, key: str) -> int:
-    row = (number, name, _hash(key), rater_seed(test, name))
+    row = (number, name, digest_of(key), rater_seed(test, name))
     query = "INSERT INTO raters (test, name, key, seed) VALUES (?, ?, ?, ?)"
     return file.execute(query, row).lastrowid
 
@@ -296,8 +288,5 @@ def _add_rating(file: sqlite3.Connection, rater: int, rating: Rating) -> None:
         json.dumps(rating.answer), rating.seconds, rating.time,
     )  # fmt: skip
     file.execute("INSERT INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-
-
-def _hash(key: object) -> str:
-    """A key's digest: it has too many bits to be guessed from it."""
-    return hashlib.sha256(str(key).encode(errors="replace")).hexdigest()
+    query = "UPDATE tests SET bytes = bytes + ? WHERE id = (SELECT test FROM raters WHERE id = ?)"
+    file.execute(query, (RATING_BYTES, rater))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 from strings import say
 
 MAX_SHOWN = 80  # characters of what came, in a message
@@ -22,6 +24,9 @@ class UserError(ValueError):
     def __init__(self, code: str, **values: object) -> None:
         super().__init__(say(code, "en", **values))
         self.code, self.values = code, values
+
+    def __reduce__(self) -> tuple:
+        return partial(UserError, self.code, **self.values), ()  # on its way between processes
 
 
 def shown(value: object) -> str:

@@ -5,10 +5,13 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
+from loguru import logger
+
 from .errors import UserError, shown
 
 TINY = Path(__file__).parents[1] / "checkpoints" / "tiny"
 HUB_ID = re.compile(r"\w[\w.-]*/\w[\w.-]*")
+ASK_SECONDS = 10.0  # the longest wait for an answer
 TEXT_FILES = ("*.json", "merges.txt")
 
 
@@ -28,14 +31,53 @@ def find_folder(
         RuntimeError: the download failed.
     """
     name = os.fspath(name_or_path)
-    folder = TINY if name == "tiny" else Path(name).expanduser()
-    if not name or not folder.is_dir():
-        if HUB_ID.fullmatch(name):
-            return _download(name, revision, weight_files)
-        raise UserError("error_unknown_checkpoint", name=shown(name))
+    folder = local_folder(name)
+    if folder is None:
+        return _download(name, revision, weight_files)
     if revision is not None:
         raise ValueError(f"revision {revision!r} needs a Hugging Face id, but {folder} is a folder")
     return folder
+
+
+def local_folder(name: str) -> Path | None:
+    """The folder of a checkpoint on this machine; None for a Hugging Face id.
+
+    Raises:
+        UserError: neither of them.
+    """
+    folder = TINY if name == "tiny" else Path(name).expanduser()
+    if name and folder.is_dir():
+        return folder
+    if HUB_ID.fullmatch(name):
+        return None
+    raise UserError("error_unknown_checkpoint", name=shown(name))
+
+
+def check_hub_id(repo_id: str, files: Sequence[str]) -> None:
+    """Find out whether a Hugging Face id exists, where that can be found out.
+
+    Args:
+        files: one of which is in the cache if the checkpoint is.
+
+    Raises:
+        ValueError: there is no such id.
+    """
+    from huggingface_hub import HfApi, try_to_load_from_cache
+    from huggingface_hub.errors import RepositoryNotFoundError
+
+    if any(isinstance(try_to_load_from_cache(repo_id, file), str) for file in files):
+        return
+    try:
+        HfApi().model_info(repo_id, timeout=ASK_SECONDS)
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"there is no folder {repo_id!r} here, and no such id at Hugging Face: check the name"
+        ) from error
+    except Exception as error:  # its other errors and its HTTP library's have no common type
+        logger.warning(
+            f"whether Hugging Face has {repo_id} can't be found out ({type(error).__name__}): it "
+            "is asked again when the checkpoint is first used"
+        )
 
 
 def public_name(name: str) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ from .checks import check_text, reply_options
 from .files import Files
 from .limiter import Limiter
 from .limits import Limits
+from .metrics import measured
 from .shelf import Shelf
 
 MEMORY = 8  # times what a test may take where it is stored, for its samples as floats
@@ -170,6 +172,7 @@ class Builder:
                     return make_sample(
                         condition, prompt, self.shelf.get, self.sizes,
                         stop=stop, log_content=self.log_content,
+                        watch=lambda chunks: measured(chunks, time.monotonic()),
                     )  # fmt: skip
             except UserError as error:
                 if error.code != "error_busy" or not tries_left or stop.is_set():

@@ -21,6 +21,7 @@ from .limits import Limits
 MODEL = "model"  # the concurrency_id of all events that make a reply
 BUILD = "build"  # and of those that make many, a listening test's
 LONG = (MODEL, BUILD)
+WHO = "who"  # in a request's state: (user, address) that limits are counted for
 MAX_WAITING_EVENTS = 256  # of all others
 MAX_DEPTH = 6  # of what is nested in a call
 NAME = re.compile(r"[\w-]{1,64}", re.ASCII)

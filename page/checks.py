@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
 from typing import Any
 
@@ -26,6 +27,21 @@ def check_text(text: object, limits: Limits) -> str:
         limit = limits.max_text_characters
         raise UserError("error_text_too_long", characters=len(text), limit=limit)
     return text.strip()
+
+
+def read_object(value: object) -> dict[str, Any]:
+    """What a tab's script sends as JSON.
+
+    Raises:
+        UserError: it is no object.
+    """
+    try:
+        given = json.loads(value) if isinstance(value, str) else None
+    except (ValueError, RecursionError):
+        given = None
+    if not isinstance(given, dict):
+        raise UserError("error_request")
+    return given
 
 
 def reply_options(

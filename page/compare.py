@@ -16,13 +16,15 @@ import gradio as gr
 
 from listening.package import read_package, write_package
 from listening.results import summarise, to_csv
+from listening.room import Maker
 from listening.sounds import as_wav
 from listening.store import Rater, Store
 from models.errors import UserError
 
 from . import words
 from .building import Builder
-from .calls import BUILD, visitor_of
+from .calls import BUILD, WHO, visitor_of
+from .checks import read_object
 from .metrics import count_error
 from .sessions import Sessions
 from .shelf import Shelf
@@ -113,9 +115,8 @@ class CompareTab:
             visible="hidden",
         )
 
-        def handle(request: gr.Request, value: str) -> Generator[str]:
-            visitor = visitor_of(request.session_hash)
-            for step in _told(steps, value, visitor):
+        def handle(request: gr.Request, value: object) -> Generator[str]:
+            for step in _told(lambda given: steps(given, request), value):
                 answer = {"to": name, "number": next(self._numbers), **step}
                 yield json.dumps(answer).replace("<", "\\u003c")
 
@@ -124,7 +125,8 @@ class CompareTab:
             handle, wire, self.heard, show_progress="hidden", api_visibility="private", **queue
         )
 
-    def _build(self, wish: dict, visitor: str) -> Iterator[dict]:
+    def _build(self, wish: dict, request: gr.Request) -> Iterator[dict]:
+        visitor = visitor_of(request.session_hash)
         stop = Event()
         with self._lock:
             self._stops[visitor] = stop
@@ -133,7 +135,7 @@ class CompareTab:
                 if step.test is None or step.sounds is None:
                     yield {"done": step.done, "total": step.total}
                     continue
-                code, key = self.store.add(step.test, step.sounds)
+                code, key = self.store.add(step.test, step.sounds, maker=_maker(request))
                 yield {"built": {"code": code, "key": key, "title": step.test.title}}
             if stop.is_set():
                 yield {"stopped": True}
@@ -143,30 +145,33 @@ class CompareTab:
                 if self._stops.get(visitor) is stop:
                     del self._stops[visitor]
 
-    def _stop(self, value: dict, visitor: str) -> Iterator[dict]:
+    def _stop(self, value: dict, request: gr.Request) -> Iterator[dict]:
+        visitor = visitor_of(request.session_hash)
         with self._lock:
             stop = self._stops.get(visitor)
         if stop:
             stop.set()
         yield {}
 
-    def _take(self, value: dict, visitor: str) -> Iterator[dict]:
+    def _take(self, value: dict, request: gr.Request) -> Iterator[dict]:
         """A rater begins, or goes on."""
-        yield self._trial(value["code"], self._rater(value), visitor)
+        yield self._trial(value.get("code"), self._rater(value), visitor_of(request.session_hash))
 
-    def _rate(self, value: dict, visitor: str) -> Iterator[dict]:
+    def _rate(self, value: dict, request: gr.Request) -> Iterator[dict]:
+        code: Any = value.get("code")
+        position: Any = value.get("position")
         seconds: Any = value.get("seconds")
         is_time = type(seconds) in (int, float) and 0 <= seconds <= MAX_ANSWER_SECONDS
         self.store.rate(
-            value["code"], self._rater(value), value.get("position", -1), value.get("answer"),
+            code, self._rater(value), position, value.get("answer"),
             float(seconds) if is_time else 0.0,
         )  # fmt: skip
-        yield self._trial(value["code"], self._rater(value), visitor)
+        yield self._trial(code, self._rater(value), visitor_of(request.session_hash))
 
     def _rater(self, value: dict) -> Rater:
         return self.store.join(value.get("code", ""), value.get("name", ""), value.get("key", ""))
 
-    def _trial(self, code: str, rater: Rater, visitor: str) -> dict:
+    def _trial(self, code: Any, rater: Rater, visitor: str) -> dict:
         """What the rater is asked next; of the sounds nothing but the sounds."""
         test, total = self.store.test(code), len(rater.trials)
         shown: dict[str, Any] = {
@@ -202,7 +207,8 @@ class CompareTab:
         for path in paths:
             self.files.remove(path)
 
-    def _results(self, value: dict, visitor: str) -> Iterator[dict]:
+    def _results(self, value: dict, request: gr.Request) -> Iterator[dict]:
+        visitor = visitor_of(request.session_hash)
         code, test = self.store.owned(value.get("key", ""))
         ratings = self.store.ratings(code)
         found = summarise(test, ratings)
@@ -235,38 +241,43 @@ class CompareTab:
             }
         }  # fmt: skip
 
-    def _hear(self, value: dict, visitor: str) -> Iterator[dict]:
+    def _hear(self, value: dict, request: gr.Request) -> Iterator[dict]:
         """A sound of the results, for the one who built the test."""
+        visitor = visitor_of(request.session_hash)
         code, _ = self.store.owned(value.get("key", ""))
         digest = str(value.get("digest", ""))
         yield {"digest": digest, "path": self._sound(code, digest, visitor)}
 
-    def _export(self, value: dict, visitor: str) -> Iterator[dict]:
+    def _export(self, value: dict, request: gr.Request) -> Iterator[dict]:
+        visitor = visitor_of(request.session_hash)
         code, _ = self.store.owned(value.get("key", ""))
         name = f"listening-test-{code}.zip"
         path = self.files.make(name, lambda path: write_package(path, self.store, code), visitor)
         yield {"package": path}
 
-    def _bring(self, value: dict, visitor: str) -> Iterator[dict]:
+    def _bring(self, value: dict, request: gr.Request) -> Iterator[dict]:
         """Take up what another instance has exported."""
+        visitor = visitor_of(request.session_hash)
         path = self.files.check(value.get("package"), visitor)
         test, sounds, ratings = read_package(Path(path), self.store.limits)
-        code, key = self.store.add(test, sounds, ratings)
+        code, key = self.store.add(test, sounds, ratings, _maker(request))
         self.files.remove(path)
         yield {"built": {"code": code, "key": key, "title": test.title}}
 
-    def _remove(self, value: dict, visitor: str) -> Iterator[dict]:
+    def _remove(self, value: dict, request: gr.Request) -> Iterator[dict]:
         self.store.remove(str(value.get("key", "")))
         yield {"removed": value.get("key", "")}
 
 
-def _told(steps: Callable[..., Iterator[dict]], value: str, visitor: str) -> Iterator[dict]:
+def _maker(request: gr.Request) -> Maker:
+    user, address = getattr(request.state, WHO)
+    return Maker(user=user, address=address)
+
+
+def _told(steps: Callable[[dict], Iterator[dict]], value: object) -> Iterator[dict]:
     """The steps of what was asked; a fault is said where it was asked."""
     try:
-        given = json.loads(value)
-        if not isinstance(given, dict):
-            raise UserError("error_request")
-        yield from steps(given, visitor)
+        yield from steps(read_object(value))
     except UserError as error:
         count_error(error)
         yield {"fault": words.each(error.code, **error.values)}

@@ -6,7 +6,6 @@ machine and not through a proxy, unless it is made public.
 
 from __future__ import annotations
 
-import ipaddress
 import math
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -15,13 +14,13 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 
 from . import metrics
-from .calls import RefusedError
+from .calls import WHO, RefusedError
 from .gate import VISITOR
 from .limits import Limits
 from .login import user_of
 from .messages import API, cookie_of, path_of, refusal
 from .rate import Rate
-from .server import is_loopback
+from .server import is_loopback, network_of
 
 HEALTH, METRICS = "/healthz", "/metrics"
 BEGIN = f"{API}/startup-events"  # by which Gradio finds out whether it can be reached
@@ -77,7 +76,7 @@ class Entrance:
             await JSONResponse(health, 200 if health["ready"] else 503)(scope, receive, send)
             return
         address = (scope.get("client") or ("",))[0]
-        network = _network(address)
+        network = network_of(address)
         user = None if path == BEGIN else self._user(headers, network)
         if path == METRICS and is_read:
             if not (self.public_metrics or _is_local(headers, address)):
@@ -89,6 +88,8 @@ class Entrance:
             key = user or headers.get(VISITOR) or cookie_of(headers.get("cookie", "")) or address
             _refuse_often(self._of_address, f"address {network}")
             _refuse_often(self._of_user, f"user {key}")
+            state = {**scope.get("state", {}), WHO: (key, network)}
+            scope = {**scope, "state": state}
         await self.app(scope, receive, send)
 
     def _user(self, headers: Headers, address: str) -> str | None:
@@ -116,17 +117,6 @@ def _refuse_often(rate: Rate, key: str) -> None:
     if seconds := rate.take(key):
         limit = rate.per_minute
         raise RefusedError(429, "error_requests", limit=limit, seconds=math.ceil(seconds))
-
-
-def _network(address: str) -> str:
-    """What counts as one address: of IPv6, the 2**64 of which a single user may take any."""
-    try:
-        number = ipaddress.ip_address(address)
-    except ValueError:
-        return address
-    if number.version == 4 or number.ipv4_mapped:
-        return address
-    return f"{int(number) >> 64:x}/64"
 
 
 def _is_local(headers: Headers, address: str) -> bool:

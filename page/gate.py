@@ -14,6 +14,7 @@ import re
 import secrets
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
@@ -41,6 +42,7 @@ from .messages import (
     with_json,
     with_place,
 )
+from .server import network_of
 
 DRAINED = 4  # times the largest upload: what is read and dropped of one that is refused
 VISITOR = "x-visitor"
@@ -73,7 +75,7 @@ class Gate:
         self.app = app
         self.limits, self.files, self.calls, self.is_host = limits, files, calls, is_host
         self._secret = secrets.token_bytes(32)
-        self._num_open = 0
+        self._open: Counter[str] = Counter()  # requests and event streams by address
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
@@ -82,17 +84,25 @@ class Gate:
         if scope["type"] != "http":  # there are no web sockets here
             await send({"type": "websocket.close", "code": 1008})
             return
-        self._num_open += 1
+        address = network_of((scope.get("client") or ("",))[0])
+        self._open[address] += 1
         try:
-            if self._num_open > self.limits.max_connections:
-                raise RefusedError(503, "error_busy")
+            self._check_open(address)
             await self._pass(scope, receive, send)
         except RefusedError as refused:
             if refused.status in (413, 507):
                 await self._drain(receive)
             await refusal(refused, scope)(scope, receive, send)
         finally:
-            self._num_open -= 1
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
+
+    def _check_open(self, address: str) -> None:
+        if self._open[address] > (limit := self.limits.address_connections):
+            raise RefusedError(429, "error_connections", limit=limit)
+        if self._open.total() > self.limits.max_connections:
+            raise RefusedError(503, "error_busy")
 
     async def _pass(self, scope, receive, send) -> None:
         headers, path = Headers(scope=scope), path_of(scope)

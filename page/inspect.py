@@ -16,7 +16,7 @@ from models.errors import UserError
 
 from . import words
 from .calls import MODEL, visitor_of
-from .checks import check_text, reply_options
+from .checks import check_text, read_object, reply_options
 from .inspecting import look
 from .limiter import Readers
 from .metrics import count_error
@@ -68,14 +68,14 @@ class InspectTab:
             concurrency_id=MODEL, concurrency_limit=sessions.limits.max_replies,
         )  # fmt: skip
 
-    def _look(self, request: gr.Request, value: str) -> Generator[str]:
+    def _look(self, request: gr.Request, value: object) -> Generator[str]:
         """A line of JSON for each step; the value only grows, so a page may miss one of them."""
         lines = f"{next(self._numbers)}\n"
         for step in self._told(request, value):
             lines += json.dumps(step, allow_nan=False).replace("<", "\\u003c") + "\n"
             yield lines
 
-    def _told(self, request: gr.Request, value: str) -> Iterator[dict[str, Any]]:
+    def _told(self, request: gr.Request, value: object) -> Iterator[dict[str, Any]]:
         try:
             yield from self._steps(request, value)
             yield {"done": True}
@@ -86,11 +86,9 @@ class InspectTab:
             page_error(error)  # logs it
             yield {"fault": words.each("error_internal")}
 
-    def _steps(self, request: gr.Request, value: str) -> Iterator[dict[str, Any]]:
+    def _steps(self, request: gr.Request, value: object) -> Iterator[dict[str, Any]]:
         sessions, limits = self.sessions, self.sessions.limits
-        visitor, given = visitor_of(request.session_hash), json.loads(value)
-        if not isinstance(given, dict):
-            raise UserError("error_request")
+        visitor, given = visitor_of(request.session_hash), read_object(value)
         path = sessions.files.check(given["path"], visitor) if given.get("path") else None
         text = check_text(given.get("text", ""), limits)
         answers = given.get("answers") is True

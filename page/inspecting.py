@@ -17,6 +17,8 @@ from models.errors import UserError
 from models.level import level_speech
 from models.prosody import liveliness, mel_picture, outline, prosody
 
+from .metrics import measured
+
 OUTLINE_POINTS = 900
 MAX_CURVE = 1500  # values of a curve that are sent
 MAX_COLUMNS = 240  # of a token grid that are shown
@@ -76,7 +78,8 @@ def _turn(
     started = time.perf_counter()
     chunks: list[ReplyChunk] = []
     arrived: list[float] = []
-    with closing(generate_long(model, audio=turn, log_content=log, **options)) as reply:
+    chunks_made = generate_long(model, audio=turn, log_content=log, **options)
+    with closing(measured(chunks_made, time.monotonic())) as reply:
         if isinstance(turn, FramedTurn):
             yield {"turn": {"grid": grid([turn.frames])}}
         for chunk in reply:

@@ -6,6 +6,7 @@ import dataclasses
 import math
 from dataclasses import dataclass, field
 
+from listening.limits import TestLimits
 from models.errors import shown
 
 MIB = 1 << 20
@@ -32,6 +33,7 @@ class Limits:
     user_requests: int = _limit(600, "calls and uploads of one user in a minute")
     address_requests: int = _limit(6000, "the same, of all users at one address")
     max_connections: int = _limit(512, "requests and event streams open at the same time")
+    address_connections: int = _limit(128, "the same, of all users at one address")
     reply_seconds: float = _limit(30.0, "longest reply in seconds, until the user sets another")
     max_reply_seconds: float = _limit(90.0, "longest reply in seconds that can be set")
     max_replies: int = _limit(4, "replies made at the same time")
@@ -47,11 +49,26 @@ class Limits:
     max_user_bytes: int = _limit(128 * MIB, "bytes of sounds kept for one visitor")
     max_total_bytes: int = _limit(1024 * MIB, "bytes of sounds kept for all; the oldest go first")
 
+    max_tests: int = _limit(100, "listening tests kept; ones that nobody has rated make room")
+    max_user_tests: int = _limit(20, "of these, and of their bytes, the share of one user")
+    max_address_tests: int = _limit(50, "the same, of all users at one address")
+    max_tests_bytes: int = _limit(2048 * MIB, "bytes of listening tests and ratings kept for all")
+
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
             _check(entry.name, getattr(self, entry.name), type(entry.default))
         if self.reply_seconds > self.max_reply_seconds:
             object.__setattr__(self, "reply_seconds", self.max_reply_seconds)
+
+
+def listening_limits(limits: Limits) -> TestLimits:
+    """What listening tests may take."""
+    return TestLimits(
+        max_tests=limits.max_tests,
+        max_user_tests=limits.max_user_tests,
+        max_address_tests=limits.max_address_tests,
+        max_total_bytes=limits.max_tests_bytes,
+    )
 
 
 def _check(name: str, value: object, kind: type) -> None:

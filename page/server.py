@@ -99,6 +99,17 @@ def is_loopback(host: str) -> bool:
         return host == "localhost"
 
 
+def network_of(address: str) -> str:
+    """What counts as one address: of IPv6, the 2**64 of which a single user may take any."""
+    try:
+        number = ipaddress.ip_address(address)
+    except ValueError:
+        return address
+    if number.version == 4 or number.ipv4_mapped:
+        return address
+    return f"{int(number) >> 64:x}/64"
+
+
 def host_check(
     options: argparse.Namespace, environment: Mapping[str, str] = os.environ
 ) -> Callable[[str], bool]:

@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from threading import Lock
 
 from models.contract import SpeechModel
+from models.devices import find_device
 from models.errors import UserError, shown
 from models.hub import public_name
-from models.load import load_model
+from models.load import check_checkpoint, load_model
 
 MAX_LOADED = 2  # beside the served one; the one that was used longest ago goes
 
@@ -50,6 +51,26 @@ class Shelf:
                 model = load_model(checkpoint, self._served.device, dtype or "auto")
             self._loaded[name] = model
         return model
+
+
+def read_names(text: str, device: str = "cpu") -> list[str]:
+    """The names of an option, each checked; nothing is loaded.
+
+    Args:
+        text: names with commas between, as "checkpoint" or "checkpoint:dtype".
+
+    Raises:
+        ValueError: one that can't be loaded here.
+    """
+    names = [name for part in text.split(",") if (name := part.strip())]
+    find_device(device)  # its own fault is told as such
+    for name in names:
+        checkpoint, _, dtype = name.partition(":")
+        try:
+            check_checkpoint(checkpoint, device, dtype or "auto")
+        except ValueError as error:
+            raise ValueError(f"--compare-with {shown(name)}: {error}") from error
+    return names
 
 
 def _label(name: str) -> str:

@@ -150,6 +150,7 @@ class TalkTab:
             handler,
             [wire, *inputs],
             list(outputs),
+            preprocess=False,  # any value is checked by the handler, and told in its words
             trigger_mode="multiple",
             show_progress="hidden",
             api_visibility="private",

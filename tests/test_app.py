@@ -227,6 +227,10 @@ def test_what_is_wrong_with_the_place_is_one_line_before_loading(
             (certificate, "give both"),
             ([*certificate, "--ssl-keyfile", "none"], "no file that can be read"),
             (no_certificate, "PEM files that belong together"),
+            (["--compare-with", "tiny,no such model"], "--compare-with no such model: "),
+            (["--compare-with", "tiny:int5"], "--compare-with tiny:int5: "),
+            (["--compare-with", str(tmp_path)], "no config.json in it"),
+            (["--device", "gpu"], "gpu"),
         ):
             free = [] if "--port" in arguments else ["--port", str(free_port())]
             assert app.main([*arguments, *free]) == 2

@@ -96,6 +96,27 @@ def test_metrics_count_what_happens():
     assert figure(after, "process_resident_memory_bytes") > 1e6
 
 
+def test_replies_of_all_tabs_are_counted():
+    model = FakeModel(num_frames=5)
+    condition = {"source": "reply", "model": "fake:float32", "seed": 1}
+    wish = {
+        "kind": "ab", "title": "t", "texts": ["好"],
+        "conditions": [{**condition, "name": name} for name in "ab"],
+    }  # fmt: skip
+    with served(model) as (page, url):
+        visitor = Visitor(url)
+        before = figures(visitor)
+        visitor.run(function(page, "_look"), [json.dumps({"text": "好", "answers": True})])
+        visitor.run(function(page, "_tests_build"), [json.dumps(wish)])
+        after = figures(visitor)
+    for name, more in (
+        ("westlake_first_sound_seconds_count", 3),
+        ("westlake_frames_total", 15),
+        ('westlake_replies_total{end="whole"}', 3),
+    ):
+        assert figure(after, name) - figure(before, name) == more, name
+
+
 def test_metrics_are_for_this_machine_alone():
     with served(FakeModel(), is_host=lambda name: True) as (_, url):
         visitor = Visitor(url)

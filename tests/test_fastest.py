@@ -1,5 +1,7 @@
 """What `auto` takes: int8 wherever the memory's speed lets it speak in real time."""
 
+import threading
+from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL
 from dataclasses import replace
 from unittest.mock import Mock
@@ -102,5 +104,32 @@ def test_a_frame_reads_the_fast_stack_once_a_codebook(large):
     assert one == slow + fast
 
 
-def test_the_speed_of_memory_is_one_that_can_be():
-    assert 1e8 < read_speed() < 1e13
+@pytest.fixture
+def two_threads():
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_the_speed_of_memory_is_the_sum_of_what_all_threads_read(monkeypatch):
+    seconds = threading.local()
+
+    def thread_time() -> float:  # each thread reads its part in 2 s
+        seconds.now = getattr(seconds, "now", -2) + 2
+        return seconds.now
+
+    monkeypatch.setattr(fastest, "thread_time", thread_time)
+    assert read_speed() == pytest.approx(fastest.MEASURED_BYTES / 2)
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_thread_that_does_not_come_is_not_waited_for(monkeypatch):
+    monkeypatch.setattr(fastest, "ThreadPoolExecutor", lambda number: ThreadPoolExecutor(1))
+    monkeypatch.setattr(fastest, "START_SECONDS", 0.05)
+    measured: list[float] = []
+    work = threading.Thread(target=lambda: measured.append(read_speed()), daemon=True)
+    work.start()
+    work.join(60)
+    assert measured and measured[0] > 0

@@ -1,11 +1,14 @@
 """A checkpoint's name: a folder, the embedded one, or a Hugging Face id (nothing is fetched)."""
 
+from contextlib import nullcontext
 from pathlib import Path
+from unittest.mock import Mock
 
 import huggingface_hub
 import pytest
+from huggingface_hub.errors import RepositoryNotFoundError
 
-from models.hub import TINY, find_folder
+from models.hub import TINY, check_hub_id, find_folder
 
 FILES = ["model.pth"]
 
@@ -83,3 +86,23 @@ def test_a_failed_download_says_what_to_do(monkeypatch):
     problem = "no folder 'some-one/model'.*no route to host.*network.*HF_ENDPOINT.*by hand"
     with pytest.raises(RuntimeError, match=problem):
         find_folder("some-one/model", None, FILES)
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (None, None),
+        (OSError("no network"), None),
+        (RepositoryNotFoundError("404", response=Mock()), "no such id at Hugging Face"),
+    ],
+)
+def test_a_hub_id_is_asked_for_unless_it_is_in_the_cache(monkeypatch, error, told):
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names: None)
+    asked = Mock(side_effect=error)
+    monkeypatch.setattr(huggingface_hub.HfApi, "model_info", asked)
+    with pytest.raises(ValueError, match=told) if told else nullcontext():
+        check_hub_id("owner/model", FILES)
+    assert asked.call_count == 1
+    monkeypatch.setattr(huggingface_hub, "try_to_load_from_cache", lambda *names: "/a/file")
+    check_hub_id("owner/model", FILES)
+    assert asked.call_count == 1

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import threading
 import time
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
 import pytest
 import soundfile
+import uvicorn
 from fake_model import FakeModel
 from page_client import API, Visitor, function, served
 from strangers import FOREIGN, LIMITS, SETTINGS, file_of, wait_until, wav, written
 
 import app
+from page.server import LOOPBACK
 
 
 def foreign_paths(folder: Path, other: str) -> list[object]:
@@ -232,6 +235,31 @@ def test_pages_of_other_sites_can_not_speak_with_it(url: str, page: app.Page):
         assert visitor.post(f"{API}/call/speak", body, **headers)[0] == 200
     assert visitor.get("/config", Sec_Fetch_Site="cross-site")[0] == 200  # a link leads here
     wait_until(lambda: page.calls.num_waiting == 0)
+
+
+def test_all_holds_at_a_server_of_somebody_elses(tmp_path: Path):
+    page = app.Page(FakeModel())
+    server = uvicorn.Server(
+        uvicorn.Config(page.asgi(LOOPBACK.__contains__), port=0, log_level="warning")
+    )
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    try:
+        wait_until(lambda: server.started)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        visitor = Visitor(f"http://127.0.0.1:{port}/")
+        assert visitor.run(function(page, "answer"), written("你好"))["success"]
+        assert "event: complete" in visitor.call([None, "你好"])[1]
+        assert json.loads(visitor.get("/healthz")[1])["ready"]
+        (tmp_path / "secret.wav").write_bytes(wav())
+        assert visitor.call([{"path": str(tmp_path / "secret.wav")}, ""])[0] == 403
+        assert visitor.get("/config", Host="evil.example")[0] == 421
+        assert visitor.get("/monitoring")[0] == 404
+    finally:
+        server.should_exit = True
+        thread.join(30)
+        page.close()
+    assert not thread.is_alive()
 
 
 def test_it_is_served_below_a_path_whether_a_proxy_strips_it_or_not():

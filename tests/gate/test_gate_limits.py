@@ -12,10 +12,12 @@ from concurrent.futures import ThreadPoolExecutor
 import numpy as np
 import pytest
 from fake_model import FakeModel
-from page_client import API, Visitor, function
+from page_client import API, Visitor, function, served
 from strangers import LIMITS, SETTINGS, shown_faults, wait_until, written
 
 import app
+from page.ears import Heard
+from page.limits import Limits
 from page.messages import with_place
 from strings import say
 
@@ -77,6 +79,27 @@ def test_a_full_queue_is_told(url: str, page: app.Page, model: FakeModel):
     for stream in streams:
         stream.close()
     wait_until(lambda: page.calls.num_waiting == 0 and model.num_running == 0)
+
+
+def test_an_address_has_its_share_of_the_connections():
+    limits = Limits(max_connections=6, address_connections=3)
+    with served(FakeModel(), limits) as (page, url):
+
+        def stream(address: str, number: int):
+            # As a proxy on this machine tells whom it speaks for.
+            return Visitor(url).open("GET", f"{API}/heartbeat/{number}", X_Forwarded_For=address)
+
+        opened = [stream("192.0.2.1", number) for number in range(3)]
+        assert [response.status for response in opened] == [200] * 3
+        refused = stream("192.0.2.1", 3)
+        told = say("error_connections", "en", limit=3)
+        assert (refused.status, json.loads(refused.read())["detail"]) == (429, told)
+        network = [stream(f"2001:db8::{number}", number) for number in range(4)]
+        assert [response.status for response in network] == [200] * 3 + [429]
+        assert stream("192.0.2.2", 0).status == 503  # all are taken
+        for response in opened:
+            response.close()
+        wait_until(lambda: stream("192.0.2.1", 4).status == 200)
 
 
 def test_calls_at_the_same_moment_do_not_pass_the_limit(
@@ -201,6 +224,16 @@ def test_pieces_of_a_microphone_are_checked(url: str, page: app.Page):
         assert json.loads(answer["output"]["data"][0])["closed"]
     for nothing in (None, [], "x", 5, {}):
         assert shown_faults(visitor.run(hear, [nothing])) == [say("error_request", "zh")]
+
+
+@pytest.mark.parametrize(("left", "is_said"), [(9.4, True), (14.9, True), (20.0, False)])
+def test_the_end_of_a_turns_room_is_said_in_seconds(
+    url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch, left: float, is_said: bool
+):
+    monkeypatch.setattr("page.ears.Ears.hear", lambda *piece: Heard(0, None, left))
+    shown = Visitor(url).run(function(page, "hear"), [piece(0)])["output"]["data"][1]
+    expected = say("hearing_left", "en", seconds=round(left))
+    assert (expected in json.dumps(shown)) == is_said
 
 
 def test_who_comes_too_late_for_an_answer_is_told(
