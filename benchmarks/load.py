@@ -2,8 +2,8 @@
 
 The page runs in a process of its own; each user is a gradio_client with a conversation, who asks as
 soon as the last reply is there. Afterwards every conversation is had once more, alone and with the
-same seeds: each reply must be the same, sample by sample. With --tabs, so many users come, say one
-line and leave before that; memory and files are compared before and after.
+same seeds: each reply must be the same, sample by sample. Then one user has a long conversation, in
+which memory must not grow. With --tabs, so many more users come, say one line and leave.
 """
 
 import argparse
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -28,6 +28,7 @@ from gradio_client import Client
 from .common import checkpoint_folder, report
 
 ROOT = Path(__file__).parents[1]
+EARLY_TURN = 20  # after which memory has reached its size
 START_SECONDS, BUSY_SECONDS, BUSY = 600, 0.2, "busy"
 TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
 
@@ -94,10 +95,13 @@ class User:
     num_refused: int = 0
     seconds_spoken: float = 0.0
 
-    def talk(self, url: str, num_turns: int) -> "User":
+    def talk(
+        self, url: str, num_turns: int, after: Callable[[int], None] = lambda turn: None
+    ) -> "User":
         client = Client(url, verbose=False)
         for turn in range(num_turns):
             self._turn(client, TEXTS[(self.number + turn) % len(TEXTS)], 1000 * self.number + turn)
+            after(turn + 1)
         client.close()
         return self
 
@@ -137,6 +141,18 @@ def num_different(server: Server, users: list[User], num_turns: int) -> int:
     return count
 
 
+def memory_over_turns(server: Server, num_turns: int) -> dict[str, int]:
+    """The page's resident bytes in one long conversation."""
+    user, memory = User(0), {}
+
+    def note(turn: int) -> None:
+        if turn in (EARLY_TURN, num_turns):
+            memory[f"server_rss_bytes_after_{turn}_turns"] = server.memory
+
+    user.talk(server.url, num_turns, note)
+    return memory
+
+
 def measure(server: Server, options: argparse.Namespace) -> dict[str, object]:
     User(0).talk(server.url, 1)  # the first user's reply is slower
     before, started = server.memory, time.perf_counter()
@@ -158,6 +174,7 @@ def measure(server: Server, options: argparse.Namespace) -> dict[str, object]:
         "server_files": num_files,
     }
     figures["replies_that_differ_alone"] = num_different(server, users, options.turns)
+    figures |= memory_over_turns(server, options.long_turns)
     if options.tabs:
         for number in range(options.tabs):
             User(number).talk(server.url, 1)
@@ -171,6 +188,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--users", type=int, default=4)
     parser.add_argument("--turns", type=int, default=5, help="of each user")
+    parser.add_argument("--long-turns", type=int, default=200, help="of the long conversation")
     parser.add_argument("--tabs", type=int, default=0, help="users who come and go one by one")
     parser.add_argument("--reply-seconds", type=float, default=4.0, help="the longest reply")
     parser.add_argument("--shape", default="tiny", help="tiny or qwen2-0.5b")

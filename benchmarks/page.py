@@ -1,10 +1,12 @@
 """From the click to the first sound, in headless Chromium: python -m benchmarks.page
 
 A recording is made with Chromium's fake microphone and sent; the clock runs from the click on Send
-to the instant for which the page schedules the first sample. With --users, so many visitors write
-at the same time, without browsers: the clock runs from the request to the first samples. With
---turns, one visitor writes so many turns: the clock runs from each request to its reply's end;
-beside each turn, the same is asked of the model alone, so that what the page adds is seen.
+to the instant for which the page schedules the first sample. Without a browser, by hand:
+
+With --turns, one visitor writes so many turns: the clock runs from each request to its reply's end;
+beside each turn, the same is asked of the model alone, so that what the page adds is seen. Then, or
+with --users alone, so many visitors write at the same time, for each number that is given: the
+clock runs from the request to the first samples.
 """
 
 import argparse
@@ -36,6 +38,7 @@ from .common import report
 
 REPLY_SECONDS = 4
 SHOWN_TURNS = (5, 100, 200)
+MANY_USERS = (4, 16)
 SPARE_SECONDS = 3.0  # between a user's turns
 TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
 CLOCK = """
@@ -197,7 +200,8 @@ def turn_figures(turns: Turns) -> dict[str, object]:
         numbers = sorted({*(n for n in SHOWN_TURNS if n <= num_turns), num_turns})
         figures |= {f"turn_{n}_{name}": around(values, n) for n in numbers}
         if name != "num_bytes":
-            figures[f"last_over_turn_5_{name}"] = around(values, num_turns) / around(values, 5)
+            over = around(values, num_turns) / around(values, 5)
+            figures[f"turn_{num_turns}_over_turn_5_{name}"] = over
             figures[f"worst_turn_{name}"] = max(values[5:], default=0.0)
     return figures
 
@@ -211,15 +215,15 @@ def around(values: Sequence[float], number: int) -> float:
 def measure(
     options: argparse.Namespace, model: SpeechModel, url: str, answer: int
 ) -> dict[str, object]:
-    if options.turns:
-        return turn_figures(over_turns(model, url, answer, options.turns))
-    if options.users:
-        times = with_users(url, answer, options.users, options.runs)
-        return {
-            "users": options.users,
-            "first_sound_seconds_p50": statistics.median(times),
-            "first_sound_seconds_p95": float(np.percentile(times, 95)),
-        }
+    if options.turns or options.users:
+        figures: dict[str, object] = {}
+        if options.turns:
+            figures |= turn_figures(over_turns(model, url, answer, options.turns))
+        for num_users in options.users or MANY_USERS:
+            times = with_users(url, answer, num_users, options.runs)
+            figures[f"first_sound_seconds_p50_of_{num_users}"] = statistics.median(times)
+            figures[f"first_sound_seconds_p95_of_{num_users}"] = float(np.percentile(times, 95))
+        return figures
     times = in_browser(url, options.seconds, options.runs)
     return {
         "recording_seconds": options.seconds,
@@ -233,8 +237,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--seconds", type=float, default=3.0, help="length of the recording")
     parser.add_argument("--runs", type=int, default=5, help="turns of each user")
-    parser.add_argument("--users", type=int, default=0, help="who write at the same time")
     parser.add_argument("--turns", type=int, default=0, help="of one long conversation")
+    parser.add_argument(
+        "--users", type=int, nargs="*", default=[], help="who write at the same time; 4 16"
+    )
     options = parser.parse_args()
     model = load_model("tiny")
     model.warm_up()
