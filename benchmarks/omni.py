@@ -18,7 +18,7 @@ from transformers.initialization import no_init_weights
 from models.devices import FLOATS
 from models.omni.cache import KVCache
 from models.omni.checkpoint import compute_tables
-from models.omni.folder import quiet
+from models.omni.config import quiet
 from models.omni.sampling import FlowConfig
 from models.omni.token2wav import Token2Wav
 

@@ -60,10 +60,21 @@ def read_weights(path: Path, *, integers: bool = False) -> dict[str, Tensor]:
         weights = weights["state_dict"]
     if not isinstance(weights, Mapping):
         raise ValueError(f"{path} holds a {type(weights).__name__}, but must hold a state dict")
+    check_weights(path, weights, integers=integers)
+    return dict(weights)
+
+
+def check_weights(path: Path, weights: Mapping, *, integers: bool = False) -> None:
+    """Raise a ValueError where a file holds anything but dense tensors of finite weights.
+
+    Args:
+        path: of the file, for the error.
+        weights: by key.
+        integers: quantised weights are allowed beside floating point ones.
+    """
     for key, tensor in weights.items():
         if fault := _fault_of(key, tensor, integers):
             raise ValueError(f"{path}: {key} {fault}")
-    return dict(weights)
 
 
 def _fault_of(key: object, tensor: object, integers: bool) -> str | None:

@@ -13,10 +13,11 @@ ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"models", "strings"},
     {"models.contract", "models.errors", "models.libav_decoder", "models.sound_header"},
-    {"models.devices", "models.sound_file", "models.stepping"},
+    {"models.devices", "models.logits", "models.sound_file", "models.stepping"},
     {"models.audio", "models.hub", "models.weights"},
     {
         "models.audio_output",
+        "models.conversations",
         "models.files",
         "models.level",
         "models.prosody",

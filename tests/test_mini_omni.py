@@ -212,6 +212,20 @@ def test_few_bits_compute_nearly_the_same(engine, features, dtype, isa):
         assert (by_row.amax(2) - chosen < 0.05 * logits.abs().amax()).all()
 
 
+@pytest.mark.parametrize("dtype", ["float32", "int8"])
+def test_logits_that_are_not_finite_are_no_token(engine, features, dtype):
+    library = library_for("native") if dtype == "int8" else None
+    weights = language_weights()
+    broken = Engine(loaded(engine.model.config, weights, dtype, library), library)
+    reply = Reply(broken.model, prompt_of_speech(broken.model, features), 6)
+    next_columns(broken, [reply])
+    with torch.inference_mode():
+        for layer in reply.cache._layers:
+            layer[:, :, 3].fill_(torch.nan)
+    with pytest.raises(FloatingPointError, match="the model's logits are not finite"):
+        next_columns(broken, [reply])
+
+
 def test_a_prompt_without_room_is_refused(engine):
     prompt = prompt_of_text(engine.model, [65] * 300)
     room = engine.model.config.block_size - len(prompt.x)

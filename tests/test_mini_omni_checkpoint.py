@@ -58,6 +58,32 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     "a list": (lambda f: (f / "model_config.yaml").write_text("[1]"), "names and values, got a l"),
     "a word": (lambda f: change_yaml(f, n_layer="two"), "n_layer is 'two', allowed are numbers"),
     "huge": (lambda f: change_yaml(f, n_layer=10**9), "n_layer is 1000000000, allowed"),
+    "long": (lambda f: change_yaml(f, block_size=10**6), "block_size is 1000000, allowed"),
+    "short": (lambda f: change_yaml(f, block_size=32), "block_size is 32, but must be above 32"),
+    "a deep whisper": (
+        lambda f: change_json(f, "whisper", encoder_layers=10**6),
+        "whisper/config.json: encoder_layers is 1000000, but must be at most 1024",
+    ),
+    "a whisper of many bins": (
+        lambda f: change_json(f, "whisper", num_mel_bins=10**6),
+        "num_mel_bins is 1000000, but must be at most 1024",
+    ),
+    "a whisper of half seconds": (
+        lambda f: change_json(f, "whisper", max_source_positions=75),
+        "max_source_positions is 75, but must be whole seconds",
+    ),
+    "a codec of no rate": (
+        lambda f: change_json(f, "snac", sampling_rate=0),
+        "sampling_rate is 0, but must be 8000 to 192000",
+    ),
+    "a wide codec": (
+        lambda f: change_json(f, "snac", codebook_dim=1 << 30),
+        "codebook_dim is 1073741824, but must be at most 16777216",
+    ),
+    "codes that the codec lacks": (
+        lambda f: change_yaml(f, audio_vocab_size=100, padded_vocab_size=264 + 64 + 700),
+        "snac speaks 64 codes, but .*model_config.yaml has 36",
+    ),
     "too deep": (lambda f: change_yaml(f, n_layer=2000), "numbers up to 1024"),
     "zero": (lambda f: change_yaml(f, n_head=0), "n_head is 0, but must be above 0"),
     "heads": (lambda f: change_yaml(f, n_head=3), "must be n_head 3 times an even size"),

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -100,6 +101,20 @@ def test_speech_that_came_in_pieces_is_the_same(mini_omni, clip):
         joined(list(generate_long(mini_omni, audio=turn, **options))),
         reply_of(mini_omni, audio=clip, max_new_tokens=4),
     )
+
+
+def test_no_turn_is_longer_than_the_context_holds(mini_omni_folder, tmp_path):
+    folder = Path(shutil.copytree(mini_omni_folder, tmp_path / "short"))
+    path = folder / "model_config.yaml"
+    path.write_text(path.read_text().replace("block_size: 320", "block_size: 64"))
+    model = load_model(folder, dtype="float32")
+    assert model.max_input_seconds == 44 * 0.02
+    given = {"sampling": SEED, "max_new_tokens": 4}
+    longest = AudioClip(0.1 * torch.ones(round(model.max_input_seconds * RATE)), RATE)
+    assert list(generate_long(model, audio=longest, **given))[-1].total_frames == 4
+    with pytest.raises(UserError) as caught:
+        list(generate_long(model, audio=AudioClip(0.1 * torch.ones(RATE), RATE), **given))
+    assert caught.value.code == "error_input_too_long"
 
 
 def test_a_seed_gives_the_same_sound_again(mini_omni):

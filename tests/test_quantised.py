@@ -18,6 +18,7 @@ from models.transformer.quantised import (
     Int8Linear,
     fits_4_bits,
     prepare_quantised,
+    quantise_layers,
     quantise_weights,
     with_quantised_layers,
 )
@@ -232,6 +233,17 @@ def test_both_ways_round_alike(model, dtype, native):
     assert found.keys() == expected.keys()
     for key, tensor in expected.items():
         assert torch.equal(found[key], tensor), key
+
+
+@pytest.mark.parametrize("num_inputs", [7, 50])
+def test_sizes_that_pytorch_s_product_does_not_fit(num_inputs):
+    """It would read beyond the weights, which ends the process."""
+    generator = torch.Generator().manual_seed(0)
+    plain = torch.nn.Linear(num_inputs, 20)
+    x = torch.randn(3, num_inputs, generator=generator)
+    expected = plain(x)
+    found = quantise_layers(plain.bfloat16(), "int8", None)(x.bfloat16())
+    assert (found.float() - expected).norm() / expected.norm() < 0.02
 
 
 def test_sizes_that_4_bits_do_not_fit():

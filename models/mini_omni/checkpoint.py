@@ -14,7 +14,7 @@ from torch import Tensor
 
 from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
 from ..errors import UserError
-from ..files import naming, read_json
+from ..files import MAX_LAYERS, check_sizes, naming, read_json
 from ..hub import find_folder
 from ..tokenizer import load_tokenizer
 from ..transformer.native import compile_library, load_library
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 MODEL_FILE = "lit_model.pth"
 EAR, VOICE = "whisper", "snac"  # folders of the checkpoint's, where they are not fetched
 EAR_ID, VOICE_ID = "openai/whisper-small", "hubertsiuzdak/snac_24khz"
+LIMITS = {"encoder_layers": MAX_LAYERS, "num_mel_bins": 1 << 10, "max_source_positions": 1 << 14}
 PART_FILES = ("model.safetensors", "pytorch_model.bin")
 
 
@@ -100,6 +101,11 @@ def load_checkpoint(
     config = read_config(folder / CONFIG_FILE)
     tokenizer = load_tokenizer(folder, config.text.end, ())
     codec, codec_file = _load_codec(_part_folder(folder, VOICE, VOICE_ID, PART_FILES))
+    if codec.codebook_size != config.audio.end:
+        raise ValueError(
+            f"{codec_file.parent} speaks {codec.codebook_size} codes, but {folder / CONFIG_FILE} "
+            f"has {config.audio.end}: they need the same number"
+        )
     path = folder / MODEL_FILE
     if not path.is_file():
         raise ValueError(f"{folder} has no {MODEL_FILE}: fetch or copy the checkpoint again")
@@ -180,6 +186,7 @@ def _load_ear(
     from transformers import WhisperConfig  # here, as this import takes seconds
 
     values: dict[str, Any] = read_json(folder / "config.json")
+    check_sizes(folder / "config.json", values, LIMITS)
     if values.get("model_type") != "whisper":
         found = values.get("model_type")
         raise ValueError(f"{folder / 'config.json'} is of a {found} model, not of a whisper")
@@ -199,8 +206,9 @@ def _load_ear(
 
 def _load_codec(folder: Path) -> tuple[SnacDecoder, Path]:
     """The voice in float32, and the file of its weights."""
-    path = _weights_file(folder)
+    path, values = _weights_file(folder), read_json(folder / "config.json")
+    check_sizes(folder / "config.json", values, LIMITS)
     with naming(folder / "config.json"), torch.device("meta"):
-        codec = SnacDecoder(read_json(folder / "config.json"))
+        codec = SnacDecoder(values)
     assign_weights(codec.snac, rename_codec(read_weights(path)), path, torch.float32)
     return codec.prepare_inference(), path

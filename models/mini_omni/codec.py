@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from ..audio import MAX_SAMPLE_RATE, MIN_SAMPLE_RATE
 from ..errors import UserError
 
 LEVELS = ((0,), (1, 4), (2, 3, 5, 6))  # which of a frame's codes are of which level, in their order
@@ -51,6 +52,10 @@ class SnacDecoder(nn.Module):
         for key, allowed in SETTINGS.items():
             if settings.get(key, "missing") != allowed:
                 raise ValueError(f"{key} is {settings.get(key)}, but only {allowed} is spoken with")
+        rate = settings.get("sampling_rate")
+        if not isinstance(rate, int) or not MIN_SAMPLE_RATE <= rate <= MAX_SAMPLE_RATE:
+            limits = f"{MIN_SAMPLE_RATE} to {MAX_SAMPLE_RATE}"
+            raise ValueError(f"sampling_rate is {rate}, but must be {limits}")
         self.snac = package.SNAC(**settings)
         self.rates = tuple(settings["decoder_rates"])
 

@@ -8,15 +8,15 @@ from typing import Any
 
 import yaml
 
-from ..files import naming
+from ..files import MAX_LAYERS, MAX_SIZE, naming
 from ..transformer import StackConfig
 
 CONFIG_FILE = "model_config.yaml"
 NUM_CODEBOOKS = 7  # of a frame: SNAC's three levels have 1, 2 and 4 codes in it
 NUM_ROWS = 1 + NUM_CODEBOOKS  # of a column: the text token, then the codes
 NUM_SPECIAL = 64  # ids at the end of a row's vocabulary that are no text and no code
-MAX_SIZE = 1 << 20  # of whatever the file counts; beyond, a damaged one would fill the memory
-MAX_LAYERS = 1 << 10
+LEAST = {"block_size": 32}  # columns: a prompt, a frame's delay and some frames take more
+LIMITS = {"n_layer": MAX_LAYERS, "block_size": 1 << 16}
 # Of the other settings in that file, those that no key or shape of the weights tells.
 COMPUTED = {
     "norm_class_name": "RMSNorm",
@@ -52,7 +52,7 @@ class MiniOmniConfig:
 
     def __post_init__(self) -> None:
         for name in (field.name for field in fields(self)):
-            bound = NUM_SPECIAL if "vocab" in name else 0
+            bound = NUM_SPECIAL if "vocab" in name else LEAST.get(name, 0)
             if getattr(self, name) <= bound:
                 raise ValueError(f"{name} is {getattr(self, name)}, but must be above {bound}")
         if self.n_embd % self.n_head or self.n_embd // self.n_head % 2:
@@ -139,7 +139,7 @@ def read_config(path: Path) -> MiniOmniConfig:
     given = {key: value for key, value in values.items() if key in known}
     for key, value in given.items():
         kinds = (int,) if known[key] == "int" else (int, float)
-        limit = MAX_LAYERS if key == "n_layer" else MAX_SIZE
+        limit = LIMITS.get(key, MAX_SIZE)
         if isinstance(value, bool) or not isinstance(value, kinds) or not value <= limit:
             raise ValueError(f"{path}: {key} is {value!r}, allowed are numbers up to {limit}")
     with naming(path):

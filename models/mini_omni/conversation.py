@@ -11,8 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 from .. import contract
 from ..contract import ReplyChunk, ReplyOptions
+from ..conversations import check_signature, refuse_shown, signature, write_conversation
 from ..errors import UserError
-from ..weights import write_whole
 from .reply import stream_reply
 from .user_turn import UserTurn
 
@@ -65,9 +65,7 @@ class Conversation:
             UserError: text that is too long or no text, an image or a video. The conversation is
                 then as it was before.
         """
-        for kind, value in (("image", image), ("video", video)):
-            if value is not None:
-                raise UserError("error_not_accepted", kind=kind, allowed="audio, text")
+        refuse_shown(image, video)
         self.open_turn = UserTurn(self, text, sample_rate)
         return self.open_turn
 
@@ -95,18 +93,9 @@ class Conversation:
         Raises:
             UserError: the file can't be written.
         """
-        checkpoint, path = self.model.checkpoint, Path(path)
-        content = {
-            "checkpoint": checkpoint.fingerprint,
-            "checkpoint_name": checkpoint.name,
-            "turns": [dataclasses.asdict(turn) for turn in self.turns],
-        }
-        try:
-            write_whole(path, (json.dumps(content, ensure_ascii=False) + "\n").encode())
-        except OSError as error:
-            raise UserError(
-                "error_conversation_not_saved", name=path.name, reason=error.strerror or str(error)
-            ) from error
+        turns = [dataclasses.asdict(turn) for turn in self.turns]
+        content = signature(self.model.checkpoint) | {"turns": turns}
+        write_conversation(path, (json.dumps(content, ensure_ascii=False) + "\n").encode())
 
 
 def read_turns(path: str | os.PathLike, checkpoint: Checkpoint) -> list[Turn]:
@@ -120,14 +109,9 @@ def read_turns(path: str | os.PathLike, checkpoint: Checkpoint) -> list[Turn]:
         content = json.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError) as error:
         raise UserError("error_no_conversation", name=name) from error
-    if not isinstance(content, dict) or not isinstance(content.get("checkpoint"), str):
+    if not isinstance(content, dict):
         raise UserError("error_no_conversation", name=name)
-    if content["checkpoint"] != checkpoint.fingerprint:
-        saved_by = Path(str(content.get("checkpoint_name", "?"))).name
-        raise UserError(
-            "error_conversation_of_another", name=name, saved_by=saved_by,
-            loaded=Path(checkpoint.name).name,
-        )  # fmt: skip
+    check_signature(content, checkpoint, name)
     try:
         turns = [Turn(**turn) for turn in content["turns"]]
     except (KeyError, TypeError) as error:

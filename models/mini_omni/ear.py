@@ -44,7 +44,8 @@ class Ear(nn.Module):
         adapter: after the encoder.
 
     Raises:
-        ValueError: the encoder's features are not what the adapter takes.
+        ValueError: the encoder's features are not what the adapter takes, or it hears no whole
+            number of seconds.
     """
 
     def __init__(self, config: WhisperConfig, adapter: Adapter) -> None:
@@ -57,13 +58,19 @@ class Ear(nn.Module):
                 f"its features have {config.d_model} numbers, but the language model's adapter "
                 f"takes {adapter.fc_1.in_features}: it needs another size of Whisper"
             )
+        seconds, rest = divmod(config.max_source_positions * SAMPLES_PER_FRAME, SAMPLE_RATE)
+        if not seconds or rest:
+            raise ValueError(
+                f"max_source_positions is {config.max_source_positions}, but must be whole "
+                f"seconds, that is a multiple of {SAMPLE_RATE // SAMPLES_PER_FRAME}"
+            )
         self.encoder = WhisperEncoder(config)
         self.adapter = adapter
         self.num_frames: int = config.max_source_positions
         self.extractor = WhisperFeatureExtractor(
             feature_size=config.num_mel_bins,
             sampling_rate=SAMPLE_RATE,
-            chunk_length=self.num_frames * SAMPLES_PER_FRAME // SAMPLE_RATE,
+            chunk_length=seconds,
         )
 
     @property

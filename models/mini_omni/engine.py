@@ -8,6 +8,7 @@ from ctypes import CDLL
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..logits import check_logits
 from ..transformer import KVCache
 from ..transformer.native import MAX_HEAD, NativeStack
 from ..transformer.quantised import Int8Linear
@@ -60,12 +61,23 @@ class Engine:
         return hidden
 
     def text(self, hidden: Tensor) -> Tensor:
-        """The likeliest text token after hidden [B, dim]: [B] long."""
-        return self._text_head(self._normed(hidden)).argmax(-1)
+        """The likeliest text token after hidden [B, dim]: [B] long.
+
+        Raises:
+            FloatingPointError: the logits are not finite.
+        """
+        logits = self._text_head(self._normed(hidden))
+        check_logits(logits)
+        return logits.argmax(-1)
 
     def codes(self, hidden: Tensor) -> Tensor:
-        """The likeliest code of each row after hidden [B, dim]: [B, 7] long."""
+        """The likeliest code of each row after hidden [B, dim]: [B, 7] long.
+
+        Raises:
+            FloatingPointError: the logits are not finite.
+        """
         logits = self._audio_head(self._normed(hidden))
+        check_logits(logits)
         return logits.unflatten(-1, (NUM_CODEBOOKS, -1)).argmax(-1)
 
     def _normed(self, hidden: Tensor) -> Tensor:

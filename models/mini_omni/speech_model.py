@@ -13,11 +13,11 @@ from ..errors import UserError, shown
 from ..stepping import Stepper
 from .checkpoint import Checkpoint, load_checkpoint
 from .conversation import Conversation, read_turns
-from .ear import SAMPLE_RATE
+from .ear import SAMPLE_RATE, SAMPLES_PER_FRAME
 from .generation import Reply, next_columns
 
-TEXT_SHARE = 0.75  # of the context, that a user's text may take
-NUM_LAYOUT = 3  # columns of a prompt that are no text
+INPUT_SHARE = 0.75  # of the context, that a user's turn may take
+NUM_LAYOUT = 3  # columns of a prompt that are no text or speech
 SEED_LIMIT = 2**63
 
 
@@ -69,10 +69,13 @@ class MiniOmniModel:
         self.num_parameters = checkpoint.num_parameters
         self.sample_rate = codec.sample_rate
         self.frame_rate = codec.sample_rate / codec.samples_per_frame
-        self.max_input_seconds = checkpoint.ear.max_samples / SAMPLE_RATE
+        self.max_input_tokens = int(config.block_size * INPUT_SHARE) - NUM_LAYOUT
+        # The ear gives a feature for what it begins, too.
+        room = (self.max_input_tokens - 1) * SAMPLES_PER_FRAME
+        self.max_input_samples = min(checkpoint.ear.max_samples, room)
+        self.max_input_seconds = self.max_input_samples / SAMPLE_RATE
         self.stepper: Stepper[Reply] = Stepper(partial(next_columns, checkpoint.engine), Reply.mark)
         self.silent_tokens = range(config.text.end, config.text_vocab_size)
-        self.max_input_tokens = int(config.block_size * TEXT_SHARE) - NUM_LAYOUT
         # No text of more characters can be of so few tokens that it fits.
         longest_token = max(map(len, checkpoint.tokenizer.get_vocab()))
         self.max_input_characters = self.max_input_tokens * longest_token

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from ..audio import StreamResampler
+from ..conversations import check_text
 from ..errors import UserError
 from ..tokenizer import text_tokens
 from . import ear
@@ -56,8 +57,8 @@ class UserTurn:
         """Hear the next samples, [n] float32 in -1..1.
 
         Raises:
-            UserError: the turn has text, or has become longer than the ear hears at once, which
-                ends it as if it had not begun; or it was over already.
+            UserError: the turn has text, or has become longer than the ear hears at once or the
+                context holds, which ends it as if it had not begun; or it was over already.
         """
         self._check_open()
         if self.text:
@@ -91,7 +92,7 @@ class UserTurn:
             self.conversation.open_turn = None
 
     def _keep(self, samples: Tensor) -> None:
-        limit = self.conversation.model.checkpoint.ear.max_samples
+        limit = self.conversation.model.max_input_samples
         self._num_samples += len(samples)
         if self._num_samples > limit:
             self.abandon()
@@ -108,10 +109,7 @@ class UserTurn:
 
 
 def _text_tokens(model: MiniOmniModel, text: str) -> list[int]:
-    if len(text) > model.max_input_characters:
-        raise UserError(
-            "error_text_too_long", characters=len(text), limit=model.max_input_characters
-        )
+    check_text(text, model.max_input_characters)
     tokens = text_tokens(model.checkpoint.tokenizer, text)
     if len(tokens) > model.max_input_tokens:
         limit = len(text) * model.max_input_tokens // len(tokens)

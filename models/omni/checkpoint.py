@@ -16,14 +16,16 @@ from transformers import PreTrainedModel, Qwen2_5OmniForConditionalGeneration
 from transformers.initialization import no_init_weights
 
 from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
+from ..errors import UserError
 from ..files import naming
 from ..hub import find_folder
 from ..tokenizer import load_tokenizer
 from ..transformer.native import load_library
-from ..transformer.quantised import quantise_layers
+from ..transformer.quantised import layers_fit_4_bits, quantise_layers
 from ..weights import fingerprint
 from .cache import KVCache
-from .folder import FETCHED, WeightFiles, quiet, read_config, read_voices
+from .config import quiet, read_config
+from .folder import FETCHED, WeightFiles, read_voices
 
 if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
@@ -69,6 +71,7 @@ class Checkpoint:
         self.files.check(expected, tables)
         self.num_parameters = sum(x.numel() for x in self._model.parameters())
         self.dtype = self._fastest_dtype() if dtype == "auto" else dtype
+        self._check_dtype()
         self.tokenizer = _read_tokenizer(folder, self.thinker_config)
         self.voices: dict[str, dict[str, Any]] = {}
         if self.speaks:
@@ -152,6 +155,11 @@ class Checkpoint:
             return "int8"
         is_stored = self.files.stored.get("thinker.lm_head.weight") == "BF16"
         return "bfloat16" if is_stored and multiplies_bfloat16(self.device) else "float32"
+
+    def _check_dtype(self) -> None:
+        parts = [self._model.thinker.model, *([self._model.talker] if self.speaks else [])]
+        if self.dtype == "int4" and not all(map(layers_fit_4_bits, parts)):
+            raise UserError("error_dtype_sizes", name=self.dtype)
 
     def _check_voices(self) -> None:
         limit = self.thinker_config.text_config.vocab_size

@@ -1,54 +1,23 @@
-"""A published Qwen2.5-Omni folder: its config, and where each key of its weights lies."""
+"""A published Qwen2.5-Omni folder: where each key of its weights lies, and its voices."""
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-import transformers
 from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 
 from ..files import naming, read_json
-from ..weights import assign_weights, refuse_keys, refuse_lfs_pointer
+from ..weights import assign_weights, check_weights, refuse_keys, refuse_lfs_pointer
 
 WEIGHTS, INDEX = "model.safetensors", "model.safetensors.index.json"
 VOICES = "spk_dict.pt"
-CONFIG_KEYS = ("thinker_config", "talker_config", "token2wav_config")
 FETCHED = ("*.safetensors", VOICES)
 STORED_FLOATS = ("F16", "BF16", "F32", "F64")  # as safetensors names them
-
-
-@contextmanager
-def quiet() -> Iterator[None]:
-    """Keep transformers' warnings back, which concern nobody who loads a published folder."""
-    logger = logging.getLogger("transformers")
-    level = logger.level
-    logger.setLevel(logging.ERROR)
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-
-
-def read_config(folder: Path) -> Any:
-    """Read config.json, with the keys of older or newer releases.
-
-    Raises:
-        ValueError: it is missing, damaged, or of another model.
-    """
-    path = folder / "config.json"
-    values = read_json(path)
-    refuse_keys(path, "lacks keys", [key for key in CONFIG_KEYS if key not in values])
-    try:
-        with quiet():
-            return transformers.Qwen2_5OmniConfig.from_dict(values)
-    except Exception as error:  # a foreign config can make the class raise anything
-        raise ValueError(f"{path} does not fit Qwen2.5-Omni ({error}): fetch it again") from error
 
 
 class WeightFiles:
@@ -106,6 +75,9 @@ class WeightFiles:
             prefix: what its keys begin with in the files.
             module: the part.
             dtype: what its weights are converted to.
+
+        Raises:
+            ValueError: weights that are not finite.
         """
         weights: dict[str, Tensor] = {}
         for file in self.files:
@@ -113,7 +85,9 @@ class WeightFiles:
                 key for key in self._shapes if key.startswith(prefix) and self._file_of[key] == file
             ]
             with _opened(file) as opened:
-                weights |= {key.removeprefix(prefix): opened.get_tensor(key) for key in keys}
+                tensors = {key: opened.get_tensor(key) for key in keys}
+            check_weights(file, tensors)
+            weights |= {key.removeprefix(prefix): tensor for key, tensor in tensors.items()}
         assign_weights(module, weights, self.path, dtype)
 
     def _look_into(self, file: Path) -> None:
@@ -181,10 +155,13 @@ def read_voices(folder: Path, reference_bins: int, speaker_size: int) -> dict[st
     if not isinstance(voices, dict) or not voices:
         raise ValueError(f"{path} must hold voices by name, got {type(voices).__name__}")
     with naming(path):
-        return {
+        read = {
             str(name): _voice(name, value, reference_bins, speaker_size)
             for name, value in voices.items()
         }
+    for name, voice in read.items():
+        check_weights(path, {f"{name}'s {part}": voice[part] for part in ("cond", "ref_mel")})
+    return read
 
 
 def _voice(name: object, value: object, bins: int, size: int) -> dict[str, Any]:

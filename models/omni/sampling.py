@@ -17,6 +17,7 @@ from transformers.generation.logits_process import (
 )
 
 from ..errors import UserError, shown
+from ..logits import check_logits
 
 SOLVERS = ("runge-kutta", "euler")
 
@@ -164,7 +165,12 @@ class Draw:
             self._warpers.append(TopPLogitsWarper(top_p))
 
     def __call__(self, logits: Tensor) -> int:
-        """Draw a token from logits [1, vocabulary]."""
+        """Draw a token from logits [1, vocabulary].
+
+        Raises:
+            FloatingPointError: they are not finite.
+        """
+        check_logits(logits)
         scores = logits.float().cpu().clone()
         if self.penalty != 1 and self._seen:
             seen = torch.tensor(sorted(self._seen))

@@ -13,8 +13,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..conversations import check_signature, signature, write_conversation
 from ..errors import UserError
-from ..weights import write_whole
 from .checkpoint import Checkpoint
 from .segment import Segment
 
@@ -45,19 +45,11 @@ def write_turns(
         for name in PARTS
         if getattr(segment, name) is not None
     }
-    metadata = {
-        "checkpoint": checkpoint.fingerprint,
-        "checkpoint_name": checkpoint.name,
+    metadata = signature(checkpoint) | {
         "system": json.dumps(system),
         "num_segments": json.dumps([len(segments) for segments in turns]),
     }
-    path = Path(path)
-    try:
-        write_whole(path, save(tensors, metadata))
-    except OSError as error:
-        raise UserError(
-            "error_conversation_not_saved", name=path.name, reason=error.strerror or str(error)
-        ) from error
+    write_conversation(path, save(tensors, metadata))
 
 
 def read_turns(
@@ -76,14 +68,9 @@ def read_turns(
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            if "num_segments" not in metadata or "checkpoint" not in metadata:
+            if "num_segments" not in metadata:
                 raise UserError("error_no_conversation", name=name)
-            if metadata["checkpoint"] != checkpoint.fingerprint:
-                saved_by = Path(metadata.get("checkpoint_name", "?")).name
-                loaded = Path(checkpoint.name).name
-                raise UserError(
-                    "error_conversation_of_another", name=name, saved_by=saved_by, loaded=loaded
-                )
+            check_signature(metadata, checkpoint, name)
             shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118
             num = sum(shape[0] for key, shape in shapes.items() if key.endswith(".ids") and shape)
             if num > max_positions or any(shape == [] for shape in shapes.values()):

@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from ..contract import ReplyOptions, SamplingField
+from ..conversations import check_text
 from ..errors import UserError, shown
 from .checkpoint import Checkpoint, load_checkpoint
 from .conversation import Conversation, Turn
@@ -62,6 +63,11 @@ class OmniModel:
         self.max_input_positions = int(self.max_positions * (1 - REPLY_SHARE))
         layout = (self.prompt.system(), self.prompt.opening(), self.prompt.closing())
         room = (self.max_input_positions - sum(map(len, layout)) - 2) / TOKENS_PER_SECOND
+        if room <= 0:
+            raise ValueError(
+                f"{checkpoint.folder}: max_position_embeddings {self.max_positions} has no room "
+                "for a turn: it is not the published config.json"
+            )
         self.max_input_seconds = min(MAX_SECONDS, room)
         # No text of more characters can be of so few tokens that it fits.
         longest_token = max(map(len, checkpoint.tokenizer.get_vocab()))
@@ -87,10 +93,7 @@ class OmniModel:
 
     def check_text(self, text: str) -> None:
         """Raise a UserError if a text is so long that it need not be read."""
-        if len(text) > self.max_input_characters:
-            raise UserError(
-                "error_text_too_long", characters=len(text), limit=self.max_input_characters
-            )
+        check_text(text, self.max_input_characters)
 
     def load_conversation(self, path: str | os.PathLike) -> Conversation:
         """Restore a saved conversation; it goes on as the saved one would have.

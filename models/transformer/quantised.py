@@ -25,6 +25,7 @@ ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits, in PyTorch
 PIECE = 256  # rows of a product at once, where a weight is put back in order
 HUGE_PAGE = 1 << 21  # bytes
 CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own cache
+KERNEL_INPUTS = 16  # inputs come in multiples of it in PyTorch's product, which else crashes
 MANY_ROWS = 16  # where PyTorch's bfloat16 product is faster than that with int8, with conversion
 LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
 HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by them
@@ -80,7 +81,7 @@ class Int8Linear(nn.Module):
         return y.view(*x.shape[:-1], -1)
 
     def _product(self, rows: Tensor) -> Tensor:
-        if len(rows) < MANY_ROWS:
+        if len(rows) < MANY_ROWS and rows.shape[1] % KERNEL_INPUTS == 0:
             return torch._weight_int8pack_mm(rows, self.weight, self.scale)
         return F.linear(rows, self.weight.bfloat16()) * self.scale
 
@@ -289,13 +290,22 @@ def quantise_layers(module: nn.Module, dtype: str, library: CDLL | None) -> nn.M
         quantised = _quantised(module, 4 if dtype == "int4" else 8, library)
         module.to("meta")  # whoever else holds it
         return quantised
-    for path, layer in list(module.named_modules()):
-        for name, child in list(layer.named_children()):
-            if isinstance(child, nn.Linear):
-                is_head = name.endswith("head")
-                bits = 4 if dtype == "int4" and not is_head else 8
-                setattr(module.get_submodule(path), name, _quantised(child, bits, library))
+    for path in _linear_layers(module):  # each is given up before the next
+        bits = 4 if dtype == "int4" and not path.endswith("head") else 8
+        quantised = _quantised(module.get_submodule(path), bits, library)
+        parent, _, name = path.rpartition(".")
+        setattr(module.get_submodule(parent), name, quantised)
     return module
+
+
+def layers_fit_4_bits(module: nn.Module) -> bool:
+    """Groups of `GROUP_SIZE` fill the inputs of each layer that `quantise_layers` gives 4 bits."""
+    layers = [path for path in _linear_layers(module) if not path.endswith("head")]
+    return all(module.get_submodule(path).in_features % GROUP_SIZE == 0 for path in layers)
+
+
+def _linear_layers(module: nn.Module) -> list[str]:
+    return [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
 
 
 def _quantised(layer: nn.Linear, bits: int, library: CDLL | None) -> Int8Linear:

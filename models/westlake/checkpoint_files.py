@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from torch import Tensor
 
 from ..errors import shown
-from ..files import naming, read_json
+from ..files import MAX_LAYERS, MAX_SIZE, naming, read_json
 from ..hub import find_folder
 from ..weights import read_metadata, read_weights, refuse_keys
 from .dual_ar import SamplingConfig
@@ -38,10 +38,9 @@ FOREIGN_KEYS = (
     "_name_or_path", "architectures", "auto_map", "dtype", "model_type", "torch_dtype",
     "transformers_version",
 )  # fmt: skip
-MAX_SIZE = 1 << 24  # of whatever a config counts; beyond, a damaged file would fill the memory
 MAX_SIZES = {
-    "n_layer": 1 << 10,
-    "n_fast_layer": 1 << 10,
+    "n_layer": MAX_LAYERS,
+    "n_fast_layer": MAX_LAYERS,
     "num_codebooks": 1 << 10,
     "max_seq_len": 1 << 20,
     "dim": 1 << 16,

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from .. import contract
 from ..contract import ReplyChunk, ReplyOptions
+from ..conversations import refuse_shown
 from ..errors import UserError
 from .dual_ar.prompt import text_columns
 from .reply import stream_reply
@@ -83,9 +84,7 @@ class Conversation:
             UserError: text that is too long or no text, an image or a video. The conversation is
                 then as it was before.
         """
-        for kind, value in (("image", image), ("video", video)):
-            if value is not None:
-                raise UserError("error_not_accepted", kind=kind, allowed="audio, text")
+        refuse_shown(image, video)
         return UserTurn(self, text, sample_rate)
 
     def reply(

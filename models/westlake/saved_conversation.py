@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -12,8 +12,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save
 from torch import Tensor
 
+from ..conversations import check_signature, signature, write_conversation
 from ..errors import UserError
-from ..weights import write_whole
 from .checkpoint import Checkpoint
 
 
@@ -35,18 +35,8 @@ def write_turns(
         UserError: the file can't be written.
     """
     tensors = {f"turn.{i:04d}": turn.contiguous() for i, turn in enumerate(columns)}
-    metadata = {
-        "checkpoint": checkpoint.fingerprint,
-        "checkpoint_name": checkpoint.name,
-        "prompt_lengths": ",".join(map(str, prompt_lengths)),
-    }
-    path = Path(path)
-    try:
-        write_whole(path, save(tensors, metadata))
-    except OSError as error:
-        raise UserError(
-            "error_conversation_not_saved", name=path.name, reason=error.strerror or str(error)
-        ) from error
+    lengths = {"prompt_lengths": ",".join(map(str, prompt_lengths))}
+    write_conversation(path, save(tensors, signature(checkpoint) | lengths))
 
 
 def read_turns(path: str | os.PathLike, checkpoint: Checkpoint) -> list[tuple[Tensor, int]]:
@@ -62,7 +52,7 @@ def read_turns(path: str | os.PathLike, checkpoint: Checkpoint) -> list[tuple[Te
     try:
         with safe_open(path, framework="pt") as file:
             metadata = file.metadata() or {}
-            _check_checkpoint(metadata, checkpoint, name)
+            check_signature(metadata, checkpoint, name)
             keys = sorted(file.keys())
             lengths = list(map(int, re.findall(r"\d{1,9}", metadata.get("prompt_lengths", ""))))
             num_columns = sum(_num_columns(file.get_slice(key).get_shape()) for key in keys)
@@ -74,17 +64,6 @@ def read_turns(path: str | os.PathLike, checkpoint: Checkpoint) -> list[tuple[Te
     if not all(_fits(*turn, checkpoint) for turn in turns):
         raise UserError("error_conversation_damaged", name=name)
     return turns
-
-
-def _check_checkpoint(metadata: Mapping[str, str], checkpoint: Checkpoint, name: str) -> None:
-    if "checkpoint" not in metadata:
-        raise UserError("error_no_conversation", name=name)
-    if metadata["checkpoint"] != checkpoint.fingerprint:
-        saved_by = metadata.get("checkpoint_name", "?")
-        raise UserError(
-            "error_conversation_of_another", name=name, saved_by=Path(saved_by).name,
-            loaded=Path(checkpoint.name).name,
-        )  # fmt: skip
 
 
 def _num_columns(shape: Sequence[int]) -> int:

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from ..audio import StreamResampler
 from ..contract import Frames
+from ..conversations import check_text
 from ..errors import UserError
 from ..tokenizer import text_tokens
 from .dual_ar.prompt import TurnStream
@@ -130,8 +131,5 @@ class UserTurn:
 
 def _text_tokens(model: WestlakeModel, text: str) -> list[int]:
     """A user's text as tokens; what looks like a control token in it is text as well."""
-    if len(text) > model.max_input_characters:
-        raise UserError(
-            "error_text_too_long", characters=len(text), limit=model.max_input_characters
-        )
+    check_text(text, model.max_input_characters)
     return text_tokens(model.checkpoint.tokenizer, text)

@@ -1,12 +1,14 @@
 """A small Qwen2.5-Omni: as ours, and as transformers' own for comparison."""
 
+import os
+import shutil
 from pathlib import Path
 
 import pytest
 from omni_reference import repair
 from omni_small import small_model, write_folder
 
-from models.omni.folder import quiet
+from models.omni.config import quiet
 from models.omni.speech_model import OmniModel, load_omni
 
 
@@ -22,6 +24,14 @@ def folder(published, tmp_path_factory) -> Path:
         path = write_folder(tmp_path_factory.mktemp("omni"), published)
         published.load_speakers(path / "spk_dict.pt")
     return path
+
+
+@pytest.fixture
+def copy(folder, tmp_path):
+    """A folder to damage; its weights are linked, so write them anew."""
+    target = tmp_path / "copy"
+    shutil.copytree(folder, target, copy_function=os.link)
+    return target
 
 
 @pytest.fixture(scope="session")

@@ -6,7 +6,7 @@ from omni_small import small_config
 from transformers import Qwen2_5OmniForConditionalGeneration
 
 from benchmarks.omni import FIRST_CODES, SHAPES, added_up, config_of, measure
-from models.omni.folder import quiet
+from models.omni.config import quiet
 from models.omni.sampling import FlowConfig
 
 TIMES = {

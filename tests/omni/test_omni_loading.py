@@ -1,53 +1,20 @@
 """Published folders of Qwen2.5-Omni load strictly and quietly; what is wrong is named."""
 
-import json
 import os
 import pickle
 import shutil
 
 import pytest
 import torch
+from omni_damage import change_config, change_weights, refused
 from omni_small import ID, small_model, write_folder
 from omni_talk import LONG, ask
-from safetensors.torch import load_file, save_file
 
 from models.errors import UserError
 from models.load import load_model
-from models.omni.folder import quiet, read_voices
+from models.omni.config import quiet
+from models.omni.folder import read_voices
 from models.omni.speech_model import OmniModel, load_omni
-
-
-@pytest.fixture
-def copy(folder, tmp_path):
-    """A folder to damage; its weights are linked, so write them anew."""
-    target = tmp_path / "copy"
-    shutil.copytree(folder, target, copy_function=os.link)
-    return target
-
-
-def replace(path, content: str | bytes) -> None:
-    path.unlink()
-    path.write_bytes(content if isinstance(content, bytes) else content.encode())
-
-
-def change_config(folder, change) -> None:
-    config = json.loads((folder / "config.json").read_text())
-    change(config)
-    replace(folder / "config.json", json.dumps(config))
-
-
-def change_weights(folder, change) -> None:
-    path = folder / "model.safetensors"
-    weights = load_file(path)
-    change(weights)
-    path.unlink()
-    save_file(weights, path, {"format": "pt"})
-
-
-def refused(folder) -> str:
-    with pytest.raises(ValueError) as caught:
-        load_omni(folder, "cpu", "auto", None)
-    return str(caught.value)
 
 
 def test_the_family_is_told_by_the_config_and_loading_is_quiet(folder, capfd, caplog):

@@ -175,6 +175,22 @@ def test_after_a_fault_amid_the_layers_the_conversation_goes_on(omni, steps):
     assert ask(omni, conversation, text=LONG, frames=8).codes == expected
 
 
+@pytest.mark.parametrize("part", ["lm_head", "talker"])
+def test_logits_that_are_not_finite_are_no_token(omni, part):
+    conversation = omni.new_conversation()
+    ask(omni, conversation, text=SHORT, frames=5)
+    head = omni.checkpoint.lm_head if part == "lm_head" else omni.checkpoint.talker.codec_head
+    hook = head.register_forward_hook(lambda module, given, logits: logits * float("nan"))
+    try:
+        with pytest.raises(FloatingPointError, match="the model's logits are not finite"):
+            ask(omni, conversation, text=LONG, frames=20)
+    finally:
+        hook.remove()
+    fresh = type(conversation)(omni, None, conversation.turns)
+    expected = ask(omni, fresh, text=LONG, frames=8).codes
+    assert ask(omni, conversation, text=LONG, frames=8).codes == expected
+
+
 @pytest.fixture
 def command(omni, monkeypatch, tmp_path):
     monkeypatch.setattr(generate, "load_model", lambda *arguments: omni)

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
+from ...logits import check_logits
 from ...transformer import KVCache
 from .engines import EagerEngine
 from .model import DualARTransformer
@@ -173,8 +174,7 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(engine, replies)
     drawing = _Drawing(replies)
     logits = engine.model.text_logits(hidden)
-    if not bool(logits.sum(-1).isfinite().all()):  # else whatever is drawn is no token
-        raise FloatingPointError("the model's logits are not finite")
+    check_logits(logits)
     window, points = drawing.window[:, 0], drawing.points[:, 0]
     sampled = engine.draw(logits, window, drawing.settings, points).tolist()
     texts = [reply.choose_text(token) for reply, token in zip(replies, sampled, strict=True)]
