@@ -8,9 +8,11 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
+from itertools import chain
 from multiprocessing import get_context
 
 import torch
+from torch import nn
 
 from models.contract import SpeechModel
 from models.load import load_model
@@ -78,6 +80,12 @@ def memory_bandwidth(num_bytes: int = 1 << 30) -> float:
     data = torch.ones(num_bytes // 4)
     data.sum()
     return max(num_bytes / seconds_of(data.sum) for _ in range(3))
+
+
+def bytes_of(*modules: nn.Module) -> int:
+    """Of the modules' weights and buffers as they lie in memory, what is shared counted once."""
+    tensors = (x for module in modules for x in chain(module.parameters(), module.buffers()))
+    return sum({x.data_ptr(): x.nbytes for x in tensors}.values())
 
 
 def seconds_of(work: Callable, *args) -> float:

@@ -290,9 +290,9 @@ def quantise_layers(module: nn.Module, dtype: str, library: CDLL | None) -> nn.M
         quantised = _quantised(module, 4 if dtype == "int4" else 8, library)
         module.to("meta")  # whoever else holds it
         return quantised
-    for path in _linear_layers(module):  # each is given up before the next
+    for path in linear_layers(module):  # each is given up before the next
         bits = 4 if dtype == "int4" and not path.endswith("head") else 8
-        quantised = _quantised(module.get_submodule(path), bits, library)
+        quantised = _quantised(linear_layer(module, path), bits, library)
         parent, _, name = path.rpartition(".")
         setattr(module.get_submodule(parent), name, quantised)
     return module
@@ -300,12 +300,20 @@ def quantise_layers(module: nn.Module, dtype: str, library: CDLL | None) -> nn.M
 
 def layers_fit_4_bits(module: nn.Module) -> bool:
     """Groups of `GROUP_SIZE` fill the inputs of each layer that `quantise_layers` gives 4 bits."""
-    layers = [path for path in _linear_layers(module) if not path.endswith("head")]
-    return all(module.get_submodule(path).in_features % GROUP_SIZE == 0 for path in layers)
+    layers = [path for path in linear_layers(module) if not path.endswith("head")]
+    return all(linear_layer(module, path).in_features % GROUP_SIZE == 0 for path in layers)
 
 
-def _linear_layers(module: nn.Module) -> list[str]:
+def linear_layers(module: nn.Module) -> list[str]:
+    """The names of a module's plain linear layers."""
     return [path for path, layer in module.named_modules() if isinstance(layer, nn.Linear)]
+
+
+def linear_layer(module: nn.Module, path: str) -> nn.Linear:
+    """A module's linear layer of that name."""
+    layer = module.get_submodule(path)
+    assert isinstance(layer, nn.Linear), f"{path} is a {type(layer).__name__}"
+    return layer
 
 
 def _quantised(layer: nn.Linear, bits: int, library: CDLL | None) -> Int8Linear:

@@ -3,9 +3,17 @@
 import pytest
 import torch
 from omni_small import small_config
+from torch import nn
 from transformers import Qwen2_5OmniForConditionalGeneration
 
-from benchmarks.omni import FIRST_CODES, SHAPES, added_up, config_of, measure
+from benchmarks.omni import (
+    FIRST_CODES,
+    SHAPES,
+    added_up,
+    config_of,
+    few_bits_like,
+    measure,
+)
 from models.omni.config import quiet
 from models.omni.sampling import FlowConfig
 
@@ -16,14 +24,31 @@ TIMES = {
 }  # fmt: skip
 
 
-def test_every_part_is_measured():
+TABLES = 250_000  # bytes of positions and filters, which are no parameters
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int8", "int4"])
+def test_every_part_is_measured(dtype):
     with quiet():
-        config = small_config()
+        config = small_config(inner=128, width=64)  # sizes that four bits fit
         with torch.device("meta"):
             whole = Qwen2_5OmniForConditionalGeneration(config)
-    figures = measure(config, torch.float32, FlowConfig(num_steps=2), 40)
+    figures = measure(config, dtype, FlowConfig(num_steps=2), 40)
     assert figures.keys() > TIMES and all(value > 0 for value in figures.values())
-    assert figures["weight_bytes"] == 4 * sum(x.numel() for x in whole.state_dict().values())
+    assert figures["parameters"] == sum(x.numel() for x in whole.parameters())
+    speaking = sum(x.numel() for x in whole.token2wav.parameters())  # float32 always
+    others = figures["parameters"] - speaking
+    low, high = (4, 4) if dtype == "float32" else (1, 2)  # bytes
+    assert 4 * speaking + low * others <= figures["weight_bytes"]
+    assert figures["weight_bytes"] < 4 * speaking + high * others + TABLES
+
+
+@pytest.mark.parametrize("bits", [8, 4])
+def test_random_layers_of_few_bits_are_like_random_layers(bits):
+    layer = few_bits_like(nn.Linear(256, 300, device="meta"), bits)
+    y = layer(torch.randn(8, 256, generator=torch.Generator().manual_seed(0)).bfloat16())
+    assert y.shape == (8, 300)
+    assert 0.8 < float(y.float().std()) / (0.02 * 16) < 1.25
 
 
 def test_what_the_parts_take_is_added_up():
