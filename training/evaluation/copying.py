@@ -29,7 +29,8 @@ class Copy:
 
 def codec_of(model: SpeechModel) -> FireflyArchitecture | None:
     """The codec, where the family has one that copies speech."""
-    return getattr(getattr(model, "checkpoint", None), "codec", None)
+    codec = getattr(getattr(model, "checkpoint", None), "codec", None)
+    return codec if isinstance(codec, FireflyArchitecture) else None
 
 
 def copy_all(codec: FireflyArchitecture, waves: Sequence[np.ndarray]) -> list[Copy]:

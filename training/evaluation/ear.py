@@ -42,17 +42,18 @@ class WhisperEar:
     Args:
         folder: for its weights, as one file, and what it heard; made where it does not exist.
         workers: waves heard at a time, one core each.
+        language: of what it hears, as Whisper names it.
 
     Raises:
         RuntimeError: its packages are missing.
     """
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, language: str = "zh") -> None:
         if importlib.util.find_spec("faster_whisper") is None:
             raise RuntimeError(f"faster-whisper is missing: {INSTALL}")
         from faster_whisper import WhisperModel
 
-        self.workers = workers
+        self.workers, self.language = workers, language
         self._model = WhisperModel(
             str(_join_weights(folder / "whisper-base")),
             device="cpu",
@@ -69,7 +70,8 @@ class WhisperEar:
 
     def hear(self, waves: Sequence[np.ndarray], sample_rate: int) -> list[str]:
         """See `Ear`."""
-        keys = [_digest(wave, sample_rate) for wave in waves]
+        other = "" if self.language == "zh" else f" {self.language}"
+        keys = [_digest(wave, sample_rate) + other for wave in waves]
         missing = {key: wave for key, wave in zip(keys, waves) if key not in self._heard}
         with ThreadPoolExecutor(self.workers) as pool, self._path.open("a", 1, "utf-8") as file:
             texts = pool.map(lambda wave: self._transcribe(wave, sample_rate), missing.values())
@@ -84,10 +86,10 @@ class WhisperEar:
         samples = AF.resample(torch.from_numpy(wave).float(), sample_rate, SAMPLE_RATE).numpy()
         segments, _ = self._model.transcribe(
             samples,
-            language="zh",
+            language=self.language,
             beam_size=5,
             temperature=0.0,  # no second, random tries: the same wave is always heard the same
-            initial_prompt=PROMPT,
+            initial_prompt=PROMPT if self.language == "zh" else None,
             condition_on_previous_text=False,
         )
         return "".join(segment.text for segment in segments)

@@ -114,17 +114,23 @@ class Report:
 def format_report(report: Report) -> str:
     """The tables, as they are printed."""
     lines = [*_emotion_table(report.emotions), "", *_style_table(report.styles), ""]
-    lines.append(f"{'':<28}{'value':>8}{'bar':>10}{'':>7}{'count':>12}")
-    for name, aim in FIGURES.items():
-        figure = report.figures[name]
+    lines += figure_lines(report.figures, FIGURES)
+    for what, figure in report.notes.items():
+        lines.append(f"{'':<28}{_value(figure):>8}{'':>17}{_count(figure):>12}  {what}")
+    return "\n".join(lines)
+
+
+def figure_lines(figures: Mapping[str, Figure], aims: Mapping[str, Aim]) -> list[str]:
+    """A table of figures, their bars and what they are."""
+    lines = [f"{'':<28}{'value':>8}{'bar':>10}{'':>7}{'count':>12}"]
+    for name, aim in aims.items():
+        figure = figures[name]
         bar = "" if aim.bar is None else f"{'<=' if aim.below else '>='} {aim.bar:.2f}"
         state = "" if aim.bar is None else "met" if aim.is_met(figure.value) else "short"
         lines.append(
             f"{name:<28}{_value(figure):>8}{bar:>10}{state:>7}{_count(figure):>12}  {aim.what}"
         )
-    for what, figure in report.notes.items():
-        lines.append(f"{'':<28}{_value(figure):>8}{'':>17}{_count(figure):>12}  {what}")
-    return "\n".join(lines)
+    return lines
 
 
 def to_json(figures: Mapping[str, Figure]) -> str:
