@@ -18,7 +18,7 @@ from .example import Example
 
 LISTENING_LAYER = 2  # its output is what the heads of words and syllables read
 HEARING_WEIGHT = 1.0
-QUESTION_WEIGHT = 0.5
+QUESTION_WEIGHT = 1.0
 SPEAKING_WEIGHT = 1.0
 
 

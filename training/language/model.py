@@ -33,7 +33,7 @@ from .tokenizer import emotion_token
 
 UNDERSTANDING_BATCH_SIZE = 36
 SPEAKING_BATCH_SIZE = 12
-WORDS_OF_5_STEPS = 2  # of speaking, that learn words alone
+WORDS_OF_5_STEPS = 3  # of speaking, that learn words alone
 MAX_WORDS = 100  # tokens of a reply's words
 STAGE = {
     "betas": (0.9, 0.95),
