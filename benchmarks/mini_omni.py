@@ -112,17 +112,26 @@ def best(work: Callable) -> float:
     return min(seconds_of(work) for _ in range(3))
 
 
-def first_sound(model: MiniOmniModel, seconds: float) -> tuple[float, float]:
-    """Seconds from the end of a spoken turn to the first text and to the first sound."""
-    samples = 0.1 * torch.randn(round(seconds * SAMPLE_RATE))
+def first_text(model: MiniOmniModel, seconds: float) -> float:
+    """Seconds from the end of a spoken turn to the first text token."""
+    engine = model.checkpoint.engine
+    turn = model.new_conversation().begin_turn(sample_rate=SAMPLE_RATE)
+    turn.push(0.1 * torch.randn(round(seconds * SAMPLE_RATE)))
     started = time.perf_counter()
-    first_chunk = None
-    clip = AudioClip(samples, SAMPLE_RATE)
+    turn.finish()
+    assert turn.prompt is not None, "it is finished"
+    next_columns(engine, [Reply(engine.model, turn.prompt, WARMUP_COLUMNS)])
+    return time.perf_counter() - started
+
+
+def first_sound(model: MiniOmniModel, seconds: float) -> float:
+    """Seconds from the end of a spoken turn to the first sound."""
+    clip = AudioClip(0.1 * torch.randn(round(seconds * SAMPLE_RATE)), SAMPLE_RATE)
+    started = time.perf_counter()
     with closing(generate_long(model, audio=clip, max_new_tokens=8, log_content=False)) as chunks:
         for chunk in chunks:
-            first_chunk = first_chunk or time.perf_counter() - started
             if len(chunk.new_audio):
-                return first_chunk, time.perf_counter() - started
+                return time.perf_counter() - started
     raise RuntimeError("the random model has said nothing: try another seed")
 
 
@@ -135,7 +144,6 @@ def measure(
     column = column_seconds(model, position, num_columns)
     speech = speech_seconds(model, chunk_frames)
     wave = 0.1 * torch.randn(round(seconds * SAMPLE_RATE))
-    first_text, sound = first_sound(model, seconds)
     return {
         "dtype": model.dtype,
         "engine": checkpoint.engine.name,
@@ -148,8 +156,8 @@ def measure(
         "frame_limit_seconds": FRAME_LIMIT,
         "real_time_factor": (column + speech) * model.frame_rate,
         "ear_seconds": best(lambda: checkpoint.ear(wave)),
-        "first_text_seconds": first_text,
-        "first_sound_seconds": sound,
+        "first_text_seconds": first_text(model, seconds),
+        "first_sound_seconds": first_sound(model, seconds),
     }
 
 

@@ -35,6 +35,8 @@ from models.transformer.quantised import (
 
 from .common import bytes_of, memory_bandwidth, report, seconds_of
 
+# Of heads of 64; how its pairs are shared out among time, height and width costs nothing.
+MROPE_64 = {"rope_type": "default", "rope_theta": 1e6, "mrope_section": [8, 12, 12]}
 SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # thinker's text, talker
     "3b": (
         {
@@ -44,7 +46,7 @@ SHAPES: dict[str, tuple[dict[str, Any], dict[str, Any]]] = {  # thinker's text, 
         {
             "embedding_size": 2048, "hidden_size": 896, "intermediate_size": 4864,
             "num_hidden_layers": 24, "num_attention_heads": 14, "num_key_value_heads": 2,
-            "head_dim": 64, "vocab_size": 8448,
+            "head_dim": 64, "vocab_size": 8448, "rope_parameters": MROPE_64,
         },
     ),
     "7b": (
@@ -72,12 +74,12 @@ NOISE = 1 << 20  # random numbers, which come again and again
 def config_of(shape: str) -> Any:
     """The config of a published shape."""
     text, talker = SHAPES[shape]
-    width = {"out_hidden_size": text["hidden_size"]}
+    vision = {"hidden_size": 1280, "out_hidden_size": text["hidden_size"]}
     with quiet():
         return Qwen2_5OmniConfig(
             thinker_config={
                 "text_config": text,
-                "vision_config": width,
+                "vision_config": vision,
                 "audio_config": {"output_dim": text["hidden_size"]},
             },
             talker_config=talker,

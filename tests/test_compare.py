@@ -1,11 +1,14 @@
-"""The benchmarks of Mini-Omni, and of the families side by side."""
+"""The benchmarks of Mini-Omni, of the families side by side, and of what few bits change."""
 
 import dataclasses
+import math
 
 import pytest
+import torch
 
 from benchmarks import compare
 from benchmarks.mini_omni import measure
+from benchmarks.quality import Predictions, compared
 
 
 @pytest.fixture(autouse=True)
@@ -44,3 +47,19 @@ def test_the_table_has_a_line_for_each_system():
         "| A | int8 | audio, text | English | 600 M | 1.25 GB | 0.50 s | 1.25 s | 0.40 s |"
     )
     assert len({line.count("|") for line in lines}) == 1 and len(lines) == 4
+
+
+def test_what_few_bits_change_is_counted():
+    true = torch.tensor([[0, 1], [2, 2]])
+    logits = torch.full((2, 2, 4), -30.0)
+    logits[..., 3] = 0.0
+    logits.scatter_(-1, true[..., None], 0.0)  # the true one of two that are as likely
+    exact = Predictions.of(logits, true)
+    logits[0, 0, 1] = 1.0
+    small = Predictions.joined(
+        [Predictions.of(row[None], ids[None]) for row, ids in zip(logits, true)]
+    )
+    figures = compared("code", exact, small)
+    assert figures["code_perplexity_float32"] == pytest.approx(2)
+    assert figures["code_perplexity"] == pytest.approx((2**3 * (2 + math.e)) ** 0.25)
+    assert figures["same_code"] == 0.75

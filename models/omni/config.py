@@ -67,10 +67,15 @@ def read_config(folder: Path) -> Any:
     except Exception as error:  # a foreign config can make the class raise anything
         raise ValueError(f"{path} does not fit Qwen2.5-Omni ({error}): fetch it again") from error
     with naming(path):
-        _check_thinker(config.thinker_config)
-        if config.enable_audio_output:
-            _check_speech(config)
+        check_config(config)
     return config
+
+
+def check_config(config: Any) -> None:
+    """Raise a ValueError for sizes that can't be, or that do not fit together."""
+    _check_thinker(config.thinker_config)
+    if config.enable_audio_output:
+        _check_speech(config)
 
 
 def _check_thinker(config: Any) -> None:

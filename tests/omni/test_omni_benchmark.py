@@ -9,12 +9,13 @@ from transformers import Qwen2_5OmniForConditionalGeneration
 from benchmarks.omni import (
     FIRST_CODES,
     SHAPES,
+    Parts,
     added_up,
     config_of,
     few_bits_like,
     measure,
 )
-from models.omni.config import quiet
+from models.omni.config import check_config, quiet
 from models.omni.sampling import FlowConfig
 
 TIMES = {
@@ -65,8 +66,18 @@ def test_what_the_parts_take_is_added_up():
 
 
 def test_the_shapes_are_the_published_ones():
-    for shape, widths in (("3b", (2048, 896)), ("7b", (3584, 896))):
+    for shape, widths, parameters in (
+        ("3b", (2048, 896), (3397, 638, 669, 385, 449)),
+        ("7b", (3584, 896), (7616, 640, 677, 1351, 449)),
+    ):
         config = config_of(shape)
+        check_config(config)
+        model = Parts(config, "int4").model
+        thinker = model.thinker
+        language_model = nn.ModuleList([thinker.model, thinker.lm_head])
+        parts = (language_model, thinker.audio_tower, thinker.visual, model.talker, model.token2wav)
+        found = [sum(x.numel() for x in part.parameters()) / 1e6 for part in parts]
+        assert found == pytest.approx(parameters, rel=0.01)
         text, talker = config.thinker_config.text_config, config.talker_config
         assert (text.hidden_size, talker.hidden_size) == widths
         assert config.thinker_config.vision_config.out_hidden_size == talker.embedding_size
