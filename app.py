@@ -98,14 +98,14 @@ class Page:
         self.files = Files(self._folder.path, self.limits, example_recordings())
         self.sessions = Sessions(model, self.files, self.limits, log_content)
         self.store = Store(data_folder, listening_limits(self.limits))
-        self.readers = Readers()
+        self.readers, shelf = Readers(), Shelf(model, compare_with)
         with gr.Blocks(title="情感语音对话 · Emotional voice chat") as self.demo:
-            gr.HTML(words.header())
+            gr.HTML(words.header(model))
             with gr.Tabs():
                 with gr.Tab(words.label("tab_talk"), elem_id="talk-tab"):
-                    TalkTab(self.demo, self.sessions, self.readers)
+                    TalkTab(self.demo, self.sessions, self.readers, shelf)
                 with gr.Tab(words.label("compare"), elem_id="compare-tab"):
-                    CompareTab(self.sessions, self.store, Shelf(model, compare_with))
+                    CompareTab(self.sessions, self.store, shelf)
                 with gr.Tab(words.label("inspect"), elem_id="inspect-tab"):
                     InspectTab(self.sessions, self.readers)
             self.demo.load(None, None, None, js=OPEN_TEST, api_visibility="private")

@@ -213,7 +213,8 @@ class SpeechModel(Protocol):
         max_input_seconds: the longest speech that one turn may hold.
         emotions, styles, voices: words it knows; empty where it has none.
         accepts: of "audio", "text", "image", "video".
-        sampling: the checkpoint's own settings, a frozen dataclass with a `seed`.
+        sampling: the checkpoint's own settings, a frozen dataclass with a `seed`, and where it can
+            answer in text alone with `speaks`, which is False then.
         sampling_fields: those that a front end offers.
     """
 

@@ -50,9 +50,12 @@ class Api:
         seed: int = -1,
         sampling: dict | None = None,
         conversation: str = "",
+        voice: str = "",
+        image: gr.FileData | None = None,
+        video: gr.FileData | None = None,
     ) -> Iterator[tuple[str, gr.FileData | None]]:
-        """Answer a sound file, a text, or both. Each answer has the text so far and the speech so
-        far, as a wav file; the last one has all.
+        """Answer a sound file, a text, or both, and what is shown with it. Each answer has the text
+        so far and the speech so far, as a wav file; the last one has all.
 
         Args:
             audio: the user's speech, as /upload answered.
@@ -62,9 +65,13 @@ class Api:
             sampling: the model's settings by name, as {"temperature": 0.7}; null leaves them.
             conversation: any name that you choose: calls with the same one are one conversation.
                 Empty is a single turn.
+            voice: one of the model's, where it has several; empty is its usual one.
+            image: a picture that the user shows, as /upload answered, where the model sees any.
+            video: a video likewise.
         """
-        given = (audio, text, style, seed, sampling, conversation)
-        yield from told(self._speak(request, *given), api_error)
+        given: dict[str, object] = {"audio": audio, "image": image, "video": video}
+        settings = (style, seed, sampling, voice)
+        yield from told(self._speak(request, given, text, settings, conversation), api_error)
 
     def encode(self, request: gr.Request, audio: gr.FileData) -> list[list[int]]:
         """The codec's codes of a sound file: a list for each codebook, a code for each frame.
@@ -83,21 +90,26 @@ class Api:
         return list(told(self._decode(request, codes), api_error))[-1]
 
     def _speak(
-        self, request: gr.Request, audio: object, text: object, style: object, seed: object,
-        sampling: object, conversation: object,
-    ) -> Generator[tuple]:  # fmt: skip
-        limits, model = self.sessions.limits, self.sessions.model
-        visitor = visitor_of(request.session_hash)
+        self,
+        request: gr.Request,
+        given: dict[str, object],
+        text: object,
+        settings: tuple[object, ...],
+        conversation: object,
+    ) -> Generator[tuple]:
+        limits, visitor = self.sessions.limits, visitor_of(request.session_hash)
         text = check_text("" if text is None else text, limits)
-        path = None if audio is None else self._path(audio, visitor)
-        if path is None and not text:
+        paths = {
+            kind: self._path(file, visitor) for kind, file in given.items() if file is not None
+        }
+        if not (paths or text):
             raise UserError("error_nothing_given")
-        settings = self._settings(sampling, seed)
-        options = reply_options(model, limits, style, limits.reply_seconds, settings)
-        options["chunk_frames"] = CHUNK_FRAMES
+        options = self._options(*settings)
         name = self._name(conversation)
         self._check_read(request)
+        path = paths.pop("audio", None)
         clip = read_speech(path, limits) if path else None
+        options |= paths  # what is shown
         if name:
             session = self.sessions.open(f"{visitor}.{name}")
             turns = session.answer_clip(clip, text, **options)
@@ -176,6 +188,14 @@ class Api:
         if not isinstance(audio, dict):
             raise UserError("error_file_kind", kind=type(audio).__name__)
         return self.sessions.files.check(audio.get("path"), visitor)
+
+    def _options(
+        self, style: object, seed: object, sampling: object, voice: object
+    ) -> dict[str, Any]:
+        model, limits = self.sessions.model, self.sessions.limits
+        settings = self._settings(sampling, seed)
+        options = reply_options(model, limits, style, limits.reply_seconds, settings, voice=voice)
+        return options | {"chunk_frames": CHUNK_FRAMES}
 
     def _settings(self, sampling: object, seed: object) -> dict[str, Any]:
         if sampling is not None and not isinstance(sampling, dict):

@@ -24,6 +24,11 @@ MAX_TURNS = 200
 MAX_DIRECTORY = 256 * 1024  # bytes
 END = struct.Struct("<4s4H2IH")  # a zip file's last bytes, without a comment
 MAX_TEXT = 10_000  # characters of a reply
+# Endings of what users show: browsers take a file for nothing else by them.
+SHOWN = {
+    "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"),
+    "video": (".mp4", ".mov", ".webm", ".mkv", ".3gp", ".m4v"),
+}
 WORD = 40  # characters of an emotion, a style
 
 
@@ -61,8 +66,13 @@ def _write_turn(archive: zipfile.ZipFile, number: int, turn: ShownTurn) -> dict[
     return {
         "name": turn.name,
         "again_of": turn.again_of,
+        "beside": turn.beside,
+        "knows_before": turn.knows_before,
+        "model": turn.model,
         "text": turn.text,
         "audio": add(turn.audio, "user"),
+        "image": add(turn.image, "image"),
+        "video": add(turn.video, "video"),
         "reply": turn.reply,
         "reply_audio": add(turn.reply_audio, "reply"),
         "seed": turn.seed,
@@ -103,6 +113,7 @@ def read_archive(
             names = {entry["name"]: turn.name for entry, turn in zip(entries, turns)}
             for entry, turn in zip(entries, turns):
                 turn.again_of, turn.can_repeat = names.get(entry["again_of"]), False
+                turn.beside = names.get(entry.get("beside"))
             settings = about["settings"]
             if not isinstance(settings, dict):
                 raise ValueError("settings are no object")
@@ -155,10 +166,24 @@ def _read_turn(
         write_wav(path, clip.samples, clip.sample_rate)
         return str(path), clip.seconds
 
+    def seen(kind: str) -> str | None:
+        name = entry.get(kind)
+        if name is None:
+            return None
+        ending = PurePosixPath(str(name)).suffix.lower()
+        if ending not in SHOWN[kind]:
+            raise ValueError(f"{kind} of another format")
+        content = _read(archive, name, min(room[0], limits.max_upload_bytes))
+        room[0] -= len(content)
+        path = new_file(f"{kind}{ending}")
+        path.write_bytes(content)
+        return str(path)
+
     audio, audio_seconds = sound(entry["audio"], limits.max_audio_seconds + 1, "speech.wav")
     turn = ShownTurn(
         _text(entry["text"], limits.max_text_characters), audio, model.sample_rate, audio_seconds
     )
+    turn.image, turn.video = seen("image"), seen("video")
     turn.reply = _text(entry["reply"], MAX_TEXT)
     turn.reply_audio, turn.seconds = sound(
         entry["reply_audio"], limits.max_reply_seconds + 10, "reply.wav"
@@ -167,6 +192,8 @@ def _read_turn(
     turn.seed = _whole(entry["seed"])
     turn.rating = max(-1, min(1, _whole(entry["rating"]) or 0))
     turn.stopped, turn.ended = bool(entry["stopped"]), True
+    turn.model = _word(entry.get("model")) or ""
+    turn.knows_before = entry.get("knows_before") is not False
     turn.settings = {
         str(key)[:WORD]: value
         for key, value in list(entry["settings"].items())[:20]

@@ -116,7 +116,9 @@
     make("div", { className: "buttons" },
       picker(words.test_add_recordings, "audio/*,.amr,.3gp", true, (item) => { chosen.push(item); showChosen(); }),
       offer.recordings.length ? button(words.test_add_examples, () => {
-        chosen = [...chosen, ...offer.recordings.filter(({ path }) => !chosen.some((other) => other.path === path))];
+        chosen = [...chosen, ...offer.recordings
+          .filter(({ path }) => !chosen.some((other) => other.path === path))
+          .map(({ path, name }) => ({ path, name: name[language] }))];
         showChosen();
       }) : null));
   const uploaded = make("div", { className: "stack" },

@@ -15,7 +15,7 @@ from listening.limits import MAX_CONDITIONS, TestLimits
 from listening.making import Condition, Prompt, make_sample, recorded_prompt
 from listening.sample import Sample, new_test
 from models.contract import SpeechModel
-from models.errors import UserError, shown
+from models.errors import UserError
 
 from .checks import check_text, reply_options
 from .files import Files
@@ -114,15 +114,12 @@ class Builder:
         seed = given.get("seed")
         asked = {**sampling, "seed": -1 if seed is None else seed}
         seconds = self.limits.reply_seconds
-        options = reply_options(model, self.limits, given.get("style") or "", seconds, asked)
-        voice = given.get("voice") or None
-        if voice is not None and voice not in model.voices:
-            allowed = ", ".join(model.voices)
-            raise UserError("error_unknown_voice", name=shown(voice), allowed=allowed)
+        style, voice = given.get("style") or "", given.get("voice") or ""
+        options = reply_options(model, self.limits, style, seconds, asked, voice=voice)
         names = [field.name for field in model.sampling_fields if field.name in sampling]
         return {
             "style": options["style"],
-            "voice": voice,
+            "voice": options["voice"],
             "sampling": {name: getattr(options["sampling"], name) for name in names},
             "seed": options["sampling"].seed,
             "max_seconds": seconds,

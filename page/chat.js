@@ -4,9 +4,9 @@
 const log = element.querySelector(".log");
 const language = window.pageLanguage;
 const words = window.pageWords[language];
-const glosses = props.glosses;
 const rows = new Map(); // turn -> {user, bot, turn}
 const ICONS = {
+  compare: "M4 4h7v16H4zM6 6v12h3V6zM13 4h7v16h-7zM15 6v12h3V6z",
   again: "M12 5a7 7 0 1 0 7 7h-2a5 5 0 1 1-5-5v3l5-4-5-4z",
   copy: "M8 3h11v14h-2V5H8zM5 7h10v14H5z",
   download: "M11 3h2v9l3-3 1.4 1.4L12 16l-5.4-5.6L8 9l3 3zM4 18h16v2H4z",
@@ -120,7 +120,7 @@ function actions(turn) {
       window.pageTell("silence");
       window.pageAsked = performance.now();
       window.pageAsk.again({ turn: name });
-    }));
+    }), action("compare", words.beside, () => openPanel(turn)));
   }
   if (reply.text) bar.append(action("copy", words.copy, (event) => copy(event.currentTarget, reply.text)));
   if (reply.sound) {
@@ -165,16 +165,29 @@ function saidUntil(reply, seconds) {
   return reply.text;
 }
 
-function gloss(text) {
-  const known = language === "en" && glosses[text];
-  if (!known) return [];
-  const made = make("p", "gloss", known);
-  return [made];
+// What it means in English, where that is known.
+function gloss(known) {
+  return language === "en" && known ? [make("p", "gloss", known)] : [];
+}
+
+// What the user shows. A browser plays fewer kinds of video than the model sees.
+function seen(tag, path) {
+  const made = document.createElement(tag);
+  const what = tag === "img" ? words.picture_shown : words.video_shown;
+  const wasAtEnd = isAtEnd();
+  made.onload = made.onloadedmetadata = () => wasAtEnd && toEnd();
+  made.onerror = () => made.replaceWith(make("p", "gone", words.not_shown.replace("{what}", what)));
+  if (tag === "img") made.alt = what;
+  else [made.controls, made.preload, made.ariaLabel] = [true, "metadata", what];
+  made.src = window.pageAddress(path);
+  return made;
 }
 
 function fillUser(row, { user, name }) {
   const bubble = make("div", "bubble");
-  if (user.text) bubble.append(make("p", "text", user.text), ...gloss(user.text));
+  if (user.text) bubble.append(make("p", "text", user.text), ...gloss(user.gloss));
+  if (user.image) bubble.append(seen("img", user.image));
+  if (user.video) bubble.append(seen("video", user.video));
   if (user.sound) bubble.append(soundButton(user.sound, user.seconds));
   row.replaceChildren(bubble);
   if (user.badge) row.append(badge(user.badge));
@@ -183,11 +196,13 @@ function fillUser(row, { user, name }) {
 function fillBot(row, turn) {
   const { reply } = turn;
   const bubble = make("div", "bubble");
-  bubble.append(make("p", "text", reply.text || (reply.growing ? "…" : words.no_words)), ...(reply.growing ? [] : gloss(reply.text)));
+  bubble.append(make("p", "text", reply.text || (reply.growing ? "…" : words.no_words)), ...gloss(reply.gloss));
   row.replaceChildren(bubble);
   const notes = make("div", "notes");
+  if (reply.model) notes.append(make("span", "made-by", [reply.model, ...changes(turn)].join(" · ")));
   if (reply.badge) notes.append(badge(reply.badge));
-  if (turn.again) notes.append(make("span", "cut", words.another_reply));
+  if (turn.again && !turn.beside) notes.append(make("span", "cut", words.another_reply));
+  if (!reply.knows_before) notes.append(make("span", "cut", words.beside_alone));
   if (reply.stopped) notes.append(make("span", "cut", words.cut));
   if (notes.childNodes.length) row.append(notes);
   if (!reply.growing) row.append(actions(turn));
@@ -197,9 +212,11 @@ function show(turn) {
   if (!rows.has(turn.name)) {
     const pair = { user: turn.again ? null : make("div", "row user-row"), bot: make("div", "row bot-row") };
     rows.set(turn.name, pair);
-    if (turn.again && rows.has(turn.again)) {
+    if (rows.has(turn.beside)) putBeside(rows.get(turn.beside).bot, pair.bot);
+    else if (turn.again && rows.has(turn.again)) {
       const family = [...rows.values()].filter((other) => other.turn?.again === turn.again || other.turn?.name === turn.again);
-      family.at(-1).bot.after(pair.bot);
+      const last = family.at(-1).bot;
+      (last.closest(".pair") ?? last).after(pair.bot);
     } else log.append(...(pair.user ? [pair.user] : []), pair.bot);
     if (!log.classList.contains("restoring")) clearFaults();
   }
@@ -269,7 +286,7 @@ function wasTalking() {
 
 function begin(value) {
   const isNew = conversation !== null && rows.size > 0 && !value.cleared;
-  if (value.cleared) log.querySelectorAll(".row, .break").forEach((row) => row.remove());
+  if (value.cleared) log.querySelectorAll(".row, .break, .pair, .panel").forEach((row) => row.remove());
   rows.clear();
   if (isNew) log.append(make("p", "break", words.new_conversation));
   conversation = value.conversation;

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 
+from .glosses import gloss_of
 from .session import Session
 from .turn import ShownTurn
 from .words import each
@@ -23,7 +24,7 @@ def chat_value(
     """
     shown = [turn for turn in turns if turn in session.turns[:-SHOWN_TURNS]]
     shown += session.turns[-SHOWN_TURNS:]
-    value = {"conversation": session.name, "turns": [_shown(turn) for turn in shown]}
+    value = {"conversation": session.transcript.name, "turns": [_shown(turn) for turn in shown]}
     return _json(value | ({"cleared": True} if all_turns else {}))
 
 
@@ -42,14 +43,19 @@ def _shown(turn: ShownTurn) -> dict:
     return {
         "name": turn.name,
         "again": turn.again_of,
+        "beside": turn.beside,
         "user": {
             "text": turn.text,
+            "gloss": gloss_of(turn.text),
             "sound": turn.audio,
             "seconds": turn.audio_seconds,
+            "image": turn.image,
+            "video": turn.video,
             "badge": turn.emotion and {"kind": perceived, "word": each(turn.emotion)},
         },
         "reply": {
             "text": turn.reply,
+            "gloss": gloss_of(turn.reply) if turn.ended else None,
             "sound": turn.reply_audio,
             "seconds": turn.seconds,
             "badge": turn.style and {"kind": "tone", "word": each(turn.style)},
@@ -58,9 +64,18 @@ def _shown(turn: ShownTurn) -> dict:
             "marks": [[end, round(seconds, 3)] for end, seconds in turn.marks],
             "seed": None if turn.seed is None else str(turn.seed),
             "rating": turn.rating,
-            "can_repeat": turn.can_repeat,
+            "can_repeat": turn.can_repeat and not turn.beside,
+            "model": turn.model,
+            "settings": _settings(turn),
+            "knows_before": turn.knows_before,
         },
     }
+
+
+def _settings(turn: ShownTurn) -> dict:
+    """The settings that another reply may have other values of."""
+    kept = {key: value for key, value in turn.settings.items() if key not in ("seed", "max_frames")}
+    return {key: value for key, value in kept.items() if isinstance(value, (int, float, str))}
 
 
 def _json(value: dict) -> str:

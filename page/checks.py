@@ -45,7 +45,14 @@ def read_object(value: object) -> dict[str, Any]:
 
 
 def reply_options(
-    model: SpeechModel, limits: Limits, style: object, seconds: object, sampling: dict[str, object]
+    model: SpeechModel,
+    limits: Limits,
+    style: object,
+    seconds: object,
+    sampling: dict[str, object],
+    *,
+    voice: object = "",
+    text_only: object = False,
 ) -> dict[str, Any]:
     """Settings as arguments of `generate_long`.
 
@@ -54,12 +61,14 @@ def reply_options(
         seconds: the longest reply.
         sampling: values of the model's `sampling_fields` and the seed, by name; a seed below 0
             draws one.
+        voice: one of the model's; empty leaves it to the model.
+        text_only: True answers without speech, where the model can.
 
     Raises:
         UserError: a value of another type or out of range.
     """
     fields = {field.name: field for field in model.sampling_fields}
-    values: dict[str, float | None] = {
+    values: dict[str, Any] = {
         name: _number(fields[name], value) for name, value in sampling.items() if name in fields
     }
     seed = sampling.get("seed")
@@ -70,9 +79,17 @@ def reply_options(
     if style and style not in model.styles:
         allowed = ", ".join(model.styles)
         raise UserError("error_unknown_style", name=shown(style), allowed=allowed)
+    if voice and voice not in model.voices:
+        code = "error_unknown_voice" if model.voices else "error_no_voices"
+        raise UserError(code, name=shown(voice), allowed=", ".join(model.voices))
+    if not isinstance(text_only, bool) or text_only and not hasattr(model.sampling, "speaks"):
+        raise UserError("error_no_setting", name="text_only")
+    if text_only:
+        values["speaks"] = False
     length = SamplingField(name="length", low=1, high=limits.max_reply_seconds, step=1)
     return {
         "style": style or None,
+        "voice": voice or None,
         "max_new_tokens": num_frames(model, _number(length, seconds)),
         "sampling": dataclasses.replace(model.sampling, **values),
     }

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
-from dataclasses import asdict
 from itertools import count
 from math import isfinite
 from pathlib import Path
@@ -25,9 +24,10 @@ from . import words
 from .building import Builder
 from .calls import BUILD, WHO, visitor_of
 from .checks import read_object
+from .glosses import EXAMPLES
 from .metrics import count_error
 from .sessions import Sessions
-from .shelf import Shelf
+from .shelf import Shelf, offer_of
 from .talk import example_recordings
 from .told import page_error
 
@@ -67,7 +67,7 @@ class CompareTab:
             elem_id="compare",
             apply_default_css=False,
             offer=self._offer(),
-            examples="\n".join(list(words.EXAMPLES)[:3]),
+            examples="\n".join(list(EXAMPLES)[:3]),
         )
         self.heard = gr.HTML(
             "",
@@ -93,12 +93,7 @@ class CompareTab:
         served = self.shelf.get(self.shelf.names[0])
         return {
             "models": list(self.shelf.names),
-            "styles": {style: words.each(style) for style in served.styles},
-            "voices": list(served.voices),
-            "fields": [
-                {**asdict(field), "value": getattr(served.sampling, field.name)}
-                for field in served.sampling_fields
-            ],
+            **offer_of(served),
             "recordings": [
                 {"path": str(path), "name": words.recording(path.stem)}
                 for path in example_recordings()

@@ -1,4 +1,5 @@
-// What the user says: text, a recording or a file, or all at once. Hands-free talk: hands_free.js.
+// What the user says and shows: text, a recording, files, or all at once. Hands-free talk:
+// hands_free.js.
 const words = window.pageWords[window.pageLanguage];
 const ask = window.pageAsk;
 const text = element.querySelector("textarea");
@@ -6,9 +7,9 @@ const sendButton = element.querySelector(".send");
 const stopButton = element.querySelector(".stop");
 const recordButton = element.querySelector(".record");
 const file = element.querySelector("input[type=file]");
-const attached = element.querySelector(".attached");
+const slots = Object.fromEntries([...element.querySelectorAll(".attached")].map((slot) => [slot.dataset.kind, slot]));
 const MAX_SECONDS = props.max_seconds;
-let sound = null; // {path, name, url, seconds}: what will be sent
+const attached = {}; // what will be sent, by kind: {path, name, url}
 let uploading = null;
 let recording = null; // {pieces, rate}
 
@@ -32,16 +33,26 @@ function write(words) {
   draft();
 }
 
-function attach(what) {
-  if (sound?.url && sound.url !== what?.url) URL.revokeObjectURL(sound.url);
-  sound = what;
-  attached.hidden = !what;
-  attached.querySelector(".name").textContent = what?.name ?? "";
-  const player = attached.querySelector("audio");
-  player.pause();
-  if (what) player.src = what.url;
-  else player.removeAttribute("src");
-  element.querySelector(".composer").classList.toggle("has-sound", Boolean(what));
+function attach(kind, what) {
+  const before = attached[kind];
+  if (before && before.url !== what?.url) URL.revokeObjectURL(before.url);
+  if (what) attached[kind] = what;
+  else delete attached[kind];
+  slots[kind].hidden = !what;
+  slots[kind].querySelector(".name").textContent = what?.name ?? "";
+  const shown = slots[kind].querySelector("audio, img, video");
+  shown.pause?.();
+  if (what) shown.src = what.url;
+  else shown.removeAttribute("src");
+  if (kind === "image") shown.alt = what?.name ?? "";
+  if (kind === "audio" && what && Object.keys(attached).length === 1 && !text.value.trim()) ask.prepare({ audio: { path: what.path } });
+}
+
+// What a file is, where pictures and videos are seen; sound where they aren't. That phones and
+// browsers record sound in files that are called videos, the server finds out.
+function kindOf(given) {
+  const kind = given.type.split("/")[0];
+  return slots[kind] ? kind : "audio";
 }
 
 function take(given, name) {
@@ -50,9 +61,8 @@ function take(given, name) {
     try {
       const { path } = await upload(given);
       if (mine !== uploading) return;
-      attach({ path, name, url: URL.createObjectURL(given) });
       window.pageStatus("");
-      if (!text.value.trim()) ask.prepare({ audio: { path } });
+      attach(kindOf(given), { path, name, url: URL.createObjectURL(given) });
     } catch (error) {
       window.pageStatus("fault", "upload_failed", { reason: error.message ?? error });
     } finally {
@@ -118,13 +128,14 @@ async function send() {
   await finished;
   await uploading;
   const said = text.value.trim();
-  if (!said && !sound) {
+  const paths = Object.entries(attached).map(([kind, { path }]) => [kind, { path }]);
+  if (!said && !paths.length) {
     window.pageStatus("fault", "error_nothing_given");
     return;
   }
   tell("silence");
   window.pageAsked = asked;
-  ask.answer({ text: said, audio: sound && { path: sound.path } });
+  ask.answer({ text: said, ...Object.fromEntries(paths) });
 }
 
 function stop() {
@@ -146,7 +157,8 @@ function receive() {
     return;
   }
   if (given.text && text.value.trim().startsWith(given.text)) write(text.value.trimStart().slice(given.text.length).trimStart());
-  if (given.audio && sound?.path === given.audio) attach(null);
+  const taken = [given.audio, given.image, given.video];
+  for (const [kind, { path }] of Object.entries(attached)) if (taken.includes(path)) attach(kind, null);
 }
 
 text.addEventListener("input", () => {
@@ -169,10 +181,18 @@ file.onchange = () => {
   if (file.files[0]) take(file.files[0], file.files[0].name);
   file.value = "";
 };
-attached.querySelector(".remove").onclick = () => {
-  attach(null);
-  text.focus();
-};
+for (const [kind, slot] of Object.entries(slots)) {
+  slot.querySelector(".remove").onclick = () => {
+    attach(kind, null);
+    text.focus();
+  };
+}
+text.addEventListener("paste", (event) => {
+  const [given] = event.clipboardData.files;
+  if (!given || !slots.image) return;
+  event.preventDefault();
+  take(given, given.name);
+});
 element.addEventListener("dragover", (event) => event.preventDefault());
 element.addEventListener("drop", (event) => {
   event.preventDefault();
@@ -188,8 +208,7 @@ window.addEventListener("example", async ({ detail }) => {
   }
   const response = await fetch(window.pageAddress(detail.path));
   const content = await response.blob();
-  attach({ path: detail.path, name: detail.name, url: URL.createObjectURL(content) });
-  if (!text.value.trim()) ask.prepare({ audio: { path: detail.path } });
+  attach("audio", { path: detail.path, name: detail.name, url: URL.createObjectURL(content) });
 });
 watch("value", receive);
 try {

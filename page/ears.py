@@ -40,8 +40,8 @@ class Heard:
 class Ear:
     """One visitor's open microphone."""
 
-    def __init__(self, visitor: str, sessions: Sessions) -> None:
-        self.visitor, self.sessions = visitor, sessions
+    def __init__(self, visitor: str, sessions: Sessions, system: str | None) -> None:
+        self.visitor, self.sessions, self.system = visitor, sessions, system
         self.last_used = time.monotonic()
         self._detector: SpeechDetector | None = None
         self._before: deque[AudioClip] = deque()
@@ -74,12 +74,12 @@ class Ear:
                 self._before.popleft()
             return None, None
         if begun:
-            session = self.sessions.open(self.visitor)
-            session.listen()
+            session = self.sessions.open(self.visitor, self.system)
+            session.hearing.listen()
         left = None
         for piece in self._before:
             current = self.sessions.get(self.visitor)
-            left = current.hear(piece) if current else None
+            left = current.hearing.hear(piece) if current else None
         self._before.clear()
         if left is not None and left < FULL_SECONDS or changes[-1:] == [False]:
             self._detector = None
@@ -98,8 +98,11 @@ class Ears:
     def __len__(self) -> int:
         return len(self._ears)
 
-    def open(self, visitor: str) -> None:
+    def open(self, visitor: str, system: str | None = None) -> None:
         """A visitor opens the microphone.
+
+        Args:
+            system: see `Sessions.open`.
 
         Raises:
             UserError: too many are open.
@@ -110,7 +113,7 @@ class Ears:
             self._ears = {who: ear for who, ear in self._ears.items() if ear.last_used >= before}
             if len(self._ears) >= self.limits.max_microphones:
                 raise UserError("error_busy")
-            self._ears[visitor] = Ear(visitor, self.sessions)
+            self._ears[visitor] = Ear(visitor, self.sessions, system)
 
     def close(self, visitor: str) -> None:
         with self._lock:

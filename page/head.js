@@ -34,12 +34,12 @@
   const begun = new MutationObserver(async () => {
     const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
     const core = loaded.find((name) => /\/core-[^/]*\.js$/.test(name));
-    if (!core || !document.querySelector("#style")) return;
+    if (!core || !document.querySelector("#advanced")) return;
     begun.disconnect();
     (await import(core)).changeLocale?.("zh-CN");
     let waits = 100;
     const waiting = setInterval(() => {
-      if (!document.querySelector("#style").textContent.includes(words.style) && --waits) return;
+      if (!document.querySelector("#advanced").textContent.includes(words.advanced) && --waits) return;
       root.classList.remove("untranslated");
       clearInterval(waiting);
     }, 50);

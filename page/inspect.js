@@ -5,7 +5,7 @@ const bar = make("progress", { hidden: true, max: 1, "aria-label": words.making 
 const seen = make("div", { className: "stack" });
 const file = make("input", { type: "file", accept: "audio/*,video/mp4,.amr,.3gp", className: "unseen", tabindex: -1, "aria-hidden": "true" });
 const name = make("span", { className: "hint" }, words.inspect_nothing);
-const examples = choice([["", words.inspect_example], ...props.recordings.map(({ path, name: text }) => [path, text])]);
+const examples = choice([["", words.inspect_example], ...props.recordings.map(({ path, name: text }) => [path, text[language]])]);
 const text = make("textarea", { rows: 1, placeholder: words.text_hint });
 const record = button(words.inspect_record, recording);
 const look = button(words.inspect_look, () => ask(false), "plain");

@@ -64,7 +64,7 @@ def new_parser() -> argparse.ArgumentParser:
         "--compare-with",
         default="tiny:float32",
         metavar="NAMES",
-        help="models, with commas between, that listening tests may use too, as tiny:float32",
+        help="models, with commas between, that may be compared with it, as tiny:float32",
     )
     group = parser.add_argument_group("limits")
     for entry in dataclasses.fields(Limits):

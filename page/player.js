@@ -1,14 +1,15 @@
 // Plays a reply while it is being made, sample by sample as the server made it.
 //
-// The value is "turn\n", then a line "index base64 of int16 PCM\n" for each piece, and in the end
-// "turn\n", the last lines once more, and "END number of lines\n". Pieces follow one another
+// The value is "turn rate\n", then a line "index base64 of int16 PCM\n" for each piece, and in the end
+// "turn rate\n", the last lines once more, and "END number of lines\n". Pieces follow one another
 // without a gap: each starts at the very sample at which the one before it ends.
-const rate = props.sample_rate;
 const MIN_LEAD = 0.06; // seconds between a piece's arrival and its sound
 const MAX_LEAD = 1.0; // after a gap, where pieces come slower than they sound
 const MAX_FIRST_LEAD = 0.25; // at the beginning of a turn, if the one before it had a gap
 const MARGIN = 256; // samples; what starts sooner than this comes too late
 
+let rate = props.sample_rate;
+const contexts = {}; // by rate; each plays the samples as they are
 let context = null;
 let meter = null;
 let turn = null;
@@ -24,12 +25,13 @@ let heardAll = null; // the turn of which no more will come
 let stopped = null; // {turn, seconds, since}: silenced, and how much was heard
 
 function wake() {
-  if (!context) {
-    context = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
-    meter = context.createAnalyser();
-    meter.fftSize = 512;
-    meter.connect(context.destination);
+  if (!contexts[rate]) {
+    const made = new AudioContext({ sampleRate: rate, latencyHint: "interactive" });
+    contexts[rate] = { made, analyser: made.createAnalyser() };
+    contexts[rate].analyser.fftSize = 512;
+    contexts[rate].analyser.connect(made.destination);
   }
+  [context, meter] = [contexts[rate].made, contexts[rate].analyser];
   if (context.state === "suspended") context.resume();
 }
 
@@ -115,10 +117,12 @@ function start(name) {
 }
 
 function receive() {
-  const [name, ...lines] = (props.value || "").split("\n");
+  const [head, ...lines] = (props.value || "").split("\n");
+  const [name, itsRate] = head.split(" ");
   if (!name || name === silenced) return;
-  wake();
   if (name !== turn) start(name);
+  rate = Number(itsRate);
+  wake();
   for (const line of lines.slice(0, -1)) {
     const [index, base64] = line.split(" ");
     if (index === "END") heardAll = turn;

@@ -49,11 +49,14 @@ class Sessions:
         """The visitor's session, if there is one."""
         return self._sessions.get(visitor)
 
-    def open(self, visitor: str) -> Session:
+    def open(self, visitor: str, system: str | None = None) -> Session:
         """The visitor's session, which is made if there is none.
 
+        Args:
+            system: see `Session.direct`; None tells nothing.
+
         Raises:
-            UserError: there are too many, all in use.
+            UserError: there are too many, all in use; or as `Session.direct`.
         """
         away = None
         with self._lock:
@@ -66,9 +69,11 @@ class Sessions:
                     visitor, self.model, self.files, self.limiter, self.limits, self.log_content
                 )
                 self._sessions[visitor] = session
-            session.last_used = time.monotonic()
+            session.hearing.last_used = time.monotonic()
         if away:
             away.close()
+        if system is not None:
+            session.direct(system)
         return session
 
     def connect(self, visitor: str, connected: bool) -> None:
@@ -91,7 +96,7 @@ class Sessions:
                 limits = self.limits
                 is_here = self._is_here(visitor)
                 seconds = limits.idle_seconds if is_here else limits.linger_seconds
-                if not session.is_busy and now - session.last_used > seconds:
+                if not session.is_busy and now - session.hearing.last_used > seconds:
                     over.append(session)
             for session in over:
                 del self._sessions[session.owner]
@@ -119,10 +124,10 @@ class Sessions:
         away = [
             session for session in free if session.owner.partition(".")[0] not in self._connections
         ]
-        ending = away or [session for session in free if session.last_used < before]
+        ending = away or [session for session in free if session.hearing.last_used < before]
         if not ending:
             raise UserError("error_too_many_users")
-        return min(ending, key=lambda session: session.last_used)
+        return min(ending, key=lambda session: session.hearing.last_used)
 
     def _keep_sweeping(self) -> None:
         seconds = min(MAX_SWEEP_SECONDS, self.limits.linger_seconds / 2)

@@ -1,16 +1,22 @@
-"""The models that listening tests may use: the one that is served, and those that were named."""
+"""The models that may be compared: the one that is served, and those that were named."""
 
 from __future__ import annotations
 
+import dataclasses
 from collections import OrderedDict
 from collections.abc import Sequence
 from threading import Lock
+from typing import Any
+
+from loguru import logger
 
 from models.contract import SpeechModel
 from models.devices import find_device
 from models.errors import UserError, shown
 from models.hub import public_name
 from models.load import check_checkpoint, load_model
+
+from .words import each
 
 MAX_LOADED = 2  # beside the served one; the one that was used longest ago goes
 
@@ -25,18 +31,21 @@ class Shelf:
 
     def __init__(self, served: SpeechModel, names: Sequence[str] = ()) -> None:
         self._served = served
-        self._own = f"{public_name(served.name)}:{served.dtype}"
+        self._own = label_of(served)
         self._sources = {_label(name): name for name in names}
         self.names = tuple(dict.fromkeys([self._own, *self._sources]))
         self._loaded: OrderedDict[str, SpeechModel] = OrderedDict()
         self._lock = Lock()
 
+    def must_load(self, name: str) -> bool:
+        """Whether `get` has to load it first."""
+        return name in self.names and name != self._own and name not in self._loaded
+
     def get(self, name: str) -> SpeechModel:
         """A model.
 
         Raises:
-            UserError: it is none of `names`.
-            ValueError: it can't be loaded.
+            UserError: it is none of `names`, or can't be loaded.
         """
         if name == self._own:
             return self._served
@@ -48,7 +57,11 @@ class Shelf:
                 if len(self._loaded) >= MAX_LOADED:
                     self._loaded.popitem(last=False)
                 checkpoint, _, dtype = self._sources[name].partition(":")
-                model = load_model(checkpoint, self._served.device, dtype or "auto")
+                try:
+                    model = load_model(checkpoint, self._served.device, dtype or "auto")
+                except (ValueError, RuntimeError) as error:
+                    logger.error(f"{name} can't be loaded: {error}")
+                    raise UserError("error_model_not_loaded", name=shown(name)) from error
             self._loaded[name] = model
         return model
 
@@ -71,6 +84,23 @@ def read_names(text: str, device: str = "cpu") -> list[str]:
         except ValueError as error:
             raise ValueError(f"--compare-with {shown(name)}: {error}") from error
     return names
+
+
+def label_of(model: SpeechModel) -> str:
+    """What a loaded model is called: its checkpoint and its dtype."""
+    return f"{public_name(model.name)}:{model.dtype}"
+
+
+def offer_of(model: SpeechModel) -> dict[str, Any]:
+    """What may be set of a model's replies, as the page's scripts need it."""
+    return {
+        "styles": {style: each(style) for style in model.styles},
+        "voices": list(model.voices),
+        "fields": [
+            {**dataclasses.asdict(field), "value": getattr(model.sampling, field.name)}
+            for field in model.sampling_fields
+        ],
+    }
 
 
 def _label(name: str) -> str:

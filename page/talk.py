@@ -13,8 +13,14 @@ from models.voice_activity import load_detector
 
 from . import words
 from .calls import MODEL
+from .comparing import Comparing
+from .hands_free import HandsFree
 from .limiter import Readers
+from .saving import Saving
 from .sessions import Sessions
+from .settings import Settings
+from .shelf import Shelf
+from .showing import Showing
 from .talking import Talking
 
 EXAMPLE_FOLDER = Path(__file__).parent.parent / "examples"
@@ -30,35 +36,51 @@ class TalkTab:
     Args:
         sessions: a session for each visitor who has said something.
         readers: who reads the replies.
+        shelf: the models whose replies may be compared.
     """
 
-    def __init__(self, demo: gr.Blocks, sessions: Sessions, readers: Readers) -> None:
-        self.model, self.limits = sessions.model, sessions.limits
+    def __init__(self, demo: gr.Blocks, sessions: Sessions, readers: Readers, shelf: Shelf) -> None:
+        self.model, self.limits, self.shelf = sessions.model, sessions.limits, shelf
         with gr.Row(equal_height=False, elem_id="talk"):
             with gr.Column(scale=7, min_width=320, elem_id="card"):
                 self._build_conversation()
             with gr.Column(scale=3, min_width=280, elem_id="side"):
-                self._build_settings()
-        self._connect(demo, Talking(sessions, readers, list(self.sampling)))
+                self.settings = Settings(self.model, self.limits)
+        showing = Showing(
+            sessions, self.settings,
+            chat=self.chat, player=self.player, status=self.status, taken=self.composer,
+        )  # fmt: skip
+        self._connect(demo, showing, readers)
         Thread(target=load_detector).start()  # ready before the first microphone is
 
     def _build_conversation(self) -> None:
         self._html("bar", words.bar(self.model))
         recordings = example_recordings()
-        self.chat = self._html("chat", words.chat(recordings), glosses=words.EXAMPLES)
+        script = words.asset("chat.js") + words.asset("beside.js")
+        self.chat = self._html(
+            "chat", words.chat(self.model, recordings), script,
+            models=list(self.shelf.names),
+        )  # fmt: skip
         with gr.Row(elem_id="live"):
             rate = self.model.sample_rate
             self.player = self._html("player", words.player(), sample_rate=rate)
             self.status = self._html("status", words.status_line())
-        self.heard = gr.HTML(
-            "",
-            html_template="",
-            js_on_load="watch('value', () => window.pageHeard?.(JSON.parse(props.value)));",
-            visible="hidden",
-        )
+        self.heard, self.offered = self._told("pageHeard"), self._told("pageOffered")
         seconds = min(self.limits.max_audio_seconds, self.model.max_input_seconds)
         script = words.asset("composer.js") + words.asset("hands_free.js")
-        self.composer = self._html("composer", words.composer(), script, max_seconds=seconds)
+        self.composer = self._html(
+            "composer", words.composer(self.model), script, max_seconds=seconds
+        )
+
+    @staticmethod
+    def _told(script: str) -> gr.HTML:
+        """What hands its value, JSON, to a function of the page's scripts."""
+        return gr.HTML(
+            "",
+            html_template="",
+            js_on_load=f"watch('value', () => window.{script}?.(JSON.parse(props.value)));",
+            visible="hidden",
+        )
 
     @staticmethod
     def _html(name: str, template: str, script: str | None = None, **properties) -> gr.HTML:
@@ -71,34 +93,15 @@ class TalkTab:
             **properties,
         )
 
-    def _build_settings(self) -> None:
-        sampling, styles = self.model.sampling, self.model.styles
-        self.style = gr.Radio(
-            [(words.label("auto"), ""), *((words.label(style), style) for style in styles)],
-            value="",
-            label=words.label("style"),
-            info=words.label("style_info"),
-            visible=bool(styles),
-            elem_id="style",
-        )
-        with gr.Accordion(words.label("advanced"), open=False, elem_id="advanced"):
-            self.sampling: dict[str, gr.Slider | gr.Number] = {
-                field.name: gr.Slider(
-                    field.low, field.high, getattr(sampling, field.name), step=field.step
-                )
-                for field in self.model.sampling_fields
-            }
-            self.sampling["seed"] = gr.Number(-1, precision=0, elem_id="seed")
-            for name, component in self.sampling.items():
-                component.label = words.label(name)
-                component.info = words.label(f"{name}_info")
-            longest, length = self.limits.max_reply_seconds, self.limits.reply_seconds
-            self.length = gr.Slider(1, longest, length, step=1, label=words.label("length"))
-
-    def _connect(self, demo: gr.Blocks, talking: Talking) -> None:
-        talking.chat, talking.player = self.chat, self.player
-        talking.status, talking.taken = self.status, self.composer
-        settings = [self.style, self.length, *self.sampling.values()]
+    def _connect(self, demo: gr.Blocks, showing: Showing, readers: Readers) -> None:
+        talking, hands_free = Talking(showing, readers), HandsFree(showing)
+        saving = Saving(showing)
+        settings = list(self.settings.components.values())
+        system = [
+            self.settings.components[name]
+            for name in ("system",)
+            if name in self.settings.components
+        ]
         shown = [self.chat, self.player, self.status, self.composer]
         reply: dict[str, Any] = {
             "concurrency_id": MODEL,
@@ -107,24 +110,29 @@ class TalkTab:
         quick: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 16}
         replies = [
             self._ask("answer", talking.answer, settings, shown, **reply),
-            self._ask("heard", talking.answer_heard, settings, shown, **reply),
+            self._ask("heard", hands_free.answer_heard, settings, shown, **reply),
             self._ask("again", talking.again, settings, shown, **reply),
         ]
+        comparing = Comparing(showing, self.shelf, self.offered)
+        replies.append(self._ask("compare", comparing.compare, settings, shown, **reply))
+        loading: dict[str, Any] = {"concurrency_id": "load", "concurrency_limit": 1}
+        self._ask("offer", comparing.offer, [], [self.offered, self.status], **loading)
         seen = [self.chat, self.status]
         self._ask("stop", talking.stop, [], seen, cancels=replies, **quick)
         self._ask("reset", talking.reset, [], seen, cancels=replies, **quick)
-        self._ask("load", talking.load, [], [*seen, *settings], cancels=replies, **quick)
+        self._ask("load", saving.load, [], [*seen, *settings], cancels=replies, **quick)
         self._ask("cut", talking.cut, [], [self.chat], **quick)
         self._ask("rate", talking.rate, [], [self.chat], **quick)
-        self._ask("save", talking.save, settings, [self.composer, self.status], **quick)
-        self._ask("prepare", talking.prepare, [], [self.status], **quick)
-        self._ask("open", talking.open_microphone, [], [self.status], **quick)
+        self._ask("save", saving.save, settings, [self.composer, self.status], **quick)
+        self._ask("prepare", talking.prepare, system, [self.status], **quick)
+        self._ask("open", hands_free.open_microphone, system, [self.status], **quick)
         hearing: dict[str, Any] = {
             "concurrency_id": "hear",
             "concurrency_limit": self.limits.max_microphones,
         }
-        self._ask("hear", talking.hear, [], [self.heard, self.status], **hearing)
-        self._ask("seed", None, [], [self.sampling["seed"]], js="({ seed }) => Number(seed)")
+        self._ask("hear", hands_free.hear, [], [self.heard, self.status], **hearing)
+        seed = self.settings.components["seed"]
+        self._ask("seed", None, [], [seed], js="({ seed }) => Number(seed)")
         demo.load(
             talking.restore,
             None,

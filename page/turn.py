@@ -23,7 +23,7 @@ class ShownTurn:
     """A user's turn and the reply to it.
 
     Fields:
-        text, audio: what the user gave; the audio is a file's path.
+        text, audio, image, video: what the user gave; all but the text are paths of files.
         audio_seconds: its length.
         sample_rate: of the reply, in Hz.
         reply: the reply's text so far.
@@ -36,7 +36,11 @@ class ShownTurn:
         marks: (characters, seconds) after each chunk: how much of the text is said until when.
         settings: that the reply was made with; the seed is the chunk's.
         rating: 1 for a good reply, -1 for a bad one, 0 for none.
+        model: that made the reply, as it is shown.
         again_of: the name of the turn that this one answers once more; None for a turn of its own.
+        beside: the name of the turn whose reply this one is to be compared with; the conversation
+            doesn't go on from it.
+        knows_before: the model knew what was said before.
         before: the file of the conversation before it; None at the conversation's beginning.
         can_repeat: whether `before` is known.
     """
@@ -45,6 +49,8 @@ class ShownTurn:
     audio: str | None
     sample_rate: int
     audio_seconds: float = 0.0
+    image: str | None = None
+    video: str | None = None
     name: str = field(default_factory=lambda: uuid4().hex[:12])
     reply: str = ""
     reply_audio: str | None = None
@@ -59,10 +65,18 @@ class ShownTurn:
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
     rating: int = 0
+    model: str = ""
     again_of: str | None = None
+    beside: str | None = None
+    knows_before: bool = True
     before: Path | None = None
     can_repeat: bool = True
     _pcm: list[np.ndarray] = field(default_factory=list)
+
+    @property
+    def root(self) -> str:
+        """The name of the turn that this one answers, once more or not."""
+        return self.again_of or self.name
 
     @property
     def cut_off(self) -> bool:
@@ -79,7 +93,7 @@ class ShownTurn:
         self.marks.append((len(self.reply), chunk.total_seconds))
         if len(chunk.new_audio):
             self._pcm.append(to_pcm16(chunk.new_audio))
-            self.stream = (self.stream or f"{self.name}\n") + self._line(len(self._pcm) - 1)
+            self.stream = (self.stream or self._head) + self._line(len(self._pcm) - 1)
 
     @property
     def has_sound(self) -> bool:
@@ -100,7 +114,11 @@ class ShownTurn:
         lines = map(
             self._line, range(max(0, min(num_shown, num_lines) - REPEATED_LINES), num_lines)
         )
-        return f"{self.name}\n{''.join(lines)}END {num_lines}\n"
+        return f"{self._head}{''.join(lines)}END {num_lines}\n"
+
+    @property
+    def _head(self) -> str:
+        return f"{self.name} {self.sample_rate}\n"
 
     def _line(self, index: int) -> str:
         pcm = self._pcm[index].astype("<i2").tobytes()
@@ -132,10 +150,15 @@ class ShownTurn:
         os.replace(growing, self.reply_audio)
 
     @property
+    def given(self) -> list[str]:
+        """The files that the user gave."""
+        return [path for path in (self.audio, self.image, self.video) if path]
+
+    @property
     def paths(self) -> list[str]:
-        """Its files, but for the user's sound of a turn that is answered once more."""
-        audio = None if self.again_of else self.audio
-        return [str(path) for path in (audio, self.reply_audio, self.before) if path]
+        """Its files, but for the user's of a turn that is answered once more."""
+        given = [] if self.again_of else self.given
+        return [*given, *(str(path) for path in (self.reply_audio, self.before) if path)]
 
     def forget_sound(self) -> None:
         """Free the speech, which a file holds."""

@@ -14,28 +14,22 @@ from models.contract import SpeechModel
 from models.errors import UserError
 from strings import LANGUAGES, STRINGS, say
 
+from .glosses import EXAMPLES
+
 FOLDER = Path(__file__).parent
-# What can be written, and what it means, for who does not read Chinese.
-EXAMPLES = {
-    "最近心情不好，能聊聊吗？": "I have been feeling low lately. Can we talk?",
-    "我并不喜欢现在的工作。": "I don't really like my present job.",
-    "我想全职去打游戏，成为一名电竞选手，但是家里人不同意。": (
-        "I want to play games full time and become an esports player, but my family is against it."
-    ),
-    "家里人不同意我去当电竞选手。": "My family doesn't want me to become an esports player.",
-}
-# What is said in a recording whose name ends so, in the voice of its speaker and in English.
+# Of a recording whose name ends so: its topic, and in English what is said.
 RECORDINGS = {
-    "bad-mood": ("心情不好", "In a bad mood"),
-    "job": ("不喜欢的工作", "A job not liked"),
-    "esports": ("想打电竞", "Esports as a living"),
-    "family": ("家里人不同意", "The family is against it"),
-    "assistant": ("助手", "An assistant's help"),
-    "customer-service": ("客服", "Customer service"),
-    "education": ("学习", "Learning"),
-    "health": ("健康", "Health"),
-    "entertainment": ("娱乐", "Entertainment"),
+    "bad-mood": ("心情不好", "I feel low lately, can we talk?"),
+    "job": ("不喜欢的工作", "I don't like my job"),
+    "esports": ("想打电竞", "I want to be an esports player"),
+    "family": ("家里人不同意", "My family is against esports"),
+    "assistant": ("助手", "Hello, what's your name?"),
+    "customer-service": ("客服", "Why isn't my parcel here yet?"),
+    "education": ("学习", "Tomorrow is my exam, I'm nervous"),
+    "health": ("健康", "I can't sleep lately"),
+    "entertainment": ("娱乐", "Recommend me a good film"),
 }
+PICTURES = "image/png,image/jpeg,image/webp,image/bmp,image/gif"
 PREFIX = "page_"  # Gradio has keys of its own, "audio" among them
 LOCALES = {
     locale: {PREFIX + key: text for key, text in STRINGS[name].items()}
@@ -83,11 +77,16 @@ def head() -> str:
     return f"<script>window.pageWords = {texts};\n{scripts}</script>"
 
 
-def header() -> str:
+def header(model: SpeechModel) -> str:
     return (
-        f"<header><h1>{both('title')}</h1><p>{both('subtitle')}</p></header>"
+        f"<header><h1>{both('title')}</h1><p>{both(_of('subtitle', model))}</p></header>"
         f'<p class="note" role="note">{both("insecure")}</p>'
     )
+
+
+def _of(key: str, model: SpeechModel) -> str:
+    """The key of what is said of a model that answers in tones, or of any other."""
+    return key if model.styles else f"{key}_other"
 
 
 def bar(model: SpeechModel) -> str:
@@ -115,11 +114,12 @@ def player() -> str:
     )
 
 
-def chat(recordings: Sequence[Path]) -> str:
+def chat(model: SpeechModel, recordings: Sequence[Path]) -> str:
     """What chat.js fills."""
+    lead = both(_of("empty", model))
     return (
         '<div class="log" role="log" aria-live="polite" tabindex="0">'
-        f'<div class="placeholder"><p class="lead">{both("empty")}</p>{examples(recordings)}</div>'
+        f'<div class="placeholder"><p class="lead">{lead}</p>{examples(recordings)}</div>'
         "</div>"
     )
 
@@ -135,7 +135,7 @@ def examples(recordings: Sequence[Path]) -> str:
             {"path": str(path), "name": path.name},
             "".join(
                 f'<span class="{language}" lang="{language}">{escape(name)}</span>'
-                for language, name in zip(LANGUAGES, _recording(path.stem))
+                for language, name in recording(path.stem).items()
             ),
         )
         for path in recordings
@@ -153,31 +153,40 @@ def _example(given: dict[str, str], content: str, gloss: str = "") -> str:
     return f'<button type="button" data-example="{data}">{content}{said}</button>'
 
 
-def recording(stem: str) -> str:
-    """What an example recording, such as 3-esports, is called in its speaker's language."""
-    return _recording(stem)[0]
-
-
-def _recording(stem: str) -> tuple[str, str]:
-    """The same in each language."""
+def recording(stem: str) -> dict[str, str]:
+    """What an example recording, such as 3-esports, is called in each language."""
     topic = stem.partition("-")[2]
-    return RECORDINGS.get(topic, (stem, stem))
+    return dict(zip(LANGUAGES, RECORDINGS.get(topic, (stem, stem))))
 
 
-def composer() -> str:
-    """What composer.js and hands_free.js move."""
+def composer(model: SpeechModel) -> str:
+    """What composer.js and hands_free.js move; pictures and videos where the model sees them."""
 
-    def button(name: str) -> str:
-        return f'<button type="button" class="tool {name}" data-label="{name}"><i></i></button>'
+    def button(name: str, label: str = "") -> str:
+        label = label or name
+        return f'<button type="button" class="tool {name}" data-label="{label}"><i></i></button>'
 
-    kinds = "audio/*,video/mp4,video/webm,.amr,.3gp"
+    def slot(kind: str, shown: str) -> str:
+        return (
+            f'<div class="attached" data-kind="{kind}" hidden>{shown}<span class="name"></span>'
+            f"{button('remove')}</div>"
+        )
+
+    slots = slot("audio", '<audio controls data-label="recording_name"></audio>')
+    kinds, upload = ["audio/*", "video/mp4", "video/webm", ".amr", ".3gp"], "upload"
+    if "image" in model.accepts:
+        slots += slot("image", '<img alt="">')
+        kinds.append(PICTURES)
+        upload = "upload_any"
+    if "video" in model.accepts:
+        slots += slot("video", '<video controls muted data-label="video_shown"></video>')
+        kinds.append("video/*")
     return (
-        '<div class="composer">'
-        '<div class="attached" hidden><span class="name"></span>'
-        f'<audio controls data-label="recording_name"></audio>{button("remove")}</div>'
-        '<textarea id="text" rows="1" data-label="text" data-placeholder="text_hint"></textarea>'
-        f'<div class="keys">{button("upload")}{button("record")}'
-        f'<input type="file" accept="{kinds}" hidden data-label="upload">'
+        f'<div class="composer">{slots}'
+        '<textarea id="text" rows="1" data-label="text" '
+        f'data-placeholder="{_of("text_hint", model)}"></textarea>'
+        f'<div class="keys">{button("upload", upload)}{button("record")}'
+        f'<input type="file" accept="{",".join(kinds)}" hidden data-label="{upload}">'
         '<button type="button" class="round" id="hands-free">'
         '<i></i><span class="word"></span></button><span class="space"></span>'
         f'<button type="button" class="stop" id="stop">{both("stop")}</button>'

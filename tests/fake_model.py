@@ -137,3 +137,12 @@ class FakeModel:
             seed=seed,
             ended=ended,
         )
+
+
+class OtherModel(FakeModel):
+    """Another checkpoint, at another rate, which reads no conversation but its own."""
+
+    name, sample_rate, styles, voices = "other", 24_000, (), ("Ann", "Bob")
+
+    def load_conversation(self, path: Path) -> FakeConversation:
+        raise UserError("error_conversation_of_another", name="", saved_by="fake", loaded="other")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -25,12 +25,13 @@ def served(
     model: SpeechModel,
     limits: Limits | None = None,
     data_folder: Path | None = None,
+    compare_with: Sequence[str] = (),
     **options,
 ) -> Iterator[tuple]:
     """A page and its address; another one that this process serves can go on afterwards."""
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")
-        page = app.Page(model, limits, data_folder=data_folder)
+        page = app.Page(model, limits, data_folder=data_folder, compare_with=compare_with)
         yield page, page.launch(quiet=True, **options)
         page.close()
 

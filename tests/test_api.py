@@ -42,7 +42,17 @@ def test_the_endpoints_and_their_arguments(client: Client):
         for path, call in info.items()
     }
     assert names == {
-        "/speak": ["audio", "text", "style", "seed", "sampling", "conversation"],
+        "/speak": [
+            "audio",
+            "text",
+            "style",
+            "seed",
+            "sampling",
+            "conversation",
+            "voice",
+            "image",
+            "video",
+        ],
         "/encode": ["audio"],
         "/decode": ["codes"],
     }

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from fake_model import FakeModel
+from fake_model import FakeModel, OtherModel
 
 from models.errors import UserError
 from page.archive import read_archive, write_archive
@@ -61,7 +61,7 @@ def saved(session: Session, model: FakeModel, tmp_path: Path) -> Path:
     list(session.again(session.turns[1].name))
     session.turns[0].rating = 1
     path = tmp_path / "conversation.zip"
-    write_archive(path, model, session.turns, session.state, {"style": ""})
+    write_archive(path, model, session.turns, session.transcript.state, {"style": ""})
     return path
 
 
@@ -75,6 +75,23 @@ def test_a_conversation_comes_back(saved: Path, session: Session, model: FakeMod
         ours, theirs = (soundfile.read(turn.reply_audio)[0] for turn in (before, after))
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
     assert turns[1].audio and [turn.again_of for turn in turns] == [None, None, turns[1].name]
+
+
+def test_what_was_shown_and_compared_comes_back(
+    session: Session, model: FakeModel, tmp_path: Path, new_file
+):
+    other = OtherModel()
+    model.accepts = other.accepts = frozenset({"audio", "text", "image"})
+    shown = session.files.new_folder() / "shown.png"
+    shown.write_bytes(b"a picture")
+    session.files.add(shown, "v")
+    *_, turn = session.answer(None, "看", image=str(shown))
+    list(session.beside(turn.name, other, "other:float32"))
+    path = tmp_path / "conversation.zip"
+    write_archive(path, model, session.turns, session.transcript.state, {})
+    _, (first, second), _, _ = read_archive(str(path), model, LIMITS, new_file)
+    assert Path(first.image).suffix == ".png" and Path(first.image).read_bytes() == b"a picture"
+    assert (second.beside, second.model) == (first.name, "other:float32")
 
 
 def test_it_goes_on_as_it_was(saved: Path, session: Session, model: FakeModel, new_file):
@@ -124,6 +141,10 @@ def described(path: Path, **changes: object) -> Path:
         {"audio": "conversation"},
         {"reply_audio": ["a"]},
         {"name": []},
+        {"image": "conversation.json"},
+        {"image": ["a.png"]},
+        {"video": "nowhere.mp4"},
+        {"beside": {}},
         {"settings": None, "seed": "a"},
     ],
 )
@@ -171,16 +192,16 @@ def test_a_long_list_of_files_is_refused_unread(saved: Path, model: FakeModel, n
 def test_only_what_was_heard_of_a_reply_is_kept(session: Session, model: FakeModel):
     model.num_frames = 40
     *_, turn = session.answer(None, "你好")
-    session.cut(turn.name, 0.7)
+    session.transcript.cut(turn.name, 0.7)
     assert turn.stopped and 13 <= len(turn.reply) <= 15
     assert soundfile.info(turn.reply_audio).duration == pytest.approx(0.7, abs=0.01)
     *_, turn = session.answer(None, "你好")
-    session.cut(turn.name, 1.99)  # all of it was heard
+    session.transcript.cut(turn.name, 1.99)  # all of it was heard
     assert not turn.stopped and len(turn.reply) == 40
-    session.cut(turn.name, 0.0)
+    session.transcript.cut(turn.name, 0.0)
     assert turn.stopped and turn.reply == "" and turn.reply_audio is None
     with pytest.raises(UserError):
-        session.cut("nobody", 1)
+        session.transcript.cut("nobody", 1)
 
 
 def test_a_reply_again_begins_where_the_conversation_was(session: Session):

@@ -91,9 +91,9 @@ def recording(session: Session, seconds: float = 1.0, amplitude: float = 0.2) ->
 
 
 def listen(session: Session, *seconds: float, amplitude: float = 0.2) -> None:
-    session.listen()
+    session.hearing.listen()
     for piece in speech(sum(seconds), amplitude).split([int(RATE * each) for each in seconds]):
-        session.hear(AudioClip(piece, RATE))
+        session.hearing.hear(AudioClip(piece, RATE))
 
 
 def say(session: Session, text: str, **options) -> ShownTurn:
@@ -104,7 +104,7 @@ def say(session: Session, text: str, **options) -> ShownTurn:
 def read_stream(turn: ShownTurn, value: str) -> tuple[np.ndarray, bool]:
     """What the page's player makes of a value: the samples, and whether they are all."""
     name, *lines = value.splitlines()
-    assert name == turn.name
+    assert name == f"{turn.name} {turn.sample_rate}"
     pieces = [line.split() for line in lines if not line.startswith("END")]
     raw = b"".join(base64.b64decode(data) for _, data in pieces)
     return np.frombuffer(raw, "<i2"), lines[-1].startswith("END")
@@ -143,11 +143,11 @@ def test_sounds_that_a_file_holds_leave_the_memory(session: Session):
 def test_a_conversation_goes_on_and_begins_anew(session: Session, files: Files):
     say(session, "你好")
     say(session, "我不喜欢现在的工作")
-    name = session.name
+    name = session.transcript.name
     assert [text for text, _ in session.conversation.heard] == ["你好", "我不喜欢现在的工作"]
     session.reset()
     assert session.turns == session.conversation.heard == list(files.folder.iterdir()) == []
-    assert session.name != name
+    assert session.transcript.name != name
 
 
 def test_a_stopped_reply_stays_as_far_as_it_was_said(session: Session, model: FakeModel):
@@ -198,11 +198,11 @@ def test_it_listens_while_the_user_speaks(session: Session):
 
 def test_a_microphone_that_gave_nothing(session: Session):
     assert list(session.answer_heard()) == []  # it was never opened
-    session.listen()
+    session.hearing.listen()
     with pytest.raises(UserError) as told:
         list(session.answer_heard())
     assert told.value.code == "error_nothing_heard"
-    assert session.hear(AudioClip(speech(1), RATE)) is None  # late: nobody listens
+    assert session.hearing.hear(AudioClip(speech(1), RATE)) is None  # late: nobody listens
     say(session, "你好")
 
 
@@ -246,11 +246,11 @@ def test_quiet_speech_is_raised_whatever_the_way_in(session: Session, model: Fak
 
 
 def test_live_talk_is_answered_when_its_room_ends(session: Session):
-    session.listen()
+    session.hearing.listen()
     left: list[float] = []
 
     def is_full() -> bool:
-        left.append(session.hear(AudioClip(speech(1), RATE)))
+        left.append(session.hearing.hear(AudioClip(speech(1), RATE)))
         return left[-1] < 1
 
     wait_until(is_full)  # the model has room for 20 s
@@ -288,9 +288,9 @@ def test_a_cancelled_listener_reads_no_more(session: Session, model: FakeModel):
     session.prepare(recording(session, 20))
     listen_later = [speech(1)] * 5
     wait_until(lambda: len(pushed) == 1)
-    session.listen()
+    session.hearing.listen()
     for piece in listen_later:
-        session.hear(AudioClip(piece, RATE))
+        session.hearing.hear(AudioClip(piece, RATE))
     session.interrupt()
     gate.set()
     assert session.wait()
@@ -490,7 +490,7 @@ class TestSessions:
         sessions = Sessions(model, files, dataclasses.replace(LIMITS, idle_seconds=1800))
         for visitor, idle in (("a", 70), ("b", 80), ("c", 90)):
             sessions.connect(visitor, True)
-            sessions.open(visitor).last_used -= idle
+            sessions.open(visitor).hearing.last_used -= idle
         sessions.get("c")._floor.take(threading.Event(), 1)  # it speaks
         sessions.open("d")
         assert [bool(sessions.get(visitor)) for visitor in "abcd"] == [True, False, True, True]

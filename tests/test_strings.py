@@ -1,5 +1,7 @@
 """The strings files: the same texts in both languages, and none that nobody reads."""
 
+import itertools
+import json
 import re
 import string
 from pathlib import Path
@@ -10,8 +12,10 @@ from listening.definition import KINDS as TESTS
 from listening.definition import MOS_SCORES
 from listening.making import SOURCES as SOURCES_OF_SOUNDS
 from models.westlake.speech_model import WestlakeModel
+from page import glosses
+from page.glosses import EXAMPLES, FILE, gloss_of
 from strings import STRINGS
-from training.dialogues import EMOTIONS, STYLES
+from training.dialogues import EMOTIONS, STYLES, load_dialogues
 
 ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "listening", "page")
@@ -22,7 +26,8 @@ SETTINGS = [field.name for field in WestlakeModel.sampling_fields] + ["seed"]
 COMPOSED = {
     *(f"hands_free_{state}" for state in ("idle", "listening", "thinking", "speaking", "error")),
     *(f"rate_{rating}" for rating in ("good", "bad")),
-    *(f"{name}_info" for name in SETTINGS),
+    *(f"{name}_info" for name in (*SETTINGS, "style", "voice")),
+    *(f"{key}_other" for key in ("subtitle", "empty", "text_hint")),
     *(f"error_unknown_{kind}" for kind in ("style", "voice")),
     *(f"error_no_{kind}s" for kind in ("style", "voice")),
     *(f"test_{kind}{part}" for kind in TESTS for part in ("", "_about", "_question", "_compared")),
@@ -59,3 +64,29 @@ def test_every_key_is_used(named):
 def test_every_error_that_is_raised_has_a_text(named):
     codes = {name for name in named if re.match(r"error_\w", name)}
     assert len(codes) > 50 and codes <= STRINGS["en"].keys()
+
+
+def test_every_reply_of_the_dialogues_has_an_english_gloss():
+    replies = {
+        reply
+        for intent in load_dialogues().intents
+        for reply in (*itertools.chain(*intent.replies.values()), *intent.then.values())
+    }
+    assert len(replies) > 1300
+    assert sorted(reply for reply in replies if not gloss_of(reply)) == []
+    known = json.loads(FILE.read_text(encoding="utf-8"))
+    assert known.keys() - replies == set()  # none that no reply has any more
+    assert not any(re.search("[\u4e00-\u9fff]", gloss) for gloss in known.values())
+
+
+def test_a_gloss_is_found_by_the_words_alone():
+    (text, gloss), *_ = EXAMPLES.items()
+    assert gloss_of(text) == gloss_of(f" {text.replace('，', ',')} ") == gloss
+    assert gloss_of("这句话谁也没写过。") is gloss_of("") is None
+
+
+def test_without_the_dialogues_only_the_examples_have_glosses(monkeypatch, tmp_path):
+    monkeypatch.setattr(glosses, "FILE", tmp_path / "none.json")
+    glosses._glosses.cache_clear()
+    assert glosses._glosses().keys() == {glosses._letters(text) for text in EXAMPLES}
+    glosses._glosses.cache_clear()

@@ -166,7 +166,7 @@ def test_no_number_of_waiting_calls_stops_the_server(url: str, page: app.Page, m
     visitor = Visitor(url)
     assert visitor.run(function(page, "answer"), written("你好"))["success"]
     session = page.sessions.get(next(iter(page.sessions._sessions)))
-    session.listen()
+    session.hearing.listen()
     wait_until(lambda: session.is_busy)
     for name in ("stop", "reset"):
         with ThreadPoolExecutor(30) as pool:
@@ -184,8 +184,8 @@ def test_no_number_of_waiting_calls_stops_the_server(url: str, page: app.Page, m
 def test_a_reply_made_fast_is_shown_seldom_and_sent_whole(
     url: str, page: app.Page, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("page.talking.AHEAD_SECONDS", -1e9)
-    monkeypatch.setattr("page.talking.SPARSE_SECONDS", 1e9)
+    monkeypatch.setattr("page.showing.AHEAD_SECONDS", -1e9)
+    monkeypatch.setattr("page.showing.SPARSE_SECONDS", 1e9)
     model.num_frames = 50
     visitor = Visitor(url)
     visitor.join(function(page, "answer"), written("你好"))

@@ -34,9 +34,14 @@ TALK = {
     "save": {},
     "prepare": {"audio": None},
     "open_microphone": {"open": True},
+    "compare": {
+        "turn": "a", "model": "fake:float32", "style": "", "voice": "", "seed": 1,
+        "sampling": {"temperature": 1},
+    },
+    "offer": {"model": "fake:float32"},
     "hear": {"number": 0, "rate": 16_000, "pcm": "AAAA", "echo": False},
-}
-WITH_SETTINGS = ("answer", "answer_heard", "again", "save")
+}  # fmt: skip
+WITH_SETTINGS = ("answer", "answer_heard", "again", "save", "compare")
 CONDITION = {
     "name": "a", "source": "reply", "model": "fake:float32", "style": "", "voice": "",
     "sampling": {"temperature": 1}, "seed": 1,
@@ -58,7 +63,7 @@ TABS = {
     "_look": {"path": "/a", "text": "好", "answers": True, "seed": 1},
 }  # fmt: skip
 PUBLIC = {
-    "speak": [None, "好", "", -1, None, ""],
+    "speak": [None, "好", "", -1, None, "", "", None, None],
     "encode": [None],
     "decode": [[[0]]],
 }

@@ -1,0 +1,73 @@
+"""What the talk tab does to answer a turn once more beside its reply: by a model, with settings."""
+
+from __future__ import annotations
+
+import json
+from itertools import count
+from typing import Any
+
+import gradio as gr
+
+from models.contract import SpeechModel
+from models.errors import UserError
+
+from . import words
+from .checks import reply_options
+from .shelf import Shelf, offer_of
+from .showing import Showing, Steps, object_of
+
+
+class Comparing:
+    """The handlers of a comparison. What comes from the page, anybody can send.
+
+    Args:
+        shelf: the models that may answer.
+        offered: the component that gets what may be set of a model's replies.
+    """
+
+    def __init__(self, showing: Showing, shelf: Shelf, offered: Any) -> None:
+        self.showing, self.shelf, self.offered = showing, shelf, offered
+        self._numbers = count()  # of offers: the same one twice is told twice
+
+    def offer(self, request: gr.Request, given) -> Steps:
+        """What may be set of a model's replies; it is loaded, if it was not."""
+        yield from self.showing.told(self._offer(given))
+
+    def _offer(self, given: object) -> Steps:
+        name = str(object_of(given).get("model"))
+        if self.shelf.must_load(name):
+            yield {self.showing.status: words.status("busy", "loading_model", name=name)}
+        offer = {"model": name, **offer_of(self.shelf.get(name)), "number": next(self._numbers)}
+        yield {self.offered: json.dumps(offer), self.showing.status: words.status()}
+
+    def compare(self, request: gr.Request, given, *settings) -> Steps:
+        """Answer a turn once more, beside its reply."""
+        yield from self.showing.told(self._compare(request, object_of(given), settings))
+
+    def _compare(self, request: gr.Request, wish: dict[str, Any], settings: tuple) -> Steps:
+        session, name = self.showing.session(request), str(wish.get("model"))
+        if session is None:
+            raise UserError("error_no_such_turn")
+        if self.shelf.must_load(name):
+            yield {self.showing.status: words.status("busy", "loading_model", name=name)}
+        model = self.shelf.get(name)
+        options = self._options(model, wish, self.showing.settings.kept(settings))
+        yield {self.showing.status: words.status("busy", "thinking")}
+        yield from self.showing.reply(
+            session, lambda: session.beside(wish.get("turn"), model, name, **options)
+        )
+
+    def _options(
+        self, model: SpeechModel, wish: dict[str, Any], settings: dict[str, Any]
+    ) -> dict[str, Any]:
+        seed, text_only = wish.get("seed"), settings.get("text_only") is True
+        sampling = {**object_of(wish.get("sampling")), "seed": -1 if seed is None else seed}
+        return reply_options(
+            model,
+            self.showing.sessions.limits,
+            wish.get("style"),
+            settings["length"],
+            sampling,
+            voice=wish.get("voice"),
+            text_only=text_only and hasattr(model.sampling, "speaks"),
+        )

@@ -1,0 +1,72 @@
+"""What the talk tab does with an open microphone."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import gradio as gr
+
+from models.errors import UserError
+
+from . import words
+from .calls import visitor_of
+from .ears import Ears, read_piece
+from .showing import Showing, Steps, object_of
+
+NEAR_SECONDS = 15  # of room left in a turn: from here on it is said
+
+
+class HandsFree:
+    """The handlers of hands-free talk's events. What comes from the page, anybody can send."""
+
+    def __init__(self, showing: Showing) -> None:
+        self.showing, self.settings = showing, showing.settings
+        self.ears = Ears(showing.sessions, showing.sessions.limits)
+
+    def open_microphone(self, request: gr.Request, given, *system) -> str | dict:
+        """Hands-free talk begins, or ends."""
+        visitor, session = visitor_of(request.session_hash), self.showing.session(request)
+        try:
+            if object_of(given).get("open"):
+                self.ears.open(visitor, self.settings.system(*system))
+            else:
+                self.ears.close(visitor)
+                if session:
+                    session.hearing.stop_listening()
+        except UserError as error:
+            return self.showing.fault(error)[self.showing.status]
+        return gr.skip()
+
+    def hear(self, request: gr.Request, given) -> tuple[str, Any]:
+        """A piece of the open microphone's sound: what it brought, and what is shown of that."""
+        visitor, number = visitor_of(request.session_hash), None
+        try:
+            piece = object_of(given)
+            number = piece.get("number")
+            if type(number) is not int:
+                raise UserError("error_request")
+            clip = read_piece(piece.get("pcm"), piece.get("rate"))
+            heard = self.ears.hear(visitor, number, clip, piece.get("echo") is True)
+        except UserError as error:
+            self.ears.close(visitor)
+            closed = json.dumps({"number": number, "closed": True})
+            return closed, self.showing.fault(error)[self.showing.status]
+        if heard is None:
+            return json.dumps({"number": number, "closed": True}), gr.skip()
+        left, shown = heard.seconds_left, gr.skip()
+        if heard.change == "speech":
+            shown = words.status("hearing", "hearing")
+        elif left is not None and left < NEAR_SECONDS:
+            shown = words.status("hearing", "hearing_left", seconds=round(left))
+        return json.dumps({"number": heard.number, "change": heard.change}), shown
+
+    def answer_heard(self, request: gr.Request, given, *settings) -> Steps:
+        """Answer what the open microphone heard."""
+        yield from self.showing.told(self._answer_heard(request, settings))
+
+    def _answer_heard(self, request: gr.Request, settings: tuple) -> Steps:
+        options, session = self.settings.options(settings), self.showing.session(request)
+        if session:
+            yield {self.showing.status: words.status("busy", "thinking")}
+            yield from self.showing.reply(session, lambda: session.answer_heard(**options))

@@ -1,0 +1,81 @@
+"""What the talk tab does to save a conversation, and to go on with a saved one."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+
+from models.errors import UserError
+
+from . import words
+from .archive import read_archive, write_archive
+from .calls import visitor_of
+from .chat import chat_value
+from .session import Session
+from .showing import Showing, object_of, path_of
+
+ARCHIVE = "conversation.zip"
+
+
+class Saving:
+    """The handlers of Save and Load. What comes from the page, anybody can send."""
+
+    def __init__(self, showing: Showing) -> None:
+        self.showing, self.sessions = showing, showing.sessions
+
+    def save(self, request: gr.Request, given, *settings) -> dict:
+        """Make the conversation a file to download."""
+        session, showing = self.showing.session(request), self.showing
+        if session is None or not session.turns or session.transcript.state is None:
+            fault = showing.fault(UserError("error_nothing_to_save"))
+            return {showing.taken: gr.skip(), **fault}
+        kept, files, state = (
+            showing.settings.kept(settings),
+            session.files,
+            session.transcript.state,
+        )
+        path = files.new_folder() / ARCHIVE
+        turns = [turn for turn in session.turns if turn.ended]
+        write_archive(path, session.model, turns, state, kept)
+        files.add(path, session.owner)
+        return {showing.taken: json.dumps({"saved": str(path)}), showing.status: words.status()}
+
+    def load(self, request: gr.Request, given) -> tuple:
+        """Go on with a conversation from a file; gives chat, status and the settings."""
+        unchanged = [gr.skip()] * len(self.showing.settings.components)
+        try:
+            visitor = visitor_of(request.session_hash)
+            path = self.sessions.files.check(path_of(object_of(given).get("file")), visitor)
+            session, settings = self._load(visitor, path)
+        except UserError as error:
+            return gr.skip(), self.showing.fault(error)[self.showing.status], *unchanged
+        value = chat_value(session, session.turns, all_turns=True)
+        values = self.showing.settings.restored(settings) or unchanged
+        return value, words.status("note", "loaded"), *values
+
+    def _load(self, visitor: str, path: str) -> tuple[Session, dict[str, Any]]:
+        session, files = self.sessions.open(visitor), self.sessions.files
+        made: list[Path] = []
+
+        def new_file(name: str) -> Path:
+            made.append(files.new_folder() / name)
+            return made[-1]
+
+        try:
+            conversation, turns, state, settings = read_archive(
+                path, session.model, session.limits, new_file
+            )
+            for file in made:
+                files.add(file, visitor, kept=True)
+            session.restore(conversation, turns, state)
+        except BaseException:
+            for file in made:
+                files.add(file, visitor) if file.exists() else file.parent.rmdir()
+                files.remove(str(file))
+            raise
+        finally:
+            files.remove(path)
+        return session, settings

@@ -1,0 +1,114 @@
+"""How the talk tab shows what goes on: replies while they grow, faults, and the status."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Generator
+from contextlib import closing
+from typing import Any
+
+import gradio as gr
+
+from . import words
+from .calls import visitor_of
+from .chat import chat_value
+from .session import Session
+from .sessions import Sessions
+from .settings import Settings
+from .told import fault_of
+from .turn import ShownTurn
+
+AHEAD_SECONDS = 1.0  # of sound made and not yet heard: then a reply's growth is shown less often
+SPARSE_SECONDS = 0.1
+
+Steps = Generator[dict[Any, Any]]
+
+
+class Showing:
+    """What the handlers of the tab's events share.
+
+    Fields:
+        chat, player, status, taken: components: the conversation, the sound, what goes on, and
+            what leaves the composer.
+
+    Args:
+        sessions: a session for each visitor who has said something.
+        settings: that the replies are made with.
+    """
+
+    def __init__(
+        self,
+        sessions: Sessions,
+        settings: Settings,
+        *,
+        chat: Any,
+        player: Any,
+        status: Any,
+        taken: Any,
+    ) -> None:
+        self.sessions, self.settings = sessions, settings
+        self.chat, self.player, self.status, self.taken = chat, player, status, taken
+
+    def session(self, request: gr.Request) -> Session | None:
+        """The visitor's session, if there is one."""
+        return self.sessions.get(visitor_of(request.session_hash))
+
+    def fault(self, error: Exception) -> dict:
+        """A fault as the status."""
+        return {self.status: words.fault_status(fault_of(error))}
+
+    def told(self, steps: Steps) -> Steps:
+        """An event's steps; a fault among them is shown as the status."""
+        with closing(steps):
+            try:
+                yield from steps
+            except Exception as error:
+                yield self.fault(error)
+
+    def reply(self, session: Session, answer: Callable[[], Generator[ShownTurn | None]]) -> Steps:
+        """The reply while it grows; what the user gave is taken away once it is understood."""
+        begun = shown_at = time.monotonic()
+        num_shown = 0
+        with closing(answer()) as turns:
+            for turn in turns:
+                now = time.monotonic()
+                if turn is None:
+                    yield {self.status: words.status("busy", "waiting")}
+                    continue
+                shown = {self.chat: chat_value(session, [turn])}
+                if turn.last is None and not turn.ended:
+                    begun = now
+                    status = words.status("busy", "thinking")
+                    yield {**shown, self.taken: _taken(turn), self.status: status}
+                elif turn.last and not turn.ended:
+                    is_ahead = turn.seconds - (now - begun) > AHEAD_SECONDS
+                    if is_ahead and now - shown_at < SPARSE_SECONDS:
+                        continue
+                    shown_at, num_shown = now, turn.num_pieces
+                    yield {**shown, self.player: turn.stream, self.status: _making(turn)}
+                else:
+                    status = words.status("note", "too_long") if turn.cut_off else words.status()
+                    yield {**shown, self.player: turn.stream_end(num_shown), self.status: status}
+
+
+def object_of(given: object) -> dict[str, Any]:
+    """What the page sent; empty if it is no object."""
+    return given if isinstance(given, dict) else {}
+
+
+def path_of(file: object) -> object:
+    """The path of a file that the page sent, if it is one."""
+    return file.get("path") if isinstance(file, dict) else file
+
+
+def _taken(turn: ShownTurn) -> str:
+    given = {"audio": turn.audio, "image": turn.image, "video": turn.video}
+    return json.dumps({"text": turn.text, **given, "turn": turn.name})
+
+
+def _making(turn: ShownTurn) -> str:
+    assert turn.last is not None
+    longest = turn.last.max_seconds  # 0 of a reply in text alone
+    progress = {"done": turn.seconds, "max": longest} if longest else None
+    return words.status("busy", "making", progress=progress)
