@@ -34,7 +34,7 @@ LAYERS = [
     {"listening"},
     {"page"},
     {"app", "training"},
-    {"benchmarks"},
+    {"benchmarks", "deploy"},
 ]
 HEIGHT = {part: height for height, layer in enumerate(LAYERS) for part in layer}
 FAMILIES = ("models.westlake", "models.omni", "models.mini_omni")
@@ -52,7 +52,7 @@ def part_of(module: str) -> str | None:
 def project_files(root: Path) -> Iterator[tuple[Path, str]]:
     """Every source file outside tests/ and its dotted module name."""
     paths = list(root.glob("*.py"))
-    for package in ("strings", "models", "listening", "page", "training", "benchmarks"):
+    for package in ("strings", "models", "listening", "page", "training", "benchmarks", "deploy"):
         paths += (root / package).rglob("*.py")
     for path in sorted(paths):
         yield path, ".".join(path.relative_to(root).with_suffix("").parts)
@@ -78,7 +78,7 @@ def violations(root: Path) -> list[str]:
         for target in sorted(imported_modules(path, module)):
             library, there = target.split(".")[0], part_of(target)
             upward = there not in {here, None} and HEIGHT[there] >= HEIGHT.get(here, 0)
-            page_elsewhere = there == "page" and here not in {"app", "page"}
+            page_elsewhere = there == "page" and here not in {"app", "page", "deploy"}
             gradio_elsewhere = library == "gradio" and here not in {"app", "page"}
             torch_in_front_end = library in TORCH and here in FRONT_ENDS
             past_contract = target.startswith(FAMILIES) and here in FRONT_ENDS
@@ -120,6 +120,8 @@ def test_the_project_is_read():
         ("generate.py", "from app import build_demo"),
         ("generate.py", "from gradio import Error"),
         ("benchmarks/codec.py", "import gradio"),
+        ("deploy/ray_serve.py", "import gradio"),
+        ("app.py", "from deploy.ray_serve import build"),
         ("generate.py", "from page import texts"),
         ("benchmarks/lm.py", "from page import texts"),
         ("generate.py", "import torch"),
@@ -157,6 +159,7 @@ def test_a_wrong_import_is_found(tmp_path: Path, file: str, line: str):
     [
         ("app.py", "import gradio as gr\nfrom generate import generate_long"),
         ("app.py", "from page.session import Session"),
+        ("deploy/ray_serve.py", "import app\nfrom page.options import parse_arguments"),
         ("page/session.py", "from generate import generate_long"),
         ("page/rating.py", "from listening.store import Store"),
         ("listening/making.py", "from generate import generate_long"),

@@ -237,6 +237,17 @@ def test_what_is_typed_meanwhile_stays(open_page: Pages):
     page.click("#send")
     wait_for_reply(page, 2)
     page.wait_for_function("document.querySelector('#text').value === ''")
+    page.fill("#text", "我想")
+    page.evaluate("""async () => {
+      document.querySelector("#send").click();
+      await new Promise((resolve) => setTimeout(resolve));
+      const text = document.querySelector("#text");
+      text.value += "再说一句";
+      text.dispatchEvent(new Event("input"));
+    }""")
+    wait_for_reply(page, 3)
+    assert page.inner_text("#chat .user-row >> nth=2 >> .text") == "我想"
+    assert page.input_value("#text") == "再说一句"
 
 
 def test_a_cut_connection_loses_nothing(open_page: Pages):

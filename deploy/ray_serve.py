@@ -1,0 +1,199 @@
+"""The page on a cluster, by Ray Serve: python -m deploy.ray_serve --replicas 2
+
+The page, with its queue, its sessions and its limits, is one deployment; the model is another of
+several replicas. A conversation goes to the replica that holds its cache. If that one is gone or
+busy, another one reads what was said again, from the columns that the page keeps, and goes on: with
+the same seed the reply is the same. See docs/scaling.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import os
+import tempfile
+from collections import deque
+from collections.abc import AsyncIterator, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import ray
+import torch
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+import app
+from models.contract import ReplyChunk, ReplyOptions, SpeechCodec, SpeechModel
+from models.load import load_model
+from page import server
+from page.login import read_users
+from page.options import data_folder, parse_arguments, read_limits
+
+from .remote_model import FIELDS, Asked, RemoteCodecModel, RemoteModel
+
+KEPT_CONVERSATIONS = 32  # that a replica holds the caches of
+ONGOING = 8  # replies at a replica at once; more go to another one or wait
+TARGET = 2  # replies a replica that autoscaling aims at
+MAX_STOPPED = 10_000  # turns that are remembered as stopped
+
+
+class Stopped:
+    """Which turns shall end early."""
+
+    def __init__(self) -> None:
+        self._turns: deque[str] = deque(maxlen=MAX_STOPPED)
+
+    def add(self, turn: str) -> None:
+        self._turns.append(turn)
+
+    def has(self, turn: str) -> bool:
+        return turn in self._turns
+
+
+@dataclass
+class Kept:
+    """A conversation at a replica, and the name of its state; None if it is not known."""
+
+    conversation: Any = None
+    state: str | None = None
+
+
+class Replica:
+    """The model, and the conversations that it has last spoken in."""
+
+    def __init__(self, options: argparse.Namespace, stopped: Any) -> None:
+        self.model = load_model(options.checkpoint, options.device, options.dtype, options.revision)
+        self.model.warm_up()
+        self.stopped = stopped
+
+    def about(self) -> dict[str, Any]:
+        """The model's fields, and what a new conversation is like."""
+        return {name: getattr(self.model, name) for name in FIELDS} | {
+            "has_codec": isinstance(self.model, SpeechCodec),
+            "empty": _state_of(self.model.new_conversation()),
+            "process": os.getpid(),
+        }
+
+    def check(self, state: bytes) -> None:
+        """Raise a UserError unless it is a conversation of this model."""
+        _conversation_of(self.model, state)
+
+    def encode(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
+        codec: Any = self.model  # which has one, or it is not asked
+        return codec.encode(torch.from_numpy(samples), sample_rate)
+
+    def decode(self, codes: np.ndarray) -> np.ndarray:
+        codec: Any = self.model
+        return codec.decode(codes)
+
+    @serve.multiplexed(max_num_models_per_replica=KEPT_CONVERSATIONS)
+    async def kept(self, conversation: str) -> Kept:
+        return Kept()  # Ray routes later turns to where this was made, if it can
+
+    async def reply(self, asked: Asked) -> AsyncIterator[ReplyChunk | bytes]:
+        """Answer a turn; gives its chunks, and in the end the conversation's new state."""
+        pieces = self._pieces(await self.kept(asked.conversation), asked)
+        while (piece := await asyncio.to_thread(next, pieces, None)) is not None:
+            yield piece
+
+    def _pieces(self, kept: Kept, asked: Asked) -> Iterator[ReplyChunk | bytes]:
+        if kept.state != asked.before:
+            kept.conversation = _conversation_of(self.model, asked.state)
+        conversation, kept.state = kept.conversation, None
+        options = ReplyOptions(**asked.options)
+        turn = conversation.begin_turn(asked.text, asked.sample_rate)
+        if len(asked.samples):
+            turn.push(torch.from_numpy(asked.samples.copy()))
+        turn.finish()
+        for chunk in conversation.reply(turn, options):
+            yield chunk
+            if ray.get(self.stopped.has.remote(asked.after)):
+                options.stop.set()
+        kept.state = asked.after
+        yield _state_of(conversation)
+
+
+def _state_of(conversation: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "conversation"
+        conversation.save(path)
+        return path.read_bytes()
+
+
+def _conversation_of(model: SpeechModel, state: bytes | None) -> Any:
+    if state is None:
+        return model.new_conversation()
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder) / "conversation"
+        path.write_bytes(state)
+        return model.load_conversation(path)
+
+
+class PageDeployment:
+    """The page; its queue and sessions live in memory, so there is one."""
+
+    async def __init__(  # type: ignore[misc]  # Ray awaits it
+        self, replicas: DeploymentHandle, options: argparse.Namespace, stopped: Any
+    ) -> None:
+        about = await replicas.about.remote()
+        kind = RemoteCodecModel if about["has_codec"] else RemoteModel
+        self.options = options
+        self.page = app.Page(
+            kind(replicas, stopped, about),
+            read_limits(options),
+            log_content=options.log_content,
+            users=read_users(options.auth),
+            public_metrics=options.public_metrics,
+            data_folder=data_folder(options),
+        )
+
+    def __serve_build_asgi_app__(self) -> Any:
+        return self.page.asgi(server.host_check(self.options), self.options.root_path)
+
+    def __del__(self) -> None:
+        self.page.close()
+
+
+def build(options: argparse.Namespace, min_replicas: int, max_replicas: int) -> serve.Application:
+    """The page and its replicas.
+
+    Args:
+        options: the page's, as of `page.options.parse_arguments`.
+        min_replicas, max_replicas: of the model; in between, as many as the replies need.
+    """
+    stopped = ray.remote(num_cpus=0)(Stopped).remote()
+    scaling = {
+        "min_replicas": min_replicas,
+        "max_replicas": max_replicas,
+        "target_ongoing_requests": TARGET,
+    }
+    replicas = serve.deployment(
+        Replica, name="model", max_ongoing_requests=ONGOING, autoscaling_config=scaling,
+        ray_actor_options={"num_cpus": 1, "num_gpus": int(options.device == "cuda")},
+    )  # fmt: skip
+    limits = read_limits(options)
+    page = serve.deployment(
+        serve.ingress()(PageDeployment), name="page", num_replicas=1,
+        max_ongoing_requests=limits.max_connections + ONGOING,
+        ray_actor_options={"num_cpus": 1},
+    )  # fmt: skip
+    return page.bind(replicas.bind(options, stopped), options, stopped)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(add_help=False, description=__doc__)
+    parser.add_argument("--replicas", type=int, default=1, help="of the model, at least")
+    parser.add_argument("--max-replicas", type=int, help="to scale up to; else as many as that")
+    own, others = parser.parse_known_args(arguments)
+    options = parse_arguments(others)
+    serve.start(http_options={"host": options.host, "port": options.port})
+    serve.run(
+        build(options, own.replicas, own.max_replicas or own.replicas), route_prefix="/",
+        blocking=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    main()

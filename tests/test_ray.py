@@ -1,0 +1,105 @@
+"""The page on Ray: a replica that is killed in the middle of many conversations costs no reply."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+from gradio_client import Client
+from gradio_client.exceptions import AppError
+from page_client import served
+
+from models.load import load_model
+from page.limits import Limits
+from page.options import parse_arguments
+
+ray = pytest.importorskip("ray", reason="Ray is not installed")
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+NUM_CONVERSATIONS, NUM_TURNS = 8, 5
+KILLED_AFTER = 12  # replies
+DTYPE = "float32"  # int8 rounds columns that are read again at once otherwise than one by one
+TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
+
+
+@pytest.fixture(scope="module")
+def cluster() -> Iterator[tuple]:
+    """The address of a page with two replicas of the model, and a handle to them."""
+    from ray import serve
+
+    from deploy.ray_serve import build
+
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        port = trial.getsockname()[1]
+    ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    serve.start(http_options={"host": "127.0.0.1", "port": port})
+    limits = ["--reply-seconds", "1", "--max-replies", "8"]
+    options = parse_arguments(["--dtype", DTYPE, *limits], {})
+    serve.run(build(options, 2, 2), route_prefix="/")
+    yield f"http://127.0.0.1:{port}/", serve.get_deployment_handle("model", "default")
+    serve.shutdown()
+    ray.shutdown()
+
+
+def reply(client: Client, text: str, seed: int) -> np.ndarray:
+    """One that a busy machine did not begin is asked for again, as its user would."""
+    while True:
+        try:
+            asked = {"text": text, "seed": seed, "conversation": "kept"}
+            return soundfile.read(client.predict(**asked, api_name="/speak")[1], dtype="int16")[0]
+        except AppError as error:
+            if "busy" not in str(error) and "not made" not in str(error):
+                raise
+            time.sleep(0.2)
+
+
+def talk(url: str, number: int, done: list[int]) -> list[np.ndarray]:
+    """One conversation; each reply's samples."""
+    client, replies = Client(url, verbose=False, httpx_kwargs={"timeout": 300}), []
+    for turn in range(NUM_TURNS):
+        text, seed = TEXTS[(number + turn) % len(TEXTS)], 1000 * number + turn
+        replies.append(reply(client, text, seed))
+        done.append(number)
+    client.close()
+    return replies
+
+
+def processes(handle) -> set[int]:
+    """Of the replicas that answer."""
+    asked = [handle.about.remote() for _ in range(20)]
+    return {answer.result()["process"] for answer in asked}
+
+
+def test_a_killed_replica_costs_no_reply(cluster: tuple, tmp_path: Path):
+    url, handle = cluster
+    before, done, killed = processes(handle), [], []
+    assert len(before) == 2
+
+    def kill() -> None:
+        while len(done) < KILLED_AFTER:
+            time.sleep(0.01)
+        killed.append(min(before))
+        os.kill(killed[0], signal.SIGKILL)
+
+    killer = threading.Thread(target=kill, daemon=True)
+    killer.start()
+    with ThreadPoolExecutor(NUM_CONVERSATIONS) as pool:
+        made = list(pool.map(lambda number: talk(url, number, done), range(NUM_CONVERSATIONS)))
+    assert len(done) == NUM_CONVERSATIONS * NUM_TURNS
+    assert killed and killed[0] not in processes(handle)
+    model = load_model("tiny", dtype=DTYPE)
+    model.warm_up()
+    with served(model, Limits(reply_seconds=1), tmp_path) as (_, alone):
+        for number, replies in enumerate(made):
+            expected = talk(alone, number, [])
+            same = [np.array_equal(*pair) for pair in zip(replies, expected, strict=True)]
+            assert same == [True] * NUM_TURNS, number
