@@ -1,0 +1,40 @@
+"""Browsers of several people, whose pages must have no error."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import pytest
+from browser import CHROMIUM, playwright
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[playwright.Browser]:
+    with playwright.sync_playwright() as driver:
+        options = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required"]
+        browser = driver.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield browser
+        browser.close()
+
+
+@pytest.fixture
+def context(browser: playwright.Browser) -> Iterator[Callable[..., playwright.BrowserContext]]:
+    """Makes browsers of different people; an error in any page fails the test."""
+    contexts, errors = [], []
+
+    def new(locale: str = "en-US", width: int = 1280, **options) -> playwright.BrowserContext:
+        context = browser.new_context(
+            locale=locale,
+            viewport={"width": width, "height": 844},
+            accept_downloads=True,
+            **options,
+        )
+        context.set_default_timeout(60_000)
+        context.on("weberror", lambda error: errors.append(str(error.error)))
+        contexts.append(context)
+        return context
+
+    yield new
+    for context in contexts:
+        context.close()
+    assert errors == []
