@@ -134,7 +134,9 @@ def test_two_turns_are_heard_each_with_its_beginning(
         assert shown.reply and len(session.turns) == turn + 1
         seconds = len(speech) / RATE
         assert seconds < shown.audio_seconds < seconds + 1 + SILENCE_SECONDS
-    assert [round(seconds) for _, seconds in session.conversation.heard] == [6, 6]
+    heard = [length for _, length in session.conversation.heard]
+    assert len(heard) == 2
+    assert all(seconds <= s < seconds + 1 + SILENCE_SECONDS for s in heard)
 
 
 def test_silence_makes_no_session(ears: Ears, sessions: Sessions):

@@ -106,10 +106,9 @@ def phonemise(text: str) -> tuple[str, list[int]]:
     Raises:
         ValueError: a character that can't be said.
     """
-    from misaki.zh import ZHG2P
-
     if text.startswith("/") and text.endswith("/"):
         return text[1:-1], []
+    from misaki.zh import ZHG2P
 
     phonemes, starts = "", []
     for word, syllables in pinyin.words(text):
