@@ -99,7 +99,7 @@ class Page:
         self.sessions = Sessions(model, self.files, self.limits, log_content)
         self.store = Store(data_folder, listening_limits(self.limits))
         self.readers, shelf = Readers(), Shelf(model, compare_with)
-        with gr.Blocks(title="情感语音对话 · Emotional voice chat") as self.demo:
+        with gr.Blocks(title=" · ".join(words.title(model).values())) as self.demo:
             gr.HTML(words.header(model))
             with gr.Tabs():
                 with gr.Tab(words.label("tab_talk"), elem_id="talk-tab"):

@@ -138,6 +138,7 @@ class RemoteModel:
     sample_rate: int
     frame_rate: float
     max_input_seconds: float
+    languages: tuple[str, ...]
     emotions: tuple[str, ...]
     styles: tuple[str, ...]
     voices: tuple[str, ...]

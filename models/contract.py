@@ -211,6 +211,7 @@ class SpeechModel(Protocol):
         sample_rate: of its speech, in Hz.
         frame_rate: frames a second of speech.
         max_input_seconds: the longest speech that one turn may hold.
+        languages: "zh" and "en", of which it speaks one or both.
         emotions, styles, voices: words it knows; empty where it has none.
         accepts: of "audio", "text", "image", "video".
         sampling: the checkpoint's own settings, a frozen dataclass with a `seed`, and where it can
@@ -226,6 +227,7 @@ class SpeechModel(Protocol):
     sample_rate: int
     frame_rate: float
     max_input_seconds: float
+    languages: tuple[str, ...]
     emotions: tuple[str, ...]
     styles: tuple[str, ...]
     voices: tuple[str, ...]

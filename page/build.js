@@ -203,7 +203,7 @@
   kind.onchange = origin.onchange = update;
   newCondition("A", { seed: 1 });
   newCondition("B", { seed: 2 });
-  texts.value = props.examples;
+  texts.value = props.examples[language].slice(0, 3).join("\n");
   running(false);
   update();
 }

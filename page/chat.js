@@ -72,11 +72,14 @@ function badge({ kind, word }) {
   return made;
 }
 
-function action(name, label, onclick) {
+// A button with an icon, and with a word where the icon alone says too little.
+function action(name, about, onclick, word) {
   const button = make("button", `action ${name}`);
   button.type = "button";
-  button.title = button.ariaLabel = label;
+  button.title = about;
   button.append(icon(name));
+  if (word) button.append(make("span", "", word));
+  else button.ariaLabel = about;
   button.onclick = onclick;
   return button;
 }
@@ -120,7 +123,7 @@ function actions(turn) {
       window.pageTell("silence");
       window.pageAsked = performance.now();
       window.pageAsk.again({ turn: name });
-    }), action("compare", words.beside, () => openPanel(turn)));
+    }, words.again_word), action("compare", words.beside, () => openPanel(turn), words.beside_word));
   }
   if (reply.text) bar.append(action("copy", words.copy, (event) => copy(event.currentTarget, reply.text)));
   if (reply.sound) {

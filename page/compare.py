@@ -18,17 +18,17 @@ from listening.results import summarise, to_csv
 from listening.room import Maker
 from listening.sounds import as_wav
 from listening.store import Rater, Store
+from models.contract import SpeechModel
 from models.errors import UserError
 
 from . import words
 from .building import Builder
 from .calls import BUILD, WHO, visitor_of
 from .checks import read_object
-from .glosses import EXAMPLES
 from .metrics import count_error
 from .sessions import Sessions
 from .shelf import Shelf, offer_of
-from .talk import example_recordings
+from .talk import recordings_for
 from .told import page_error
 
 MAX_RATERS_HERE = 256  # visitors whose last sounds are known
@@ -60,14 +60,15 @@ class CompareTab:
         self._stops: dict[str, Event] = {}
         self._numbers = count()  # of answers: the same one twice is heard twice
         self._lock = Lock()
+        served = shelf.get(shelf.names[0])
         gr.HTML(
             "",
             html_template='<div class="tests"></div>',
             js_on_load="".join(map(words.asset, SCRIPTS)),
             elem_id="compare",
             apply_default_css=False,
-            offer=self._offer(),
-            examples="\n".join(list(EXAMPLES)[:3]),
+            offer=self._offer(served),
+            examples=words.example_texts(served),
         )
         self.heard = gr.HTML(
             "",
@@ -88,15 +89,14 @@ class CompareTab:
         ):
             self._wire(name, steps, concurrency_id="quick", concurrency_limit=16)
 
-    def _offer(self) -> dict[str, Any]:
+    def _offer(self, served: SpeechModel) -> dict[str, Any]:
         """What conditions may be made of, as build.js needs it."""
-        served = self.shelf.get(self.shelf.names[0])
         return {
             "models": list(self.shelf.names),
             **offer_of(served),
             "recordings": [
                 {"path": str(path), "name": words.recording(path.stem)}
-                for path in example_recordings()
+                for path in recordings_for(served)
             ],
         }
 

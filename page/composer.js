@@ -121,6 +121,12 @@ function cancelRecording() {
   showRecording();
 }
 
+// What goes with a turn that is spoken, too.
+function shown() {
+  const { audio, ...seen } = attached;
+  return Object.fromEntries(Object.entries(seen).map(([kind, { path }]) => [kind, { path }]));
+}
+
 async function send() {
   const asked = performance.now();
   const finished = recording && finishRecording(); // before `leave`, which forgets a recording
@@ -128,14 +134,14 @@ async function send() {
   await finished;
   await uploading;
   const said = text.value.trim();
-  const paths = Object.entries(attached).map(([kind, { path }]) => [kind, { path }]);
-  if (!said && !paths.length) {
+  const given = { ...shown(), ...(attached.audio && { audio: { path: attached.audio.path } }) };
+  if (!said && !Object.keys(given).length) {
     window.pageStatus("fault", "error_nothing_given");
     return;
   }
   tell("silence");
   window.pageAsked = asked;
-  ask.answer({ text: said, ...Object.fromEntries(paths) });
+  ask.answer({ text: said, ...given });
 }
 
 function stop() {

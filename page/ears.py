@@ -6,6 +6,7 @@ import base64
 import binascii
 import time
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 from threading import Lock
 
@@ -48,21 +49,24 @@ class Ear:
         self._last = Heard(-1)
         self._lock = Lock()
 
-    def hear(self, number: int, clip: AudioClip, echo: bool) -> Heard:
+    def hear(self, number: int, clip: AudioClip, echo: bool, shown: Mapping[str, str]) -> Heard:
         """Take the next piece of sound; one that came already is told as before.
 
         Args:
             number: counts the pieces from 0.
             echo: a reply is being heard.
+            shown: what goes with speech that begins in this piece; see `Listener`.
         """
         with self._lock:
             self.last_used = time.monotonic()
             if number > self._last.number:
-                change, left = self._take(clip, echo)
+                change, left = self._take(clip, echo, shown)
                 self._last = Heard(number, change, left)
             return self._last
 
-    def _take(self, clip: AudioClip, echo: bool) -> tuple[str | None, float | None]:
+    def _take(
+        self, clip: AudioClip, echo: bool, shown: Mapping[str, str]
+    ) -> tuple[str | None, float | None]:
         if self._detector is None:
             self._detector = SpeechDetector(clip.sample_rate)
         was_speech = self._detector.is_speech
@@ -75,7 +79,7 @@ class Ear:
             return None, None
         if begun:
             session = self.sessions.open(self.visitor, self.system)
-            session.hearing.listen()
+            session.hearing.listen(shown)
         left = None
         for piece in self._before:
             current = self.sessions.get(self.visitor)
@@ -119,10 +123,17 @@ class Ears:
         with self._lock:
             self._ears.pop(visitor, None)
 
-    def hear(self, visitor: str, number: int, clip: AudioClip, echo: bool) -> Heard | None:
-        """A piece of a visitor's sound; None if the microphone is not open any more."""
+    def hear(
+        self,
+        visitor: str,
+        number: int,
+        clip: AudioClip,
+        echo: bool,
+        shown: Mapping[str, str] | None = None,
+    ) -> Heard | None:
+        """A piece of a visitor's sound, see `Ear.hear`; None if no microphone is open any more."""
         ear = self._ears.get(visitor)
-        return ear.hear(number, clip, echo) if ear else None
+        return ear.hear(number, clip, echo, shown or {}) if ear else None
 
 
 def read_piece(pcm: object, rate: object) -> AudioClip:

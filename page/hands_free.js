@@ -66,7 +66,7 @@ function call() {
 
 function sendCall() {
   const echo = window.pagePlayer.heard() !== null;
-  ask.hear({ number, rate: pieceRate, pcm: calling.sound, echo });
+  ask.hear({ number, rate: pieceRate, pcm: calling.sound, echo, ...shown() });
 }
 
 function answered({ number: which, change, closed }) {

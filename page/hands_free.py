@@ -12,7 +12,7 @@ from models.errors import UserError
 from . import words
 from .calls import visitor_of
 from .ears import Ears, read_piece
-from .showing import Showing, Steps, object_of
+from .showing import SHOWN_KINDS, Showing, Steps, object_of
 
 NEAR_SECONDS = 15  # of room left in a turn: from here on it is said
 
@@ -47,7 +47,8 @@ class HandsFree:
             if type(number) is not int:
                 raise UserError("error_request")
             clip = read_piece(piece.get("pcm"), piece.get("rate"))
-            heard = self.ears.hear(visitor, number, clip, piece.get("echo") is True)
+            files = self.showing.files_of(piece, SHOWN_KINDS, visitor)
+            heard = self.ears.hear(visitor, number, clip, piece.get("echo") is True, files)
         except UserError as error:
             self.ears.close(visitor)
             closed = json.dumps({"number": number, "closed": True})

@@ -5,6 +5,7 @@
   window.pageLanguage = chinese ? "zh" : "en";
   document.documentElement.lang = chinese ? "zh-CN" : "en";
   document.documentElement.classList.toggle("insecure", !window.isSecureContext);
+  document.documentElement.style.setProperty("--error-title", JSON.stringify(words.error_title));
 
   // A secret of this tab, which survives a reload; the server knows the visitor by it.
   let visitor = crypto.randomUUID?.();

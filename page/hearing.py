@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from threading import Event, Lock
 
 from models.audio import AudioClip
@@ -78,10 +78,14 @@ class Hearing:
             return None
         raise UserError("error_busy")
 
-    def listen(self) -> None:
-        """The microphone was opened."""
+    def listen(self, shown: Mapping[str, str] | None = None) -> None:
+        """The microphone was opened.
+
+        Args:
+            shown: paths of what is shown with what will be said, by kind: "image", "video".
+        """
         seconds = self._limits.max_reply_seconds + self._limits.wait_seconds
-        listener = self._new_listener(seconds, self._limits.silent_seconds)
+        listener = self._new_listener(seconds, self._limits.silent_seconds, shown)
         unanswered = self._unanswered
         self.begin(listener.stop, listener)
         for clip in unanswered:  # who goes on speaking has not finished
@@ -152,7 +156,9 @@ class Hearing:
         self.begin(listener.stop)
         return listener
 
-    def _new_listener(self, floor_seconds: float, silent_seconds: float) -> Listener:
+    def _new_listener(
+        self, floor_seconds: float, silent_seconds: float, shown: Mapping[str, str] | None = None
+    ) -> Listener:
         return Listener(
             self._conversation(),
             self._floor,
@@ -160,4 +166,5 @@ class Hearing:
             floor_seconds=floor_seconds,
             silent_seconds=silent_seconds,
             max_seconds=self._limits.max_audio_seconds,
+            shown=shown,
         )

@@ -6,11 +6,12 @@ const seen = make("div", { className: "stack" });
 const file = make("input", { type: "file", accept: "audio/*,video/mp4,.amr,.3gp", className: "unseen", tabindex: -1, "aria-hidden": "true" });
 const name = make("span", { className: "hint" }, words.inspect_nothing);
 const examples = choice([["", words.inspect_example], ...props.recordings.map(({ path, name: text }) => [path, text[language]])]);
-const text = make("textarea", { rows: 1, placeholder: words.text_hint });
+const text = make("textarea", { rows: 1 });
 const record = button(words.inspect_record, recording);
 const look = button(words.inspect_look, () => ask(false), "plain");
 const answer = button(words.inspect_answer, () => ask(true), "primary");
 let path = null;
+let isSpoken = false; // what is looked at
 let recorder = null;
 
 function say(message, isFault = false) {
@@ -72,6 +73,7 @@ function ask(answers) {
   seen.replaceChildren();
   running(true);
   say(words.inspect_looking);
+  isSpoken = path !== null;
   window.inspectAsk({ path, text: answers ? text.value : "", answers });
 }
 
@@ -107,7 +109,7 @@ function show(given) {
     bar.value = given.progress.done;
     return;
   }
-  if (given.sound) pair(sound(words.inspect_sound, given.sound));
+  if (given.sound) pair(sound(words.inspect_sound, given.sound, words.inspect_sound_about));
   if (given.copy) {
     pair(sound(words.inspect_copy, given.copy, words.inspect_copy_about));
     seen.append(grid(words.inspect_codes, given.copy.grid));
@@ -166,7 +168,7 @@ function grid(title, given, about) {
 
 function reply(given) {
   const word = (key) => props.words[key]?.[language] ?? key;
-  const told = [[words.perceived, given.emotion && word(given.emotion)], [words.tone, given.style && word(given.style)], [words.seed, given.seed]];
+  const told = [[isSpoken ? words.perceived_spoken : words.perceived_written, given.emotion && word(given.emotion)], [words.tone, given.style && word(given.style)], [words.seed, given.seed]];
   const facts = told.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([key, value]) => `${key}: ${value}`);
   seen.append(make("section", {}, make("h2", {}, words.inspect_reply), make("p", { className: "said-text" }, given.text), make("p", { className: "hint" }, facts.join(" · "))));
   if (given.path) pair(sound(words.inspect_reply_sound, given));

@@ -21,7 +21,7 @@ from .inspecting import look
 from .limiter import Readers
 from .metrics import count_error
 from .sessions import Sessions
-from .talk import example_recordings
+from .talk import recordings_for
 from .told import page_error
 
 
@@ -45,7 +45,7 @@ class InspectTab:
             apply_default_css=False,
             recordings=[
                 {"path": str(path), "name": words.recording(path.stem)}
-                for path in example_recordings()
+                for path in recordings_for(model)
             ],
             words={word: words.each(word) for word in (*model.emotions, *model.styles)},
             max_seconds=sessions.limits.max_audio_seconds,

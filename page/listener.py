@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Condition, Event, Lock, Thread
@@ -62,6 +63,7 @@ class Listener:
 
     Fields:
         heard: the microphone's sound so far, as it came.
+        shown: paths of what is shown with it, by kind: "image", "video".
 
     Args:
         stop: cancels it when set by `Floor.stop`.
@@ -79,8 +81,9 @@ class Listener:
         floor_seconds: float,
         silent_seconds: float,
         max_seconds: float,
+        shown: Mapping[str, str] | None = None,
     ) -> None:
-        self.stop = Event()
+        self.stop, self.shown = Event(), dict(shown or {})
         self._conversation, self._floor, self._limiter = conversation, floor, limiter
         self._floor_seconds, self._silent_seconds = floor_seconds, silent_seconds
         self._max_seconds = max_seconds
@@ -188,7 +191,8 @@ class Listener:
 
     def _read(self, clip: AudioClip) -> None:
         if self._turn is None:
-            self._turn = self._conversation.begin_turn(sample_rate=clip.sample_rate)
+            with self._limiter.listening(self._floor_seconds):
+                self._turn = self._conversation.begin_turn(None, clip.sample_rate, **self.shown)
         size = int(BLOCK_SECONDS * clip.sample_rate)
         for first in range(0, len(clip.samples), size):
             if self.stop.is_set():

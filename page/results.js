@@ -42,19 +42,23 @@
   function picture({ kind, estimates }) {
     const [low, high, marks] = { mos: [1, 5, [1, 2, 3, 4, 5]] }[kind] ?? [0, 100, [0, 25, 50, 75, 100]];
     const rows = Object.entries(estimates);
-    const left = 150, right = 560, top = 12, step = 34;
+    const shown = rows.map(([name]) => (name.length > 18 ? `${name.slice(0, 17)}…` : name));
+    const widths = shown.map((name) => [...name].reduce((sum, letter) => sum + (letter > "\u2e80" ? 13 : 8), 0));
+    const left = 24 + Math.max(...widths);
+    const right = left + (window.innerWidth < 640 ? 230 : 410);
+    const [top, step] = [12, 34];
     const bottom = top + step * rows.length;
     const x = (value) => left + ((Math.min(high, Math.max(low, value)) - low) / (high - low)) * (right - left);
     const said = rows.map(([name, { value }]) => `${name} ${number(scaled(kind, value), digits(kind))}`).join(", ");
-    const svg = drawn("svg", { viewBox: `0 0 ${right + 24} ${bottom + 26}`, role: "img", "aria-label": said, class: "plot" });
+    const svg = drawn("svg", { viewBox: `0 0 ${right + 24} ${bottom + 26}`, role: "img", "aria-label": said, class: "plot", style: `max-width: ${right + 24}px` });
     for (const mark of marks) {
       svg.append(drawn("line", { x1: x(mark), x2: x(mark), y1: top, y2: bottom, class: "rule" }));
       svg.append(drawn("text", { x: x(mark), y: bottom + 18, "text-anchor": "middle" }, mark));
     }
-    rows.forEach(([name, estimate], row) => {
+    rows.forEach(([, estimate], row) => {
       const y = top + step * (row + 0.5);
       const [value, from, to] = [estimate.value, estimate.low, estimate.high].map((one) => scaled(kind, one));
-      svg.append(drawn("text", { x: left - 12, y: y + 4, "text-anchor": "end" }, name.length > 18 ? `${name.slice(0, 17)}…` : name));
+      svg.append(drawn("text", { x: left - 12, y: y + 4, "text-anchor": "end" }, shown[row]));
       if (from !== null) svg.append(drawn("line", { x1: x(from), x2: x(to), y1: y, y2: y, class: "whisker" }));
       svg.append(drawn("circle", { cx: x(value), cy: y, r: 5.5, class: "dot" }));
     });

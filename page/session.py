@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from threading import Event
@@ -260,7 +260,9 @@ class Session:
                 self._floor.give()
                 raise
             try:
-                yield from self._reply(turn, "", path, listener.stop, patient=True, **options)
+                yield from self._reply(
+                    turn, "", path, listener.stop, patient=True, shown=listener.shown, **options
+                )
             finally:
                 if all(shown.audio != path for shown in self.turns):
                     self.files.remove(path)
@@ -274,6 +276,7 @@ class Session:
         *,
         again: OnceMore | None = None,
         patient: bool = False,
+        shown: Mapping[str, str] | None = None,
         **options,
     ) -> Generator[ShownTurn | None]:
         """Has the floor when it begins, and gives it when it ends.
@@ -281,6 +284,7 @@ class Session:
         Args:
             again: where the turn was answered before.
             patient: wait long for a slot; None comes while it waits.
+            shown: paths of what a `source` that is a turn already holds, by kind.
         """
         turn, model, conversation = None, self.model, self.conversation
         if again:
@@ -301,7 +305,8 @@ class Session:
                 )
                 chunks = measured(reply, since)
                 turn = ShownTurn(text, audio, model.sample_rate, _seconds(source))
-                turn.image, turn.video = options.get("image"), options.get("video")
+                seen = shown or options
+                turn.image, turn.video = seen.get("image"), seen.get("video")
                 turn.settings, turn.model = _settings(options), label_of(model)
                 if again:
                     again.mark(turn)

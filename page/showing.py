@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator
+from collections.abc import Callable, Generator, Sequence
 from contextlib import closing
 from typing import Any
 
@@ -19,6 +19,7 @@ from .settings import Settings
 from .told import fault_of
 from .turn import ShownTurn
 
+SHOWN_KINDS = ("image", "video")
 AHEAD_SECONDS = 1.0  # of sound made and not yet heard: then a reply's growth is shown less often
 SPARSE_SECONDS = 0.1
 
@@ -53,6 +54,17 @@ class Showing:
     def session(self, request: gr.Request) -> Session | None:
         """The visitor's session, if there is one."""
         return self.sessions.get(visitor_of(request.session_hash))
+
+    def files_of(self, given: dict, kinds: Sequence[str], visitor: str) -> dict[str, str]:
+        """The paths of what the visitor gave of some kinds.
+
+        Raises:
+            UserError: a file that is not the visitor's.
+        """
+        paths = {kind: path_of(given.get(kind)) for kind in kinds}
+        return {
+            kind: self.sessions.files.check(path, visitor) for kind, path in paths.items() if path
+        }
 
     def fault(self, error: Exception) -> dict:
         """A fault as the status."""

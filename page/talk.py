@@ -9,6 +9,7 @@ from typing import Any
 
 import gradio as gr
 
+from models.contract import SpeechModel
 from models.voice_activity import load_detector
 
 from . import words
@@ -28,6 +29,11 @@ EXAMPLE_FOLDER = Path(__file__).parent.parent / "examples"
 
 def example_recordings() -> list[Path]:
     return sorted(EXAMPLE_FOLDER.glob("*.wav"))
+
+
+def recordings_for(model: SpeechModel) -> list[Path]:
+    """The example recordings, which are Chinese, if the model answers them."""
+    return example_recordings() if "zh" in model.languages else []
 
 
 class TalkTab:
@@ -55,7 +61,7 @@ class TalkTab:
 
     def _build_conversation(self) -> None:
         self._html("bar", words.bar(self.model))
-        recordings = example_recordings()
+        recordings = recordings_for(self.model)
         script = words.asset("chat.js") + words.asset("beside.js")
         self.chat = self._html(
             "chat", words.chat(self.model, recordings), script,

@@ -14,9 +14,7 @@ from .chat import chat_value, cleared_value, nothing_value
 from .checks import check_text
 from .limiter import Readers
 from .session import Session
-from .showing import Showing, Steps, object_of, path_of
-
-SHOWN_KINDS = ("image", "video")
+from .showing import SHOWN_KINDS, Showing, Steps, object_of
 
 
 class Talking:
@@ -38,36 +36,32 @@ class Talking:
     def _answer(self, request: gr.Request, given: object, settings: tuple) -> Steps:
         visitor, said = visitor_of(request.session_hash), object_of(given)
         text = check_text(said.get("text", ""), self.sessions.limits)
-        audio, *shown = (self._file(said.get(kind), visitor) for kind in ("audio", *SHOWN_KINDS))
-        if not (audio or text or any(shown)):
+        files = self.showing.files_of(said, ("audio", *SHOWN_KINDS), visitor)
+        if not (files or text):
             raise UserError("error_nothing_given")
-        image, video = shown
+        audio, image, video = map(files.get, ("audio", *SHOWN_KINDS))
         options = self.settings.options(settings) | {"image": image}
         if not self.readers.is_read(request.session_hash or ""):
             return
         session = self.sessions.open(visitor, self.settings.system_of(settings))
-        if not session.is_prepared(audio, text, *shown):  # else there is nothing to wait for
+        if not session.is_prepared(audio, text, image, video):  # else there is nothing to wait for
             yield {self.status: words.status("busy", "listening")}
         try:
             answer = partial(session.answer, audio, text, video=video, **options)
             yield from self.showing.reply(session, answer)
         except UserError as error:
-            if error.code != "error_no_pictures" or audio:
+            if error.code != "error_no_pictures" or audio or video is None:
                 raise
             answer = partial(session.answer, video, text, **options)  # a recording, called a video
             yield from self.showing.reply(session, answer)
-
-    def _file(self, given: object, visitor: str) -> str | None:
-        path = path_of(given)
-        return self.sessions.files.check(path, visitor) if path else None
 
     def prepare(self, request: gr.Request, given, *system) -> str | dict:
         """Read a recording while the user has not sent it yet."""
         try:
             visitor = visitor_of(request.session_hash)
-            if path := self._file(object_of(given).get("audio"), visitor):
+            if files := self.showing.files_of(object_of(given), ["audio"], visitor):
                 told = self.settings.system(*system)
-                self.sessions.open(visitor, told).prepare(path)
+                self.sessions.open(visitor, told).prepare(files["audio"])
         except UserError as error:
             return self.showing.fault(error)[self.status]
         return gr.skip()

@@ -79,7 +79,8 @@ def head() -> str:
 
 def header(model: SpeechModel) -> str:
     return (
-        f"<header><h1>{both('title')}</h1><p>{both(_of('subtitle', model))}</p></header>"
+        f"<header><h1>{both(_of('title', model))}</h1>"
+        f"<p>{both(_of('subtitle', model))}</p></header>"
         f'<p class="note" role="note">{both("insecure")}</p>'
     )
 
@@ -87,6 +88,11 @@ def header(model: SpeechModel) -> str:
 def _of(key: str, model: SpeechModel) -> str:
     """The key of what is said of a model that answers in tones, or of any other."""
     return key if model.styles else f"{key}_other"
+
+
+def title(model: SpeechModel) -> dict[str, str]:
+    """The page's title by language."""
+    return each(_of("title", model))
 
 
 def bar(model: SpeechModel) -> str:
@@ -116,19 +122,28 @@ def player() -> str:
 
 def chat(model: SpeechModel, recordings: Sequence[Path]) -> str:
     """What chat.js fills."""
-    lead = both(_of("empty", model))
+    lead = both("empty_seeing" if "image" in model.accepts else _of("empty", model))
     return (
         '<div class="log" role="log" aria-live="polite" tabindex="0">'
-        f'<div class="placeholder"><p class="lead">{lead}</p>{examples(recordings)}</div>'
+        f'<div class="placeholder"><p class="lead">{lead}</p>{examples(model, recordings)}</div>'
         "</div>"
     )
 
 
-def examples(recordings: Sequence[Path]) -> str:
+def example_texts(model: SpeechModel) -> dict[str, list[str]]:
+    """What can be written, by the visitor's language: in it where the model speaks it."""
+    spoken = model.languages
+    said = {language: language if language in spoken else spoken[0] for language in LANGUAGES}
+    texts = {"zh": list(EXAMPLES), "en": list(EXAMPLES.values())}
+    return {language: texts[said[language]] for language in LANGUAGES}
+
+
+def examples(model: SpeechModel, recordings: Sequence[Path]) -> str:
     """What can be tried: things to write, and recordings."""
     texts = "".join(
-        _example({"text": text}, f'<span lang="zh">{escape(text)}</span>', gloss)
-        for text, gloss in EXAMPLES.items()
+        _written(language, {"zh": chinese, "en": english}, model.languages)
+        for chinese, english in EXAMPLES.items()
+        for language in model.languages
     )
     sounds = "".join(
         _example(
@@ -147,10 +162,20 @@ def examples(recordings: Sequence[Path]) -> str:
     return shown
 
 
-def _example(given: dict[str, str], content: str, gloss: str = "") -> str:
-    said = f'<span class="en gloss">{escape(gloss)}</span>' if gloss else ""
+def _written(language: str, texts: dict[str, str], spoken: Sequence[str]) -> str:
+    """A text to write: for visitors of its language, or with what it means in the others'."""
+    said = f'<span lang="{language}">{escape(texts[language])}</span>'
+    said += "".join(
+        f'<span class="{other} gloss" lang="{other}">{escape(text)}</span>'
+        for other, text in texts.items()
+        if other not in spoken
+    )
+    return _example({"text": texts[language]}, said, language if len(spoken) > 1 else "")
+
+
+def _example(given: dict[str, str], content: str, only: str = "") -> str:
     data = escape(json.dumps(given))
-    return f'<button type="button" data-example="{data}">{content}{said}</button>'
+    return f'<button type="button" class="{only}" data-example="{data}">{content}</button>'
 
 
 def recording(stem: str) -> dict[str, str]:
@@ -184,7 +209,7 @@ def composer(model: SpeechModel) -> str:
     return (
         f'<div class="composer">{slots}'
         '<textarea id="text" rows="1" data-label="text" '
-        f'data-placeholder="{_of("text_hint", model)}"></textarea>'
+        f'data-placeholder="{_text_hint(model)}"></textarea>'
         f'<div class="keys">{button("upload", upload)}{button("record")}'
         f'<input type="file" accept="{",".join(kinds)}" hidden data-label="{upload}">'
         '<button type="button" class="round" id="hands-free">'
@@ -192,6 +217,11 @@ def composer(model: SpeechModel) -> str:
         f'<button type="button" class="stop" id="stop">{both("stop")}</button>'
         f'<button type="button" class="send" id="send">{both("send")}</button></div></div>'
     )
+
+
+def _text_hint(model: SpeechModel) -> str:
+    """The key of what the text field says."""
+    return f"text_hint_{model.languages[0]}" if len(model.languages) == 1 else "text_hint"
 
 
 def status_line() -> str:

@@ -83,6 +83,7 @@ class FakeModel:
     name, family, device, dtype = "fake", "fake", "cpu", "float32"
     num_parameters, sample_rate, frame_rate = 0, SAMPLE_RATE, FRAME_RATE
     max_input_seconds = 20.0
+    languages: tuple[str, ...] = ("zh",)
     emotions, styles, voices = ("sad",), ("calm",), ()
     accepts = frozenset({"audio", "text"})
     sampling = FakeSampling()

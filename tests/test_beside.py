@@ -48,6 +48,9 @@ def test_another_model_answers_the_same_beside(open_page: Pages, ours: tuple[app
     write(page, "第一句")
     wait_for_reply(page)
     assert heard(page)[0] == {16_000}
+    assert [page.inner_text(f".bot-row .{name}") for name in ("again", "compare")] == [
+        "Again", "Compare",
+    ]  # fmt: skip
     page.click(".bot-row .compare")
     page.select_option(".panel select >> nth=0", "other:float32")
     page.wait_for_selector(".panel label:has-text('Voice') select")

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from fake_model import FakeModel
+from fake_model import FakeConversation, FakeModel
 
 from models.audio import AudioClip, load_audio, resample
 from models.errors import UserError
@@ -137,6 +137,31 @@ def test_two_turns_are_heard_each_with_its_beginning(
     heard = [length for _, length in session.conversation.heard]
     assert len(heard) == 2
     assert all(seconds <= s < seconds + 1 + SILENCE_SECONDS for s in heard)
+
+
+def test_what_is_shown_goes_with_what_is_said(
+    ears: Ears, sessions: Sessions, speech: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+):
+    begun, begin_turn = [], FakeConversation.begin_turn
+
+    def begin(self, text=None, sample_rate=None, **shown):
+        begun.append(shown)
+        return begin_turn(self, text, sample_rate, **shown)
+
+    monkeypatch.setattr(FakeConversation, "begin_turn", begin)
+    picture = sessions.files.make("a.png", lambda path: path.write_bytes(b"png"), "v")
+    wave = torch.cat([silence(0.5), speech, silence(1)])
+    pieces, number = wave.split(RATE // 10), 0
+    for shown in ({"image": picture}, {}):
+        for piece in pieces:
+            ears.hear("v", number, AudioClip(piece, RATE), False, shown)
+            number += 1
+        list(sessions.get("v").answer_heard())
+    first, second = sessions.get("v").turns
+    assert begun == [{"image": picture}, {}]
+    assert (first.image, second.image) == (picture, None)
+    *_, again = sessions.get("v").again(second.name)
+    assert again.reply and again.image is None
 
 
 def test_silence_makes_no_session(ears: Ears, sessions: Sessions):

@@ -27,7 +27,8 @@ COMPOSED = {
     *(f"hands_free_{state}" for state in ("idle", "listening", "thinking", "speaking", "error")),
     *(f"rate_{rating}" for rating in ("good", "bad")),
     *(f"{name}_info" for name in (*SETTINGS, "style", "voice")),
-    *(f"{key}_other" for key in ("subtitle", "empty", "text_hint")),
+    *(f"{key}_other" for key in ("title", "subtitle", "empty")),
+    *(f"text_hint_{language}" for language in STRINGS),
     *(f"error_unknown_{kind}" for kind in ("style", "voice")),
     *(f"error_no_{kind}s" for kind in ("style", "voice")),
     *(f"test_{kind}{part}" for kind in TESTS for part in ("", "_about", "_question", "_compared")),
@@ -59,6 +60,12 @@ def named() -> set[str]:
 def test_every_key_is_used(named):
     assert len(SOURCES) > 50
     assert [key for key in STRINGS["en"] if key not in named | COMPOSED] == []
+
+
+def test_every_word_that_a_script_of_the_page_takes_is_there():
+    scripts = "\n".join(path.read_text(encoding="utf-8") for path in ROOT.glob("page/*.js"))
+    taken = set(re.findall(r"\bwords\.(\w+)(?!\w|\()", scripts))
+    assert len(taken) > 150 and taken <= STRINGS["en"].keys()
 
 
 def test_every_error_that_is_raised_has_a_text(named):

@@ -53,6 +53,7 @@ class MiniOmniModel:
     """
 
     family = "mini_omni"
+    languages: tuple[str, ...] = ("en",)
     accepts = frozenset({"audio", "text"})
     emotions: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()

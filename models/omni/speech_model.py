@@ -38,6 +38,7 @@ class OmniModel:
     """
 
     family = "omni"
+    languages: tuple[str, ...] = ("zh", "en")
     emotions: tuple[str, ...] = ()
     styles: tuple[str, ...] = ()
     accepts = frozenset({"audio", "text", "image", "video"})

@@ -35,6 +35,7 @@ class WestlakeModel:
     """
 
     family = "westlake"
+    languages: tuple[str, ...] = ("zh",)
     accepts = frozenset({"audio", "text"})
     voices: tuple[str, ...] = ()
     sampling_fields: tuple[SamplingField, ...] = SAMPLING_FIELDS

@@ -139,6 +139,22 @@ def test_pictures_are_shown_and_answered_over_several_turns(
     page.wait_for_function(f"JSON.stringify({pictures}) === '[90,90]'")
 
 
+def test_a_picture_goes_with_what_is_said_hands_free(
+    open_page: Pages, ours: tuple[app.Page, str], shown: Path
+):
+    page = open_page("en-US")
+    attach(page, shown, "image")
+    page.click("#hands-free")
+    wait_for_reply(page)
+    page.keyboard.press("Escape")
+    (turn, *_) = session_of(ours[0]).turns
+    assert turn.image and Path(turn.image).name == "shown.png" and turn.audio_seconds > 1
+    segments = session_of(ours[0]).conversation.turns[0].segments
+    assert sum(segment.media is not None for segment in segments) >= 2  # seen and heard
+    assert page.query_selector("#composer .attached:not([hidden])") is None
+    assert page.query_selector("#chat .user-row img")
+
+
 def test_what_cant_be_seen_is_told_and_stays(open_page: Pages, tmp_path: Path):
     page = open_page()
     (tmp_path / "broken.png").write_bytes(b"\x89PNG nonsense")
