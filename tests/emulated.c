@@ -97,9 +97,12 @@ static void call_step(int threads) {
     float *x = memory(), *angles = memory();
     int64_t *lengths = memory(), *rooms = memory(), rows = number(), longest = 0;
     bf16 **caches = room(rows * stack.num_blocks * sizeof(bf16 *));
-    for (int64_t n = 0; n < rows * stack.num_blocks; n++) caches[n] = memory();
+    for (int64_t n = 0; n < rows * stack.num_blocks; n++) {
+        caches[n] = memory();
+        if (!caches[n]) caches[n] = caches[n - stack.num_blocks]; // the row before has the same
+    }
     for (int64_t r = 0; r < rows; r++) longest = lengths[r] > longest ? lengths[r] : longest;
-    char *scratch = room(native_scratch(&stack, rows, longest));
+    char *scratch = room(native_scratch(&stack, rows, longest, threads));
     native_step(&stack, x, angles, caches, lengths, rooms, rows, scratch, threads);
     put(x, rows * stack.dim * 4);
     for (int64_t n = 0; n < rows * stack.num_blocks; n++)
@@ -116,7 +119,7 @@ static void call_codes(int threads) {
     float *settings = memory();
     double *points = memory();
     int64_t rows = number(), count = number(), width = number(), *codes = room(rows * count * 8);
-    char *scratch = room(native_codes_scratch(&head, rows, count));
+    char *scratch = room(native_codes_scratch(&head, rows, count, threads));
     native_codes(
         &head, x, angles, windows, settings, points, rows, count, width, codes, scratch, threads
     );

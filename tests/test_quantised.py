@@ -1,5 +1,6 @@
 """Language models of 8 and 4 bits: what they compute, and their files."""
 
+from collections.abc import Iterator
 from ctypes import CDLL
 from dataclasses import replace
 
@@ -12,6 +13,7 @@ from small_checkpoint import save_small
 
 from models.devices import DTYPES
 from models.errors import UserError
+from models.transformer import KVCache
 from models.transformer.native.compiled import PIECE, load_library
 from models.transformer.quantised import (
     Int4Linear,
@@ -112,6 +114,61 @@ def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype, libra
     pieces = [engine.read(piece, [cache]) for piece in grid[:1].split((11, 1, 18), 2)]
     difference = (torch.cat(pieces, 1) - whole).float().norm(dim=-1)
     assert (difference / whole.float().norm(dim=-1)).max() < 0.05
+
+
+@pytest.fixture
+def threads() -> Iterator[int]:
+    before = torch.get_num_threads()
+    torch.set_num_threads(3)
+    yield 3
+    torch.set_num_threads(before)
+
+
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+def test_what_was_read_is_the_same_to_the_bit_however_it_is_read(model, grid, dtype, native):
+    """At once or one by one, beside others or alone: so no replica's end changes a reply."""
+    check_that_it_reads_alike(quantised(model, dtype, native), grid, (30,), (11, 1, 18), (1,) * 30)
+
+
+def test_threads_read_alike(model, grid, native, threads):
+    """A position needs those before it, which another thread may have."""
+    check_that_it_reads_alike(quantised(model, "int8", native), grid, (30,), (11, 1, 18))
+
+
+def check_that_it_reads_alike(engine: EagerEngine, grid: torch.Tensor, *splits: tuple) -> None:
+    caches = [engine.model.new_cache(30) for _ in range(3)]
+    together = engine.read(grid[[0, 1, 0]], caches)  # more positions than one call of the C file
+    for pieces in splits:
+        cache = engine.model.new_cache(30)
+        alone = [engine.read(piece, [cache]) for piece in grid[:1].split(pieces, 2)]
+        assert torch.equal(torch.cat(alone, 1), together[:1])
+        assert torch.equal(together[2], together[0])
+        for found, expected in zip(held_by(cache), held_by(caches[0]), strict=True):
+            assert torch.equal(found, expected)
+
+
+def held_by(cache: KVCache) -> list[torch.Tensor]:
+    """Each layer's keys and values."""
+    return [cache._layers[layer][:, :, : cache.length] for layer in range(CONFIG.n_layer)]
+
+
+@pytest.mark.parametrize("number", [torch.nan, -torch.nan, torch.inf, -torch.inf])
+@pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
+def test_no_input_that_is_not_finite_is_lost(kind, number, library):
+    """Wherever it stands, its row is not finite; the others are as they were."""
+    weight = torch.randn(16, 192, generator=torch.Generator().manual_seed(0))
+    weights = quantise_weights({"wo.weight": weight, "lm_head.weight": weight}, "int4", None)
+    name = "wo" if kind is Int4Linear else "lm_head"
+    layer = layer_of(kind, weights[f"{name}.weight"], weights[f"{name}.scale"], None, library)
+    x = torch.randn(6, 192, generator=torch.Generator().manual_seed(1)).bfloat16()
+    before = layer(x)
+    for row, place in enumerate((0, 37, 100, 127, 128, 191)):
+        damaged = x.clone()
+        damaged[row, place] = number
+        after = layer(damaged)
+        assert not after[row].isfinite().any(), place
+        others = [other for other in range(6) if other != row]
+        assert torch.equal(after[others], before[others])
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)

@@ -19,6 +19,7 @@ from gradio_client.exceptions import AppError
 from page_client import served
 
 from models.load import load_model
+from models.transformer.native import load_library
 from page.limits import Limits
 from page.options import parse_arguments
 
@@ -26,12 +27,19 @@ ray = pytest.importorskip("ray", reason="Ray is not installed")
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 NUM_CONVERSATIONS, NUM_TURNS = 8, 5
 KILLED_AFTER = 12  # replies
-DTYPE = "float32"  # int8 rounds columns that are read again at once otherwise than one by one
+DTYPES = ("int8", "float32")
 TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
 
 
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[tuple]:
+@pytest.fixture(params=DTYPES)
+def dtype(request: pytest.FixtureRequest) -> str:
+    if request.param == "int8" and load_library() is None:
+        pytest.skip("native.c can't be compiled here")
+    return request.param
+
+
+@pytest.fixture
+def cluster(dtype: str) -> Iterator[tuple]:
     """The address of a page with two replicas of the model, and a handle to them."""
     from ray import serve
 
@@ -43,7 +51,7 @@ def cluster() -> Iterator[tuple]:
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     limits = ["--reply-seconds", "1", "--max-replies", "8"]
-    options = parse_arguments(["--dtype", DTYPE, *limits], {})
+    options = parse_arguments(["--dtype", dtype, *limits], {})
     serve.run(build(options, 2, 2), route_prefix="/")
     yield f"http://127.0.0.1:{port}/", serve.get_deployment_handle("model", "default")
     serve.shutdown()
@@ -79,7 +87,7 @@ def processes(handle) -> set[int]:
     return {answer.result()["process"] for answer in asked}
 
 
-def test_a_killed_replica_costs_no_reply(cluster: tuple, tmp_path: Path):
+def test_a_killed_replica_costs_no_reply(cluster: tuple, dtype: str, tmp_path: Path):
     url, handle = cluster
     before, done, killed = processes(handle), [], []
     assert len(before) == 2
@@ -96,7 +104,7 @@ def test_a_killed_replica_costs_no_reply(cluster: tuple, tmp_path: Path):
         made = list(pool.map(lambda number: talk(url, number, done), range(NUM_CONVERSATIONS)))
     assert len(done) == NUM_CONVERSATIONS * NUM_TURNS
     assert killed and killed[0] not in processes(handle)
-    model = load_model("tiny", dtype=DTYPE)
+    model = load_model("tiny", dtype=dtype)
     model.warm_up()
     with served(model, Limits(reply_seconds=1), tmp_path) as (_, alone):
         for number, replies in enumerate(made):

@@ -10,6 +10,9 @@ from safetensors.torch import save_file
 from small import small_model
 
 from models.errors import UserError
+from models.load import load_model
+from models.transformer.native import load_library
+from models.westlake.dual_ar import SamplingConfig
 from models.westlake.speech_model import WestlakeModel
 
 
@@ -29,6 +32,22 @@ def test_a_saved_conversation_goes_on_identically(model, tmp_path):
         left, right = (answer(c, text=text) for c in (conversation, restored))
         np.testing.assert_allclose(left, right, atol=1e-4)
     assert torch.equal(restored.columns, conversation.columns)
+
+
+@pytest.mark.skipif(load_library() is None, reason="native.c can't be compiled here")
+def test_in_few_bits_it_goes_on_to_the_bit(tmp_path):
+    """So it is where a replica dies: another one reads the columns, all at once."""
+    model = load_model("tiny", dtype="int8")
+    conversation = model.new_conversation()
+    for seed, text in enumerate(("最近心情不好，能聊聊吗？", "你好")):
+        answer(conversation, 12, SamplingConfig(seed=seed), audio=clip(0.5, seed), text=text)
+    conversation.save(tmp_path / "talk")
+    restored = model.load_conversation(tmp_path / "talk")
+    left, right = (answer(c, 30, text="我并不喜欢现在的工作。") for c in (conversation, restored))
+    assert len(left) and np.array_equal(left, right)
+    for one, other in zip(conversation.cache._layers, restored.cache._layers, strict=True):
+        length = restored.cache.length
+        assert torch.equal(one[:, :, :length], other[:, :, :length])
 
 
 def test_an_empty_conversation_can_be_saved(model, tmp_path):

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..logits import check_logits
-from ..transformer import KVCache
+from ..transformer import KVCache, Stack
 from ..transformer.native import MAX_HEAD, NativeStack
 from ..transformer.quantised import Int8Linear
 from .config import NUM_CODEBOOKS
@@ -19,7 +19,7 @@ from .model import MiniOmniTransformer
 class Engine:
     """A model's columns, read, and the likeliest tokens after them.
 
-    Prefill is PyTorch's; single positions of a model of few bits are stepped in C.
+    Those of a model of few bits are read in C.
 
     Args:
         model: whose weights are in place.
@@ -31,13 +31,13 @@ class Engine:
         num_text = model.config.text_vocab_size
         self._text_head = _part_of_head(model, slice(0, num_text))
         self._audio_head = _part_of_head(model, slice(num_text, None))
-        self._step: NativeStack | None = None
+        self._layers: Stack | NativeStack = model.layers
         if library is not None and model.config.stack.head_dim <= MAX_HEAD:
-            self._step = NativeStack(library, model.layers)
+            self._layers = NativeStack(library, model.layers)
 
     @property
     def name(self) -> str:
-        return "eager" if self._step is None else "native"
+        return "native" if isinstance(self._layers, NativeStack) else "eager"
 
     def read(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Let the stack read columns.
@@ -52,13 +52,7 @@ class Engine:
         Raises:
             ValueError: more columns than a cache has room for.
         """
-        if self._step is None or x.shape[1] > 1:
-            return self.model.layers(x, caches)
-        self.model.layers.check_room(1, caches)
-        hidden = self._step(x[:, 0], caches)[:, None]
-        for cache in caches:
-            cache.advance(1)
-        return hidden
+        return self._layers(x, caches)
 
     def text(self, hidden: Tensor) -> Tensor:
         """The likeliest text token after hidden [B, dim]: [B] long.
@@ -82,7 +76,7 @@ class Engine:
 
     def _normed(self, hidden: Tensor) -> Tensor:
         # In C the logits come in the dtype of the input, and in bfloat16 the likeliest would tie.
-        return self.model.norm(hidden if self._step is None else hidden.float())
+        return self.model.norm(hidden.float() if self.name == "native" else hidden)
 
 
 def _part_of_head(model: MiniOmniTransformer, rows: slice) -> Callable[[Tensor], Tensor]:

@@ -238,12 +238,12 @@ def _declared(library: CDLL) -> CDLL:
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
-    for scratch, num_sizes in (
-        (library.native_product_scratch, 1),
-        (library.native_scratch, 2),
-        (library.native_codes_scratch, 2),
+    for scratch, sizes in (
+        (library.native_product_scratch, [c_int64]),
+        (library.native_scratch, [c_int64, c_int64, c_int]),
+        (library.native_codes_scratch, [c_int64, c_int64, c_int]),
     ):
-        scratch.argtypes = [c_void_p] + [c_int64] * num_sizes
+        scratch.argtypes = [c_void_p, *sizes]
         scratch.restype = c_int64
     return library
 

@@ -104,11 +104,12 @@ static float largest_of(const float *x, int64_t size) {
     return largest_lane(largest);
 }
 
+// NaN remains what it is.
 static float power_of_two_above(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);
     bits = (bits + 0x7fffff) & 0x7f800000;
-    memcpy(&x, &bits, 4);
+    if (x == x) memcpy(&x, &bits, 4);
     return x;
 }
 
@@ -383,10 +384,8 @@ static void step_task(void *data, int thread, int threads) {
         meet();
         for (int64_t pair = thread; pair < rows * kv_heads; pair += threads) {
             int64_t r = pair / kv_heads, head = pair % kv_heads;
-            float *q = heads + (r * num_heads + head * queries) * size;
             float *k = heads + (r * num_heads + stack->heads + head) * size;
             float *v = k + kv_heads * size;
-            for (int64_t n = 0; n < queries; n++) rotate(q + n * size, angles + r * size, size);
             rotate(k, angles + r * size, size);
             bf16 *keys = task->caches[r * stack->num_blocks + b] + head * rooms[r] * size;
             bf16 *values = keys + kv_heads * rooms[r] * size;
@@ -394,7 +393,15 @@ static void step_task(void *data, int thread, int threads) {
                 keys[lengths[r] * size + i] = to_bf16(k[i]);
                 values[lengths[r] * size + i] = to_bf16(v[i]);
             }
-            float *own = scores + pair * BLOCK * (longest + BLOCK);
+        }
+        if (rows > 1) meet(); // they may be positions of one conversation
+        for (int64_t pair = thread; pair < rows * kv_heads; pair += threads) {
+            int64_t r = pair / kv_heads, head = pair % kv_heads;
+            float *q = heads + (r * num_heads + head * queries) * size;
+            for (int64_t n = 0; n < queries; n++) rotate(q + n * size, angles + r * size, size);
+            const bf16 *keys = task->caches[r * stack->num_blocks + b] + head * rooms[r] * size;
+            const bf16 *values = keys + kv_heads * rooms[r] * size;
+            float *own = scores + thread * BLOCK * (longest + BLOCK);
             float *y = normed + r * dim + head * queries * size;
             if (size == 64) attend(q, keys, values, queries, lengths[r] + 1, 64, own, y);
             else attend(q, keys, values, queries, lengths[r] + 1, size, own, y);
@@ -429,32 +436,34 @@ static void step_task(void *data, int thread, int threads) {
 
 // One position of each row through all blocks; x [rows, dim] float32 is replaced.
 //
+// Rows with the same caches are positions of one conversation, one after another. What a row gives
+// does not depend on the others, but for those before it in the same caches.
+//
 // angles: [rows, head_dim / 2, 2]. caches: of each row and block, bf16 [2 * kv_heads, room,
-// head_dim], keys first. lengths: of each row, positions that its caches hold; rooms: can hold.
-// Scratch: 64-byte aligned, native_scratch(stack, rows, longest length) bytes.
+// head_dim], keys first. lengths: of each row, positions that are before it; rooms: that its caches
+// can hold. Scratch: 64-byte aligned, native_scratch(stack, rows, longest length, threads) bytes.
 void native_step(
     const Stack *stack, float *x, const float *angles, bf16 *const *caches, const int64_t *lengths,
     const int64_t *rooms, int64_t rows, char *scratch, int threads
 ) {
-    int64_t dim = stack->dim, kv_heads = stack->kv_heads;
-    int64_t num_heads = stack->heads + 2 * kv_heads, longest = 0;
+    int64_t dim = stack->dim, num_heads = stack->heads + 2 * stack->kv_heads, longest = 0;
     for (int64_t r = 0; r < rows; r++) longest = lengths[r] > longest ? lengths[r] : longest;
     Step task = {stack, x, angles, caches, lengths, rooms, rows, longest};
     task.normed = take(&scratch, rows * dim * sizeof(float));
     task.heads = take(&scratch, rows * num_heads * stack->head_dim * sizeof(float));
     task.change = take(&scratch, rows * dim * sizeof(float));
     task.gates = take(&scratch, rows * 2 * stack->hidden * sizeof(float));
-    task.scores = take(&scratch, rows * kv_heads * BLOCK * (longest + BLOCK) * sizeof(float));
+    task.scores = take(&scratch, threads * BLOCK * (longest + BLOCK) * sizeof(float));
     task.in = take_inputs(&scratch, rows, dim);
     task.wide = take_inputs(&scratch, rows, stack->hidden);
     together(step_task, &task, threads);
 }
 
-int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest) {
+int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest, int threads) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
-                     2 * stack->hidden + stack->kv_heads * BLOCK * (longest + BLOCK);
-    return rows * floats * 4 + inputs_bytes(rows, stack->dim) + inputs_bytes(rows, stack->hidden) +
-           5 * 64;
+                     2 * stack->hidden;
+    return rows * floats * 4 + threads * BLOCK * (longest + BLOCK) * 4 +
+           inputs_bytes(rows, stack->dim) + inputs_bytes(rows, stack->hidden) + 5 * 64;
 }
 
 typedef struct {
@@ -608,7 +617,7 @@ void native_draw(
 // follows from, is replaced.
 //
 // angles: [count, head_dim / 2, 2]. windows: [rows, count, width] and points: [rows, count]; else as
-// for native_draw. Scratch: 64-byte aligned, native_codes_scratch(head, rows, count) bytes.
+// for native_draw. Scratch: 64-byte aligned, native_codes_scratch(head, rows, count, threads) bytes.
 void native_codes(
     const Head *head, float *x, const float *angles, const int64_t *windows, const float *settings,
     const double *points, int64_t rows, int64_t count, int64_t width, int64_t *codes, char *scratch,
@@ -648,12 +657,13 @@ void native_codes(
     }
 }
 
-int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count) {
+int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int threads) {
     const Stack *stack = &head->stack;
     int64_t cache = 2 * stack->kv_heads * count * stack->head_dim * sizeof(bf16) + 64 + sizeof(bf16 *);
     int64_t row = head->output.outputs * 4 + (stack->head_dim + stack->dim) * 4 +
                   stack->num_blocks * cache + 2 * sizeof(int64_t);
-    return rows * row + head->output.outputs * 4 + 7 * 64 + native_scratch(stack, rows, count);
+    return rows * row + head->output.outputs * 4 + 7 * 64 +
+           native_scratch(stack, rows, count, threads);
 }
 
 // The instruction set that it is compiled for.

@@ -29,7 +29,9 @@ static INLINE floats first_lane(float x) { return _mm256_zextps128_ps256(_mm_set
 
 static INLINE floats magnitude(floats x) { return _mm256_andnot_ps(splat(-0.0f), x); }
 
-static INLINE floats larger(floats a, floats b) { return _mm256_max_ps(a, b); }
+static INLINE floats larger(floats a, floats b) {
+    return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
+}
 
 static INLINE quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
 
@@ -78,9 +80,11 @@ static INLINE void write_bytes(int8_t *to, ints x) {
 }
 
 static INLINE float largest_lane(floats x) {
-    __m128 four = _mm_max_ps(_mm256_castps256_ps128(x), _mm256_extractf128_ps(x, 1));
-    __m128 two = _mm_max_ps(four, _mm_movehl_ps(four, four));
-    return _mm_cvtss_f32(_mm_max_ss(two, _mm_movehdup_ps(two)));
+    __m256i bits = _mm256_castps_si256(x);
+    __m128i four = _mm_max_epu32(_mm256_castsi256_si128(bits), _mm256_extracti128_si256(bits, 1));
+    __m128i two = _mm_max_epu32(four, _mm_shuffle_epi32(four, _MM_SHUFFLE(1, 0, 3, 2)));
+    __m128i one = _mm_max_epu32(two, _mm_shuffle_epi32(two, _MM_SHUFFLE(2, 3, 0, 1)));
+    return _mm_cvtss_f32(_mm_castsi128_ps(one));
 }
 
 static INLINE float sum_lanes(floats x) {

@@ -25,7 +25,10 @@ static INLINE floats first_lane(float x) { return _mm512_zextps128_ps512(_mm_set
 
 static INLINE floats magnitude(floats x) { return _mm512_abs_ps(x); }
 
-static INLINE floats larger(floats a, floats b) { return _mm512_max_ps(a, b); }
+// The larger of two magnitudes. Their bits have the same order, in which NaN is the largest.
+static INLINE floats larger(floats a, floats b) {
+    return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
+}
 
 static INLINE quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
 
@@ -67,7 +70,12 @@ static INLINE void write_bytes(int8_t *to, ints x) {
     _mm_store_si128((__m128i *)to, _mm512_cvtepi32_epi8((__m512i)x));
 }
 
-static INLINE float largest_lane(floats x) { return _mm512_reduce_max_ps(x); }
+static INLINE float largest_lane(floats x) {
+    uint32_t bits = _mm512_reduce_max_epu32(_mm512_castps_si512(x));
+    float largest;
+    memcpy(&largest, &bits, 4);
+    return largest;
+}
 
 static INLINE float sum_lanes(floats x) { return _mm512_reduce_add_ps(x); }
 

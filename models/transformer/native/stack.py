@@ -1,16 +1,17 @@
-"""A decode step through a stack of quantised blocks, in C."""
+"""A stack of quantised blocks, in C: prefill and decode steps, which round alike."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from ctypes import CDLL, addressof, c_int64, c_void_p
+from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from ..blocks import Stack
 from ..cache import KVCache
-from .compiled import BlockStruct, NativeLinear, StackStruct, pointer_of, scratch_of
+from .compiled import PIECE, BlockStruct, NativeLinear, StackStruct, pointer_of, scratch_of
 
 MAX_HEAD = 256  # as in the C file
 
@@ -25,7 +26,7 @@ class NativeStack:
 
     def __init__(self, library: CDLL, stack: Stack) -> None:
         config = stack.config
-        self.compiled = library
+        self.compiled, self.stack = library, stack
         self.angles = stack.rope[:, 1].contiguous()
         blocks = [
             BlockStruct(
@@ -55,32 +56,65 @@ class NativeStack:
         )
 
     def __call__(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        """Run one position of each row, and append it to the caches, which do not advance.
+        """Run the blocks over new positions, as the stack itself does.
+
+        A position gives the same, to the bit, whatever is read beside it.
 
         Args:
-            x: [B, dim].
-            caches: bfloat16, of B rows in all.
+            x: [B, T, dim].
+            caches: bfloat16, of B rows in all, to which the T new positions are appended.
 
         Returns:
-            [B, dim].
+            [B, T, dim].
+
+        Raises:
+            ValueError: more positions than a cache has room for.
         """
-        pointers, lengths, rooms = [], [], []
+        num_new = x.shape[1]
+        self.stack.check_room(num_new, caches)
+        rows = [
+            _Position(row, cache.length + position, cache.max_len)
+            for cache in caches
+            for row in _rows(cache.pointers(), cache.num_rows)
+            for position in range(num_new)
+        ]
+        hidden = x.flatten(0, 1)
+        pieces = range(0, len(rows), PIECE)
+        parts = [self._run(hidden[n : n + PIECE], rows[n : n + PIECE]) for n in pieces]
         for cache in caches:
-            pointers += cache.pointers()
-            lengths += [cache.length] * cache.num_rows
-            rooms += [cache.max_len] * cache.num_rows
-        angles = self.angles[lengths]
-        num_rows, stack = len(x), addressof(self.struct)
+            cache.advance(num_new)
+        return torch.cat(parts).view_as(x)
+
+    def _run(self, x: Tensor, rows: Sequence[_Position]) -> Tensor:
+        """Run positions [N, dim], those of one row in their order."""
+        lengths = [row.length for row in rows]
+        pointers = [pointer for row in rows for pointer in row.pointers]
+        angles, threads = self.angles[lengths], torch.get_num_threads()
+        num_rows, stack = len(rows), addressof(self.struct)
         hidden, scratch = scratch_of(
-            x.shape, self.compiled.native_scratch(stack, num_rows, max(lengths))
+            x.shape, self.compiled.native_scratch(stack, num_rows, max(lengths), threads)
         )
         hidden.copy_(x)
         self.compiled.native_step(
             stack, hidden.data_ptr(), angles.data_ptr(), (c_void_p * len(pointers))(*pointers),
-            (c_int64 * num_rows)(*lengths), (c_int64 * num_rows)(*rooms), num_rows,
-            scratch.data_ptr(), torch.get_num_threads(),
+            (c_int64 * num_rows)(*lengths), (c_int64 * num_rows)(*(row.room for row in rows)),
+            num_rows, scratch.data_ptr(), threads,
         )  # fmt: skip
         return hidden.to(x.dtype, copy=True)
+
+
+class _Position(NamedTuple):
+    """A new position of a row: where the row's caches lie, how much is before it, how much fits."""
+
+    pointers: Sequence[int]
+    length: int
+    room: int
+
+
+def _rows(pointers: Sequence[int], num_rows: int) -> Iterator[Sequence[int]]:
+    """A cache's pointers, row by row."""
+    size = len(pointers) // num_rows
+    return (pointers[n : n + size] for n in range(0, len(pointers), size))
 
 
 def native_form(layer: nn.Module) -> NativeLinear:

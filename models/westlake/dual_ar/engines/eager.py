@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 from torch import Tensor
@@ -58,25 +58,6 @@ class EagerEngine:
             [B, K] long.
         """
         return draw_codes(self.model, hidden, windows, settings, points)
-
-
-class SteppingEngine(EagerEngine):
-    """An engine with a way of its own for decode steps.
-
-    `step` takes x [B, dim] and caches of B rows, which it appends to but does not advance, and
-    returns [B, dim].
-    """
-
-    step: Callable[[Tensor, Sequence[KVCache]], Tensor]
-
-    def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        if grid.shape[2] > 1:
-            return super().read(grid, caches)
-        self.model.layers.check_room(1, caches)
-        hidden = self.step(self.model.embed(grid)[:, 0], caches)[:, None]
-        for cache in caches:
-            cache.advance(1)
-        return hidden
 
 
 def draw_codes(

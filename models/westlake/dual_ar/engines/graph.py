@@ -15,7 +15,7 @@ from torch import Tensor
 
 from ....transformer import Block, KVCache, Stack
 from ..model import DualARTransformer
-from .eager import SteppingEngine, draw_codes
+from .eager import EagerEngine, draw_codes
 
 WARM_UP_RUNS = 2  # in which libraries allocate what a graph can't
 
@@ -80,7 +80,15 @@ class GraphedStack:
         self.end = record(blocks[-1].after_attention)
 
     def __call__(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        """See `SteppingEngine`."""
+        """Run one new position of each row.
+
+        Args:
+            x: [B, dim].
+            caches: of B rows, which are appended to but do not advance.
+
+        Returns:
+            [B, dim].
+        """
         rope = self.stack.rope_at(caches, 1)
         heads = self.begin(x, rope)
         for layer, between in enumerate(self.between):
@@ -97,7 +105,7 @@ def _between(
     return x, after.before_attention(x, rope)
 
 
-class GraphEngine(SteppingEngine):
+class GraphEngine(EagerEngine):
     """`EagerEngine`, whose decode steps and codes are CUDA graphs.
 
     Args:
@@ -113,8 +121,17 @@ class GraphEngine(SteppingEngine):
         record: Callable[[Callable], Callable[..., Result]] = Graphed,
     ) -> None:
         super().__init__(model)
-        self.step = GraphedStack(model.layers, record)
+        self._step = GraphedStack(model.layers, record)
         self._draw_codes = record(partial(draw_codes, model))
+
+    def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        if grid.shape[2] > 1:
+            return super().read(grid, caches)
+        self.model.layers.check_room(1, caches)
+        hidden = self._step(self.model.embed(grid)[:, 0], caches)[:, None]
+        for cache in caches:
+            cache.advance(1)
+        return hidden
 
     def draw_codes(
         self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor

@@ -1,16 +1,17 @@
-"""The engine in C, for quantised models: a decode step through the layers, a draw, a frame's codes.
+"""The engine in C, for quantised models: columns through the layers, a draw, a frame's codes.
 
 For single positions PyTorch's own overhead is the most; here each of the three is one call.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ctypes import CDLL, addressof
 
 import torch
 from torch import Tensor
 
-from ....transformer import Stack
+from ....transformer import KVCache, Stack
 from ....transformer.native import (
     HeadStruct,
     NativeLinear,
@@ -20,11 +21,11 @@ from ....transformer.native import (
     scratch_of,
 )
 from ..model import DualARTransformer
-from .eager import SteppingEngine
+from .eager import EagerEngine
 
 
-class NativeEngine(SteppingEngine):
-    """`EagerEngine`, whose decode steps and draws are made in C.
+class NativeEngine(EagerEngine):
+    """`EagerEngine` in C; a conversation gives the same however its columns are read.
 
     Args:
         model: of quantised layers that are prepared with the library.
@@ -35,7 +36,7 @@ class NativeEngine(SteppingEngine):
 
     def __init__(self, model: DualARTransformer, library: CDLL) -> None:
         super().__init__(model)
-        self.step = NativeStack(library, model.layers)
+        self._layers = NativeStack(library, model.layers)
         self._draw = NativeDraw(library)
         self._draw_codes = NativeCodes(
             library,
@@ -44,6 +45,9 @@ class NativeEngine(SteppingEngine):
             native_form(model.fast_output),
             model.fast_embeddings.weight,
         )
+
+    def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
+        return self._layers(self.model.embed(grid), caches)
 
     def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
         return self._draw(logits, window, settings, points)
@@ -110,7 +114,8 @@ class NativeCodes:
         codes = torch.empty(points.shape, dtype=torch.long)
         head = addressof(self.struct)
         x, scratch = scratch_of(
-            hidden.shape, self.compiled.native_codes_scratch(head, *codes.shape)
+            hidden.shape,
+            self.compiled.native_codes_scratch(head, *codes.shape, torch.get_num_threads()),
         )
         x.copy_(hidden)
         self.compiled.native_codes(
