@@ -31,6 +31,7 @@ from page import metrics, server, words  # noqa: E402
 from page.api import Api  # noqa: E402
 from page.calls import MODEL, Calls  # noqa: E402
 from page.compare import OPEN_TEST, CompareTab  # noqa: E402
+from page.connections import bound_idle  # noqa: E402
 from page.entrance import Entrance  # noqa: E402
 from page.files import Files  # noqa: E402
 from page.gate import Gate  # noqa: E402
@@ -136,13 +137,15 @@ class Page:
         Returns:
             Its address on this machine.
         """
-        return self.demo.launch(
+        _, url, _ = self.demo.launch(
             prevent_thread_lock=True,
             max_threads=MAX_THREADS,
             state_session_capacity=256,
             **self._served(is_host),
             **options,
-        )[1]
+        )
+        bound_idle(self.demo.server.config, self.limits)
+        return url
 
     def asgi(self, is_host: Callable[[str], bool], root_path: str = "") -> FastAPI:
         """The page for a server of somebody else's; `is_host` as of `launch`."""
