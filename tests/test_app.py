@@ -328,6 +328,21 @@ def test_elsewhere_the_log_holds_no_words():
         assert server.is_public(options.parse_arguments(arguments, {}), environment)
 
 
+def test_a_page_for_others_is_made_to_log_no_words(monkeypatch: pytest.MonkeyPatch):
+    seen = []
+
+    def made(*given: object, log_content: bool, **options: object) -> None:
+        seen.append(log_content)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(app, "load_model", lambda *arguments: FakeModel())
+    monkeypatch.setattr(app, "Page", made)
+    everywhere = ["--host", "0.0.0.0"]
+    for arguments in ([], everywhere, ["--share"], [*everywhere, "--log-content"]):
+        assert app.main([*arguments, "--port", str(free_port())]) == 130
+    assert seen == [True, False, False, True]
+
+
 def test_a_served_page_logs_no_words(model: SpeechModel, capfd: pytest.CaptureFixture):
     lines: list[str] = []
     sink = logger.add(lines.append)

@@ -157,6 +157,13 @@ def test_samples_of_all_channels_are_counted_before_they_are_decoded(monkeypatch
     assert code_of(io.BytesIO(content)) == "error_sound_values"
 
 
+def test_samples_of_all_channels_are_counted_where_no_length_is_promised(monkeypatch):
+    content = piped_flac(np.stack([voice(3)] * 4, axis=1))
+    assert load_audio(io.BytesIO(content)).seconds == 3
+    monkeypatch.setattr("models.audio.MAX_VALUES", 2 * len(voice(3)))
+    assert code_of(io.BytesIO(content)) == "error_sound_values"
+
+
 @pytest.mark.parametrize("value", [0, -1, float("nan"), float("inf"), "60", None])
 def test_the_limit_itself_is_a_positive_number(value):
     assert code_of((RATE, voice(1)), max_seconds=value) == "error_max_seconds"
