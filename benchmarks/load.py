@@ -1,12 +1,14 @@
 """Many users at once: python -m benchmarks.load --users 16 --turns 20
 
-The page runs in a process of its own; each user is a gradio_client with a conversation, who asks as
-soon as the last reply is there. Afterwards every conversation is had once more, alone and with the
-same seeds: each reply must be the same, sample by sample. Then one user has a long conversation, in
-which memory must not grow. With --tabs, so many more users come, say one line and leave.
+The page runs in a process of its own. One user has a conversation, then four at once, then all;
+each asks as soon as the last reply is there. Four more hear each reply before they ask again.
+Every reply must be, sample by sample, what the model alone gives with the same seed. Then one user
+has a long conversation, and tabs are opened, spoken in and closed, in which memory must not grow.
 """
 
 import argparse
+import dataclasses
+import math
 import os
 import socket
 import statistics
@@ -15,21 +17,28 @@ import sys
 import tempfile
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-import soundfile
-from gradio_client import Client
+
+from models.audio import to_pcm16
+from models.contract import ReplyOptions, SpeechModel
+from models.load import load_model
 
 from .common import checkpoint_folder, report
+from .visitor import API, READ_SECONDS, Clock, Spoken, TimeIsUpError, Visitor, told_bars
 
 ROOT = Path(__file__).parents[1]
-EARLY_TURN = 20  # after which memory has reached its size
-START_SECONDS, BUSY_SECONDS, BUSY = 600, 0.2, "busy"
+AT_ONCE = 4  # replies that the page makes at the same time
+FEW_TURNS = 10  # of each user in the smaller rounds
+EARLY = 20  # turns, or tabs, after which memory has reached its size
+CHUNK_FRAMES = 1024  # as of the page's API
+STOP_SECONDS, GONE_SECONDS = 30, 40
+LAST_LINES = 20  # of the page's log, shown when it fails
 TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
 
 
@@ -54,32 +63,42 @@ class Server:
 
 
 @contextmanager
-def served(checkpoint: str, options: list[str]) -> Iterator[Server]:
+def served(options: list[str], clock: Clock) -> Iterator[Server]:
     with socket.socket() as trial, tempfile.TemporaryDirectory() as folder:
         trial.bind(("127.0.0.1", 0))
         port = str(trial.getsockname()[1])
         trial.close()
-        process = subprocess.Popen(
-            [sys.executable, "app.py", "--port", port, "--checkpoint", checkpoint, *options],
-            cwd=ROOT,
-            env={**os.environ, "TMPDIR": folder},
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+        log = Path(folder) / "log"
+        with log.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "app.py", "--port", port, *options],
+                cwd=ROOT,
+                env={**os.environ, "TMPDIR": folder},
+                stdout=file,
+                stderr=file,
+            )
         url = f"http://127.0.0.1:{port}/"
         try:
-            _wait(process, f"{url}healthz")
+            clock.begin("the page starts", 1)
+            _wait(process, f"{url}healthz", clock)
             yield Server(process, url, Path(folder))
+        except BaseException:
+            print(*log.read_text().splitlines()[-LAST_LINES:], sep="\n", file=sys.stderr)
+            raise
         finally:
             process.terminate()
-            process.wait(60)
+            try:
+                process.wait(STOP_SECONDS)
+            except subprocess.TimeoutExpired:
+                process.kill()
+                process.wait()
 
 
-def _wait(process: subprocess.Popen, url: str) -> None:
-    end = time.monotonic() + START_SECONDS
-    while time.monotonic() < end and process.poll() is None:
+def _wait(process: subprocess.Popen, url: str, clock: Clock) -> None:
+    while process.poll() is None:
+        clock.check()
         with suppress(OSError):
-            urllib.request.urlopen(url)
+            urllib.request.urlopen(url, timeout=READ_SECONDS)
             return
         time.sleep(0.1)
     sys.exit("the page did not start")
@@ -87,119 +106,208 @@ def _wait(process: subprocess.Popen, url: str) -> None:
 
 @dataclass
 class User:
-    """Somebody who talks: the replies, and how long they took."""
+    """Somebody who talks: the replies as they came, after which seconds."""
 
     number: int
-    replies: list[np.ndarray] = field(default_factory=list)
-    first_sounds: list[float] = field(default_factory=list)
-    num_refused: int = 0
-    seconds_spoken: float = 0.0
+    replies: list[Spoken] = field(default_factory=list)
 
-    def talk(
-        self, url: str, num_turns: int, after: Callable[[int], None] = lambda turn: None
-    ) -> "User":
-        client = Client(url, verbose=False)
+    def talk(self, url: str, num_turns: int, clock: Clock, listens: bool = False) -> "User":
+        """Have a conversation; with `listens`, each reply is heard before the next turn."""
+        visitor = Visitor(url, clock)
         for turn in range(num_turns):
-            self._turn(client, TEXTS[(self.number + turn) % len(TEXTS)], 1000 * self.number + turn)
-            after(turn + 1)
-        client.close()
+            spoken = visitor.speak(*self.asked(turn), "load")
+            self.replies.append(spoken)
+            clock.count()
+            if listens:
+                time.sleep(max(0.0, spoken.speech_seconds - spoken.seconds + spoken.first))
         return self
 
-    def _turn(self, client: Client, text: str, seed: int) -> None:
-        wavs: list[str] = []
-        started, first = time.perf_counter(), 0.0
-        while not wavs:
-            try:
-                job = client.submit(text=text, seed=seed, conversation="load", api_name="/speak")
-                for _, wav in job:
-                    first = first or time.perf_counter() - started
-                    wavs.append(wav)
-                job.result()
-            except Exception as error:  # httpx's and gradio_client's have no common type
-                if BUSY not in str(error) or wavs:
-                    raise
-                self.num_refused += 1
-                time.sleep(BUSY_SECONDS)  # as its user would, who was told to wait
-        self.first_sounds.append(first)
-        samples, sample_rate = soundfile.read(wavs[-1], dtype="int16")
-        self.replies.append(samples)
-        self.seconds_spoken += len(samples) / sample_rate
+    def asked(self, turn: int) -> tuple[str, int]:
+        """What is said in a turn, and the seed."""
+        return TEXTS[(self.number + turn) % len(TEXTS)], 1000 * self.number + turn
 
 
-def all_at_once(url: str, num_users: int, num_turns: int) -> list[User]:
-    with ThreadPoolExecutor(num_users) as pool:
-        return list(pool.map(lambda number: User(number).talk(url, num_turns), range(num_users)))
+@dataclass
+class Round:
+    """Users who talk at the same time."""
+
+    users: list[User]
+    seconds: float
+
+    @property
+    def replies(self) -> list[Spoken]:
+        return [reply for user in self.users for reply in user.replies]
+
+    def first(self, percent: float) -> float:
+        return float(np.percentile([reply.first for reply in self.replies], percent))
+
+    @property
+    def turn_seconds(self) -> float:
+        return statistics.median(reply.seconds for reply in self.replies)
 
 
-def num_different(server: Server, users: list[User], num_turns: int) -> int:
-    """Replies that are not those of the same conversations had alone."""
+def all_at_once(
+    url: str, numbers: range, num_turns: int, clock: Clock, listens: bool = False
+) -> Round:
+    name = f"{len(numbers)} users, {num_turns} turns each" + (", heard" if listens else "")
+    clock.begin(name, len(numbers) * num_turns)
+    started = time.perf_counter()
+    with ThreadPoolExecutor(len(numbers)) as pool:
+        users = list(
+            pool.map(lambda number: User(number).talk(url, num_turns, clock, listens), numbers)
+        )
+    return Round(users, time.perf_counter() - started)
+
+
+def num_different(model: SpeechModel, users: list[User], num_frames: int, clock: Clock) -> int:
+    """Replies that are not those of the model alone, in the same conversations."""
+    clock.begin("the same with the model alone", sum(len(user.replies) for user in users))
     count = 0
     for user in users:
-        alone = User(user.number).talk(server.url, num_turns)
-        pairs = zip(user.replies, alone.replies, strict=True)
-        count += sum(not np.array_equal(*pair) for pair in pairs)
+        conversation = model.new_conversation()
+        for turn, reply in enumerate(user.replies):
+            clock.check()
+            text, seed = user.asked(turn)
+            said = conversation.begin_turn(text)
+            said.finish()
+            sampling = dataclasses.replace(model.sampling, seed=seed)
+            asked = ReplyOptions(
+                sampling=sampling, max_frames=num_frames, chunk_frames=CHUNK_FRAMES
+            )
+            chunks = conversation.reply(said, asked)
+            alone = np.concatenate([to_pcm16(chunk.new_audio) for chunk in chunks])
+            count += not np.array_equal(reply.samples, alone)
+            clock.count()
     return count
 
 
-def memory_over_turns(server: Server, num_turns: int) -> dict[str, int]:
+def memory_over_turns(server: Server, num_turns: int, clock: Clock) -> dict[str, int]:
     """The page's resident bytes in one long conversation."""
-    user, memory = User(0), {}
-
-    def note(turn: int) -> None:
-        if turn in (EARLY_TURN, num_turns):
-            memory[f"server_rss_bytes_after_{turn}_turns"] = server.memory
-
-    user.talk(server.url, num_turns, note)
+    clock.begin("a long conversation", num_turns)
+    visitor, memory = Visitor(server.url, clock), {}
+    for turn in range(1, num_turns + 1):
+        visitor.speak(TEXTS[turn % len(TEXTS)], turn, "long")
+        clock.count()
+        if turn in (EARLY, num_turns):
+            memory[f"rss_bytes_after_{turn}_turns"] = server.memory
     return memory
 
 
-def measure(server: Server, options: argparse.Namespace) -> dict[str, object]:
-    User(0).talk(server.url, 1)  # the first user's reply is slower
-    before, started = server.memory, time.perf_counter()
-    users = all_at_once(server.url, options.users, options.turns)
-    seconds = time.perf_counter() - started
-    after, num_files = server.memory, server.num_files
-    firsts = [first for user in users for first in user.first_sounds]
-    spoken = sum(user.seconds_spoken for user in users)
-    figures: dict[str, object] = {
-        "users": options.users,
-        "turns": options.turns,
-        "replies": sum(len(user.replies) for user in users),
-        "refused_and_asked_again": sum(user.num_refused for user in users),
-        "first_sound_seconds_p50": statistics.median(firsts),
-        "first_sound_seconds_p95": float(np.percentile(firsts, 95)),
-        "speech_seconds_per_second": spoken / seconds,
-        "server_rss_bytes_before": before,
-        "server_rss_bytes_after": after,
-        "server_files": num_files,
+def memory_over_tabs(server: Server, num_tabs: int, clock: Clock) -> dict[str, int]:
+    """The page's resident bytes while visitors come, say one line and leave."""
+    clock.begin("tabs that are opened and closed", num_tabs)
+    memory = {}
+    for tab in range(1, num_tabs + 1):
+        visitor = Visitor(server.url, clock)
+        for path in ("/", "/config"):
+            visitor.get("GET", path).read()
+        with visitor.get("GET", f"{API}/heartbeat/tab"):
+            visitor.speak(TEXTS[tab % len(TEXTS)], tab, "tab")
+        clock.count()
+        if tab in (EARLY, num_tabs):
+            memory[f"rss_bytes_after_{tab}_tabs"] = server.memory
+    return memory
+
+
+def files_left(server: Server) -> int:
+    """Sounds that are still there some time after all have left."""
+    end = time.monotonic() + GONE_SECONDS
+    while server.num_files and time.monotonic() < end:
+        time.sleep(1)
+    return server.num_files
+
+
+def first_by_queue(four: Round, num_users: int) -> float:
+    """Seconds to first sound that the queue's arithmetic allows the last of many who ask at once:
+    the rounds of replies before its own, each as long as when so many are made at once."""
+    rounds_before = math.ceil(num_users / AT_ONCE) - 1
+    return rounds_before * four.turn_seconds + four.first(50)
+
+
+@dataclass
+class Seen:
+    """What was measured, and of what was to be reached: what was seen, and what is allowed."""
+
+    figures: dict[str, object] = field(default_factory=dict)
+    bars: dict[str, tuple[float, float]] = field(default_factory=dict)
+
+    def note_times(self, options: argparse.Namespace, rounds: dict[str, Round]) -> None:
+        for name, group in rounds.items():
+            self.figures[f"first_sound_seconds_p50_of_{name}"] = group.first(50)
+            self.figures[f"first_sound_seconds_p95_of_{name}"] = group.first(95)
+            self.figures[f"turn_seconds_p50_of_{name}"] = group.turn_seconds
+        spoken = sum(reply.speech_seconds for reply in rounds["all"].replies)
+        self.figures["speech_seconds_per_second_of_all"] = spoken / rounds["all"].seconds
+        refused = sum(reply.num_refused for reply in rounds["all"].replies)
+        self.figures["refused_and_asked_again"] = refused
+        allowed = first_by_queue(rounds["4"], options.users)
+        name = f"p95 of first sound of {options.users} over the queue's arithmetic"
+        self.bars[name] = rounds["all"].first(95) / allowed, 2
+        over = rounds["4_who_listen"].turn_seconds / rounds["1"].turn_seconds
+        self.bars["a turn of 4 who listen over one alone"] = over, 1.5
+
+    def note_memory(self, what: str, memory: dict[str, int]) -> None:
+        self.figures |= memory
+        if len(memory) == 2:
+            early, late = memory.values()
+            self.bars[f"memory's growth over {what}"] = late / early - 1, 0.05
+
+    def note_none(self, what: str, number: int) -> None:
+        self.figures[what.replace(" ", "_")] = number
+        self.bars[what] = number, 0
+
+
+def measure(server: Server, model: SpeechModel, options: argparse.Namespace, clock: Clock) -> Seen:
+    seen, few, url = Seen(), min(FEW_TURNS, options.turns), server.url
+    all_at_once(url, range(1), 1, clock)  # the first user's reply is slower
+    rounds = {
+        "1": all_at_once(url, range(1, 2), few, clock),
+        "4": all_at_once(url, range(10, 10 + AT_ONCE), few, clock),
+        "4_who_listen": all_at_once(url, range(20, 20 + AT_ONCE), few, clock, listens=True),
+        "all": all_at_once(url, range(30, 30 + options.users), options.turns, clock),
     }
-    figures["replies_that_differ_alone"] = num_different(server, users, options.turns)
-    figures |= memory_over_turns(server, options.long_turns)
-    if options.tabs:
-        for number in range(options.tabs):
-            User(number).talk(server.url, 1)
-            if number == min(20, options.tabs) - 1:
-                figures["server_rss_bytes_after_20_tabs"] = server.memory
-        figures["server_rss_bytes_after_all_tabs"] = server.memory
-    return figures
+    seen.figures |= {"users": options.users, "turns": options.turns}
+    seen.note_times(options, rounds)
+    seen.figures["server_rss_bytes"] = server.memory
+    seen.note_memory("turns", memory_over_turns(server, options.long_turns, clock))
+    seen.note_memory("tabs", memory_over_tabs(server, options.tabs, clock))
+    users = [user for group in rounds.values() for user in group.users]
+    seen.figures["replies_compared"] = sum(len(user.replies) for user in users)
+    num_frames = max(1, round(options.reply_seconds * model.frame_rate))
+    different = num_different(model, users, num_frames, clock)
+    seen.note_none("replies that differ from the model alone", different)
+    seen.note_none("files left", files_left(server))
+    return seen
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--users", type=int, default=4)
-    parser.add_argument("--turns", type=int, default=5, help="of each user")
+    parser.add_argument("--users", type=int, default=16)
+    parser.add_argument("--turns", type=int, default=20, help="of each user")
     parser.add_argument("--long-turns", type=int, default=200, help="of the long conversation")
-    parser.add_argument("--tabs", type=int, default=0, help="users who come and go one by one")
-    parser.add_argument("--reply-seconds", type=float, default=4.0, help="the longest reply")
+    parser.add_argument("--tabs", type=int, default=100, help="opened and closed one by one")
+    parser.add_argument("--reply-seconds", type=float, default=2.0, help="the longest reply")
     parser.add_argument("--shape", default="tiny", help="tiny or qwen2-0.5b")
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which it gives up")
     options = parser.parse_args()
-    limits = [f"--reply-seconds={options.reply_seconds}", "--linger-seconds=5"]
-    limits += ["--max-sessions=256", "--user-requests=100000", "--address-requests=1000000"]
-    with checkpoint_folder(options.shape) as folder, served(folder, limits) as server:
-        figures = measure(server, options)
-    report("load", figures)
-    if figures["replies_that_differ_alone"]:
-        sys.exit("replies differ from those of the same conversations had alone")
+    clock = Clock(options.minutes)
+    with checkpoint_folder(options.shape) as folder:
+        clock.begin("the model is loaded", 1)
+        model = load_model(folder)
+        model.warm_up()
+        given = [f"--checkpoint={folder}", f"--dtype={model.dtype}", f"--max-replies={AT_ONCE}"]
+        given += [f"--reply-seconds={options.reply_seconds}", "--linger-seconds=5"]
+        given += [f"--max-sessions={4 * options.users + 64}", "--upload-seconds=20"]
+        given += ["--user-requests=100000", "--address-requests=1000000"]
+        try:
+            with served(given, clock) as server:
+                seen = measure(server, model, options, clock)
+        except (TimeIsUpError, ValueError, OSError) as error:
+            sys.exit(f"a reply is lost, or time is up: {error}")
+    is_reached = told_bars(seen.bars)
+    report("load", seen.figures)
+    if not is_reached:
+        sys.exit("a bar is missed")
 
 
 if __name__ == "__main__":

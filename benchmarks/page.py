@@ -3,7 +3,7 @@
 A recording is made with Chromium's fake microphone and sent; the clock runs from the click on Send
 to the instant for which the page schedules the first sample. Without a browser, by hand:
 
-With --turns, one visitor writes so many turns: the clock runs from each request to its reply's end;
+with --turns, one visitor writes so many turns: the clock runs from each request to its reply's end;
 beside each turn, the same is asked of the model alone, so that what the page adds is seen. Then, or
 with --users alone, so many visitors write at the same time, for each number that is given: the
 clock runs from the request to the first samples.
@@ -11,7 +11,6 @@ clock runs from the request to the first samples.
 
 import argparse
 import dataclasses
-import http.client
 import json
 import shutil
 import statistics
@@ -22,11 +21,11 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from itertools import chain
 from pathlib import Path
-from urllib.parse import urlsplit
 from uuid import uuid4
 
 import numpy as np
 import soundfile
+from loguru import logger
 from playwright.sync_api import Page, sync_playwright
 
 import app
@@ -35,11 +34,13 @@ from models.contract import SpeechModel
 from models.load import load_model
 
 from .common import report
+from .visitor import API, Clock, TimeIsUpError, Visitor, told_bars
 
 REPLY_SECONDS = 4
 SHOWN_TURNS = (5, 100, 200)
 MANY_USERS = (4, 16)
 SPARE_SECONDS = 3.0  # between a user's turns
+MOST_OVER = 1.2  # times that a late turn may take as long as an early one
 TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
 CLOCK = """
 window.firstSound = null; window.clicked = null;
@@ -100,21 +101,25 @@ def in_browser(url: str, seconds: float, num_runs: int) -> list[float]:
     return times
 
 
-class Writer:
+class Writer(Visitor):
     """A visitor who writes, without a browser: what the page's script sends, by hand.
 
     Args:
+        url: of the page.
+        clock: that ends all waits.
         answer: the number of the page's event that answers what is written.
     """
 
-    def __init__(self, url: str, answer: int) -> None:
-        self.address, self.answer = urlsplit(url).netloc, answer
-        self.session = uuid4().hex
-        self.headers = {"X-Visitor": uuid4().hex, "Content-Type": "application/json"}
-        self.num_bytes = 0
+    def __init__(self, url: str, clock: Clock, answer: int) -> None:
+        super().__init__(url, clock)
+        self.answer, self.session = answer, uuid4().hex
 
     def turn(self, text: str) -> tuple[float, float]:
-        """Returns the seconds to the first samples and to the reply's end."""
+        """Returns the seconds to the first samples and to the reply's end.
+
+        Raises:
+            ValueError: the page has refused it, or the reply is lost.
+        """
         started, first = time.perf_counter(), 0.0
         settings = ["", REPLY_SECONDS, 0.7, 0.7, 1.2, -1]
         body = {
@@ -122,27 +127,19 @@ class Writer:
             "fn_index": self.answer,
             "session_hash": self.session,
         }
-        self._open("POST", "/gradio_api/queue/join", json.dumps(body)).read()
-        for line in self._open("GET", f"/gradio_api/queue/data?session_hash={self.session}"):
-            self.num_bytes += len(line)
-            if not line.startswith(b"data:"):
+        self.get("POST", f"{API}/queue/join", body).read()
+        events = self.get("GET", f"{API}/queue/data?session_hash={self.session}")
+        for line in self.lines(events):
+            if not line.startswith("data:"):
                 continue
             message = json.loads(line[5:])
             if message["msg"] == "process_generating" and not first and _has_speech(message):
                 first = time.perf_counter() - started
             if message["msg"] == "process_completed":
                 if not message["success"] or not first:
-                    sys.exit(f"a turn failed: {message['output']}")
-                break
-        return first, time.perf_counter() - started
-
-    def _open(self, method: str, path: str, body: str | None = None) -> http.client.HTTPResponse:
-        connection = http.client.HTTPConnection(self.address, timeout=300)
-        connection.request(method, path, body, self.headers)
-        response = connection.getresponse()
-        if response.status != 200:
-            sys.exit(f"{path}: {response.status} {response.read().decode()}")
-        return response
+                    raise ValueError(f"a turn failed: {message['output']}")
+                return first, time.perf_counter() - started
+        raise ValueError("a reply is lost: its stream has ended before it")
 
 
 def _has_speech(message: dict) -> bool:
@@ -151,14 +148,16 @@ def _has_speech(message: dict) -> bool:
     return len(value) > 200
 
 
-def with_users(url: str, answer: int, num_users: int, num_turns: int) -> list[float]:
+def with_users(url: str, clock: Clock, answer: int, num_users: int, num_turns: int) -> list[float]:
     """The seconds to first sound of all turns of users who write at the same time."""
+    clock.begin(f"{num_users} who write at the same time", num_users * num_turns)
 
     def write(number: int) -> list[float]:
-        writer, times = Writer(url, answer), []
+        writer, times = Writer(url, clock, answer), []
         time.sleep(SPARE_SECONDS * number / num_users)
         for turn in range(num_turns):
             times.append(writer.turn(TEXTS[turn % len(TEXTS)])[0])
+            clock.count()
             time.sleep(SPARE_SECONDS)
         return times
 
@@ -175,9 +174,10 @@ class Turns:
     num_bytes: list[int] = dataclasses.field(default_factory=list)
 
 
-def over_turns(model: SpeechModel, url: str, answer: int, num_turns: int) -> Turns:
+def over_turns(model: SpeechModel, url: str, clock: Clock, answer: int, num_turns: int) -> Turns:
     """One conversation on the page, and beside it the same one with the model alone."""
-    writer, conversation, turns = Writer(url, answer), model.new_conversation(), Turns()
+    clock.begin("a long conversation", num_turns)
+    writer, conversation, turns = Writer(url, clock, answer), model.new_conversation(), Turns()
     frames = round(REPLY_SECONDS * model.frame_rate)
     for turn in range(num_turns):
         before, text = writer.num_bytes, TEXTS[turn % len(TEXTS)]
@@ -189,6 +189,7 @@ def over_turns(model: SpeechModel, url: str, answer: int, num_turns: int) -> Tur
         ):
             pass
         turns.seconds_alone.append(time.perf_counter() - started)
+        clock.count()
     return turns
 
 
@@ -213,14 +214,14 @@ def around(values: Sequence[float], number: int) -> float:
 
 
 def measure(
-    options: argparse.Namespace, model: SpeechModel, url: str, answer: int
+    options: argparse.Namespace, model: SpeechModel, url: str, clock: Clock, answer: int
 ) -> dict[str, object]:
     if options.turns or options.users:
         figures: dict[str, object] = {}
         if options.turns:
-            figures |= turn_figures(over_turns(model, url, answer, options.turns))
+            figures |= turn_figures(over_turns(model, url, clock, answer, options.turns))
         for num_users in options.users or MANY_USERS:
-            times = with_users(url, answer, num_users, options.runs)
+            times = with_users(url, clock, answer, num_users, options.runs)
             figures[f"first_sound_seconds_p50_of_{num_users}"] = statistics.median(times)
             figures[f"first_sound_seconds_p95_of_{num_users}"] = float(np.percentile(times, 95))
         return figures
@@ -241,17 +242,28 @@ def main() -> None:
     parser.add_argument(
         "--users", type=int, nargs="*", default=[], help="who write at the same time; 4 16"
     )
+    parser.add_argument("--minutes", type=float, default=8.0, help="after which it gives up")
     options = parser.parse_args()
+    clock = Clock(options.minutes)
+    logger.disable("generate")
+    clock.begin("the page starts", 1)
     model = load_model("tiny")
     model.warm_up()
-    page = app.Page(model, app.Limits(reply_seconds=REPLY_SECONDS))
+    limits = app.Limits(reply_seconds=REPLY_SECONDS, user_requests=100_000)
+    page = app.Page(model, dataclasses.replace(limits, address_requests=1_000_000))
     events = page.demo.fns.items()
     answer = next(number for number, event in events if event.name == "answer")
     try:
-        figures = measure(options, model, page.launch(quiet=True), answer)
+        figures = measure(options, model, page.launch(quiet=True), clock, answer)
+    except (TimeIsUpError, ValueError, OSError) as error:
+        sys.exit(f"a reply is lost, or time is up: {error}")
     finally:
         page.close()
+    name = f"turn_{options.turns}_over_turn_5_seconds"
+    is_reached = told_bars({name: (float(str(figures[name])), MOST_OVER)} if options.turns else {})
     report("page", figures)
+    if not is_reached:
+        sys.exit("a bar is missed")
 
 
 if __name__ == "__main__":
