@@ -144,7 +144,7 @@ class Visitor:
             _check_busy(f"{response.status} {answer}")
             return None
         path = f"{API}/call/speak/{json.loads(answer)['event_id']}"
-        first, kind = 0.0, ""
+        first, kind, sound = 0.0, "", None
         for line in self.lines(self.get("GET", path)):
             name, _, value = line.partition(": ")
             if name == "event":
@@ -153,12 +153,11 @@ class Visitor:
                 _check_busy(value)
                 return None
             elif name == "data" and kind in ("generating", "complete"):
-                sound = (json.loads(value) or [None, None])[1]
+                _, *sounds = json.loads(value) or [None]  # the last one may hold nothing new
+                sound = next(filter(None, sounds), sound)
                 if sound and not first:
                     first = time.perf_counter() - started
-                if kind == "complete":
-                    if not sound:
-                        raise ValueError(f"a reply without a sound: {value}")
+                if kind == "complete" and sound:
                     return first, time.perf_counter() - started, sound["path"]
         raise ValueError("a reply is lost: its stream has ended before it")
 

@@ -122,8 +122,9 @@ def test_a_count_that_is_no_whole_number(model, name, value):
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), 0, -1, "60", None])
 def test_max_seconds_is_a_finite_number(model, value):
     samples = np.zeros(2 * RATE, np.int16)
-    with pytest.raises(UserError):
+    with pytest.raises(UserError) as caught:  # of silence, too, but by another code
         generate_long(model, audio=(RATE, samples), max_seconds=value)
+    assert caught.value.code == "error_max_seconds"
 
 
 @pytest.mark.parametrize("kind", ["image", "video"])
