@@ -153,8 +153,8 @@ class Visitor:
                 _check_busy(value)
                 return None
             elif name == "data" and kind in ("generating", "complete"):
-                _, *sounds = json.loads(value) or [None]  # the last one may hold nothing new
-                sound = next(filter(None, sounds), sound)
+                for _, spoken in json.loads(value) or []:  # the last event may hold nothing new
+                    sound = spoken or sound
                 if sound and not first:
                     first = time.perf_counter() - started
                 if kind == "complete" and sound:
