@@ -81,6 +81,17 @@ static void call_quantise(int threads) {
     put(scale, scales);
 }
 
+static void call_correct(int threads) {
+    float *weight = memory(), *factors = memory(), *inverse = memory();
+    int64_t rows = number(), inputs = number(), block = number();
+    int64_t bytes = rows * inputs / 2, scales = rows * inputs / GROUP * 8;
+    uint8_t *steps = room(bytes);
+    float *scale = room(scales);
+    native_correct(weight, rows, inputs, block, factors, inverse, steps, scale, threads);
+    put(steps, bytes);
+    put(scale, scales);
+}
+
 static void call_draw(int threads) {
     float *logits = memory();
     int64_t *window = memory();
@@ -128,7 +139,8 @@ static void call_codes(int threads) {
 
 // Memory is given back by the process' end.
 int main(void) {
-    void (*calls[])(int) = {call_product, call_quantise, call_draw, call_step, call_codes};
+    void (*calls[])(int) = {call_product, call_quantise, call_draw,
+                            call_step,    call_codes,    call_correct};
     for (;;) {
         void (*call)(int) = calls[number()];
         call(number());

@@ -15,7 +15,7 @@ from models.transformer.native.compiled import (
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp-simd", "-static")
-PRODUCT, QUANTISE, DRAW, STEP, CODES = range(5)
+PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT = range(6)
 
 
 class EmulatedLibrary:
@@ -51,6 +51,16 @@ class EmulatedLibrary:
         self._send(QUANTISE, threads, _memory(weight, 4 * rows * inputs), rows, inputs, bits)
         self._receive(steps, rows * inputs * bits // 8)
         self._receive(scales, rows * (4 if bits == 8 else inputs // 64 * 8))
+
+    def native_correct(
+        self, weight, rows, inputs, block, factors, inverse, steps, scales, threads
+    ) -> None:
+        size = sum(min(block, inputs - first) ** 2 for first in range(0, inputs, block))
+        parts = _memory(weight, 4 * rows * inputs), _memory(factors, 4 * size)
+        parts += _memory(inverse, 4 * inputs), rows, inputs, block
+        self._send(CORRECT, threads, *parts)
+        self._receive(steps, rows * inputs // 2)
+        self._receive(scales, rows * inputs // 64 * 8)
 
     def native_draw(
         self, logits, window, settings, points, rows, size, width, drawn, scratch, threads

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from .config import StackConfig
 from .language_model import LanguageModel
 from .native import NativeLinear, native_quantise
+from .rounding import Grams, factors_of, round_corrected
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits, in PyTorch
@@ -150,14 +151,16 @@ class Int4Linear(Int8Linear):
 
 
 def quantise_weights(
-    weights: Mapping[str, Tensor], dtype: str, library: CDLL | None
+    weights: Mapping[str, Tensor], dtype: str, library: CDLL | None, grams: Grams | None = None
 ) -> dict[str, Tensor]:
     """A language model's weights in few bits; what is not in a linear layer becomes bfloat16.
 
     Args:
         weights: under our names, floats.
         dtype: "int8" or "int4".
-        library: that does it faster; None for PyTorch.
+        library: that does it faster; None for PyTorch, which rounds to the nearest alone.
+        grams: of the layers' inputs, by name, which 4 bits are rounded for; see `rounding`. The
+            others are rounded to the nearest.
 
     Returns:
         A new dict. Where a layer's weight was quantised, its scales stand beside it as `scale`; a
@@ -175,7 +178,9 @@ def quantise_weights(
         name = layer.rpartition(".")[2]
         if kind == "weight" and name in LAYERS + HEADS:
             bits = 4 if dtype == "int4" and name in LAYERS else 8
-            quantised[key], quantised[f"{layer}.scale"] = _quantise(tensor, bits, library)
+            quantised[key], quantised[f"{layer}.scale"] = _quantise(
+                tensor, bits, library, (grams or {}).get(layer) if bits == 4 else None
+            )
         else:
             quantised[key] = tensor.to(torch.bfloat16, copy=True)  # lets go of the file
     return quantised
@@ -223,7 +228,9 @@ def _unpack(weight: Tensor) -> Tensor:
     return torch.stack([weight >> 4, weight & 15], dim=-1).flatten(1)
 
 
-def _quantise(weight: Tensor, bits: int, library: CDLL | None) -> tuple[Tensor, Tensor]:
+def _quantise(
+    weight: Tensor, bits: int, library: CDLL | None, grams: list[Tensor] | None = None
+) -> tuple[Tensor, Tensor]:
     """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
     num_outputs, num_inputs = weight.shape
     if bits == 8:
@@ -234,14 +241,19 @@ def _quantise(weight: Tensor, bits: int, library: CDLL | None) -> tuple[Tensor, 
     else:
         steps = empty(num_outputs, num_inputs // 2, torch.uint8)
         scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
+    factors = None if grams is None else factors_of(grams)
     rows = max(1, CHUNK_SIZE // num_inputs)
-    for chunk, *results in zip(weight.split(rows), steps.split(rows), scale.split(rows)):
+    for chunk, to_steps, to_scale in zip(weight.split(rows), steps.split(rows), scale.split(rows)):
         chunk = chunk.float().contiguous()
-        if library is not None:
-            native_quantise(library, chunk, *results)
+        if factors is not None:
+            assert library is not None, "PyTorch rounds to the nearest alone"
+            round_corrected(chunk, factors, to_steps, to_scale, library)
+        elif library is not None:
+            native_quantise(library, chunk, to_steps, to_scale)
         else:
-            for result, value in zip(results, (_to_int8 if bits == 8 else _to_int4)(chunk)):
-                result.copy_(value)
+            found = (_to_int8 if bits == 8 else _to_int4)(chunk)
+            to_steps.copy_(found[0])
+            to_scale.copy_(found[1])
     return steps, scale
 
 

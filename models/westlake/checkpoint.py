@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import torch
+from torch import Tensor
 
 from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
 from ..errors import UserError, shown
@@ -30,6 +31,7 @@ from ..weights import (
     read_weights,
     write_weights,
 )
+from .calibration import calibrate
 from .checkpoint_files import (
     CODEC_FILES,
     MODEL_FILES,
@@ -128,7 +130,7 @@ def load_checkpoint(
     codec = _load_codec(folder, config)  # first: meanwhile the C file is compiled
     library = load_library() if may_be_quantised else None
     model = _load_model(
-        folder, config, semantic_id, dtype, torch_device, library, codec.config.frame_rate
+        folder, config, tokenizer, dtype, torch_device, library, codec.config.frame_rate
     )
     dtype = model.quantisation or str(model.dtype).removeprefix("torch.")
     if dtype != "float32" and multiplies_bfloat16(torch_device):
@@ -220,8 +222,10 @@ def save_quantised(
         raise ValueError(
             f"{read.path} is quantised to {read.quantised} already: give what it was made from"
         )
+    config = read_config(source / "config.json", DualARConfig)
+    tokenizer = load_tokenizer(source, config.vocab_size)
     folder.mkdir(parents=True, exist_ok=True)
-    weights = quantise_weights(read.weights, dtype, load_library())
+    weights = _quantised(read, dtype, config, tokenizer, load_library())
     write_weights(folder / MODEL_FILES[0], weights, metadata=_declared(dtype))
     for other in source.iterdir():
         if other.is_file() and not other.name.startswith(("model", "pytorch_model")):
@@ -231,12 +235,13 @@ def save_quantised(
 def _load_model(
     folder: Path,
     config: DualARConfig,
-    semantic_id: int,
+    tokenizer: PreTrainedTokenizerFast,
     dtype: str,
     device: torch.device,
     library: CDLL | None,
     frame_rate: float,
 ) -> DualARTransformer:
+    semantic_id = tokenizer.get_added_vocab()["<|semantic|>"]
     read = read_model(folder)
     _check_stored(read, dtype, device)
     with naming(folder / "config.json"), torch.device("meta"):
@@ -251,11 +256,24 @@ def _load_model(
             if read.quantised:  # the file's are not aligned as the C code needs them
                 weights = {key: tensor.clone() for key, tensor in weights.items()}
             else:
-                weights = quantise_weights(weights, dtype, library)
+                weights = _quantised(read, dtype, config, tokenizer, library)
     assign_weights(model, weights, read.path, FLOATS.get(dtype))
     if dtype in QUANTISED:
         prepare_quantised(model, library)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _quantised(
+    read: ModelWeights,
+    dtype: str,
+    config: DualARConfig,
+    tokenizer: PreTrainedTokenizerFast,
+    library: CDLL | None,
+) -> dict[str, Tensor]:
+    grams = None
+    if dtype == "int4" and library is not None:
+        grams = calibrate(read.weights, read.path, config, tokenizer, library)
+    return quantise_weights(read.weights, dtype, library, grams)
 
 
 def _check_stored(read: ModelWeights, dtype: str, device: torch.device) -> None:

@@ -514,6 +514,8 @@ void native_quantise(
     together(quantise_task, &task, threads);
 }
 
+#include "rounding.h"
+
 // The sum of those chances that are at least as large as the least.
 static double mass_of(const float *chances, int64_t size, float least) {
     double mass = 0;

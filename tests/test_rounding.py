@@ -1,0 +1,211 @@
+"""Rounding to 4 bits for the inputs that a layer gets: what it computes errs less than half."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from libraries import INSTRUCTION_SETS, library_for
+from torch import Tensor, nn
+
+from models.hub import TINY
+from models.tokenizer import load_tokenizer
+from models.transformer.quantised import GROUP_SIZE, LAYERS, quantise_weights
+from models.transformer.rounding import BLOCK_SIZE, DAMPING, collected_grams, factors_of
+from models.westlake.calibration import calibrate
+from models.westlake.checkpoint import load_checkpoint, save_quantised
+from models.westlake.checkpoint_files import read_config, read_model
+from models.westlake.dual_ar import DualARConfig, DualARTransformer
+
+SIZES = (192, 320)  # of inputs: less than a block, and more
+HALF = 0.5
+WIDTHS = (1.0, 0.85, 0.7)  # as in rounding.h
+
+
+@pytest.fixture(scope="module", params=INSTRUCTION_SETS)
+def library(request):
+    return library_for(request.param)
+
+
+def inputs(size: int, seed: int = 0) -> Tensor:
+    """Inputs [N, size] that go together, some of them outliers."""
+    generator = torch.Generator().manual_seed(seed)
+    mixed = torch.randn(size, size, generator=torch.Generator().manual_seed(9)) / size**0.5
+    x = torch.randn(4 * size, size, generator=generator) @ (mixed + 0.5 * torch.eye(size))
+    x[:, ::37] *= 20
+    return x
+
+
+def dequantised(weights: dict[str, Tensor], layer: str) -> Tensor:
+    """A layer's weight [out, in] as it is used."""
+    packed, scale = weights[f"{layer}.weight"], weights[f"{layer}.scale"].bfloat16().float()
+    steps = torch.stack([packed >> 4, packed & 15], dim=-1).flatten(1).float() - 8
+    return (steps.unflatten(1, (-1, GROUP_SIZE)) * scale[..., :1] + scale[..., 1:]).flatten(1)
+
+
+def error(x: Tensor, weight: Tensor, rounded: Tensor) -> float:
+    """Of a layer's outputs, relative and squared."""
+    return float((x @ (rounded - weight).T).square().sum() / (x @ weight.T).square().sum())
+
+
+def grams_of(x: Tensor) -> list[Tensor]:
+    return [block.T @ block for block in x.split(BLOCK_SIZE, dim=1)]
+
+
+def plainly_rounded(weight: Tensor, gram: Tensor) -> Tensor:
+    """The algorithm as it is written down, in float64, for one block of inputs."""
+    damped = gram.double() / gram.diagonal().mean() + DAMPING * torch.eye(len(gram))
+    upper = torch.linalg.cholesky(damped.inverse(), upper=True)
+    x, rounded = weight.double(), torch.empty_like(weight, dtype=torch.float64)
+    for j in range(len(gram)):
+        if j % GROUP_SIZE == 0:
+            share = 1 / upper.diagonal()[j : j + GROUP_SIZE].square()
+            step, middle = plainly_fitted(x[:, j : j + GROUP_SIZE], share)
+        at = ((x[:, j] - middle) / step + 8).round().clamp(0, 15) - 8
+        rounded[:, j] = middle + at * step
+        fault = (x[:, j] - rounded[:, j]) / upper[j, j]
+        x = torch.cat([x[:, : j + 1], x[:, j + 1 :] - fault[:, None] * upper[j, j + 1 :]], dim=1)
+    return rounded.float()
+
+
+def plainly_fitted(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
+    """A group's step, and what its 8th means: of a few widths the one that errs least."""
+    low, high = x.aminmax(dim=1)
+    found = []
+    for width in WIDTHS:
+        step = width * (high - low) / 15
+        at = ((x - (low + high)[:, None] / 2) / step[:, None] + 7.5).round().clamp(0, 15) - 8
+        root = share.sqrt()[:, None]
+        for row, (steps, values) in enumerate(zip(at, x, strict=True)):
+            basis = torch.stack([steps, torch.ones_like(steps)], dim=1)
+            fitted = torch.linalg.lstsq(root * basis, root * values[:, None]).solution[:, 0]
+            step[row], middle = fitted.bfloat16().double()
+            again = ((values - middle) / step[row] + 8).round().clamp(0, 15) - 8
+            fault = ((middle + again * step[row] - values).square() * share).sum()
+            found.append((row, fault, step[row].clone(), middle))
+    best = [min((f for f in found if f[0] == row), key=lambda f: f[1]) for row in range(len(x))]
+    return torch.stack([f[2] for f in best]), torch.stack([f[3] for f in best])
+
+
+@pytest.mark.parametrize("size", SIZES)
+def test_outputs_err_less_than_half_as_much(library, size):
+    weight = 0.02 * torch.randn(19, size, generator=torch.Generator().manual_seed(1))
+    x, others = inputs(size), inputs(size, seed=5)
+    weights = {"a.wo.weight": weight.clone()}
+    plain = dequantised(quantise_weights(weights, "int4", library), "a.wo")
+    fitted = quantise_weights(weights, "int4", library, {"a.wo": grams_of(x)})
+    assert fitted["a.wo.weight"].shape == (19, size // 2)
+    assert fitted["a.wo.scale"].shape == (19, size // GROUP_SIZE, 2)
+    for given in (x, others):
+        ratio = error(given, weight, dequantised(fitted, "a.wo")) / error(given, weight, plain)
+        assert ratio < HALF / 2
+    assert torch.equal(weight, weights["a.wo.weight"])  # the caller's stay as they are
+
+
+def test_weights_are_those_of_the_algorithm(library):
+    weight = 0.02 * torch.randn(19, 128, generator=torch.Generator().manual_seed(1))
+    x = inputs(128)
+    found = quantise_weights({"a.wo.weight": weight}, "int4", library, {"a.wo": grams_of(x)})
+    rounded, plain = dequantised(found, "a.wo"), plainly_rounded(weight, grams_of(x)[0])
+    # One step that rounds otherwise changes all that follow in its row.
+    same = (rounded - plain).abs().amax(dim=1) < 1e-6
+    assert same.float().mean() > 0.7
+    assert error(x, weight, rounded) == pytest.approx(error(x, weight, plain), rel=0.05)
+
+
+def test_inputs_that_never_come_and_weights_that_are_alike_are_no_fault(library):
+    weight = torch.randn(16, 128, generator=torch.Generator().manual_seed(1))
+    weight[3], weight[5, :GROUP_SIZE] = 0, 0.25
+    x = inputs(128)
+    x[:, :70] = 0
+    for given in (x, torch.zeros_like(x)):
+        grams = {"a.wo": grams_of(given)}
+        found = quantise_weights({"a.wo.weight": weight}, "int4", library, grams)
+        rounded = dequantised(found, "a.wo")
+        assert rounded.isfinite().all()
+        assert error(inputs(128), weight, rounded) < 0.1
+        torch.testing.assert_close(rounded[3], weight[3], rtol=0, atol=1e-6)
+
+
+def test_factors_are_those_of_the_damped_gram_matrix():
+    gram = grams_of(inputs(128))[0]
+    blocks, inverse = factors_of([gram, gram[:64, :64]])
+    upper = blocks[: 128 * 128].view(128, 128).T
+    assert len(blocks) == 128 * 128 + 64 * 64 and torch.equal(upper, upper.triu())
+    damped = gram.double() / gram.diagonal().mean() + DAMPING * torch.eye(128)
+    identity = upper.double().T @ upper.double() @ damped
+    torch.testing.assert_close(identity, torch.eye(128).double(), rtol=0, atol=1e-3)
+    torch.testing.assert_close(inverse[:128] * upper.diagonal(), torch.ones(128))
+
+
+def test_grams_are_of_the_named_layers_inputs_and_the_hooks_go():
+    model = nn.ModuleDict({"wo": nn.Linear(8, 8), "head": nn.Linear(8, 8)})
+    x = torch.randn(3, 5, 8)
+    with torch.no_grad(), collected_grams(model, LAYERS) as grams:
+        for part in x.split(1):
+            model["head"](model["wo"](part))
+    rows = x.flatten(0, 1)
+    assert list(grams) == ["wo"]
+    torch.testing.assert_close(grams["wo"][0], rows.T @ rows)
+    model["wo"](x)
+    torch.testing.assert_close(grams["wo"][0], rows.T @ rows)
+
+
+def outliers(folder: Path) -> tuple[Path, DualARConfig, dict[str, Tensor]]:
+    """A random model, some of whose channels are twenty times as loud."""
+    config = read_config(folder / "config.json", DualARConfig)
+    heads = {name: 2 for name in ("n_layer", "n_head", "n_local_heads", "n_local_heads_fast")}
+    sizes = {"dim": 128, "intermediate_size": 192, "intermediate_size_fast": 192}
+    config = replace(config, **heads, **sizes)
+    torch.manual_seed(0)
+    model = DualARTransformer(config, 5)
+    weights = {key: tensor.detach() for key, tensor in model.state_dict().items()}
+    for key, tensor in weights.items():
+        if tensor.dim() == 1 and "norm" in key:
+            tensor[::29] *= 20
+        elif tensor.dim() == 2:
+            tensor *= 3
+    return folder / "random", config, weights
+
+
+@pytest.mark.parametrize("kind", ["embedded", "outliers"])
+def test_the_layers_of_a_model_that_speaks_err_less_than_half_as_much(kind):
+    library, folder = library_for("native"), Path(TINY)
+    read = read_model(folder)
+    path, config, weights = (
+        read.path,
+        read_config(folder / "config.json", DualARConfig),
+        read.weights,
+    )
+    tokenizer = load_tokenizer(folder, config.vocab_size)
+    if kind == "outliers":
+        path, config, weights = outliers(folder)
+    given = path, config, tokenizer, library
+    grams = calibrate(weights, *given)
+    plain = quantise_weights(weights, "int4", library)
+    fitted = quantise_weights(weights, "int4", library, grams)
+
+    def ratio(grams: dict[str, list[Tensor]]) -> float:
+        ratios = []
+        for layer, blocks in grams.items():
+            weight = weights[f"{layer}.weight"].float()
+            errors = []
+            for rounded in (fitted, plain):
+                faults = (dequantised(rounded, layer) - weight).split(BLOCK_SIZE, dim=1)
+                pairs = zip(faults, blocks, strict=True)
+                errors.append(sum(float(((fault @ g) * fault).sum()) for fault, g in pairs))
+            ratios.append(errors[0] / errors[1])
+        assert len(ratios) == 4 * (config.n_layer + config.n_fast_layer)
+        return sum(ratios) / len(ratios)
+
+    assert ratio(grams) < HALF / 1.5
+    assert ratio(calibrate(weights, *given, seed=1)) < HALF  # of what it was not fitted to
+
+
+def test_the_same_file_gives_the_same_weights_each_time(tmp_path):
+    library_for("native")
+    save_quantised(TINY, tmp_path / "four", "int4")
+    loaded, saved = (load_checkpoint(folder, dtype="int4") for folder in (TINY, tmp_path / "four"))
+    expected, found = loaded.model.state_dict(), saved.model.state_dict()
+    assert list(found) == list(expected)
+    assert all(torch.equal(found[key], expected[key]) for key in expected)
