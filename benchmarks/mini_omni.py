@@ -86,11 +86,14 @@ def full_size(dtype: str) -> MiniOmniModel:
     return MiniOmniModel(checkpoint)
 
 
-def column_seconds(model: MiniOmniModel, position: int, num_columns: int) -> float:
-    """Of one column, at a position: the median."""
+def column_seconds(
+    model: MiniOmniModel, position: int, num_columns: int, *, has_text: bool
+) -> float:
+    """Of one column, at a position: the median. Without text its head is not read."""
     engine = model.checkpoint.engine
     prompt = prompt_of_text(engine.model, [0] * position)
     reply = Reply(engine.model, prompt, num_columns + WARMUP_COLUMNS)
+    reply.text_ended = not has_text
     for _ in range(WARMUP_COLUMNS):
         next_columns(engine, [reply])
     times = []
@@ -141,7 +144,7 @@ def measure(
     """The figures of a model; see `main` for the arguments."""
     model.warm_up()
     checkpoint = model.checkpoint
-    column = column_seconds(model, position, num_columns)
+    column = column_seconds(model, position, num_columns, has_text=True)
     speech = speech_seconds(model, chunk_frames)
     wave = 0.1 * torch.randn(round(seconds * SAMPLE_RATE))
     return {
@@ -151,6 +154,9 @@ def measure(
         "weight_bytes": bytes_of(checkpoint.model, checkpoint.ear, checkpoint.codec),
         "position": position,
         "column_seconds": column,
+        "column_seconds_after_the_text": column_seconds(
+            model, position, num_columns, has_text=False
+        ),
         "speech_seconds_per_frame": speech,
         "frame_seconds": column + speech,
         "frame_limit_seconds": FRAME_LIMIT,

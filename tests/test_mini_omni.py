@@ -140,17 +140,19 @@ class Scripted(Engine):
 
     def __init__(self, engine: Engine, columns: list[list[int]]) -> None:
         super().__init__(engine.model)
-        self.columns, self.inputs = columns, []
+        self.columns, self.inputs, self.num_texts = columns, [], 0
 
     def read(self, x, caches):
         self.inputs.append(x)
         return super().read(x, caches)
 
     def codes(self, hidden):
-        return torch.tensor(self.columns[0][:7])[None]
+        self.column = self.columns.pop(0)
+        return torch.tensor(self.column[:7])[None]
 
     def text(self, hidden):
-        return torch.tensor(self.columns.pop(0)[7])[None]
+        self.num_texts += 1
+        return torch.tensor(self.column[7])[None]
 
 
 def test_ends_of_text_and_of_speech(engine):
@@ -168,6 +170,7 @@ def test_ends_of_text_and_of_speech(engine):
     assert reply.ended and made[-1] is None and len(reply.columns) == len(script) - 1
     texts = [int(column[0]) for column in made[:-1]]
     assert texts == [72, TEXT_END, TEXT_PAD, TEXT_PAD], "after the text's end come pads"
+    assert scripted.num_texts == 2, "a text that has ended is not asked for"
     silent = torch.tensor([[72] + [AUDIO_PAD] * 7]).T[None]
     speech = torch.tensor([[72, *codes[0]]]).T[None]
     read = torch.cat([engine.model.embed(speech), engine.model.embed(silent)])

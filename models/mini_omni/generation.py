@@ -95,7 +95,7 @@ class Reply:
         self.unread = torch.stack([prompt.speech, prompt.text])[..., None]  # [2, 8, 1]
         self.columns: list[Tensor] = []  # [8] long
         self.ended = False
-        self._text_ended = False
+        self.text_ended = False
 
     @property
     def num_frames(self) -> int:
@@ -109,7 +109,7 @@ class Reply:
             "cache": self.cache,
             "unread": self.unread,
             "ended": self.ended,
-            "_text_ended": self._text_ended,
+            "text_ended": self.text_ended,
         }
 
         def restore() -> None:
@@ -131,12 +131,10 @@ class Reply:
         Returns:
             The column [8], or None where the last row of codes says that the speech is over.
         """
-        if self._text_ended:
-            text = torch.full_like(text, self.config.text.pad)
         if int(codes[-1]) == self.config.audio.end:
             self.ended = True
             return None
-        self._text_ended |= int(text) == self.config.text.end
+        self.text_ended |= int(text) == self.config.text.end
         column = torch.cat([text[None], codes])
         silent = torch.cat([text[None], torch.full_like(codes, self.config.audio.pad)])
         self.unread = torch.stack([column, silent])[..., None]
@@ -162,8 +160,17 @@ def next_columns(engine: Engine, replies: Sequence[Reply]) -> list[Tensor | None
     caches = [reply.cache or _read_prompt(engine, reply) for reply in replies]
     unread = torch.cat([reply.unread for reply in replies]).to(engine.model.device)
     hidden = engine.read(engine.model.embed(unread), caches)[:, 0]
-    codes, texts = engine.codes(hidden[0::2]).cpu(), engine.text(hidden[1::2]).cpu()
+    codes, texts = engine.codes(hidden[0::2]).cpu(), _texts(engine, hidden[1::2], replies)
     return [reply.add(*tokens) for reply, *tokens in zip(replies, texts, codes, strict=True)]
+
+
+def _texts(engine: Engine, hidden: Tensor, replies: Sequence[Reply]) -> Tensor:
+    """The next text token of each reply; the head, a quarter of all weights, is read only where a
+    text goes on."""
+    tokens = torch.full((len(replies),), engine.model.config.text.pad)
+    if going := [row for row, reply in enumerate(replies) if not reply.text_ended]:
+        tokens[going] = engine.text(hidden[going]).cpu()
+    return tokens
 
 
 def _read_prompt(engine: Engine, reply: Reply) -> KVCache:
