@@ -10,18 +10,26 @@ from __future__ import annotations
 
 import argparse
 import dataclasses
+import sys
 from collections.abc import Sequence
+from functools import partial
+from typing import NamedTuple
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from models.contract import ReplyOptions
 from models.devices import DTYPES
 from models.westlake.checkpoint import Checkpoint, load_checkpoint
-from models.westlake.conversation import Turn
-from models.westlake.speech_model import WestlakeModel
+from models.westlake.dual_ar import (
+    DualARTransformer,
+    PromptTokens,
+    Reply,
+    make_frames,
+    next_frames,
+    turn_grid,
+)
 from training.dialogues import load_dialogues
 
 from .common import report
@@ -45,6 +53,13 @@ class Predictions:
         return cls(torch.cat([x.chosen for x in parts]), torch.cat([x.costs for x in parts]))
 
 
+class Answered(NamedTuple):
+    """A question [1+K, T], and the columns [n, 1+K] of its reply, without the end."""
+
+    prompt: Tensor
+    reply: Tensor
+
+
 @torch.inference_mode()
 def read_text(checkpoint: Checkpoint, text: str) -> Predictions:
     """A text's tokens after the first: [n]."""
@@ -56,23 +71,31 @@ def read_text(checkpoint: Checkpoint, text: str) -> Predictions:
 
 
 @torch.inference_mode()
-def read_reply(checkpoint: Checkpoint, turn: Turn) -> Predictions:
-    """Every text token and code of a turn's reply: [n, 1+K]. Column by column, as it speaks."""
-    model, reply = checkpoint.model, turn.columns[:, turn.prompt_length :]
-    cache = model.new_cache()
-    unread = turn.columns[:, : turn.prompt_length]
-    frames = []
-    for column in reply[:, :-1].T:  # the end has no codes
-        hidden = checkpoint.engine.read(unread[None], [cache])[:, -1]
-        fast_cache = model.new_fast_cache(1)
-        inputs = [hidden, *model.embed_codes(column[1:-1, None])]
-        logits = [model.text_logits(hidden), *(model.step_fast(x, fast_cache) for x in inputs)]
-        parts = [Predictions.of(x, true) for x, true in zip(logits, column[:, None], strict=True)]
-        frames.append(Predictions.joined(parts))
-        unread = column[:, None]
+def read_replies(checkpoint: Checkpoint, turns: Sequence[Answered]) -> Predictions:
+    """Every text token and code of all replies: [n, 1+K]. Column by column, as it speaks."""
+    model, engine = checkpoint.model, checkpoint.engine
+    caches = [model.new_cache(turn.prompt.shape[1] + len(turn.reply)) for turn in turns]
+    read = [engine.read(turn.prompt[None], [cache]) for turn, cache in zip(turns, caches)]
+    hidden, going, parts = torch.cat([x[:, -1] for x in read]), list(range(len(turns))), []
+    for position in range(max(len(turn.reply) for turn in turns)):
+        columns = torch.stack([turns[row].reply[position] for row in going])
+        parts.append(_read_frames(model, hidden, columns))
+        left = [n for n, row in enumerate(going) if len(turns[row].reply) > position + 1]
+        going = [going[n] for n in left]
+        if going:
+            hidden = engine.read(columns[left, :, None], [caches[row] for row in going])[:, -1]
+    return Predictions.joined(parts)
+
+
+def _read_frames(model: DualARTransformer, hidden: Tensor, columns: Tensor) -> Predictions:
+    """The next column [n, 1+K] of each reply, from what the slow stack made of those before."""
+    cache = model.new_fast_cache(len(columns))
+    inputs = [hidden, *model.embed_codes(columns[:, 1:-1]).unbind(1)]
+    logits = [model.text_logits(hidden), *(model.step_fast(x, cache) for x in inputs)]
+    parts = [Predictions.of(x, true) for x, true in zip(logits, columns.unbind(1), strict=True)]
     return Predictions(
-        torch.stack([frame.chosen for frame in frames]),
-        torch.stack([frame.costs for frame in frames]),
+        torch.stack([part.chosen for part in parts], dim=1),
+        torch.stack([part.costs for part in parts], dim=1),
     )
 
 
@@ -85,15 +108,23 @@ def compared(name: str, exact: Predictions, small: Predictions) -> dict[str, flo
     }
 
 
-def answer(model: WestlakeModel, text: str, seed: int) -> Turn:
-    """A question in writing and its reply."""
-    conversation = model.new_conversation()
-    turn = conversation.begin_turn(text)
-    turn.finish()
-    sampling = dataclasses.replace(model.sampling, seed=seed)
-    for _ in conversation.reply(turn, ReplyOptions(sampling=sampling)):
+def answer(checkpoint: Checkpoint, texts: Sequence[str], num_frames: int) -> list[Answered]:
+    """Questions in writing and their replies, all made side by side; silent ones are left out."""
+    model, layout = checkpoint.model, PromptTokens.from_encode(checkpoint.tokenizer.encode)
+    prompts, replies = [], []
+    for seed, text in enumerate(texts):
+        ids = checkpoint.tokenizer.encode(text)
+        prompts.append(turn_grid(layout, ids, None, model.config.num_codebooks))
+        sampling = dataclasses.replace(checkpoint.sampling, seed=seed)
+        replies.append(Reply(model, prompts[-1], num_frames, sampling, layout.end))
+    for _ in make_frames(partial(next_frames, checkpoint.engine), replies):
         pass
-    return conversation.turns[-1]
+    pairs = zip(prompts, replies, strict=True)
+    return [Answered(prompt, torch.stack(x.columns)) for prompt, x in pairs if x.columns]
+
+
+def progress(what: str) -> None:
+    print(f"{what} ...", file=sys.stderr, flush=True)
 
 
 def main() -> None:
@@ -101,16 +132,19 @@ def main() -> None:
     parser.add_argument("--checkpoint", default="tiny", help="as of load_model")
     parser.add_argument("--dtype", choices=DTYPES, default="int8")
     parser.add_argument("--questions", type=int, default=24)
+    parser.add_argument("--frames", type=int, default=128, help="of a reply at most")
     options = parser.parse_args()
+    progress("loading")
     pair = [load_checkpoint(options.checkpoint, dtype=d) for d in ("float32", options.dtype)]
-    model = WestlakeModel(pair[0])
     held = [text for intent in load_dialogues().intents for text in intent.held]
     asked = [str(text) for text in np.random.default_rng(0).permutation(held)[: options.questions]]
-    turns = [answer(model, text, seed) for seed, text in enumerate(asked)]
+    progress(f"{len(asked)} questions, answered in float32 by at most {options.frames} frames")
+    turns = answer(pair[0], asked, options.frames)
     texts, replies = [], []
     for checkpoint in pair:
+        progress(f"questions and {len(turns)} replies, read in {checkpoint.dtype}")
         texts.append(Predictions.joined([read_text(checkpoint, text) for text in asked]))
-        replies.append(Predictions.joined([read_reply(checkpoint, turn) for turn in turns]))
+        replies.append(read_replies(checkpoint, turns))
     words = [Predictions(x.chosen[:, 0], x.costs[:, 0]) for x in replies]
     codes = [Predictions(x.chosen[:, 1:], x.costs[:, 1:]) for x in replies]
     report(

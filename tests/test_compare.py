@@ -5,10 +5,11 @@ import math
 
 import pytest
 import torch
+from small import small_model
 
 from benchmarks import compare
 from benchmarks.mini_omni import measure
-from benchmarks.quality import Predictions, compared
+from benchmarks.quality import Predictions, answer, compared, read_replies
 
 
 @pytest.fixture(autouse=True)
@@ -63,3 +64,21 @@ def test_what_few_bits_change_is_counted():
     assert figures["code_perplexity_float32"] == pytest.approx(2)
     assert figures["code_perplexity"] == pytest.approx((2**3 * (2 + math.e)) ** 0.25)
     assert figures["same_code"] == 0.75
+
+
+@torch.inference_mode()
+def test_replies_are_read_side_by_side_as_whole_ones(small_codec):
+    checkpoint = small_model(small_codec).checkpoint
+    turns = answer(checkpoint, ["你好", "再见", "好"], 5)
+    turns[1] = turns[1]._replace(reply=turns[1].reply[:2])
+    found = read_replies(checkpoint, turns)
+    costs = 0.0
+    for turn in turns:
+        columns = turn.reply[:, 1:-1]
+        grid = torch.cat([turn.prompt, turn.reply.T], dim=1)[None, :, :-1]
+        logits, hidden = (x[0, -len(turn.reply) :] for x in checkpoint.model(grid))
+        codes = checkpoint.model.forward_fast(hidden, columns)
+        costs += Predictions.of(logits, turn.reply[:, 0]).costs.sum()
+        costs += Predictions.of(codes, turn.reply[:, 1:]).costs.sum()
+    assert found.chosen.shape == (sum(len(turn.reply) for turn in turns), turns[0].reply.shape[1])
+    torch.testing.assert_close(found.costs.sum(), costs)
