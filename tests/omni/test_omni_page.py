@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import dataclasses
-import time
 from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 
 import av
 import numpy as np
 import pytest
 import soundfile
+import torch
 from browser import MARKS, Pages, bubbles, chromium, playwright, wait_for_reply, write
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
+from omni_small import END, PAD
 from omni_talk import LONG
 from page_client import served
 from test_omni_looking import picture, write_video
@@ -22,7 +22,8 @@ from test_omni_looking import picture, write_video
 import app
 from generate import generate_long
 from models.audio import to_pcm16
-from models.omni.generation import TextSteps
+from models.omni.conversation import Conversation
+from models.omni.generation import CodeSteps, TextSteps
 from models.omni.speech_model import OmniModel
 from page.limits import Limits
 from page.session import Session
@@ -30,6 +31,7 @@ from page.session import Session
 axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 pytestmark = MARKS
 SEED = 3
+PATIENCE = 240  # seconds
 LIMITS = Limits(reply_seconds=2)
 
 
@@ -214,26 +216,42 @@ def test_a_reply_in_text_alone_has_no_sound(open_page: Pages, ours: tuple[app.Pa
     assert page.query_selector(".bot-row .actions .sound, .bot-row .download") is None
 
 
-def test_stop_keeps_what_was_written(
-    open_page: Pages, ours: tuple[app.Page, str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("text_only", [False, True])
+def test_stop_keeps_what_was_said(
+    open_page: Pages,
+    ours: tuple[app.Page, str],
+    monkeypatch: pytest.MonkeyPatch,
+    text_only: bool,
 ):
-    step, gate = TextSteps.step, Event()
+    steps, num_free = (TextSteps, 16) if text_only else (CodeSteps, 50)
+    begin, step, reply, stops = CodeSteps.__init__, steps.step, Conversation.reply, []
+
+    def begin_without_end(self, *given):
+        begin(self, *given)
+        self._draw._suppressed = torch.cat([self._draw._suppressed, torch.tensor([PAD, END])])
+
+    def note_stop(self, turn, options):
+        stops.append(options.stop)
+        return reply(self, turn, options)
 
     def hold(self):
-        """Waits after some steps, until Stop was clicked, and then gives it time to come."""
-        if len(self.ids) >= 16:
-            gate.wait(60)
-        time.sleep(0.15)  # longer than text waits for more
+        if len(self.ids if text_only else self.codes) >= num_free:
+            stops[-1].wait(PATIENCE)
         return step(self)
 
-    monkeypatch.setattr(TextSteps, "step", hold)
+    monkeypatch.setattr(CodeSteps, "__init__", begin_without_end)
+    monkeypatch.setattr(Conversation, "reply", note_stop)
+    monkeypatch.setattr(steps, "step", hold)
     page = open_page("en-US")
-    page.click("#advanced button")
-    page.click("#text-only input")
+    page.set_default_timeout(1000 * PATIENCE)
+    if text_only:
+        monkeypatch.setattr("models.omni.reply.TEXT_SECONDS", 0)
+        page.click("#advanced button")
+        page.click("#text-only input")
     write(page, LONG)
-    page.wait_for_function("document.querySelector('.bot-row .text')?.textContent.length > 2")
+    begun = "document.querySelector('.bot-row .text')?.textContent.length > 2"
+    page.wait_for_function(begun if text_only else "window.pagePlayer.heard()?.seconds > 0.1")
     page.click("#stop")
-    gate.set()
     wait_for_reply(page)
     page.wait_for_selector(".bot-row .cut")
     monkeypatch.undo()
@@ -243,7 +261,10 @@ def test_stop_keeps_what_was_written(
     stopped, whole = session.turns
     assert stopped.stopped and not whole.stopped and len(session.conversation.turns) == 2
     assert stopped.reply and not stopped.last.ended and whole.reply
-    assert stopped.reply_audio is None
+    if text_only:
+        assert stopped.reply_audio is None
+    else:
+        assert 0.1 < soundfile.info(stopped.reply_audio).duration < LIMITS.reply_seconds / 2
 
 
 def test_sound_in_a_file_that_is_called_a_video_is_heard(
