@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from fake_model import FakeModel
 from page_client import Visitor, function, served
-from test_listening_store import new
+from small_listening import new
 
 from listening.limits import RATING_BYTES, TestLimits
 from listening.package import write_package

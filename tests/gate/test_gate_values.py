@@ -10,7 +10,7 @@ from types import SimpleNamespace
 import pytest
 from fake_model import FakeModel
 from page_client import Visitor, function, served
-from test_listening_store import new
+from small_listening import new
 
 import app
 from page.calls import WHO

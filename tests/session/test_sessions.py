@@ -1,0 +1,80 @@
+"""The sessions of all visitors: who makes room, and when one ends."""
+
+from __future__ import annotations
+
+import dataclasses
+import threading
+import time
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from fake_model import FakeModel
+from visiting import (
+    LIMITS,
+    wait_until,
+)
+
+from models.errors import UserError
+from page.files import Files
+from page.sessions import Sessions
+
+
+class TestSessions:
+    @pytest.fixture
+    def sessions(self, model: FakeModel, files: Files) -> Iterator[Sessions]:
+        sessions = Sessions(model, files, LIMITS)
+        yield sessions
+        sessions.close()
+
+    def test_the_one_away_longest_makes_room(self, sessions: Sessions):
+        for visitor in "abc":
+            sessions.open(visitor)
+        sessions.connect("a", True)
+        sessions.open("b")
+        sessions.open("d")
+        assert [bool(sessions.get(visitor)) for visitor in "abcd"] == [True, True, False, True]
+
+    def test_too_many_in_use_are_told(self, sessions: Sessions):
+        for visitor in "abc":
+            sessions.open(visitor)
+            sessions.connect(visitor, True)
+        with pytest.raises(UserError) as told:
+            sessions.open("d")
+        assert told.value.code == "error_too_many_users"
+        sessions.connect("a", False)
+        sessions.open("d")
+
+    def test_the_idle_longest_makes_room_if_nobody_is_away(self, model: FakeModel, files: Files):
+        sessions = Sessions(model, files, dataclasses.replace(LIMITS, idle_seconds=1800))
+        for visitor, idle in (("a", 70), ("b", 80), ("c", 90)):
+            sessions.connect(visitor, True)
+            sessions.open(visitor).hearing.last_used -= idle
+        sessions.get("c")._floor.take(threading.Event(), 1)  # it speaks
+        sessions.open("d")
+        assert [bool(sessions.get(visitor)) for visitor in "abcd"] == [True, False, True, True]
+        sessions.get("c")._floor.give()
+        sessions.close()
+
+    def test_who_leaves_is_interrupted_and_ends_later(self, sessions: Sessions, model: FakeModel):
+        model.num_frames, model.frame_seconds = 1000, 0.01
+        for _ in range(2):
+            sessions.connect("a", True)
+        session = sessions.open("a")
+        with ThreadPoolExecutor(1) as pool:
+            running = pool.submit(lambda: list(session.answer(None, "你好")))
+            wait_until(lambda: bool(session.turns and session.turns[0].last))
+            sessions.connect("a", False)
+            time.sleep(0.1)
+            assert session.is_busy  # another tab's stream is still open
+            sessions.connect("a", False)
+            running.result(5)
+        assert session.turns[0].stopped and sessions.get("a") is session
+        wait_until(lambda: sessions.get("a") is None)
+
+    def test_an_idle_one_ends_though_connected(self, sessions: Sessions):
+        sessions.connect("a", True)
+        sessions.open("a")
+        time.sleep(0.3)
+        assert sessions.get("a")
+        wait_until(lambda: sessions.get("a") is None)
