@@ -24,14 +24,8 @@ from models.omni.config import quiet
 from models.omni.sampling import FlowConfig
 from models.omni.token2wav import Token2Wav
 from models.transformer.native import load_library
-from models.transformer.quantised import (
-    GROUP_SIZE,
-    Int4Linear,
-    Int8Linear,
-    empty,
-    linear_layer,
-    linear_layers,
-)
+from models.transformer.quantisation import empty, linear_layer, linear_layers
+from models.transformer.quantised import GROUP_SIZE, Int4Linear, Int8Linear
 
 from .common import bytes_of, memory_bandwidth, report, seconds_of
 

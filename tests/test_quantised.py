@@ -15,15 +15,14 @@ from models.devices import DTYPES
 from models.errors import UserError
 from models.transformer import KVCache
 from models.transformer.native.compiled import PIECE, load_library
-from models.transformer.quantised import (
-    Int4Linear,
-    Int8Linear,
+from models.transformer.quantisation import (
     fits_4_bits,
     prepare_quantised,
     quantise_layers,
     quantise_weights,
     with_quantised_layers,
 )
+from models.transformer.quantised import Int4Linear, Int8Linear
 from models.westlake.checkpoint import (
     load_checkpoint,
     save_checkpoint,

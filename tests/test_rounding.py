@@ -10,7 +10,8 @@ from torch import Tensor, nn
 
 from models.hub import TINY
 from models.tokenizer import load_tokenizer
-from models.transformer.quantised import GROUP_SIZE, LAYERS, quantise_weights
+from models.transformer.quantisation import LAYERS, quantise_weights
+from models.transformer.quantised import GROUP_SIZE
 from models.transformer.rounding import BLOCK_SIZE, DAMPING, collected_grams, factors_of
 from models.westlake.calibration import calibrate
 from models.westlake.checkpoint import load_checkpoint, save_quantised

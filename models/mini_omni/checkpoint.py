@@ -18,7 +18,7 @@ from ..files import MAX_LAYERS, check_sizes, naming, read_json
 from ..hub import find_folder
 from ..tokenizer import load_tokenizer
 from ..transformer.native import compile_library, load_library
-from ..transformer.quantised import (
+from ..transformer.quantisation import (
     fits_4_bits,
     prepare_quantised,
     quantise_weights,

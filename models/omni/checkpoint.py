@@ -21,7 +21,7 @@ from ..files import naming
 from ..hub import find_folder
 from ..tokenizer import load_tokenizer
 from ..transformer.native import load_library
-from ..transformer.quantised import layers_fit_4_bits, quantise_layers
+from ..transformer.quantisation import layers_fit_4_bits, quantise_layers
 from ..weights import fingerprint
 from .cache import KVCache
 from .config import quiet, read_config

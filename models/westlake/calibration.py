@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from ..devices import multiplies_bfloat16
-from ..transformer.quantised import (
+from ..transformer.quantisation import (
     LAYERS,
     prepare_quantised,
     quantise_weights,

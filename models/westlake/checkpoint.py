@@ -19,11 +19,7 @@ from ..errors import UserError, shown
 from ..files import naming, write_json
 from ..tokenizer import load_tokenizer, save_tokenizer, special_words
 from ..transformer.native import compile_library, load_library
-from ..transformer.quantised import (
-    prepare_quantised,
-    quantise_weights,
-    with_quantised_layers,
-)
+from ..transformer.quantisation import prepare_quantised, quantise_weights, with_quantised_layers
 from ..weights import (
     assign_weights,
     fingerprint,

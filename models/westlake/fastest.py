@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from loguru import logger
 
-from ..transformer.quantised import empty, fits_4_bits
+from ..transformer.quantisation import empty, fits_4_bits
 from .dual_ar import DualARTransformer
 
 LARGE_MODEL = 100_000_000  # weights
