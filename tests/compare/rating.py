@@ -7,10 +7,7 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-import pytest
 from browser import playwright
-
-axe = pytest.importorskip("axe_playwright_python.sync_playwright")
 
 
 def opened(context: playwright.BrowserContext, url: str, tab: str = "compare") -> playwright.Page:
@@ -20,13 +17,6 @@ def opened(context: playwright.BrowserContext, url: str, tab: str = "compare") -
     page.click(f"#{tab}-tab-button")
     page.wait_for_selector(f"#{tab} .plain, #{tab} .primary")
     return page
-
-
-def violations(page: playwright.Page) -> list[str]:
-    """What axe finds in the tabs; the page's header and footer are looked at with the talk."""
-    context = {"exclude": [["header"], ["footer"]]}
-    found = axe.Axe().run(page, context).response["violations"]
-    return [f"{one['id']}: {[node['html'][:160] for node in one['nodes']]}" for one in found]
 
 
 def build(page: playwright.Page, kind: str, texts: str) -> tuple[str, str]:

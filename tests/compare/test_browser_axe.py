@@ -2,43 +2,109 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
-from browser import MARKS
+import soundfile
+from axe import violations
+from browser import MARKS, playwright
 from fake_model import FakeModel
 from page_client import served
-from rating import opened, violations
+from rating import opened
 
-pytestmark = [
-    *MARKS,
-    pytest.mark.parametrize("scheme", ["light", "dark"]),
-    pytest.mark.parametrize("locale", ["en-US", "zh-CN"]),
-]
+from models.load import load_model
+from page.limits import Limits
+
+pytestmark = [*MARKS, pytest.mark.parametrize("locale", ["en-US", "zh-CN"])]
+NARROW = 390
 
 
-def test_a_listening_test_from_building_to_results(
-    context, locale: str, scheme: str, tmp_path: Path
-):
-    with served(FakeModel(num_frames=8), data_folder=tmp_path) as (_, url):
-        page = opened(context(locale, 390, color_scheme=scheme), url)
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        assert violations(page) == []
-        page.click(".tests .primary")
+class TwoTones(FakeModel):
+    """Answers warmly and calmly in turn, as a test of tones needs it."""
+
+    styles = ("calm", "warm")
+
+    def chunk(self, frame, *rest):
+        chunk = super().chunk(frame, *rest)
+        return type(chunk)(**{**vars(chunk), "style": self.styles[self.num_replies % 2]})
+
+
+@pytest.fixture(scope="module")
+def url() -> Iterator[str]:
+    with served(TwoTones(num_frames=8)) as (_, address):
+        yield address
+
+
+@pytest.fixture(scope="module")
+def tiny_url() -> Iterator[str]:
+    with served(load_model("tiny"), Limits(reply_seconds=1)) as (_, address):
+        yield address
+
+
+def fits(page: playwright.Page) -> bool:
+    return page.evaluate("document.documentElement.scrollWidth") <= page.viewport_size["width"]
+
+
+def begin(page: playwright.Page, link: str) -> playwright.Page:
+    rating = page.context.new_page()
+    rating.goto(link)
+    rating.fill(".tests input[autocomplete=nickname]", "Ann")
+    rating.click(".tests form .primary")
+    rating.wait_for_selector(".trial .play")
+    return rating
+
+
+def test_listening_tests_from_building_to_results(context, url: str, locale: str):
+    page = opened(context(locale, NARROW), url)
+    found = violations(page, "building")
+    for kind in ("mos", "ab", "abx", "mushra", "emotion"):
+        page.select_option(".tests section select >> nth=0", kind)
+        page.click(".tests section .primary >> nth=0")
         page.wait_for_selector(".built h2")
-        assert violations(page) == []
-        page.click(".built .primary")
-        page.fill(".tests input[autocomplete=nickname]", "Ann")
-        page.click(".tests form .primary")
-        page.wait_for_selector(".trial .play")
-        assert violations(page) == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
-        for play in page.query_selector_all(".trial .play"):
-            play.click()
-        page.check(".trial input[value='0']")
-        page.click(".trial .primary")
-        page.click("#compare [role=tab]:last-child")
-        page.click("#compare .files .link")
-        page.wait_for_selector(".plot")
-        assert violations(page) == []
-        assert page.evaluate("document.documentElement.scrollWidth") <= 390
+        if kind in ("mos", "mushra"):
+            found += violations(page, f"{kind} built")
+        assert fits(page), kind
+        rating = begin(page, page.input_value(".built input >> nth=0"))
+        found += violations(rating, f"{kind} asked")
+        assert fits(rating), kind
+        rating.close()
+        page.evaluate("document.querySelector('.built').replaceChildren()")
+    page.click("#compare [role=tab]:nth-child(2)")
+    found += violations(page, "asked for a code")
+    assert found == []
+
+
+def test_results(context, url: str, locale: str):
+    page = opened(context(locale, NARROW), url)
+    page.click(".tests section .primary >> nth=0")
+    page.wait_for_selector(".built h2")
+    page.click(".built .primary")
+    page.fill(".tests input[autocomplete=nickname]", "Ann")
+    page.click(".tests form .primary")
+    page.wait_for_selector(".trial .play")
+    for play in page.query_selector_all(".trial .play"):
+        play.click()
+    page.check(".trial input[value='0']")
+    page.click(".trial .primary")
+    page.click("#compare [role=tab]:last-child")
+    page.click("#compare .files .link")
+    page.wait_for_selector(".plot")
+    page.click(".tests details summary >> nth=0")
+    assert violations(page, "results") == [] and fits(page)
+    letters = page.evaluate("document.querySelector('.plot text').getBoundingClientRect().height")
+    assert letters > 12  # as large as the text around it, on a phone, too
+
+
+def test_the_look_inside(context, tiny_url: str, locale: str, tmp_path: Path):
+    soundfile.write(tmp_path / "p.wav", 0.2 * np.sin(np.arange(16_000) * 0.1), 16_000)
+    page = opened(context(locale, NARROW), tiny_url, "inspect")
+    found = violations(page, "empty")
+    page.set_input_files("#inspect input[type=file]", tmp_path / "p.wav")
+    page.wait_for_selector(".inspect .hint:has-text('p.wav')")
+    page.fill("#inspect textarea", "你好")
+    page.click("#inspect .primary >> nth=-1")
+    page.wait_for_function("document.querySelectorAll('.inspect .tokens').length === 3")
+    found += violations(page, "looked at")
+    assert found == [] and fits(page)

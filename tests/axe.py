@@ -1,0 +1,30 @@
+"""What axe-core finds on the page, in both themes."""
+
+from __future__ import annotations
+
+import pytest
+from browser import playwright
+
+AXE = pytest.importorskip("axe_playwright_python.base").AXE_SCRIPT
+# The theme changes colours alone: the rules about anything else need to be looked at once.
+COLOUR_RULES = ["color-contrast", "link-in-text-block"]
+RULES = {"light": {}, "dark": {"runOnly": COLOUR_RULES}}
+RUN = "options => axe.run({ resultTypes: ['violations'], ...options })"
+SET_THEME = "theme => document.body.classList.toggle('dark', theme === 'dark')"
+
+
+def violations(page: playwright.Page, state: str) -> list[str]:
+    """What axe finds, of any impact, in the light page and in the dark one."""
+    if not page.evaluate("Boolean(window.axe)"):
+        page.evaluate(AXE)
+    found = []
+    for theme, options in RULES.items():
+        page.evaluate(SET_THEME, theme)
+        page.wait_for_timeout(250)  # colours change slowly
+        for rule in page.evaluate(RUN, options)["violations"]:
+            found += [
+                f"{state}, {theme}: {rule['id']} ({rule['impact']}): {node['html'][:160]}"
+                for node in rule["nodes"]
+            ]
+    page.evaluate(SET_THEME, "light")
+    return found
