@@ -18,11 +18,12 @@ from transformers import PreTrainedTokenizerFast
 from models.tokenizer import load_tokenizer
 from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
+from models.westlake.firefly import FireflyArchitecture
 
 from .codec.clips import write_clips
 from .codec.config import load_start
 from .codec.encoder import load_codes, train_codes
-from .codec.vocoder import load_codec, train_slow_stages, train_vocoder
+from .codec.vocoder import load_codec, polish_vocoder, train_slow_stages, train_vocoder
 from .dialogues import load_dialogues
 from .files import is_up_to_date, replacing
 from .language.batches import Corpus
@@ -44,7 +45,8 @@ SHARES = {
     "codes": 0.06,
     "recogniser": 0.05,
     "slow_stages": 0.06,
-    "vocoder": 0.3,
+    "vocoder": 0.2,
+    "polish": 0.1,
     "understanding": 0.25,
     "language_model": 0.25,
     "preference": 0.03,
@@ -178,6 +180,21 @@ class Recipe:
             self.device,
         )
 
+    def polish(self) -> None:
+        polish_vocoder(
+            self.work / "codes.pt",
+            self.work / "vocoder.pt",
+            self.ear,
+            self.speech,
+            {self.work / "heldout_clips.npy": 1.0},
+            self.work,
+            self.minutes * SHARES["polish"],
+            self.device,
+        )
+
+    def load_codec(self) -> FireflyArchitecture:
+        return load_codec(self.work / "codes.pt", self.work / "polished.pt")
+
     def corpus(self) -> None:
         codec = load_codes(self.work / "codes.pt").to(self.device)
         write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
@@ -216,7 +233,7 @@ class Recipe:
         tokenizer = self.load_tokenizer()
         train_preference(
             load_language_model(source, tokenizer),
-            load_codec(self.work / "codes.pt", self.work / "vocoder.pt"),
+            self.load_codec(),
             Corpus(self.dialogues, tokenizer, self.work).conversations,
             self.ear,
             SAMPLING,
@@ -230,7 +247,7 @@ class Recipe:
         model = new_language_model(tokenizer)
         preferred = self.work / "preferred.pt"
         model.load_state_dict(torch.load(preferred, weights_only=True, map_location="cpu"))
-        codec = load_codec(self.work / "codes.pt", self.work / "vocoder.pt")
+        codec = self.load_codec()
         written = self.work / "checkpoint"
         save_checkpoint(written, model, codec, tokenizer, sampling=SAMPLING, dtype=torch.float16)
         self.output.mkdir(parents=True, exist_ok=True)
@@ -242,7 +259,8 @@ class Recipe:
 
     def stages(self) -> dict[str, Callable[[], object]]:
         names = ("tokenizer", "recordings", "clips", "codes", "recogniser", "slow_stages")
-        names += ("vocoder", "corpus", "understanding", "language_model", "preference", "export")
+        names += ("vocoder", "polish", "corpus", "understanding", "language_model", "preference")
+        names += ("export",)
         return {name: getattr(self, name) for name in names}
 
 

@@ -92,7 +92,8 @@ def test_the_codec(clip: Path, tmp_path: Path, no_gradients):
     encoder.train_codes(speech, clip, folder, 1e-6, NAME)
     vocoder.train_slow_stages(codes, ear, speech, speech, folder, 1e-6, NAME)
     vocoder.train_vocoder(codes, slow, ear, speech, speech, folder, 1e-6, NAME)
-    assert (folder / "vocoder.pt").exists()
+    vocoder.polish_vocoder(codes, folder / "vocoder.pt", ear, speech, speech, folder, 1e-6, NAME)
+    assert (folder / "polished.pt").exists()
 
 
 def test_the_recogniser(tmp_path: Path, made_up_teacher):

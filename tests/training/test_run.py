@@ -54,7 +54,8 @@ def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
         rtol=0,
         atol=1e-3,
     )
-    names = ("codes", "recogniser", "slow_stages", "vocoder", "understanding", "language_model")
+    names = ("codes", "recogniser", "slow_stages", "vocoder", "polished")
+    names += ("understanding", "language_model")
     for name in names:
         assert torch.load(work / f"{name}.pt", weights_only=True)["step"] == 1, name
     assert not list(work.rglob("*.new"))

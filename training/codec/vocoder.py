@@ -2,7 +2,8 @@
 
 Its slow stages learn first, by the log-mel that a linear head reads off them: for the same speech
 that costs a tenth of what the whole vocoder does, and what is said depends on them. Then the whole
-of it learns, and has to please the ears of the encoder, of a recogniser, and of discriminators.
+of it learns, and has to please the ears of the encoder and of a recogniser; at last also
+discriminators, which take away the blur that all that is right on average has.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from ..loop import Stage, autocast
 from ..recogniser.recogniser import Recogniser
 from .clips import CodedCrops
 from .config import MEL_FLOOR
+from .discriminators import Discriminators
 from .encoder import load_codes, spread_projections
 
 HEARING_WEIGHT, WORDS_WEIGHT = 1.0, 2.0
+DECEPTION_WEIGHT, LIKENESS_WEIGHT = 0.5, 2.0
 STFT_SIZES = (256, 512, 1024, 2048)
 # Pieces in a batch and frames of codes in each: of the slow stages, and of the whole.
 SLOW_BATCH, BATCH = (16, 64), (6, 36)
@@ -123,34 +126,89 @@ def train_vocoder(
     ear = ear and ear.to(device).requires_grad_(False)
     codec, slow = load_slow_stages(codes, slow_stages)
     codec, slow = codec.to(device).requires_grad_(False), slow.to(device)
-    config, decoder = codec.config, new_decoder(codec).requires_grad_(True)
+    decoder = new_decoder(codec).requires_grad_(True)
     crops = CodedCrops(codec, speech, 5, device)
     fixed = CodedCrops(codec, heldout, 6, device).draw_coded(0, *VALIDATION)
 
     def step(index: int) -> Tensor:
         indices, wave = crops.draw_coded(index, *BATCH)
         with autocast(device):
-            hidden = codec.quantizer.decode(indices)
-            audio, mel = codec.head(hidden).float(), slow.read_mel()
-        return (
-            spectral_loss(audio, wave)
-            + hearing_loss(codec, ear, audio, wave)
-            + mel_loss(codec, ear, mel, wave)
-        )
+            audio = codec.head(codec.quantizer.decode(indices)).float()
+            mel = slow.read_mel()
+        return likeness_loss(codec, ear, audio, wave) + mel_loss(codec, ear, mel, wave)
 
     def validate(index: int) -> dict[str, float]:
-        indices, wave = fixed
-        with autocast(device):
-            audio = codec.head(codec.quantizer.decode(indices)).float()
-        for name, speech in (("original", wave), ("decoded", audio)):
-            path = folder / f"vocoder_{name}.wav"
-            write_wav(path, speech[:4].flatten().cpu(), config.sample_rate)
-        l1 = F.l1_loss(codec.spec_transform(audio), codec.spec_transform(wave))
-        return {"valid_mel_l1": l1.item(), "valid_spectral": spectral_loss(audio, wave).item()}
+        return _validate(codec, fixed, folder, "vocoder", device)
 
     Stage(
         name="vocoder", folder=folder, minutes=minutes, learning_rate=4e-4, betas=(0.8, 0.99)
     ).run({"decoder": decoder, "mel": slow.mel}, step, validate)
+
+
+def polish_vocoder(
+    codes: Path,
+    vocoder: Path,
+    ear: Recogniser | None,
+    speech: Mapping[Path, float],
+    heldout: Mapping[Path, float],
+    folder: Path,
+    minutes: float,
+    device: str,
+) -> None:
+    """Train on what `train_vocoder` left, so that discriminators take it for recorded.
+
+    Args:
+        ear: a recogniser that the speech has to please too.
+    """
+    ear = ear and ear.to(device).requires_grad_(False)
+    codec = load_codec(codes, vocoder).to(device).requires_grad_(False)
+    decoder = new_decoder(codec).requires_grad_(True)
+    torch.manual_seed(0)
+    discriminators = Discriminators().to(device)
+    crops = CodedCrops(codec, speech, 7, device)
+    fixed = CodedCrops(codec, heldout, 6, device).draw_coded(0, *VALIDATION)
+
+    def step(index: int) -> Tensor:
+        indices, wave = crops.draw_coded(index, *BATCH)
+        with autocast(device):
+            audio = codec.head(codec.quantizer.decode(indices)).float()
+            deception, likeness = discriminators.deception_loss(audio, wave)
+            discrimination = discriminators.loss(audio, wave)
+        return (
+            likeness_loss(codec, ear, audio, wave)
+            + DECEPTION_WEIGHT * deception
+            + LIKENESS_WEIGHT * likeness
+            + discrimination
+        )
+
+    def validate(index: int) -> dict[str, float]:
+        figures = _validate(codec, fixed, folder, "polished", device)
+        with autocast(device):
+            audio = codec.head(codec.quantizer.decode(fixed[0])).float()
+            deception, likeness = discriminators.deception_loss(audio, fixed[1])
+        return figures | {"deception": deception.item(), "likeness": likeness.item()}
+
+    Stage(
+        name="polished", folder=folder, minutes=minutes, learning_rate=3e-4, betas=(0.8, 0.99)
+    ).run({"decoder": decoder, "discriminators": discriminators}, step, validate)
+
+
+def _validate(
+    codec: FireflyArchitecture,
+    heldout: tuple[Tensor, Tensor],
+    folder: Path,
+    name: str,
+    device: str,
+) -> dict[str, float]:
+    """How like held-out waves those decoded from their codes are; some are written to listen to."""
+    indices, wave = heldout
+    with autocast(device):
+        audio = codec.head(codec.quantizer.decode(indices)).float()
+    for kind, speech in (("original", wave), ("decoded", audio)):
+        path = folder / f"{name}_{kind}.wav"
+        write_wav(path, speech[:4].flatten().cpu(), codec.config.sample_rate)
+    l1 = F.l1_loss(codec.spec_transform(audio), codec.spec_transform(wave))
+    return {"valid_mel_l1": l1.item(), "valid_spectral": spectral_loss(audio, wave).item()}
 
 
 def new_decoder(codec: FireflyArchitecture) -> nn.ModuleDict:
@@ -186,6 +244,13 @@ def mel_loss(
 ) -> Tensor:
     """Of a log-mel [B, M, T] that is read off the slow stages; see `spectrum_loss`."""
     return spectrum_loss(ear, mel, mel_target(codec, wave))
+
+
+def likeness_loss(
+    codec: FireflyArchitecture, ear: Recogniser | None, audio: Tensor, wave: Tensor
+) -> Tensor:
+    """Of waves [B, 1, n]: their spectra, and how they are heard."""
+    return spectral_loss(audio, wave) + hearing_loss(codec, ear, audio, wave)
 
 
 def hearing_loss(
