@@ -31,7 +31,7 @@ from .wording import CORRECTIONS, loosen, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
-    False: {"speech": 0.75, "speech_text": 0.05, "text": 0.2},
+    False: {"speech": 0.85, "speech_text": 0.03, "text": 0.12},
     True: {"speech": 0.4, "speech_text": 0.05, "text": 0.55},
 }
 UNKNOWN_OTHER = "unknown.other"
@@ -43,7 +43,7 @@ WEIGHTS = {
 TURN_SHARES = (0.8, 0.11, 0.05, 0.02, 0.01, 0.01)  # conversations of one turn, of two, ...
 FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
 CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
-SPACED_SHARE = 0.15  # of replies whose words alone are learned, that stand among their speech
+SPACED_SHARE = 0.05  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 HEARING_FRAMES = 5  # that the model may take to tell a syllable
@@ -57,10 +57,9 @@ CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are k
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
     """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n], which is `spoken`, as the
-    model reads them. Of mixed `inputs`, parts of a spoken line are written."""
+    model reads them, and what is `heard` in the prompt, see `Example`."""
 
-    user: Spoken
-    inputs: str
+    heard: list[tuple[int, Sequence[str]]]
     free_style: bool
     spoken: Spoken
     prompt: Tensor
@@ -137,8 +136,12 @@ class Conversations:
         codes = user.codes.long() if inputs != "text" else None
         return turn_grid(self.tokens, text, codes, self.num_codebooks, after_reply=after_reply)
 
-    def _mixed_prompt(self, user: Spoken, after_reply: bool, rng: np.random.Generator) -> Tensor:
-        """The prompt [1+K, T] of a spoken line of which some runs of characters are written."""
+    def _mixed_prompt(
+        self, user: Spoken, after_reply: bool, rng: np.random.Generator
+    ) -> tuple[Tensor, list[tuple[int, Sequence[str]]]]:
+        """The prompt [1+K, T] of a spoken line of which some runs of characters are written; and
+        what is heard in the others, see `Example`."""
+        names, heard = spoken_syllables(user, plain_syllables(user.text)), []
         chars = [char for char in user.text if char not in PUNCTUATION]
         bounds = (0, *user.onsets[1:], user.codes.shape[1])
         parts = [text_columns(self.tokens.opening(after_reply), self.num_codebooks)]
@@ -147,6 +150,8 @@ class Conversations:
             if end < len(chars) and rng.random() >= SWITCH_SHARE:
                 continue
             if spoken:
+                column = sum(part.shape[1] for part in parts)
+                heard += _heard(column, names[bounds[begin] : bounds[end]])
                 codes = user.codes[:, bounds[begin] : bounds[end]].long() + 1
                 row = torch.full((1, codes.shape[1]), self.tokens.semantic)
                 parts.append(torch.cat([row, codes]))
@@ -155,7 +160,7 @@ class Conversations:
                 parts.append(text_columns(ids, self.num_codebooks))
             begin, spoken = end, not spoken
         parts.append(text_columns(self.tokens.closing(), self.num_codebooks))
-        return torch.cat(parts, dim=1)
+        return torch.cat(parts, dim=1), heard
 
     def reply_columns(self, emotion: str, style: str, reply: Spoken) -> Tensor:
         """A reply [1+K, n]: emotion, style, and each character shortly before it is spoken, with
@@ -219,17 +224,18 @@ class Conversations:
     ) -> _Turn:
         user, inputs = self._draw_user(intent, kind, index, rng, speak)
         if inputs == "speech" and user.onsets and rng.random() < MIXED_SHARE:
-            inputs = "mixed"
-            prompt = self._mixed_prompt(user, index > 0, rng)
+            prompt, heard = self._mixed_prompt(user, index > 0, rng)
         else:
-            prompt = self.prompt(user, inputs, after_reply=index > 0, rng=rng)
+            prompt, heard = self.prompt(user, inputs, after_reply=index > 0, rng=rng), []
+            if inputs == "speech" and user.text:
+                first = int((prompt[0] == self.tokens.semantic).nonzero()[0])
+                heard = _heard(first, spoken_syllables(user, plain_syllables(user.text)))
         emotion = NO_EMOTION if intent.name in (UNCLEAR, SILENT) else user.manner
         free_style = rng.random() < FREE_STYLE_SHARE
         style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
         spoken = self._choose_reply(intent, kind, style, rng)
         return _Turn(
-            user=user,
-            inputs=inputs,
+            heard=heard,
             free_style=free_style,
             spoken=spoken,
             prompt=prompt,
@@ -273,17 +279,12 @@ class Conversations:
         learn_codes[-1] = False
         if turn.free_style:
             learn_text[prompt.shape[1] + 1] = False  # drawn, so not to be expected
-        columns = (prompt[0] == self.tokens.semantic).nonzero()
-        heard = []
-        if turn.inputs == "speech" and turn.user.text:
-            names = spoken_syllables(turn.user, plain_syllables(turn.user.text))
-            heard = [(int(columns[0]) + HEARING_FRAMES, names[:-HEARING_FRAMES])]
         before = prompt.shape[1] - 1
         return Example(
             grid=grid,
             learn_text=learn_text,
             learn_codes=learn_codes,
-            heard=heard,
+            heard=turn.heard,
             asked=[(before, intent.name if kind is None else f"{intent.name}.{kind}")],
             said=[] if alone else [(before, _reply_syllables(turn.spoken))],
         )
@@ -296,6 +297,12 @@ def questions_of(intents: Iterable[Intent]) -> list[str]:
         for intent in intents
         for name in (intent.name, *(f"{intent.name}.{kind}" for kind in intent.then))
     )
+
+
+def _heard(column: int, names: list[str]) -> list[tuple[int, Sequence[str]]]:
+    """What can be told of syllables that are said in the columns from one on, see `Example`."""
+    told = names[:-HEARING_FRAMES]
+    return [(column + HEARING_FRAMES, told)] if any(told) else []
 
 
 def _reply_syllables(reply: Spoken) -> list[str]:

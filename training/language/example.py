@@ -17,8 +17,8 @@ class Example:
         grid: [1+K, T] long, as in a prompt, replies included.
         learn_text: [T] bool, the column's text token is to be predicted.
         learn_codes: [T] bool, the column's codes are to be predicted.
-        heard: (column, syllable to be told apart in each column from there) of each turn that is
-            speech alone.
+        heard: (column, syllable to be told apart in each column from there) of what is spoken
+            and not written besides.
         asked: (column before the reply, what it replies to) of each turn; see `questions_of`.
         said: (column before the reply, syllable heard in each of its columns) of each spoken turn.
     """

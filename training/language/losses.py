@@ -18,8 +18,8 @@ from .heads import Heads
 MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
 # Of the codes that the model reads in training, some are replaced by any others: of a reply's own
 # as many that it learns to tell its speech from the words, and does not stumble over its errors.
-CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.1, 0.5, 0.5
-JITTERED_SHARE = 0.3  # of all codes that it reads, off by one level, as another voice might be
+CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.02, 0.5, 0.5
+JITTERED_SHARE = 0.1  # of all codes that it reads, off by one level, as another voice might be
 
 
 def words_loss(

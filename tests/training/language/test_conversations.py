@@ -145,13 +145,13 @@ def test_new_topics_may_take_back_what_was_said(conversations: Conversations, mo
 
 
 def test_parts_of_a_spoken_line_may_be_written(conversations: Conversations):
-    text = "我最近总是睡不着。"
+    text, names = "我最近总是睡不着。", ["wo", "zui", "jin", "zong", "shi", "shui", "bu", "zhao"]
     codes = torch.arange(2 + 3 * 8).repeat(8, 1).short()
     onsets = tuple(range(2, 26, 3))
     user = Spoken(intent="", text=text, manner="sad", codes=codes, onsets=onsets)
     semantic, seen = conversations.tokens.semantic, set()
     for seed in range(20):
-        prompt = conversations._mixed_prompt(user, False, np.random.default_rng(seed))
+        prompt, told = conversations._mixed_prompt(user, False, np.random.default_rng(seed))
         spoken = prompt[0] == semantic
         heard = prompt[1, spoken] - 1
         assert (prompt[1:, ~spoken] == 0).all() and (heard.diff() > 0).all()
@@ -159,8 +159,13 @@ def test_parts_of_a_spoken_line_may_be_written(conversations: Conversations):
         written = "".join(c for i, c in enumerate(text[:-1]) if i not in characters)
         assert decode(conversations, prompt[0, ~spoken]).split("\n")[1].startswith(written)
         assert len(heard) == 3 * len(characters) + 2 * (0 in characters)
-        seen.add(len(characters))
-    assert len(seen) > 3
+        for column, syllables in told:
+            frames = prompt[1, column : column + len(syllables)] - 1 - module.HEARING_FRAMES
+            assert [names[(int(frame) - 2) // 3] if frame >= 2 else "" for frame in frames] == [
+                *syllables
+            ]
+        seen.add((len(characters), any(syllables for _, syllables in told)))
+    assert len(seen) > 3 and {True, False} == {learned for _, learned in seen}
 
 
 def test_the_unknown_is_drawn_more_often(conversations: Conversations):

@@ -115,8 +115,9 @@ def test_losses_are_the_cross_entropy_of_what_is_learned(
 
 
 def test_the_words_and_the_heads_are_learned(
-    model, conversations: Conversations, dialogues: Dialogues
+    model, conversations: Conversations, dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
 ):
+    monkeypatch.setattr("training.language.conversations.SPACED_SHARE", 0.3)
     torch.manual_seed(0)
     heads = new_heads(model, dialogues)
     rng = np.random.default_rng(0)
