@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
 RESOLUTIONS = (512, 1024, 2048)  # samples of a window, a quarter of which it moves on
-CHANNELS = 24
+CHANNELS = 16
 COMPRESSION = 0.3  # exponent of magnitudes, so that quiet parts count too
 
 
@@ -25,9 +25,9 @@ class SpectrogramDiscriminator(nn.Module):
         super().__init__()
         self.window_size = window_size
         self.register_buffer("window", torch.hann_window(window_size), persistent=False)
-        # Frequencies are halved three times, so that patches are wide in them and short in time.
-        kernels = [(9, 3)] * 4 + [(3, 3)]
-        strides = [(1, 1), *[(2, 1)] * 3, (1, 1)]
+        # Frequencies are halved four times, so that patches are wide in them and short in time.
+        kernels = [(7, 3)] * 4 + [(3, 3)]
+        strides = [(2, 1)] * 4 + [(1, 1)]
         self.convs = nn.ModuleList(
             weight_norm(
                 nn.Conv2d(
@@ -69,30 +69,30 @@ class Discriminators(nn.ModuleList):
     def forward(self, wave: Tensor) -> list[tuple[Tensor, list[Tensor]]]:
         return [discriminator(wave) for discriminator in self]
 
-    def loss(self, spoken: Tensor, recorded: Tensor) -> Tensor:
-        """What they learn: least squares (Mao et al., 2017, arXiv:1611.04076); both [B, 1, n]."""
-        told = zip(self(spoken.detach()), self(recorded))
-        losses = [
-            fake.float().square().mean() + (1 - real.float()).square().mean()
-            for (fake, _), (real, _) in told
-        ]
-        return _mean(losses)
+    def losses(self, spoken: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """How badly waves [B, 1, n] are told apart, which only the discriminators learn from; and
+        what only the speaker does: how badly it is taken for a recording, and how unlike one it
+        is in all layers.
 
-    def deception_loss(self, spoken: Tensor, recorded: Tensor) -> tuple[Tensor, Tensor]:
-        """What the vocoder learns from them, and they do not: to be taken for a recording, and to
-        be alike in all their layers (feature matching: Larsen et al., 2016, arXiv:1512.09300)."""
+        Least squares (Mao et al., 2017, arXiv:1611.04076); feature matching (Larsen et al., 2016,
+        arXiv:1512.09300).
+        """
         self.requires_grad_(False)
         judged = self(spoken)
-        with torch.no_grad():
-            wanted = self(recorded)
         self.requires_grad_(True)
+        real = self(recorded)
+        fakes = [score for score, _ in self(spoken.detach())]
+        told = [
+            fake.float().square().mean() + (1 - score.float()).square().mean()
+            for fake, (score, _) in zip(fakes, real)
+        ]
         deception = [(1 - score.float()).square().mean() for score, _ in judged]
         likeness = [
-            F.l1_loss(p.float(), t.float()) / t.float().abs().mean()
-            for (_, predicted), (_, target) in zip(judged, wanted)
+            F.l1_loss(p.float(), t.detach().float()) / t.detach().float().abs().mean()
+            for (_, predicted), (_, target) in zip(judged, real)
             for p, t in zip(predicted, target)
         ]
-        return _mean(deception), _mean(likeness)
+        return _mean(told), _mean(deception), _mean(likeness)
 
 
 def _mean(losses: Sequence[Tensor]) -> Tensor:

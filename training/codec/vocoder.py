@@ -172,20 +172,19 @@ def polish_vocoder(
         indices, wave = crops.draw_coded(index, *BATCH)
         with autocast(device):
             audio = codec.head(codec.quantizer.decode(indices)).float()
-            deception, likeness = discriminators.deception_loss(audio, wave)
-            discrimination = discriminators.loss(audio, wave)
+            told, deception, likeness = discriminators.losses(audio, wave)
         return (
             likeness_loss(codec, ear, audio, wave)
             + DECEPTION_WEIGHT * deception
             + LIKENESS_WEIGHT * likeness
-            + discrimination
+            + told
         )
 
     def validate(index: int) -> dict[str, float]:
         figures = _validate(codec, fixed, folder, "polished", device)
         with autocast(device):
             audio = codec.head(codec.quantizer.decode(fixed[0])).float()
-            deception, likeness = discriminators.deception_loss(audio, fixed[1])
+            _, deception, likeness = discriminators.losses(audio, fixed[1])
         return figures | {"deception": deception.item(), "likeness": likeness.item()}
 
     Stage(
