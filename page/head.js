@@ -35,12 +35,12 @@
   const begun = new MutationObserver(async () => {
     const loaded = performance.getEntriesByType("resource").map((entry) => entry.name);
     const core = loaded.find((name) => /\/core-[^/]*\.js$/.test(name));
-    if (!core || !document.querySelector("#advanced")) return;
+    if (!core || !document.querySelector("#seed")) return;
     begun.disconnect();
     (await import(core)).changeLocale?.("zh-CN");
     let waits = 100;
     const waiting = setInterval(() => {
-      if (!document.querySelector("#advanced").textContent.includes(words.advanced) && --waits) return;
+      if (!document.querySelector("#seed").textContent.includes(words.seed) && --waits) return;
       root.classList.remove("untranslated");
       clearInterval(waiting);
     }, 50);

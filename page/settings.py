@@ -15,6 +15,12 @@ from .checks import check_text, reply_options
 from .limits import Limits
 
 SYSTEM_LINES = 2
+# Gradio's accordion makes its fields when it is opened, and then sets them once more to what the
+# server sent: what was typed at once would be lost.
+DISCLOSE = """const button = element.querySelector(".disclosure");
+button.onclick = () => {
+  button.ariaExpanded = String(button.ariaExpanded !== "true");
+};"""
 
 
 class Settings:
@@ -30,7 +36,13 @@ class Settings:
         others: dict[str, Any] = {}
         if model.voices:
             others["voice"] = self._choice("voice", [(each, each) for each in model.voices])
-        with gr.Accordion(words.label("advanced"), open=False, elem_id="advanced"):
+        with gr.HTML(
+            "",
+            html_template=words.disclosure("advanced") + "@children",
+            js_on_load=DISCLOSE,
+            elem_id="advanced",
+            apply_default_css=False,
+        ):
             others |= self._optional()
             self._sampling = self._sliders()
             longest, length = limits.max_reply_seconds, limits.reply_seconds

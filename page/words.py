@@ -111,6 +111,11 @@ def bar(model: SpeechModel) -> str:
     )
 
 
+def disclosure(key: str) -> str:
+    """The button that shows and hides what follows it."""
+    return f'<button type="button" class="disclosure" aria-expanded="false">{both(key)}</button>'
+
+
 def player() -> str:
     """What player.js moves."""
     bars = "<i></i>" * 5

@@ -109,14 +109,28 @@ class Pages:
         page.set_default_timeout(60_000)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(address or self.url)
-        page.wait_for_selector("#send")
-        page.wait_for_function("Boolean(window.pageAsk?.answer && window.pagePlayer)")
+        wait_until_ready(page)
         return page
 
     def close(self) -> None:
         for context in self.contexts:
             context.close()
         assert self.errors == [], self.errors
+
+
+def wait_until_ready(page: playwright.Page) -> None:
+    """Wait until all that can be clicked and written has its script."""
+    page.wait_for_selector("#send")
+    page.wait_for_selector("#hands-free[data-state]")  # the composer's script has come to its end
+    page.wait_for_function("Boolean(window.pageAsk?.answer && window.pagePlayer)")
+
+
+def wait_for_value(page: playwright.Page, selector: str, value: str) -> None:
+    """Wait until a field holds this."""
+    page.wait_for_function(
+        "([selector, value]) => document.querySelector(selector)?.value === value",
+        arg=[selector, value],
+    )
 
 
 def write(page: playwright.Page, text: str) -> None:
@@ -129,10 +143,30 @@ def bubbles(page: playwright.Page, who: str) -> list[str]:
 
 
 def wait_for_reply(page: playwright.Page, number: int = 1) -> None:
-    """Wait until so many replies have ended."""
+    """Wait until so many replies have ended, and all that came with the last one is shown."""
     page.wait_for_function(
         f"document.querySelectorAll('#chat .bot-row .actions').length == {number}"
+        " && document.querySelector('#status .status').dataset.kind !== 'busy'"
     )
+
+
+def record(page: playwright.Page, seconds: int = 2) -> None:
+    """Begin to record, and wait until there is so much of it."""
+    page.click("#composer .record")
+    page.wait_for_function(
+        """seconds => {
+          const recorded = document.querySelector("#status [data-kind=recording] .said");
+          return Number(recorded?.textContent.match(/\\d+/)?.[0]) >= seconds;
+        }""",
+        arg=seconds,
+    )
+
+
+def attach_recording(page: playwright.Page) -> None:
+    """Record something, and wait until it is attached."""
+    record(page)
+    page.click("#composer .record")
+    page.wait_for_selector("#composer .attached[data-kind=audio]:not([hidden])")
 
 
 def wait_until_silent(page: playwright.Page) -> None:

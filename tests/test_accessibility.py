@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import pytest
-from browser import MARKS, Pages, chromium, playwright, wait_for_reply, write
+from browser import MARKS, Pages, chromium, playwright, record, wait_for_reply, write
 from fake_model import FakeModel
 from page_client import served
 
@@ -52,8 +52,7 @@ def test_the_talk_tab_is_for_everybody(
     page.keyboard.press("Escape")
     wait_for_reply(page)
     found += violations(page, "stopped")
-    page.click("#composer .record")
-    page.wait_for_timeout(500)
+    record(page, 1)
     found += violations(page, "recording")
     page.click("#composer .record")
     page.wait_for_selector("#composer .attached:not([hidden])")

@@ -10,7 +10,19 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from browser import MARKS, Pages, bubbles, chromium, playwright, said, wait_for_reply, write
+from browser import (
+    MARKS,
+    Pages,
+    attach_recording,
+    bubbles,
+    chromium,
+    playwright,
+    said,
+    wait_for_reply,
+    wait_for_value,
+    wait_until_ready,
+    write,
+)
 from fake_model import SAMPLE_RATE, FakeModel
 from page_client import served
 
@@ -58,13 +70,6 @@ def open_page(browser: playwright.Browser, url: str) -> Iterator[Pages]:
     pages.close()
 
 
-def record(page: playwright.Page) -> None:
-    page.click("#composer .record")
-    page.wait_for_timeout(1500)
-    page.click("#composer .record")
-    page.wait_for_selector("#composer .attached:not([hidden])")
-
-
 def upload(page: playwright.Page, path: Path) -> None:
     page.set_input_files("#composer input[type=file]", path)
     page.wait_for_selector("#composer .attached:not([hidden])")
@@ -82,7 +87,7 @@ def test_a_recording_is_answered_and_played_exactly(
     open_page: Pages, tiny_url: str, tmp_path: Path
 ):
     page = open_page(address=tiny_url)
-    record(page)
+    attach_recording(page)
     page.click("#send")
     wait_for_reply(page)
     played = page.evaluate("window.played")
@@ -147,7 +152,7 @@ def test_a_tab_closed_while_it_speaks_is_forgotten(
     monkeypatch.setattr(page_of_ours.sessions, "limits", Limits(linger_seconds=1))
     page.close()
     for _ in range(100):
-        other.wait_for_timeout(100)
+        other.wait_for_timeout(600)
         gc.collect()
         if session() is None:
             return
@@ -236,7 +241,7 @@ def test_what_is_typed_meanwhile_stays(open_page: Pages):
     assert page.input_value("#text") == "下一句"
     page.click("#send")
     wait_for_reply(page, 2)
-    page.wait_for_function("document.querySelector('#text').value === ''")
+    wait_for_value(page, "#text", "")
     page.fill("#text", "我想")
     page.evaluate("""async () => {
       document.querySelector("#send").click();
@@ -262,7 +267,8 @@ def test_a_cut_connection_loses_nothing(open_page: Pages):
     page.context.set_offline(False)
     page.reload()
     page.wait_for_selector("#chat .user-row:has-text('第一句')")
-    page.wait_for_function("document.querySelector('#text').value === '没有网的时候'")
+    wait_until_ready(page)
+    wait_for_value(page, "#text", "没有网的时候")
     page.click("#send")
     wait_for_reply(page, 2)
     assert len(bubbles(page, "user")) == 2
@@ -303,7 +309,7 @@ def test_an_upload_that_a_proxy_refuses_is_told(open_page: Pages, tmp_path: Path
 
 def test_old_sounds_can_be_heard_and_only_one_at_a_time(open_page: Pages):
     page = open_page()
-    record(page)
+    attach_recording(page)
     page.click("#send")
     wait_for_reply(page)
     page.click("#chat .user-row .sound")
@@ -321,6 +327,7 @@ def test_no_request_leaves_the_machine_and_nothing_is_complained_of(open_page: P
     page.on("console", lambda m: complaints.append(m.text) if m.type == "error" else None)
     page.on("request", lambda request: hosts.add(request.url.split("/")[2].split(":")[0]))
     page.goto(address)
+    wait_until_ready(page)
     write(page, "你好")
     wait_for_reply(page)
     page.click("#new")

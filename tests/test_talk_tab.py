@@ -16,8 +16,10 @@ from browser import (
     bubbles,
     chromium,
     playwright,
+    record,
     said,
     wait_for_reply,
+    wait_for_value,
     wait_until_silent,
     write,
 )
@@ -146,8 +148,7 @@ def test_a_microphone_that_can_not_be_opened_is_told_in_every_mode(
 
 def test_sending_while_recording_sends_the_recording(open_page: Pages):
     page = open_page()
-    page.click("#composer .record")
-    page.wait_for_timeout(2500)
+    record(page)
     page.click("#send")
     wait_for_reply(page)
     assert page.query_selector("#chat .user-row .sound")
@@ -173,8 +174,7 @@ def test_the_keyboard_sends_and_stops(open_page: Pages, model: FakeModel):
     page.press("#text", "Shift+Enter")
     page.keyboard.type("第二行")
     page.press("#text", "Enter")
-    page.wait_for_function("window.sounding.size > 0")
-    page.wait_for_timeout(600)
+    page.wait_for_function("window.pagePlayer.heard()?.seconds > 0.4")
     page.keyboard.press("Escape")
     assert page.evaluate("window.sounding.size") == 0
     page.wait_for_selector("#chat .bot-row .cut")
@@ -263,7 +263,7 @@ def test_a_conversation_is_saved_and_goes_on_elsewhere(
     other.wait_for_selector("#chat .user-row:has-text('第一句')")
     assert other.query_selector(".bot-row .good[aria-pressed=true]")
     other.click("#advanced button")
-    assert other.input_value("#seed input") == str(turn["seed"])
+    wait_for_value(other, "#seed input", str(turn["seed"]))
     write(other, "第二句")
     wait_for_reply(other, 2)
     sessions = list(ours[0].sessions._sessions.values())
@@ -294,6 +294,21 @@ def test_what_one_needs_is_in_sight(open_page: Pages, width: int, height: int):
       .filter((made) => Math.min(made.offsetWidth, made.offsetHeight) < 24)
       .map((made) => made.outerHTML.slice(0, 80))"""
     assert page.evaluate(small) == []
+
+
+def test_what_is_set_as_soon_as_the_settings_open_counts(open_page: Pages):
+    late = """
+      const frame = window.requestAnimationFrame.bind(window);
+      window.requestAnimationFrame = (draw) => setTimeout(() => frame(draw), 3000);
+    """
+    page = open_page(script=late)
+    page.click("#advanced button")
+    page.fill("#seed input", "7")
+    page.press("#seed input", "Tab")
+    write(page, "你好")
+    wait_for_reply(page)
+    assert page.inner_text(".bot-row .seed").endswith(" 7")
+    assert page.input_value("#seed input") == "7"
 
 
 def test_wrong_settings_are_told_in_the_pages_language(open_page: Pages):

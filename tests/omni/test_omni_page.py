@@ -11,7 +11,16 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from browser import MARKS, Pages, bubbles, chromium, playwright, wait_for_reply, write
+from browser import (
+    MARKS,
+    Pages,
+    attach_recording,
+    bubbles,
+    chromium,
+    playwright,
+    wait_for_reply,
+    write,
+)
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from omni_small import END, PAD
@@ -121,10 +130,7 @@ def test_pictures_are_shown_and_answered_over_several_turns(
     write(page, LONG)
     wait_for_reply(page, 2)
     attach(page, shown, "image")
-    page.click("#composer .record")
-    page.wait_for_timeout(1500)
-    page.click("#composer .record")
-    page.wait_for_selector("#composer .attached[data-kind=audio]:not([hidden])")
+    attach_recording(page)
     write(page, "what is it?")
     wait_for_reply(page, 3)
     pictures = "[...document.querySelectorAll('#chat .user-row img')].map((x) => x.naturalWidth)"
