@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from transformers import PreTrainedTokenizerFast
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
+PLAIN_CLASS = "PreTrainedTokenizerFast"  # all of it stands in tokenizer.json
 REQUIRED_TOKENS = ("<|semantic|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -38,12 +39,8 @@ def load_tokenizer(
     for name in TOKENIZER_FILES:
         if (folder / name).is_file():
             refuse_lfs_pointer(folder / name)
-    from transformers import AutoTokenizer  # here, as this import takes seconds
-
     try:
-        tokenizer: Any = AutoTokenizer.from_pretrained(
-            str(folder), local_files_only=True, trust_remote_code=False
-        )
+        tokenizer = _read(folder)
     except Exception as error:  # what the tokenizers library raises has no narrower type
         raise ValueError(f"the tokenizer in {folder} can't be read: {error}") from error
     special_ids = tokenizer.get_added_vocab()
@@ -62,11 +59,25 @@ def load_tokenizer(
     return tokenizer
 
 
+def _read(folder: Path) -> Any:
+    """The tokenizer of its class; only where that is not the plain one, all are imported."""
+    import transformers  # here, as this import takes long
+
+    path = folder / "tokenizer_config.json"
+    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if config.get("tokenizer_class") == PLAIN_CLASS and (folder / TOKENIZER_FILES[0]).is_file():
+        plain = transformers.PreTrainedTokenizerFast
+        return plain.from_pretrained(str(folder), local_files_only=True)
+    return transformers.AutoTokenizer.from_pretrained(
+        str(folder), local_files_only=True, trust_remote_code=False
+    )
+
+
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     """Write tokenizer.json and tokenizer_config.json, from which `load_tokenizer` loads."""
     tokenizer.save(str(folder / "tokenizer.json"))
     config = {
-        "tokenizer_class": "PreTrainedTokenizerFast",
+        "tokenizer_class": PLAIN_CLASS,
         "eos_token": "<|im_end|>",
         "clean_up_tokenization_spaces": False,
     }

@@ -1,4 +1,4 @@
-"""Latents <-> codes: finite scalar quantisation (Mentzer et al., 2023, arXiv:2309.15505)."""
+"""Latents <-> codes at a lower rate."""
 
 from collections.abc import Iterable
 from typing import cast
@@ -6,11 +6,11 @@ from typing import cast
 import torch
 from einops import rearrange
 from torch import Tensor, nn
-from vector_quantize_pytorch import GroupedResidualFSQ
 
 from .config import FireflyConfig
 from .conv import FishConvNet, FishTransConvNet, StreamState
 from .convnext import ConvNeXtBlock
+from .fsq import GroupedScalarQuantizer
 
 
 class DownsampleFiniteScalarQuantize(nn.Module):
@@ -27,13 +27,8 @@ class DownsampleFiniteScalarQuantize(nn.Module):
             nn.ModuleList([FishConvNet(dim, dim, factor, stride=factor), block()])
             for factor in config.downsample_factors
         )
-        with torch.device("cpu"):  # it reads its own numbers, which the meta device has not
-            self.residual_fsq = GroupedResidualFSQ(
-                dim=dim,
-                levels=list(config.fsq_levels),
-                num_quantizers=1,
-                groups=config.num_codebooks,
-            )
+        with torch.device("cpu"):  # its numbers are no weights, which a file would bring
+            self.residual_fsq = GroupedScalarQuantizer(dim, config.num_codebooks, config.fsq_levels)
         self.upsample = nn.ModuleList(
             nn.ModuleList([FishTransConvNet(dim, dim, factor, stride=factor), block()])
             for factor in reversed(config.downsample_factors)
@@ -46,9 +41,9 @@ class DownsampleFiniteScalarQuantize(nn.Module):
         """Work out once what each code stands for; `decode` then looks it up."""
         device = next(self.parameters()).device
         codes = torch.arange(self.residual_fsq.codebook_size, device=device)
-        groups = codes.expand(len(self.residual_fsq.rvqs), 1, -1)
-        values = self.residual_fsq.get_output_from_indices(groups[..., None])  # [1, codes, C]
-        self.table = rearrange(values, "1 n (g c) -> g n c", g=len(groups)).contiguous()
+        num_groups = len(self.residual_fsq.rvqs)
+        values = self.residual_fsq.decode(codes.expand(1, num_groups, -1))  # [1, codes, C]
+        self.table = rearrange(values, "1 n (g c) -> g n c", g=num_groups).contiguous()
 
     def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Quantise and reconstruct a whole signal, for training: straight-through gradients.
@@ -60,21 +55,20 @@ class DownsampleFiniteScalarQuantize(nn.Module):
             reconstructed hidden [B, C, T'] with T' = T rounded up to whole frames, and
             codes [B, K, T' / mels_per_frame].
         """
-        quantised, indices = self.residual_fsq(self._down(x, None).mT)
-        return self._up(quantised.mT, None), rearrange(indices, "g b t 1 -> b g t").long()
+        quantised, codes = self.residual_fsq(self._down(x, None).mT)
+        return self._up(quantised.mT, None), codes
 
     def encode(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Hidden [B, C, T] -> codes [B, K, ceil(T / mels_per_frame)], long, 0..codebook_size-1."""
         x = self._down(x, state)
         if x.shape[-1] == 0:
             return x.new_zeros(x.shape[0], len(self.residual_fsq.rvqs), 0).long()
-        _, indices = self.residual_fsq(x.mT)
-        return rearrange(indices, "g b t 1 -> b g t").long()
+        return self.residual_fsq(x.mT)[1]
 
     def decode(self, codes: Tensor, state: StreamState | None = None) -> Tensor:
         """Codes [B, K, L] -> hidden [B, C, L * mels_per_frame]."""
         if self.table is None:
-            x = self.residual_fsq.get_output_from_indices(rearrange(codes, "b g t -> g b t 1"))
+            x = self.residual_fsq.decode(codes)
         else:
             groups = torch.arange(len(self.table), device=codes.device)
             x = self.table[groups, codes.mT].flatten(2)
