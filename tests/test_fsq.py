@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from vector_quantize_pytorch import GroupedResidualFSQ
 
 from models.westlake.firefly.fsq import GroupedScalarQuantizer, ScalarQuantizer
 
@@ -53,3 +54,25 @@ def test_groups_are_quantised_each_by_itself_and_decoded_alike():
         x[..., 8:16] = 0
         changed = (quantizer(x)[1] != codes).any(dim=-1).any(dim=0)
     assert changed.tolist() == [False, True, *[False] * 6]
+
+
+@pytest.mark.parametrize(
+    "dim", [32, 64]
+)  # a group's channels are its numbers, or projected to them
+def test_it_is_the_quantiser_that_the_published_weights_were_trained_with(dim: int):
+    torch.manual_seed(0)
+    theirs = GroupedResidualFSQ(dim=dim, levels=[8, 5, 5, 5], num_quantizers=1, groups=8)
+    ours = GroupedScalarQuantizer(dim, 8, (8, 5, 5, 5))
+    ours.load_state_dict(theirs.state_dict())
+    x = 3 * torch.randn(2, 500, dim)
+    wanted = torch.randn_like(x)
+    outputs, gradients = [], []
+    for quantizer in (theirs, ours):
+        given = x.clone().requires_grad_(True)
+        outputs.append(quantizer(given))
+        (outputs[-1][0] * wanted).sum().backward()
+        gradients.append(given.grad)
+    (values, codes), (own_values, own_codes) = outputs
+    assert torch.equal(own_codes, codes[..., 0].transpose(0, 1).long())
+    assert torch.equal(own_values, values) and torch.equal(*gradients)
+    torch.testing.assert_close(ours.decode(own_codes), theirs.get_output_from_indices(codes))

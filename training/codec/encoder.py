@@ -149,10 +149,7 @@ class Components:
         """Returns the levels and a 1 for each row [N, K * levels + 1], and codes [K, N]."""
         spread = numbers.new_tensor(SPREAD)
         parts = numbers.unflatten(1, (len(self.groups), -1)) * spread
-        pairs = [
-            fsq.layers[0](fsq.layers[0].bound(part[None]))
-            for fsq, part in zip(self.groups, parts.unbind(1))
-        ]
+        pairs = (fsq.quantise(part) for fsq, part in zip(self.groups, parts.unbind(1)))
         levels, codes = zip(*pairs)
         ones = torch.ones_like(numbers[:, :1])
-        return torch.cat([*(x[0] for x in levels), ones], dim=1), torch.cat(codes)
+        return torch.cat([*levels, ones], dim=1), torch.stack(codes)

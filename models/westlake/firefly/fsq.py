@@ -46,13 +46,16 @@ class ScalarQuantizer(nn.Module):
         Returns:
             the same, quantised, and codes [B, T], long.
         """
-        x = self.project_in(x)
-        with torch.autocast(x.device.type, enabled=False):
-            # Twice, as where the published weights were trained: they have other codes without.
-            bounded = self.bound(self.bound(x.float()))
-            rounded = bounded + (bounded.round() - bounded).detach()
-            codes = ((rounded.detach() + self.halves) * self.steps).sum(-1)
-        return self.project_out((rounded / self.halves).to(x.dtype)), codes.long()
+        numbers, codes = self.quantise(self.project_in(x))
+        return self.project_out(numbers), codes
+
+    def quantise(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Numbers [..., N] -> the levels that they round to, in -1..1, and codes [...], long."""
+        # Twice, as where the published weights were trained: they have other codes without.
+        bounded = self.bound(self.bound(x.float()))
+        rounded = bounded + (bounded.round() - bounded).detach()
+        codes = ((rounded.detach() + self.halves) * self.steps).sum(-1)
+        return (rounded / self.halves).to(x.dtype), codes.long()
 
     def numbers(self, codes: Tensor) -> Tensor:
         """Codes [...] -> the numbers that they stand for, [..., N] in -1..1."""
