@@ -46,6 +46,9 @@
     }, 50);
   });
   if (chinese && navigator.language !== "zh-CN") {
+    // Gradio reads the tabs' names but once, and before it is told.
+    const names = { "talk-tab": words.tab_talk, "compare-tab": words.compare, "inspect-tab": words.inspect };
+    for (const { props } of window.gradio_config.components) if (props?.elem_id in names) props.label = names[props.elem_id];
     root.classList.add("untranslated");
     begun.observe(root, { childList: true, subtree: true });
   }

@@ -195,16 +195,20 @@ def test_the_page_speaks_the_browsers_language(
     assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
-def test_a_browser_of_bare_chinese_never_sees_english(open_page: Pages):
+@pytest.mark.parametrize("locale", ["zh", "zh-SG", "zh-Hans-CN"])
+def test_no_chinese_browser_ever_sees_english(open_page: Pages, locale: str):
     watch = """
       window.english = [];
       new MutationObserver(() => {
         const text = document.body?.innerText ?? "";
-        if (/Tone of the reply|Settings/.test(text)) window.english.push(text);
+        const english = /Tone of the reply|Settings|Listening tests|Inspect/;
+        if (english.test(text)) window.english.push(text);
       }).observe(document, {subtree: true, childList: true, characterData: true});
     """
-    page = open_page("zh", script=watch)
+    page = open_page(locale, script=watch)
     page.wait_for_selector("#style:has-text('回复的语气')")
+    for tab, name in {"compare": "听音测试", "inspect": "查看内部"}.items():
+        assert page.inner_text(f"#{tab}-tab-button") == name
     assert page.evaluate("window.english") == []
 
 
