@@ -11,6 +11,13 @@ COLOUR_RULES = ["color-contrast", "link-in-text-block"]
 RULES = {"light": {}, "dark": {"runOnly": COLOUR_RULES}}
 RUN = "options => axe.run({ resultTypes: ['violations'], ...options })"
 SET_THEME = "theme => document.body.classList.toggle('dark', theme === 'dark')"
+# Colours change slowly; what moves for ever or changes its place alone, as the bars do, may go on.
+RESTS = """() => document.getAnimations().every(
+  (each) =>
+    each.playState !== "running" ||
+    each.transitionProperty === "transform" ||
+    each.effect.getComputedTiming().endTime === Infinity
+)"""
 
 
 def violations(page: playwright.Page, state: str) -> list[str]:
@@ -20,7 +27,7 @@ def violations(page: playwright.Page, state: str) -> list[str]:
     found = []
     for theme, options in RULES.items():
         page.evaluate(SET_THEME, theme)
-        page.wait_for_timeout(250)  # colours change slowly
+        page.wait_for_function(RESTS)
         for rule in page.evaluate(RUN, options)["violations"]:
             found += [
                 f"{state}, {theme}: {rule['id']} ({rule['impact']}): {node['html'][:160]}"
