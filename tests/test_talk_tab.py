@@ -192,7 +192,7 @@ def test_a_replys_text_grows_with_its_sound(open_page: Pages, model: FakeModel):
     for _ in range(2):  # a character a frame, 20 a second
         page.wait_for_function(f"""() => {{
           const {{ length }} = document.querySelector(".bot-row .text").textContent;
-          const said = 20 * window.pagePlayer.heard().seconds;
+          const said = 20 * window.pagePlayer.heard()?.seconds;
           return length > {before} && length < 155 && Math.abs(length - said) <= 4;
         }}""")
         before = len(text_of(page))

@@ -69,3 +69,8 @@ def ratings_csv(page: playwright.Page, folder: Path) -> list[dict[str, str]]:
     event.value.save_as(folder / "ratings.csv")
     with (folder / "ratings.csv").open(encoding="utf-8-sig", newline="") as file:
         return list(csv.DictReader(file))
+
+
+def shown_p(p: float) -> str:
+    """A p value as the page shows it: browsers round halves up, Python to even."""
+    return f"{p + 1e-9:.3f}"

@@ -11,7 +11,7 @@ import soundfile
 from browser import MARKS
 from fake_model import FakeModel
 from page_client import served
-from rating import answer, begin, build, cells, opened, ratings_csv, score
+from rating import answer, begin, build, cells, opened, ratings_csv, score, shown_p
 
 from listening.analysis import mean_interval, share_interval, signed_rank_p
 
@@ -69,7 +69,7 @@ def test_two_raters_a_restart_and_the_results(context, tmp_path: Path):
         ((pair, count, p, adjusted),) = cells(page, "Two conditions each")
         places = sorted({key[1:] for key in by})
         expected = signed_rank_p(*([by[(name, *place)] for place in places] for name in "AB"))
-        assert (pair, count, p, adjusted) == ("A / B", "6", f"{expected:.3f}", f"{expected:.3f}")
+        assert (pair, count, p, adjusted) == ("A / B", "6", shown_p(expected), shown_p(expected))
         assert key in page.evaluate("localStorage.listening")
 
 

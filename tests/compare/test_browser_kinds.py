@@ -10,7 +10,7 @@ import soundfile
 from browser import MARKS, playwright
 from fake_model import FakeModel
 from page_client import served
-from rating import answer, begin, build, cells, opened, ratings_csv, score
+from rating import answer, begin, build, cells, opened, ratings_csv, score, shown_p
 
 from listening.analysis import binomial_p, share_interval
 
@@ -51,7 +51,7 @@ def test_a_difference_is_heard_or_guessed(context, tmp_path: Path):
         show_results(maker)
         p = binomial_p(total, 2 * total, 0.5, "greater")
         assert cells(maker, "Right answers") == [
-            ["A / B", str(total), str(total), f"{p:.3f}", f"{p:.3f}"]
+            ["A / B", str(total), str(total), shown_p(p), shown_p(p)]
         ]
         interval = share_interval(total, 2 * total)
         assert cells(maker, "Share") == [
@@ -96,8 +96,7 @@ def test_tones_are_recognised(context, tmp_path: Path):
         for tone in ("calm", "happy"):
             right = [row["answer"] == tone for row in rows if row["word"] == tone]
             p = binomial_p(sum(right), 4, 1 / 2, "greater")
-            shown = f"{p + 1e-9:.3f}"  # browsers round halves up
-            assert told[tone, str(sum(right)), str(4 - sum(right))] == shown
+            assert told[tone, str(sum(right)), str(4 - sum(right))] == shown_p(p)
         for meant, chosen, count in cells(maker, "What was meant"):
             pairs = [(row["word"], row["answer"]) for row in rows]
             assert pairs.count((meant, chosen)) == int(count)
