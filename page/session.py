@@ -11,7 +11,7 @@ from threading import Event
 
 from generate import generate_long
 from models.audio import AudioClip, load_audio
-from models.contract import Conversation, SpeechModel, SystemPrompts, UserTurn
+from models.contract import Conversation, ReplyChunk, SpeechModel, SystemPrompts, UserTurn
 from models.errors import UserError
 from models.level import level_speech
 
@@ -314,25 +314,7 @@ class Session:
                 self.hearing.answered()
                 for path in turn.given:
                     self.files.keep(path)
-                try:
-                    yield turn
-                    for chunk in chunks:
-                        turn.add(chunk)
-                        yield turn
-                except Exception:
-                    if turn.last is None:
-                        self.turns.remove(turn)
-                    raise
-                finally:
-                    turn.stopped = stop.is_set()
-                    stop.set()
-                    for chunk in chunks:  # the page went on before the end: the last frames
-                        turn.stopped = True
-                        turn.add(chunk)
-                    try:
-                        self.transcript.keep_sound(turn)
-                    finally:
-                        turn.ended = True
+                yield from self._grow(turn, chunks, stop)
                 yield turn
                 turn.forget_sound()
         finally:
@@ -343,6 +325,30 @@ class Session:
                 self.transcript.keep_state(conversation)
             self.hearing.last_used = time.monotonic()
             self._floor.give()
+
+    def _grow(
+        self, turn: ShownTurn, chunks: Generator[ReplyChunk], stop: Event
+    ) -> Generator[ShownTurn]:
+        """Let a turn grow by its reply; whatever ends it, what was said of it is kept."""
+        try:
+            yield turn
+            for chunk in chunks:
+                turn.add(chunk)
+                yield turn
+        except Exception:
+            if turn.last is None:
+                self.turns.remove(turn)
+            raise
+        finally:
+            turn.stopped = stop.is_set()
+            stop.set()
+            for chunk in chunks:  # the page went on before the end: the last frames
+                turn.stopped = True
+                turn.add(chunk)
+            try:
+                self.transcript.keep_sound(turn)
+            finally:
+                turn.ended = True
 
     def _wait_for_slot(
         self, slot: ExitStack, stop: Event, patient: bool
