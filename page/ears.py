@@ -79,7 +79,7 @@ class Ear:
             return None, None
         if begun:
             session = self.sessions.open(self.visitor, self.system)
-            session.hearing.listen(shown)
+            session.listen(shown)
         left = None
         for piece in self._before:
             current = self.sessions.get(self.visitor)

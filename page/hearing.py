@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from threading import Event, Lock
 
 from models.audio import AudioClip
@@ -24,21 +24,13 @@ class Hearing:
         last_used: when a turn began or something was heard, by time.monotonic.
 
     Args:
-        conversation: the one that goes on, when it is asked.
-        floor: whose turn it is in it.
+        floor: whose turn it is in the conversation.
         limiter: of the work that all conversations make together.
     """
 
-    def __init__(
-        self,
-        conversation: Callable[[], Conversation],
-        floor: Floor,
-        limiter: Limiter,
-        limits: Limits,
-    ) -> None:
+    def __init__(self, floor: Floor, limiter: Limiter, limits: Limits) -> None:
         self.last_used = time.monotonic()
-        self._conversation, self._floor = conversation, floor
-        self._limiter, self._limits = limiter, limits
+        self._floor, self._limiter, self._limits = floor, limiter, limits
         self._stop = Event()  # of the turn that has the floor, or waits for it
         self._guard = Lock()  # of the three that follow; never held while something is waited for
         self._listener: Listener | None = None
@@ -78,14 +70,15 @@ class Hearing:
             return None
         raise UserError("error_busy")
 
-    def listen(self, shown: Mapping[str, str] | None = None) -> None:
+    def listen(self, conversation: Conversation, shown: Mapping[str, str] | None = None) -> None:
         """The microphone was opened.
 
         Args:
+            conversation: that it is heard in.
             shown: paths of what is shown with what will be said, by kind: "image", "video".
         """
         seconds = self._limits.max_reply_seconds + self._limits.wait_seconds
-        listener = self._new_listener(seconds, self._limits.silent_seconds, shown)
+        listener = self._new_listener(conversation, seconds, self._limits.silent_seconds, shown)
         unanswered = self._unanswered
         self.begin(listener.stop, listener)
         for clip in unanswered:  # who goes on speaking has not finished
@@ -125,7 +118,7 @@ class Hearing:
         """The answer to what was heard has begun."""
         self._unanswered = []
 
-    def prepare(self, audio: str | None) -> None:
+    def prepare(self, conversation: Conversation, audio: str | None) -> None:
         """Read a recording before it is sent, as soon as no reply is under way; returns at once.
 
         Only the last one is kept; None forgets it.
@@ -134,7 +127,7 @@ class Hearing:
         if audio:
             limits = self._limits
             seconds = limits.max_reply_seconds + limits.wait_seconds
-            recording = audio, self._new_listener(seconds, limits.upload_seconds)
+            recording = audio, self._new_listener(conversation, seconds, limits.upload_seconds)
             recording[1].push(audio)
         with self._guard:
             before, self._recording = self._recording, recording
@@ -157,10 +150,14 @@ class Hearing:
         return listener
 
     def _new_listener(
-        self, floor_seconds: float, silent_seconds: float, shown: Mapping[str, str] | None = None
+        self,
+        conversation: Conversation,
+        floor_seconds: float,
+        silent_seconds: float,
+        shown: Mapping[str, str] | None = None,
     ) -> Listener:
         return Listener(
-            self._conversation(),
+            conversation,
             self._floor,
             self._limiter,
             floor_seconds=floor_seconds,

@@ -61,7 +61,7 @@ class Session:
         self.system: str | None = ""  # how the model shall be; None if it isn't known
         self.transcript = Transcript(owner, files)
         self._floor = Floor()
-        self.hearing = Hearing(lambda: self.conversation, self._floor, limiter, limits)
+        self.hearing = Hearing(self._floor, limiter, limits)
 
     @property
     def turns(self) -> list[ShownTurn]:
@@ -141,10 +141,14 @@ class Session:
         self.wait()
         self.files.remove_all(self.owner)
 
+    def listen(self, shown: Mapping[str, str] | None = None) -> None:
+        """The microphone was opened; see `Hearing.listen`."""
+        self.hearing.listen(self.conversation, shown)
+
     def prepare(self, audio: str | None) -> None:
         """Read a recording before it is sent, unless it was sent already; see `Hearing`."""
         if not audio or all(turn.audio != audio for turn in self.turns):
-            self.hearing.prepare(audio)
+            self.hearing.prepare(self.conversation, audio)
 
     def is_prepared(self, audio: str | None, *others: str | None) -> bool:
         """Whether this turn, without anything else, has been or is being read by `prepare`."""

@@ -1,5 +1,6 @@
 """What several test modules share: the codec at full size and at a small one."""
 
+import gc
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -34,6 +35,14 @@ def no_grad() -> Iterator[None]:
     """Gradients off while a test runs; a module asks for it with ``usefixtures``."""
     with torch.no_grad():
         yield
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """The collector of cycles off while a test runs, as it comes to what is old after hours."""
+    gc.disable()
+    yield
+    gc.enable()
 
 
 @pytest.fixture(scope="session")

@@ -1,5 +1,8 @@
 """The language model equals the published one, with and without a cache."""
 
+import resource
+from pathlib import Path
+
 import pytest
 import torch
 from parity import ASSETS, SEMANTIC_ID, golden_dual_ar, load_json, seeded_state_dict
@@ -7,6 +10,8 @@ from safetensors.torch import load_file
 
 from models.westlake.dual_ar import DualARConfig, DualARTransformer, KVCache
 from models.westlake.published import rename_dual_ar
+
+STATM = Path("/proc/self/statm")
 
 
 @pytest.fixture(scope="module")
@@ -175,6 +180,23 @@ def test_cache_checks(model):
         model(torch.zeros(1, 9, 11, dtype=torch.long), [cache])
     with pytest.raises(ValueError, match="room for 256"):
         model(torch.zeros(1, 9, 257, dtype=torch.long))
+
+
+@pytest.mark.skipif(not STATM.is_file(), reason="the system doesn't tell a process's memory so")
+def test_a_cache_takes_memory_only_as_it_is_filled():
+    config = DualARConfig(
+        vocab_size=9, n_layer=4, n_head=4, dim=256, intermediate_size=8, max_seq_len=8192
+    ).slow
+    before = resident_bytes()
+    cache = KVCache(config, 8192)
+    for layer in range(config.n_layer):
+        cache.append(layer, torch.ones(1, 8, 100, 64))
+    size = sum(layer.nbytes for layer in cache._layers)
+    assert resident_bytes() - before < size / 10
+
+
+def resident_bytes() -> int:
+    return int(STATM.read_text().split()[1]) * resource.getpagesize()
 
 
 def test_semantic_id_must_be_in_the_vocabulary(model):

@@ -217,7 +217,7 @@ def test_what_is_said_while_the_server_is_busy_is_kept_and_answered(
     busy, session = (Session(name, model, files, limiter, LIMITS) for name in "ab")
     reply = busy.answer(None, "你好")
     next(reply)
-    session.hearing.listen()
+    session.listen()
     tone = 0.2 * torch.sin(torch.arange(2 * RATE) * 0.05)
     tone[torch.arange(2 * RATE) % 6000 > 4000] = 0
     session.hearing.hear(AudioClip(tone, RATE))
@@ -243,14 +243,14 @@ def test_what_waits_for_an_answer_comes_before_what_is_said_next(model: FakeMode
     next(reply)
     tone = 0.2 * torch.sin(torch.arange(RATE) * 0.05)
     tone[torch.arange(RATE) % 6000 > 4000] = 0
-    session.hearing.listen()
+    session.listen()
     session.hearing.hear(AudioClip(tone, RATE))
     told: list = []
     thread = threading.Thread(target=lambda: told.extend(session.answer_heard()))
     thread.start()
     while None not in told:
         time.sleep(0.05)
-    session.hearing.listen()
+    session.listen()
     session.hearing.hear(AudioClip(tone, RATE))
     thread.join(20)
     assert session.turns == []

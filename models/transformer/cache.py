@@ -9,7 +9,9 @@ from .config import StackConfig
 
 
 class KVCache:
-    """Keys and values of a stack's past positions, allocated once and filled in place.
+    """Keys and values of a stack's past positions, in a place for all and filled one by one.
+
+    Of large ones a CPU gives memory only as it is filled.
 
     It is an argument of the model and never part of it: a conversation owns one with a single
     row. Rows of one cache share their position; rows with positions of their own take one cache
@@ -45,7 +47,7 @@ class KVCache:
         # Of each layer, the heads of the keys and after them those of the values.
         shape = (num_rows, 2 * config.n_local_heads, max_len, config.head_dim)
         self._layers = [
-            torch.zeros(shape, dtype=dtype, device=device) for _ in range(config.n_layer)
+            torch.empty(shape, dtype=dtype, device=device) for _ in range(config.n_layer)
         ]
 
     @property

@@ -166,7 +166,7 @@ def test_no_number_of_waiting_calls_stops_the_server(url: str, page: app.Page, m
     visitor = Visitor(url)
     assert visitor.run(function(page, "answer"), written("你好"))["success"]
     session = page.sessions.get(next(iter(page.sessions._sessions)))
-    session.hearing.listen()
+    session.listen()
     wait_until(lambda: session.is_busy)
     for name in ("stop", "reset"):
         with ThreadPoolExecutor(30) as pool:

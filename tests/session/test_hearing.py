@@ -40,7 +40,7 @@ def test_it_listens_while_the_user_speaks(session: Session):
 
 def test_a_microphone_that_gave_nothing(session: Session):
     assert list(session.answer_heard()) == []  # it was never opened
-    session.hearing.listen()
+    session.listen()
     with pytest.raises(UserError) as told:
         list(session.answer_heard())
     assert told.value.code == "error_nothing_heard"
@@ -96,7 +96,7 @@ def test_quiet_speech_is_raised_whatever_the_way_in(
 
 
 def test_live_talk_is_answered_when_its_room_ends(session: Session):
-    session.hearing.listen()
+    session.listen()
     left: list[float] = []
 
     def is_full() -> bool:
@@ -140,7 +140,7 @@ def test_a_cancelled_listener_reads_no_more(session: Session, model: FakeModel):
     session.prepare(recording(session, 20))
     listen_later = [speech(1)] * 5
     wait_until(lambda: len(pushed) == 1)
-    session.hearing.listen()
+    session.listen()
     for piece in listen_later:
         session.hearing.hear(AudioClip(piece, RATE))
     session.interrupt()

@@ -43,7 +43,7 @@ def recording(session: Session, seconds: float = 1.0, amplitude: float = 0.2) ->
 
 
 def listen(session: Session, *seconds: float, amplitude: float = 0.2) -> None:
-    session.hearing.listen()
+    session.listen()
     for piece in speech(sum(seconds), amplitude).split([int(RATE * each) for each in seconds]):
         session.hearing.hear(AudioClip(piece, RATE))
 
