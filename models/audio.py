@@ -277,6 +277,13 @@ class StreamResampler:
         num_steps = max(0, (self.pending - self.context) // self.step)
         return self._resample(num_steps)
 
+    def needed(self, count: int) -> int:
+        """How many samples must still come until `count` more of the result are certain."""
+        if self.step == self.new_step:
+            return count
+        steps = -(-count // self.new_step)
+        return steps * self.step + self.context - self.pending
+
     def finish(self) -> Tensor:
         """The rest [m], once no more samples come."""
         if not self.pending:

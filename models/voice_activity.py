@@ -54,6 +54,7 @@ class SpeechDetector:
 
     def __init__(self, sample_rate: int, silence_seconds: float = SILENCE_SECONDS) -> None:
         self.is_speech = False
+        self._sample_rate = sample_rate
         self._network = load_detector()
         self._resampler = StreamResampler(sample_rate, SAMPLE_RATE)
         self._num_silent = round(silence_seconds * SAMPLE_RATE / WINDOW)
@@ -61,6 +62,14 @@ class SpeechDetector:
         self._state = torch.zeros(2, 1, 128)
         self._judged: deque[float] = deque(maxlen=NUM_LOUD_JUDGED)
         self._silent = 0  # windows since the last one with speech
+
+    @property
+    def seconds_to_end(self) -> float | None:
+        """Seconds of silence after which speech will have ended; None while nobody speaks."""
+        if not self.is_speech:
+            return None
+        count = (self._num_silent - self._silent) * WINDOW - (len(self._pending) - CONTEXT)
+        return self._resampler.needed(count) / self._sample_rate
 
     @torch.no_grad()
     def push(self, samples: Tensor, *, echo: bool = False) -> list[bool]:

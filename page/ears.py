@@ -31,11 +31,13 @@ class Heard:
         number: of the piece.
         change: "speech" has begun, has "ended", or None.
         seconds_left: for which there is room; None while nobody speaks.
+        seconds_to_end: of silence after which speech will have ended; None while nobody speaks.
     """
 
     number: int
     change: str | None = None
     seconds_left: float | None = None
+    seconds_to_end: float | None = None
 
 
 class Ear:
@@ -61,7 +63,8 @@ class Ear:
             self.last_used = time.monotonic()
             if number > self._last.number:
                 change, left = self._take(clip, echo, shown)
-                self._last = Heard(number, change, left)
+                to_end = self._detector.seconds_to_end if self._detector else None
+                self._last = Heard(number, change, left, to_end)
             return self._last
 
     def _take(

@@ -9,7 +9,9 @@ const RETRY_MS = 2000;
 let state = "idle";
 let pieces = []; // not sent yet
 let pieceRate = 0;
-let number = 0; // of the call under way, or of the next one
+let numOpened = 0;
+let number = 0; // of the call under way, or of the next one; below 0 while it is opened
+let toEnd = null; // seconds of silence, after what was sent, that will end the user's speech
 let calling = null; // {sound, since} of the call under way
 let unanswered = false; // the user has finished, and no reply has begun
 
@@ -23,10 +25,12 @@ function show(next) {
 async function enter() {
   cancelRecording();
   tell("silence");
-  [pieces, number, calling, unanswered] = [[], 0, null, false];
+  [pieces, toEnd, unanswered] = [[], null, false];
+  number = -(numOpened += 1);
+  calling = { since: performance.now() };
   show("listening");
   window.pageStatus("listening", "hearing_nothing");
-  ask.open({ open: true });
+  ask.open({ open: true, number });
   const problem = await window.pageMicrophone.open(hear, fail);
   if (problem) fail(problem);
 }
@@ -58,7 +62,9 @@ function hear(samples, rate) {
 
 function call() {
   const most = Math.round(MOST_SECONDS / 0.02);
-  if (pieces.length * 0.02 < SEND_SECONDS - 0.001) return;
+  // The sound that may end the speech goes as soon as it is there, and waits for no call before it.
+  const wanted = toEnd !== null && toEnd < 1.5 * SEND_SECONDS ? toEnd : SEND_SECONDS;
+  if (pieces.length * 0.02 < wanted - 0.001) return;
   calling = { sound: window.pageMicrophone.base64(pieces.slice(0, most)), since: performance.now() };
   pieces = pieces.slice(most);
   sendCall();
@@ -69,10 +75,10 @@ function sendCall() {
   ask.hear({ number, rate: pieceRate, pcm: calling.sound, echo, ...shown() });
 }
 
-function answered({ number: which, change, closed }) {
+function answered({ number: which, change, closed, to_end }) {
   if (which !== number || !calling || state === "idle") return;
-  calling = null;
-  number += 1;
+  [calling, toEnd] = [null, to_end ?? null];
+  number = Math.max(0, number + 1);
   if (closed) return lose();
   if (change === "speech") interrupt();
   if (change === "ended") finish();
@@ -95,6 +101,7 @@ function finish() {
   unanswered = true;
   window.pageAsked = performance.now();
   show("thinking");
+  window.pageStatus("busy", "thinking");
   ask.heard({});
 }
 
@@ -116,7 +123,7 @@ window.addEventListener("status", ({ detail }) => {
   }
 });
 window.addEventListener("refused", () => {
-  if (calling) setTimeout(() => calling && sendCall(), 500);
+  if (calling) setTimeout(() => calling && (number < 0 ? ask.open({ open: true, number }) : sendCall()), 500);
   if (!unanswered) return;
   window.pageStatus("busy", "waiting");
   setTimeout(() => unanswered && state === "thinking" && ask.heard({}), RETRY_MS);

@@ -24,19 +24,27 @@ class HandsFree:
         self.showing, self.settings = showing, showing.settings
         self.ears = Ears(showing.sessions, showing.sessions.limits)
 
-    def open_microphone(self, request: gr.Request, given, *system) -> str | dict:
-        """Hands-free talk begins, or ends."""
+    def open_microphone(self, request: gr.Request, given, *system) -> tuple[Any, Any]:
+        """Hands-free talk begins, which is told under a number as of a piece; or it ends."""
         visitor, session = visitor_of(request.session_hash), self.showing.session(request)
+        asked = object_of(given)
+        if not asked.get("open"):
+            self.ears.close(visitor)
+            if session:
+                session.hearing.stop_listening()
+            return gr.skip(), gr.skip()
+        number = asked.get("number")
         try:
-            if object_of(given).get("open"):
-                self.ears.open(visitor, self.settings.system(*system))
-            else:
-                self.ears.close(visitor)
-                if session:
-                    session.hearing.stop_listening()
+            if type(number) is not int:
+                raise UserError("error_request")
+            self.ears.open(visitor, self.settings.system(*system))
         except UserError as error:
-            return self.showing.fault(error)[self.showing.status]
-        return gr.skip()
+            return self._closed(number, error)
+        return json.dumps({"number": number, "change": None}), gr.skip()
+
+    def _closed(self, number: object, error: UserError) -> tuple[str, Any]:
+        closed = json.dumps({"number": number, "closed": True})
+        return closed, self.showing.fault(error)[self.showing.status]
 
     def hear(self, request: gr.Request, given) -> tuple[str, Any]:
         """A piece of the open microphone's sound: what it brought, and what is shown of that."""
@@ -49,18 +57,18 @@ class HandsFree:
             clip = read_piece(piece.get("pcm"), piece.get("rate"))
             files = self.showing.files_of(piece, SHOWN_KINDS, visitor)
             heard = self.ears.hear(visitor, number, clip, piece.get("echo") is True, files)
+            if heard is None:
+                raise UserError("error_microphone_silent")
         except UserError as error:
             self.ears.close(visitor)
-            closed = json.dumps({"number": number, "closed": True})
-            return closed, self.showing.fault(error)[self.showing.status]
-        if heard is None:
-            return json.dumps({"number": number, "closed": True}), gr.skip()
+            return self._closed(number, error)
         left, shown = heard.seconds_left, gr.skip()
         if heard.change == "speech":
             shown = words.status("hearing", "hearing")
         elif left is not None and left < NEAR_SECONDS:
             shown = words.status("hearing", "hearing_left", seconds=round(left))
-        return json.dumps({"number": heard.number, "change": heard.change}), shown
+        told = {"number": heard.number, "change": heard.change, "to_end": heard.seconds_to_end}
+        return json.dumps(told), shown
 
     def answer_heard(self, request: gr.Request, given, *settings) -> Steps:
         """Answer what the open microphone heard."""
@@ -69,5 +77,4 @@ class HandsFree:
     def _answer_heard(self, request: gr.Request, settings: tuple) -> Steps:
         options, session = self.settings.options(settings), self.showing.session(request)
         if session:
-            yield {self.showing.status: words.status("busy", "thinking")}
             yield from self.showing.reply(session, lambda: session.answer_heard(**options))

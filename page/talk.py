@@ -131,7 +131,7 @@ class TalkTab:
         self._ask("rate", talking.rate, [], [self.chat], **quick)
         self._ask("save", saving.save, settings, [self.composer, self.status], **quick)
         self._ask("prepare", talking.prepare, system, [self.status], **quick)
-        self._ask("open", hands_free.open_microphone, system, [self.status], **quick)
+        self._ask("open", hands_free.open_microphone, system, [self.heard, self.status], **quick)
         hearing: dict[str, Any] = {
             "concurrency_id": "hear",
             "concurrency_limit": self.limits.max_microphones,

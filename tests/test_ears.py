@@ -84,6 +84,20 @@ def test_speech_begins_and_ends_once(rate: int, speech: torch.Tensor):
     assert end - 0.6 < last - SILENCE_SECONDS < end + 0.3
 
 
+@pytest.mark.parametrize("rate", [8_000, 16_000, 24_000, 44_100, 48_000])
+def test_it_is_known_how_long_a_silence_will_end_speech(rate: int, speech: torch.Tensor):
+    wave = resample(AudioClip(torch.cat([silence(0.5), speech]), RATE), rate).flatten()
+    detector = SpeechDetector(rate)
+    assert detector.seconds_to_end is None
+    detector.push(wave)
+    detector.push(torch.zeros(rate // 4))  # its last speech is judged
+    left = round(detector.seconds_to_end * rate)
+    assert 0.1 * rate < left < SILENCE_SECONDS * rate
+    assert detector.push(torch.zeros(left - 1)) == []
+    assert detector.push(torch.zeros(1)) == [False]
+    assert detector.seconds_to_end is None
+
+
 def test_how_a_stream_is_cut_does_not_matter(speech: torch.Tensor):
     wave = torch.cat([silence(0.5), speech, silence(1)])
     told = []
@@ -173,7 +187,10 @@ def test_a_piece_that_comes_twice_is_heard_once(ears: Ears, speech: torch.Tensor
     clip = AudioClip(torch.cat([silence(0.5), speech[:RATE]]), RATE)
     assert ears.hear("v", 0, clip, False).change == "speech"
     assert ears.hear("v", 0, clip, False).change == "speech"
-    assert ears.hear("v", 1, AudioClip(silence(0.1), RATE), False).change is None
+    heard = ears.hear("v", 1, AudioClip(silence(0.1), RATE), False)
+    assert heard.change is None and 0.4 < heard.seconds_to_end < 0.7
+    left = silence(heard.seconds_to_end + 1 / RATE)
+    assert ears.hear("v", 2, AudioClip(left, RATE), False).change == "ended"
 
 
 def test_speaking_over_a_reply_ends_it(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -27,6 +28,7 @@ from fake_model import FakeModel
 from page_client import served
 
 import app
+from page.ears import Ears
 
 pytestmark = MARKS
 # A browser whose microphone can't be opened.
@@ -99,6 +101,59 @@ def test_speaking_over_a_reply_stops_it(open_page: Pages, model: FakeModel):
     page.wait_for_function("document.querySelectorAll('#chat .user-row').length >= 2")
     page.keyboard.press("Escape")
     wait_for_state(page, "idle")
+    assert page.evaluate("window.liveTracks()") == 0
+
+
+def test_the_sound_that_may_end_speech_is_sent_as_soon_as_it_is_there(open_page: Pages):
+    page = open_page()
+    sizes = page.evaluate(
+        """async () => {
+          const sizes = [];
+          let hear;
+          window.pageMicrophone.open = async (onPiece) => { hear = onPiece; return null; };
+          window.pageAsk.open = () => {};
+          window.pageAsk.hear = ({ pcm }) => sizes.push(atob(pcm).length / 2 / 480);
+          document.querySelector("#hands-free").click();
+          await null;
+          const piece = new Float32Array(480);
+          window.pageHeard({ number: -1, change: null });
+          for (const [number, to_end] of [null, 0.1, 0.2, 0.5].entries()) {
+            while (sizes.length === number) hear(piece, 24000);
+            window.pageHeard({ number, change: null, to_end });
+          }
+          while (sizes.length === 4) hear(piece, 24000);
+          return sizes;
+        }"""
+    )
+    assert sizes == [8, 8, 5, 10, 8]  # pieces of 20 ms
+
+
+def test_nothing_is_heard_before_the_server_listens(
+    open_page: Pages, monkeypatch: pytest.MonkeyPatch
+):
+    open_ear = Ears.open
+
+    def open_late(self, *given):
+        time.sleep(1)
+        return open_ear(self, *given)
+
+    monkeypatch.setattr(Ears, "open", open_late)
+    page = open_page()
+    page.click("#hands-free")
+    page.wait_for_selector("#status [data-kind=hearing]")
+    assert page.evaluate("window.states") == ["idle", "listening"]
+    page.keyboard.press("Escape")
+
+
+def test_a_microphone_that_the_server_has_closed_is_told(
+    open_page: Pages, monkeypatch: pytest.MonkeyPatch
+):
+    page = open_page()
+    page.click("#hands-free")
+    page.wait_for_selector("#status [data-kind=hearing]")
+    monkeypatch.setattr(Ears, "hear", lambda self, *given: None)
+    page.wait_for_selector("#status .fault:has-text('麦克风')")
+    wait_for_state(page, "error")
     assert page.evaluate("window.liveTracks()") == 0
 
 

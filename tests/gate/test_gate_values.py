@@ -33,7 +33,7 @@ TALK = {
     "rate": {"turn": "a", "rating": 1},
     "save": {},
     "prepare": {"audio": None},
-    "open_microphone": {"open": True},
+    "open_microphone": {"open": True, "number": -1},
     "compare": {
         "turn": "a", "model": "fake:float32", "style": "", "voice": "", "seed": 1,
         "sampling": {"temperature": 1},
