@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import ExitStack, suppress
 from pathlib import Path
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 # Read when gradio is imported: no request leaves the machine, no tables of all events are made.
@@ -27,6 +27,7 @@ from starlette.middleware import Middleware  # noqa: E402
 from listening.store import Store  # noqa: E402
 from models.contract import SpeechModel  # noqa: E402
 from models.load import load_model  # noqa: E402
+from models.voice_activity import load_detector  # noqa: E402
 from page import metrics, server, words  # noqa: E402
 from page.api import Api  # noqa: E402
 from page.calls import MODEL, Calls  # noqa: E402
@@ -145,12 +146,14 @@ class Page:
             **options,
         )
         bound_idle(self.demo.server.config, self.limits)
+        Thread(target=load_detector).start()  # ready before the first microphone is
         return url
 
     def asgi(self, is_host: Callable[[str], bool], root_path: str = "") -> FastAPI:
         """The page for a server of somebody else's; `is_host` as of `launch`."""
         self.demo.max_threads = MAX_THREADS
         served = self._served(is_host)
+        Thread(target=load_detector).start()
         return gr.mount_gradio_app(
             FastAPI(), self.demo, "/", root_path=root_path, show_error=False, **served
         )

@@ -4,25 +4,58 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+
+from tokenizers import Tokenizer
 
 from .errors import UserError
 from .weights import refuse_lfs_pointer
 
-if TYPE_CHECKING:
-    from tokenizers import Tokenizer
-    from transformers import PreTrainedTokenizerFast
-
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
-PLAIN_CLASS = "PreTrainedTokenizerFast"  # all of it stands in tokenizer.json
+PLAIN_CLASS = "PreTrainedTokenizerFast"  # all of it stands in tokenizer.json,
+MORE_TOKENS = "added_tokens_decoder"  # unless the config has this
 REQUIRED_TOKENS = ("<|semantic|>", "<|im_start|>", "<|im_end|>")
+
+
+class TextTokenizer:
+    """Text -> tokens -> text.
+
+    Args:
+        backend: the rules by which it is done; all of a text is read, and nothing is filled up.
+    """
+
+    def __init__(self, backend: Tokenizer) -> None:
+        backend.no_truncation()
+        backend.no_padding()
+        self.backend = backend
+        self._vocab = backend.get_vocab()
+        added = backend.get_added_tokens_decoder()
+        self._added_vocab = {added[id].content: id for id in sorted(added)}
+
+    def __len__(self) -> int:
+        return len(self._vocab)
+
+    def encode(self, text: str) -> list[int]:
+        """The ids of a text; control tokens in it are found."""
+        return self.backend.encode(text).ids
+
+    def decode(self, ids: Iterable[int], skip_special_tokens: bool = False) -> str:
+        """The text of ids."""
+        return self.backend.decode(list(map(int, ids)), skip_special_tokens=skip_special_tokens)
+
+    def get_vocab(self) -> dict[str, int]:
+        """The ids of all tokens; read only."""
+        return self._vocab
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """Those of the control tokens, in their order; read only."""
+        return self._added_vocab
 
 
 def load_tokenizer(
     folder: Path, vocab_size: int, required: Sequence[str] = REQUIRED_TOKENS
-) -> PreTrainedTokenizerFast:
+) -> TextTokenizer:
     """Load a folder's tokenizer, without the network and without running code from the folder.
 
     Args:
@@ -59,18 +92,19 @@ def load_tokenizer(
     return tokenizer
 
 
-def _read(folder: Path) -> Any:
+def _read(folder: Path) -> TextTokenizer:
     """The tokenizer of its class; only where that is not the plain one, all are imported."""
-    import transformers  # here, as this import takes long
+    path, config_path = folder / TOKENIZER_FILES[0], folder / "tokenizer_config.json"
+    config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
+    is_plain = config.get("tokenizer_class") == PLAIN_CLASS and MORE_TOKENS not in config
+    if is_plain and path.is_file():
+        return TextTokenizer(Tokenizer.from_file(str(path)))
+    from transformers import AutoTokenizer  # here, as this import takes seconds
 
-    path = folder / "tokenizer_config.json"
-    config = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if config.get("tokenizer_class") == PLAIN_CLASS and (folder / TOKENIZER_FILES[0]).is_file():
-        plain = transformers.PreTrainedTokenizerFast
-        return plain.from_pretrained(str(folder), local_files_only=True)
-    return transformers.AutoTokenizer.from_pretrained(
+    tokenizer = AutoTokenizer.from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
+    return TextTokenizer(tokenizer.backend_tokenizer)
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
@@ -85,14 +119,14 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
     (folder / "tokenizer_config.json").write_text(text, encoding="utf-8")
 
 
-def special_words(tokenizer: PreTrainedTokenizerFast, kind: str) -> dict[str, int]:
+def special_words(tokenizer: TextTokenizer, kind: str) -> dict[str, int]:
     """The ids of the special tokens `<|kind:word|>`, under their words and in order of the ids."""
     added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
     matches = ((re.fullmatch(rf"<\|{kind}:(\w+)\|>", token), id) for token, id in added)
     return {match[1]: id for match, id in matches if match}
 
 
-def text_tokens(tokenizer: PreTrainedTokenizerFast, text: str) -> list[int]:
+def text_tokens(tokenizer: TextTokenizer, text: str) -> list[int]:
     """A user's text as tokens; what looks like a control token in it is text as well.
 
     Raises:
@@ -118,7 +152,7 @@ class TextDecoder:
         silent: tokens that are no text.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerFast, silent: Collection[int]) -> None:
+    def __init__(self, tokenizer: TextTokenizer, silent: Collection[int]) -> None:
         self.tokenizer = tokenizer
         self.silent = silent
         self._ids: list[int] = []
@@ -129,10 +163,7 @@ class TextDecoder:
         if token in self.silent:
             return ""
         self._ids.append(token)
-        decoded = self.tokenizer.decode(
-            self._ids, skip_special_tokens=True, clean_up_tokenization_spaces=False
-        )
-        text = str(decoded).rstrip("\ufffd")
+        text = self.tokenizer.decode(self._ids, skip_special_tokens=True).rstrip("\ufffd")
         new = text[self._length :]
         self._length = max(self._length, len(text))
         return new.replace("\ufffd", "")

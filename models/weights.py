@@ -5,13 +5,15 @@ import hashlib
 import os
 import sys
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
 NUM_LISTED = 4
@@ -29,6 +31,28 @@ def give_back_large_blocks() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
+
+
+class _WithoutInit(TorchFunctionMode):
+    """What `nn.init` would draw is left as it is."""
+
+    def __torch_function__(
+        self, function: Callable, types: object, args: tuple = (), kwargs: dict | None = None
+    ) -> object:
+        given = kwargs or {}
+        if getattr(function, "__module__", None) == nn.init.__name__:
+            return given.get("tensor", *args[:1])
+        return function(*args, **given)
+
+
+@contextmanager
+def planned() -> Iterator[None]:
+    """Modules made meanwhile have sizes and no weights, which costs nothing, however large.
+
+    Nothing is drawn for them, either: PyTorch would import its compiler for that.
+    """
+    with torch.device("meta"), _WithoutInit():
+        yield
 
 
 def read_weights(path: Path, *, integers: bool = False) -> dict[str, Tensor]:

@@ -4,13 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from threading import Thread
 from typing import Any
 
 import gradio as gr
 
 from models.contract import SpeechModel
-from models.voice_activity import load_detector
 
 from . import words
 from .calls import MODEL
@@ -57,7 +55,6 @@ class TalkTab:
             chat=self.chat, player=self.player, status=self.status, taken=self.composer,
         )  # fmt: skip
         self._connect(demo, showing, readers)
-        Thread(target=load_detector).start()  # ready before the first microphone is
 
     def _build_conversation(self) -> None:
         self._html("bar", words.bar(self.model))

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
+import socket
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,12 +14,21 @@ from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
 import pytest
+from gradio import http_server
 
 import app
 from models.contract import SpeechModel
 from page.limits import Limits
 
 API = "/gradio_api"
+# Where Gradio begins to look for a free port: each process of tests at a place of its own.
+http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
+
+
+def free_port() -> int:
+    with socket.socket() as trial:
+        trial.bind(("127.0.0.1", 0))
+        return trial.getsockname()[1]
 
 
 @contextmanager

@@ -22,7 +22,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         changes: to the language model's config.
     """
     tokenizer = load_tokenizer(TINY, 10**6)
-    semantic_id, end_id = tokenizer.convert_tokens_to_ids(["<|semantic|>", "<|im_end|>"])
+    semantic_id, end_id = (tokenizer.get_vocab()[token] for token in ("<|semantic|>", "<|im_end|>"))
     sizes = {
         "vocab_size": max(tokenizer.get_vocab().values()) + 1,
         "n_layer": 2,

@@ -22,7 +22,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import pytest
 import soundfile
-from page_client import API, Visitor
+from page_client import API, Visitor, free_port
 
 import app
 
@@ -70,9 +70,7 @@ class Server:
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     folder = tmp_path_factory.mktemp("attacked")
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port = trial.getsockname()[1]
+    port = free_port()
     options = {f"WESTLAKE_{name}": value for name, value in OPTIONS.items()}
     process = subprocess.Popen(
         [sys.executable, "app.py", "--port", str(port)],

@@ -151,8 +151,9 @@ def test_a_tab_closed_while_it_speaks_is_forgotten(
     other = open_page()
     monkeypatch.setattr(page_of_ours.sessions, "limits", Limits(linger_seconds=1))
     page.close()
-    for _ in range(100):
-        other.wait_for_timeout(600)
+    for _ in range(600):
+        other.wait_for_timeout(100)
+        page_of_ours.sessions.sweep()  # as happens every few seconds
         gc.collect()
         if session() is None:
             return

@@ -9,7 +9,6 @@ import os
 import re
 import resource
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -20,14 +19,12 @@ import pytest
 import soundfile
 import torch
 from fake_model import FakeModel
-from gradio_client import Client
 from page_client import API, Visitor, function, served
 from small import rigged, small_model
 
 import app
 from generate import generate_long
 from models.westlake.dual_ar import SamplingConfig
-from page import server
 from strings import say
 
 ROOT = Path(app.__file__).parent
@@ -253,80 +250,3 @@ def test_waits_are_measured_by_the_clock_that_does_not_jump():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             name = ast.unparse(node.func) if isinstance(node, ast.Call) else ""
             assert not re.fullmatch(r"time\.time|(datetime\.)?datetime\.(utc)?now", name), path
-
-
-class TestTheEnd:
-    """SIGTERM, with a fake model so that the replies' times are known."""
-
-    def serve(self, monkeypatch: pytest.MonkeyPatch, model: FakeModel, *arguments: str):
-        """(thread, url, page, exit status once it has ended, what lets it end)."""
-        pages, told, status = [], threading.Event(), []
-
-        class Told:
-            def wait(self) -> None:
-                told.wait(60)
-                raise KeyboardInterrupt  # as the handler of SIGTERM does
-
-        launch = app.Page.launch
-
-        def launched(page: app.Page, *rest: object, **options: object) -> str:
-            pages.append((page, launch(page, *rest, **options, quiet=True)))
-            return pages[0][1]
-
-        monkeypatch.setattr(app, "load_model", lambda *rest: model)
-        monkeypatch.setattr(app, "Event", Told)
-        monkeypatch.setattr(app.Page, "launch", launched)
-        monkeypatch.setattr(app.logging, "disable", lambda: None)
-        monkeypatch.setattr(signal, "signal", lambda *rest: None)
-        port = str(free_port())
-        main = threading.Thread(
-            target=lambda: status.append(app.main(["--port", port, *arguments]))
-        )
-        main.start()
-        while not pages:
-            time.sleep(0.05)
-        page, url = pages[0]
-        return main, url, page, status, told.set
-
-    def test_replies_under_way_are_finished(self, monkeypatch: pytest.MonkeyPatch):
-        model = FakeModel(num_frames=40, frame_seconds=0.05)
-        main, url, page, status, end = self.serve(monkeypatch, model, "--stop-seconds", "60")
-        results = []
-        client = threading.Thread(
-            target=lambda: results.append(
-                Client(url, verbose=False).predict(None, "你好", api_name="/speak")
-            )
-        )
-        client.start()
-        while not model.num_running:
-            time.sleep(0.02)
-        end()
-        while not page.calls.is_ending:
-            time.sleep(0.02)
-        code, told = Visitor(url).call([None, "你好"])
-        assert (code, json.loads(told)["detail"]) == (503, say("error_ending", "en"))
-        health = Visitor(url).get("/healthz")
-        assert health[0] == 503 and json.loads(health[1])["ready"] is False
-        client.join(60)
-        main.join(60)
-        assert status == [0]
-        assert results[0][0] == "好" * 40
-
-    def test_a_reply_that_takes_too_long_is_not_waited_for(self, monkeypatch: pytest.MonkeyPatch):
-        model = FakeModel(num_frames=10_000, frame_seconds=0.05)
-        main, url, page, status, end = self.serve(monkeypatch, model, "--stop-seconds", "0.5")
-        visitor = Visitor(url)
-        visitor.join(function(page, "answer"), [{"text": "你好"}, "", 90, 0.7, -1])
-        stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
-        while not model.num_running:
-            time.sleep(0.02)
-        end()
-        main.join(60)
-        assert status == [0] and not page.files.folder.exists()
-        stream.close()
-
-
-def free_port() -> int:
-    with socket.socket() as trial:
-        trial.bind((server.LOOPBACK[1], 0))
-        return trial.getsockname()[1]

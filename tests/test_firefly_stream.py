@@ -8,6 +8,7 @@ import torch
 from parity import ASSETS
 from safetensors.torch import load_file
 from torch import Tensor
+from torch.nn.utils import parametrize
 
 from models.westlake.firefly import FireflyArchitecture, StreamState
 
@@ -84,6 +85,7 @@ def assert_same_audio(actual: Tensor, expected: Tensor, note: object = "") -> No
     torch.testing.assert_close(actual, expected, atol=ATOL, rtol=0, msg=lambda m: f"{m}\n{note}")
 
 
+@parametrize.cached()  # the weights of all pieces are the same
 def check_random_chunkings(
     codec: FireflyArchitecture, wave: Tensor, codes: Tensor, *, num: int, max_pieces: int
 ) -> None:

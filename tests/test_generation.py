@@ -251,7 +251,6 @@ class Interrupting(EagerEngine):
 
 
 def test_who_is_in_an_interrupted_step_is_told_and_goes_on(model, prompt, monkeypatch):
-    monkeypatch.setattr(Stepper, "GRACE_SECONDS", 20.0)
     stepper = Stepper(EagerEngine(model))
     replies = [Reply(model, prompt, 4, SamplingConfig(seed=seed)) for seed in (1, 2)]
 
@@ -262,7 +261,8 @@ def test_who_is_in_an_interrupted_step_is_told_and_goes_on(model, prompt, monkey
             return error
 
     with ThreadPoolExecutor(2) as pool:
-        list(pool.map(ask, replies, timeout=60))  # from now on they are stepped together
+        list(pool.map(ask, replies, timeout=60))
+        monkeypatch.setattr(Stepper, "GRACE_SECONDS", 20.0)  # now they are stepped together
         stepper.engine = Interrupting(model)
         errors = list(pool.map(ask, replies, timeout=60))
     assert {type(error) for error in errors} == {Interrupted, RuntimeError}

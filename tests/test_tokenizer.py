@@ -4,6 +4,8 @@ import json
 from pathlib import Path
 
 import pytest
+from tokenizers import Tokenizer
+from transformers import PreTrainedTokenizerFast
 
 from models.hub import TINY
 from models.tokenizer import load_tokenizer, save_tokenizer, special_words, text_tokens
@@ -21,10 +23,15 @@ def tiny():
     return load_tokenizer(TINY, vocab_size=4800)
 
 
-@pytest.fixture
-def folder(tmp_path) -> Path:
+@pytest.fixture(scope="module")
+def trained():
     lines = [text for intent in load_dialogues().intents for text in intent.users]
-    save_tokenizer(tmp_path, train_tokenizer(lines, 400))
+    return train_tokenizer(lines, 400)
+
+
+@pytest.fixture
+def folder(tmp_path, trained) -> Path:
+    save_tokenizer(tmp_path, trained)
     return tmp_path
 
 
@@ -37,13 +44,43 @@ def test_emotions_and_styles_are_special_tokens(tiny):
 @pytest.mark.parametrize("piece", ["user", "assistant", "\n"])
 def test_what_every_prompt_holds_is_one_token(tiny, piece):
     assert len(tiny.encode(piece)) == 1
-    end, start = tiny.convert_tokens_to_ids(["<|im_end|>", "<|im_start|>"])
+    end, start = (tiny.get_vocab()[token] for token in ("<|im_end|>", "<|im_start|>"))
     assert tiny.encode(f"<|im_end|><|im_start|>{piece}") == [end, start, *tiny.encode(piece)]
 
 
 @pytest.mark.parametrize("text", TEXTS)
 def test_any_text_comes_back(tiny, text):
     assert tiny.decode(tiny.encode(text)) == text
+
+
+def test_the_ids_are_those_of_transformers(tiny):
+    theirs = PreTrainedTokenizerFast.from_pretrained(str(TINY))
+    for text in [*TEXTS, "<|user:sad|>你好<|semantic|><|im_end|>"]:
+        ids = theirs.encode(text)
+        assert tiny.encode(text) == ids
+        for skip in (False, True):
+            assert tiny.decode(ids, skip) == theirs.decode(ids, skip_special_tokens=skip)
+    assert (tiny.get_vocab(), tiny.get_added_vocab()) == (
+        theirs.get_vocab(),
+        theirs.get_added_vocab(),
+    )
+
+
+def test_no_text_is_cut_or_filled_up(folder):
+    whole = load_tokenizer(folder, 400).encode("睡不着")
+    rules = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    rules.enable_truncation(2)
+    rules.enable_padding(length=90)
+    rules.save(str(folder / "tokenizer.json"))
+    assert len(rules.encode("睡不着")) == 90
+    assert load_tokenizer(folder, 400).encode("睡不着") == whole
+
+
+def test_tokens_that_the_config_adds_are_known(folder):
+    config = json.loads((folder / "tokenizer_config.json").read_text())
+    config["added_tokens_decoder"] = {"400": {"content": "<|more|>", "special": True}}
+    (folder / "tokenizer_config.json").write_text(json.dumps(config))
+    assert load_tokenizer(folder, 401).encode("<|more|>") == [400]
 
 
 def test_text_is_composed(tiny):
@@ -69,7 +106,7 @@ def test_special_tokens_are_silent(tiny):
 def test_held_out_text_takes_few_tokens(tiny):
     intents = [intent for intent in load_dialogues().intents if intent.scene in SCENES]
     held = [text for intent in intents for text in intent.held]
-    num_tokens = sum(map(len, tiny(held)["input_ids"]))
+    num_tokens = sum(map(len, map(tiny.encode, held)))
     assert num_tokens < 0.7 * sum(map(len, held))
 
 

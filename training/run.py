@@ -13,9 +13,8 @@ from pathlib import Path
 
 import torch
 from loguru import logger
-from transformers import PreTrainedTokenizerFast
 
-from models.tokenizer import load_tokenizer
+from models.tokenizer import TextTokenizer, load_tokenizer
 from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
@@ -121,7 +120,7 @@ class Recipe:
             if not path.exists():
                 write_clips(islice(read(self.takes / takes), most), path, seed=1)
 
-    def load_tokenizer(self) -> PreTrainedTokenizerFast:
+    def load_tokenizer(self) -> TextTokenizer:
         return load_tokenizer(self.work / "tokenizer", VOCAB_SIZE)
 
     @property

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -16,7 +16,7 @@ from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bf
 from ..errors import UserError
 from ..files import MAX_LAYERS, check_sizes, naming, read_json
 from ..hub import find_folder
-from ..tokenizer import load_tokenizer
+from ..tokenizer import TextTokenizer, load_tokenizer
 from ..transformer.native import compile_library, load_library
 from ..transformer.quantisation import (
     fits_4_bits,
@@ -24,16 +24,13 @@ from ..transformer.quantisation import (
     quantise_weights,
     with_quantised_layers,
 )
-from ..weights import assign_weights, fingerprint, give_back_large_blocks, read_weights
+from ..weights import assign_weights, fingerprint, give_back_large_blocks, planned, read_weights
 from .codec import SnacDecoder, snac_package
 from .config import CONFIG_FILE, MiniOmniConfig, read_config
 from .ear import Adapter, Ear
 from .engine import Engine
 from .model import MiniOmniTransformer
 from .published import ADAPTER, rename_codec, rename_encoder, rename_language_model
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 MODEL_FILE = "lit_model.pth"
 EAR, VOICE = "whisper", "snac"  # folders of the checkpoint's, where they are not fetched
@@ -55,7 +52,7 @@ class Checkpoint:
     engine: Engine
     ear: Ear
     codec: SnacDecoder
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: TextTokenizer
     device: torch.device
     dtype: str
     fingerprint: str
@@ -145,14 +142,14 @@ def new_model(
     Raises:
         ValueError: weights of other keys or shapes, or sizes that 4 bits do not fit.
     """
-    with torch.device("meta"):  # costs nothing: the file's tensors move in
+    with planned():  # the file's tensors move in
         model = MiniOmniTransformer(config, is_tied="lm_head.weight" not in weights)
     if dtype not in QUANTISED:
         assign_weights(model, weights, path, FLOATS[dtype])
         return model
     if dtype == "int4" and not fits_4_bits(config.stack):
         raise UserError("error_dtype_sizes", name=dtype)
-    with torch.device("meta"):
+    with planned():
         with_quantised_layers(model, dtype)
     with naming(path):
         weights = quantise_weights(weights, dtype, library)
@@ -196,7 +193,7 @@ def _load_ear(
         settings = WhisperConfig(**values)
     except Exception as error:  # transformers' and the hub's errors have no common type
         raise ValueError(f"{folder / 'config.json'}: {error}") from error
-    with naming(folder / "config.json"), torch.device("meta"):
+    with naming(folder / "config.json"), planned():
         ear = Ear(settings, Adapter(config))
     assign_weights(ear.encoder, encoder, path, torch.float32)
     weights = {key.removeprefix(ADAPTER): tensor for key, tensor in of_adapter.items()}
@@ -208,7 +205,7 @@ def _load_codec(folder: Path) -> tuple[SnacDecoder, Path]:
     """The voice in float32, and the file of its weights."""
     path, values = _weights_file(folder), read_json(folder / "config.json")
     check_sizes(folder / "config.json", values, LIMITS)
-    with naming(folder / "config.json"), torch.device("meta"):
+    with naming(folder / "config.json"), planned():
         codec = SnacDecoder(values)
     assign_weights(codec.snac, rename_codec(read_weights(path)), path, torch.float32)
     return codec.prepare_inference(), path

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 import transformers
@@ -19,16 +19,13 @@ from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bf
 from ..errors import UserError
 from ..files import naming
 from ..hub import find_folder
-from ..tokenizer import load_tokenizer
+from ..tokenizer import TextTokenizer, load_tokenizer
 from ..transformer.native import load_library
 from ..transformer.quantisation import layers_fit_4_bits, quantise_layers
 from ..weights import fingerprint
 from .cache import KVCache
 from .config import quiet, read_config
 from .folder import FETCHED, WeightFiles, read_voices
-
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
 
 MARKS = {  # special tokens, and what config.json calls them
     "<|AUDIO|>": "audio_token_index",
@@ -182,7 +179,7 @@ def compute_tables(module: nn.Module) -> None:
                 owner._init_weights(part)
 
 
-def _read_tokenizer(folder: Path, config) -> PreTrainedTokenizerFast:
+def _read_tokenizer(folder: Path, config) -> TextTokenizer:
     tokenizer = load_tokenizer(folder, config.text_config.vocab_size, (*MARKS, *TURN_MARKS))
     ids = tokenizer.get_added_vocab()
     for token, key in MARKS.items():

@@ -7,12 +7,12 @@ from contextlib import suppress
 from ctypes import CDLL
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from ..devices import multiplies_bfloat16
+from ..tokenizer import TextTokenizer
 from ..transformer.quantisation import (
     LAYERS,
     prepare_quantised,
@@ -20,7 +20,7 @@ from ..transformer.quantisation import (
     with_quantised_layers,
 )
 from ..transformer.rounding import Grams, collected_grams
-from ..weights import assign_weights
+from ..weights import assign_weights, planned
 from .dual_ar import (
     DualARConfig,
     DualARTransformer,
@@ -33,9 +33,6 @@ from .dual_ar import (
     turn_grid,
 )
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 NUM_REPLIES, NUM_FRAMES = 16, 32
 NUM_WORDS = 8  # of each question
 
@@ -44,7 +41,7 @@ def calibrate(
     weights: Mapping[str, Tensor],
     path: Path,
     config: DualARConfig,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: TextTokenizer,
     library: CDLL,
     seed: int = 0,
 ) -> Grams:
@@ -66,7 +63,7 @@ def calibrate(
         ValueError: weights that do not fit the config.
     """
     semantic_id = tokenizer.get_added_vocab()["<|semantic|>"]
-    with torch.device("meta"):
+    with planned():
         speaker = with_quantised_layers(DualARTransformer(config, semantic_id), "int4")
         reader = DualARTransformer(config, semantic_id)
     assign_weights(speaker, quantise_weights(weights, "int4", library), path, None)
@@ -84,7 +81,7 @@ def calibrate(
 
 
 def _grids(
-    model: DualARTransformer, tokenizer: PreTrainedTokenizerFast, library: CDLL, seed: int
+    model: DualARTransformer, tokenizer: TextTokenizer, library: CDLL, seed: int
 ) -> list[tuple[Tensor, int]]:
     """Questions of random words with their replies [1+K, T], and the replies' frames."""
     special = set(tokenizer.get_added_vocab().values())

@@ -9,7 +9,6 @@ from collections.abc import Iterable
 from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -17,13 +16,14 @@ from torch import Tensor
 from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
 from ..errors import UserError, shown
 from ..files import naming, write_json
-from ..tokenizer import load_tokenizer, save_tokenizer, special_words
+from ..tokenizer import TextTokenizer, load_tokenizer, save_tokenizer, special_words
 from ..transformer.native import compile_library, load_library
 from ..transformer.quantisation import prepare_quantised, quantise_weights, with_quantised_layers
 from ..weights import (
     assign_weights,
     fingerprint,
     give_back_large_blocks,
+    planned,
     read_weights,
     write_weights,
 )
@@ -45,9 +45,6 @@ from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfi
 from .fastest import LARGE_MODEL, fastest_dtype
 from .firefly import FireflyArchitecture, FireflyConfig
 
-if TYPE_CHECKING:
-    from transformers import PreTrainedTokenizerFast
-
 
 @dataclass(frozen=True, kw_only=True)
 class Checkpoint:
@@ -64,7 +61,7 @@ class Checkpoint:
     name: str
     engine: EagerEngine
     codec: FireflyArchitecture
-    tokenizer: PreTrainedTokenizerFast
+    tokenizer: TextTokenizer
     semantic_id: int
     end_id: int
     device: torch.device
@@ -151,7 +148,7 @@ def save_checkpoint(
     folder: str | os.PathLike,
     model: DualARTransformer,
     codec: FireflyArchitecture,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: TextTokenizer,
     *,
     sampling: SamplingConfig | None = None,
     dtype: torch.dtype | None = None,
@@ -183,7 +180,7 @@ def save_checkpoint(
     write_json(folder / "codec_config.json", dataclasses.asdict(codec.config))
     settings = {name: getattr(sampling or SamplingConfig(), name) for name in SAMPLING_KEYS}
     write_json(folder / "generation_config.json", settings)
-    save_tokenizer(folder, tokenizer.backend_tokenizer)
+    save_tokenizer(folder, tokenizer.backend)
 
 
 def _declared(quantisation: str | None) -> dict[str, str]:
@@ -231,7 +228,7 @@ def save_quantised(
 def _load_model(
     folder: Path,
     config: DualARConfig,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: TextTokenizer,
     dtype: str,
     device: torch.device,
     library: CDLL | None,
@@ -240,13 +237,13 @@ def _load_model(
     semantic_id = tokenizer.get_added_vocab()["<|semantic|>"]
     read = read_model(folder)
     _check_stored(read, dtype, device)
-    with naming(folder / "config.json"), torch.device("meta"):
-        model = DualARTransformer(config, semantic_id)  # costs nothing: the file's tensors move in
+    with naming(folder / "config.json"), planned():
+        model = DualARTransformer(config, semantic_id)  # the file's tensors move in
     if dtype == "auto":
         dtype = read.quantised or fastest_dtype(model, device, library, frame_rate)
     weights = read.weights
     if dtype in QUANTISED:
-        with naming(read.path), torch.device("meta"):
+        with naming(read.path), planned():
             with_quantised_layers(model, dtype)
         with naming(read.path):
             if read.quantised:  # the file's are not aligned as the C code needs them
@@ -263,7 +260,7 @@ def _quantised(
     read: ModelWeights,
     dtype: str,
     config: DualARConfig,
-    tokenizer: PreTrainedTokenizerFast,
+    tokenizer: TextTokenizer,
     library: CDLL | None,
 ) -> dict[str, Tensor]:
     grams = None
@@ -300,14 +297,12 @@ def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
             "they need the same number, and the model at least one code more, for the pad"
         )
     weights = read_weights(path)
-    with naming(config_path), torch.device("meta"):
-        codec = _new_codec(config, weights)  # costs nothing, whatever sizes the config has
+    with naming(config_path), planned():
+        codec = _new_codec(config, weights)
     assign_weights(codec, weights, path, torch.float32)
     return codec.prepare_inference()
 
 
 def _new_codec(config: FireflyConfig, weights: Iterable[str]) -> FireflyArchitecture:
     """A codec with weight norm or folded, as the keys of the weights to come are."""
-    codec = FireflyArchitecture(config)
-    with_norm = any(".parametrizations." in key for key in weights)
-    return codec if with_norm else codec.fold_weight_norm()
+    return FireflyArchitecture(config, any(".parametrizations." in key for key in weights))

@@ -69,7 +69,7 @@ class SpeechDecoder:
 def shown_frames(columns: Tensor, checkpoint: Checkpoint) -> Frames:
     """Columns [1+K, n] of a turn as front ends see them."""
     decode = checkpoint.tokenizer.decode
-    text = [str(decode([id], clean_up_tokenization_spaces=False)) for id in columns[0].tolist()]
+    text = [decode([id]) for id in columns[0].tolist()]
     codes = codec_codes(columns, checkpoint.codec.config.codebook_size)
     semantic = columns[0] == checkpoint.semantic_id
     return Frames(text=tuple(text), codes=codes.cpu().numpy(), semantic=semantic.cpu().numpy())

@@ -56,8 +56,8 @@ def test_a_text_is_text(text: str):
         assert any("\ud800" <= char <= "\udfff" for char in text)
         return
     assert not set(ids) & set(TOKENIZER.get_added_vocab().values())
-    decoded = TOKENIZER.decode(ids, clean_up_tokenization_spaces=False)
-    normal = TOKENIZER.backend_tokenizer.normalizer.normalize_str
+    decoded = TOKENIZER.decode(ids)
+    normal = TOKENIZER.backend.normalizer.normalize_str
     assert normal(decoded) == normal(text)
 
 

@@ -33,6 +33,7 @@ from generate import generate_long
 from models.audio import to_pcm16
 from models.omni.conversation import Conversation
 from models.omni.generation import CodeSteps, TextSteps
+from models.omni.sampling import FlowConfig
 from models.omni.speech_model import OmniModel
 from page.limits import Limits
 from page.session import Session
@@ -42,6 +43,15 @@ pytestmark = MARKS
 SEED = 3
 PATIENCE = 240  # seconds
 LIMITS = Limits(reply_seconds=2)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def coarse(omni: OmniModel) -> Iterator[None]:
+    """Sound by fewer evaluations than the published ones, which take the longest by far."""
+    with pytest.MonkeyPatch.context() as patch:
+        sampling = dataclasses.replace(omni.sampling, flow=FlowConfig(num_steps=2))
+        patch.setattr(omni, "sampling", sampling)
+        yield
 
 
 @pytest.fixture(scope="module")

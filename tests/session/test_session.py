@@ -100,7 +100,10 @@ def test_an_exception_in_the_first_step_leaves_no_turn(session: Session, model: 
     say(session, "你好")
 
 
-def test_a_turn_that_does_not_end_makes_no_other_wait_for_ever(session: Session, model: FakeModel):
+def test_a_turn_that_does_not_end_makes_no_other_wait_for_ever(
+    session: Session, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("page.session.CLOSE_SECONDS", 0.2)
     stuck = threading.Event()
     model.on_frame = lambda frame: stuck.wait(20)
     with ThreadPoolExecutor(1) as pool:

@@ -60,7 +60,7 @@ def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
         num_codebooks=TINY_CODEC.num_codebooks,
     )
     torch.manual_seed(seed)
-    model = DualARTransformer(config, tokenizer.convert_tokens_to_ids("<|semantic|>"))
+    model = DualARTransformer(config, tokenizer.get_vocab()["<|semantic|>"])
     # Codes of like numbers begin alike: what is learned of one is learned of its neighbours.
     numbers = code_numbers() / code_numbers().std(dim=0)
     for weight in (model.fast_embeddings.weight.data, model.fast_output.weight.data):
@@ -255,7 +255,8 @@ def understanding(
 
     The words are decoded alone, as `words_loss` teaches them.
     """
-    emotions = conversations.tokenizer.convert_tokens_to_ids([emotion_token(e) for e in EMOTIONS])
+    vocab = conversations.tokenizer.get_vocab()
+    emotions = [vocab[emotion_token(emotion)] for emotion in EMOTIONS]
     known = set(conversations.replies)
     emotion_hits = intent_hits = 0
     for user in users:

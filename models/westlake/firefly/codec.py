@@ -13,15 +13,19 @@ from .quantizer import DownsampleFiniteScalarQuantize
 
 
 class FireflyArchitecture(nn.Module):
-    """Log-mel, ConvNeXt encoder, grouped finite scalar quantiser, HiFi-GAN decoder; all causal."""
+    """Log-mel, ConvNeXt encoder, grouped finite scalar quantiser, HiFi-GAN decoder; all causal.
 
-    def __init__(self, config: FireflyConfig) -> None:
+    Args:
+        weight_norm: of the decoder, as published; else it is as `fold_weight_norm` leaves it.
+    """
+
+    def __init__(self, config: FireflyConfig, weight_norm: bool = True) -> None:
         super().__init__()
         self.config = config
         self.spec_transform = LogMelSpectrogram(config)
         self.backbone = ConvNeXtEncoder(config)
         self.quantizer = DownsampleFiniteScalarQuantize(config)
-        self.head = HiFiGANGenerator(config)
+        self.head = HiFiGANGenerator(config, weight_norm)
 
     def encode(self, audios: Tensor, audio_lengths: Tensor) -> tuple[Tensor, Tensor]:
         """Encode whole signals.

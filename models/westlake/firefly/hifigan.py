@@ -17,7 +17,7 @@ class ResidualStack(nn.Module):
 
         def convs() -> nn.ModuleList:
             return nn.ModuleList(
-                FishConvNet(channels, channels, kernel_size, dilation=dilation).weight_norm()
+                FishConvNet(channels, channels, kernel_size, dilation=dilation)
                 for dilation in dilations
             )
 
@@ -47,24 +47,31 @@ class HiFiGANGenerator(nn.Module):
     """Hidden [B, C, T] -> wave [B, 1, T * hop_length] in -1..1 (published part ``head``).
 
     Both are float32, whatever the dtype of its weights, in which it computes.
+
+    Args:
+        weight_norm: of all convolutions, as published; without it their weights are plain.
     """
 
-    def __init__(self, config: FireflyConfig) -> None:
+    def __init__(self, config: FireflyConfig, weight_norm: bool = True) -> None:
         super().__init__()
         channels = config.decoder_dim
         self.gradient_checkpointing = config.gradient_checkpointing
         kernel_size = config.decoder_kernel_size
-        self.conv_pre = FishConvNet(config.latent_dim, channels, kernel_size).weight_norm()
+        self.conv_pre = FishConvNet(config.latent_dim, channels, kernel_size)
         self.ups = nn.ModuleList()
         self.resblocks = nn.ModuleList()
         for rate, kernel in zip(config.upsample_rates, config.upsample_kernel_sizes, strict=True):
-            up = FishTransConvNet(channels, channels // 2, kernel, stride=rate).weight_norm()
+            up = FishTransConvNet(channels, channels // 2, kernel, stride=rate)
             channels //= 2
             self.ups.append(up)
             self.resblocks.append(
                 ParallelBlock(channels, config.resblock_kernel_sizes, config.resblock_dilations)
             )
-        self.conv_post = FishConvNet(channels, 1, kernel_size).weight_norm()
+        self.conv_post = FishConvNet(channels, 1, kernel_size)
+        if weight_norm:
+            for module in list(self.modules()):
+                if isinstance(module, (FishConvNet, FishTransConvNet)):
+                    module.weight_norm()
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         x = self.conv_pre(x.to(self.conv_pre.conv.weight.dtype), state)
