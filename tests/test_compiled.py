@@ -1,5 +1,6 @@
 """native.c is compiled once per content, flags and processor; only a private file is loaded."""
 
+import io
 import os
 import shutil
 import subprocess
@@ -63,6 +64,32 @@ def test_other_flags_and_another_content_are_compiled_anew(cache, compiled, tmp_
     monkeypatch.setattr(library, "SOURCE", changed)
     library._load()
     assert len(compiled) == len(list(cache.iterdir())) == 3
+
+
+def test_another_processor_has_a_file_of_its_own(cache, compiled, monkeypatch):
+    for about in (
+        "model name : A\ncpu MHz : 2000\nflags : avx2",
+        "model name : A\ncpu MHz : 3000\nflags : avx2",  # the same at another moment
+        "model name : A\ncpu MHz : 2000\nflags : avx2 avx512f",
+        "model name : B\ncpu MHz : 2000\nflags : avx2",
+    ):
+        monkeypatch.setattr(
+            library, "open", lambda *_, about=about, **how: io.StringIO(about), raising=False
+        )
+        library._load()
+    assert len(compiled) == len(list(cache.iterdir())) == 3
+
+
+def test_a_file_has_its_name_only_when_it_is_whole(cache, monkeypatch):
+    def killed(command, **options):
+        Path(command[command.index("-o") + 1]).write_bytes(b"half")
+        assert not list(cache.glob("native-*"))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(library.subprocess, "run", killed)
+    with pytest.raises(KeyboardInterrupt):
+        library._load()
+    assert list(cache.iterdir()) == []
 
 
 @pytest.mark.parametrize("mode", [0o770, 0o707])

@@ -109,33 +109,13 @@ def test_every_code_decodes_to_its_own_value(small_codec: FireflyArchitecture):
     assert len(values[0].unique(dim=0)) == 1000
 
 
-def test_quantizer_forward_is_encode_then_decode(small_codec: FireflyArchitecture):
-    x = noise(2, 64, 21)
-    reconstructed, codes = small_codec.quantizer(x)
-    assert torch.equal(codes, small_codec.quantizer.encode(x))
-    assert reconstructed.shape == (2, 64, 24)
-    expected = small_codec.quantizer.decode(codes)
-    torch.testing.assert_close(reconstructed, expected, atol=1e-5, rtol=0)
-
-
 def test_upsampling_mirrors_downsampling(small_codec: FireflyArchitecture):
     config = dataclasses.replace(small_codec.config, downsample_factors=(2, 3))
     quantizer = DownsampleFiniteScalarQuantize(config)
     assert [conv.stride for conv, _ in quantizer.downsample] == [2, 3]
     assert [conv.stride for conv, _ in quantizer.upsample] == [3, 2]
-    reconstructed, codes = quantizer(noise(1, 64, 13))
-    assert (reconstructed.shape, codes.shape) == ((1, 64, 18), (1, 8, 3))
-
-
-def test_gradients_pass_straight_through_the_quantizer(small_codec: FireflyArchitecture):
-    codec = rebuilt(small_codec)
-    with torch.enable_grad():
-        x = noise(1, 64, 8).requires_grad_()
-        codec.quantizer(x)[0].square().mean().backward()
-    assert torch.isfinite(x.grad).all()
-    assert (x.grad.abs().amax(dim=1) > 0).all()
-    for name, parameter in codec.quantizer.named_parameters():
-        assert parameter.grad is not None and parameter.grad.abs().sum() > 0, name
+    codes = quantizer.encode(noise(1, 64, 13))
+    assert (quantizer.decode(codes).shape, codes.shape) == ((1, 64, 18), (1, 8, 3))
 
 
 def test_decoder_never_sees_the_future(small_codec: FireflyArchitecture):

@@ -148,11 +148,20 @@ def test_an_engine_that_fails_or_differs_is_left_out_with_a_warning(model, fault
     assert len(lines) == 1
 
 
+CHECKED = "models.westlake.dual_ar.engines.choice.checked"
+
+
+def test_no_graphs_are_taken_unchecked(model, monkeypatch):
+    engines = []
+    monkeypatch.setattr(DualARTransformer, "device", torch.device("cuda"))
+    monkeypatch.setattr(CHECKED, lambda *given: engines.extend(given) or given[1])
+    assert choose_engine(model, None) is engines[1]
+    assert list(map(type, engines)) == [GraphEngine, EagerEngine]
+
+
 def test_a_switch_turns_graphs_off(model, monkeypatch):
     monkeypatch.setattr(DualARTransformer, "device", torch.device("cuda"))
-    monkeypatch.setattr(
-        "models.westlake.dual_ar.engines.choice.checked", lambda graph, eager: graph
-    )
+    monkeypatch.setattr(CHECKED, lambda graph, eager: graph)
     assert isinstance(choose_engine(model, None), GraphEngine)
     monkeypatch.setenv("WESTLAKE_CUDA_GRAPHS", "0")
     assert type(choose_engine(model, None)) is EagerEngine

@@ -45,19 +45,6 @@ class DownsampleFiniteScalarQuantize(nn.Module):
         values = self.residual_fsq.decode(codes.expand(1, num_groups, -1))  # [1, codes, C]
         self.table = rearrange(values, "1 n (g c) -> g n c", g=num_groups).contiguous()
 
-    def forward(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Quantise and reconstruct a whole signal, for training: straight-through gradients.
-
-        Args:
-            x: hidden [B, C, T].
-
-        Returns:
-            reconstructed hidden [B, C, T'] with T' = T rounded up to whole frames, and
-            codes [B, K, T' / mels_per_frame].
-        """
-        quantised, codes = self.residual_fsq(self._down(x, None).mT)
-        return self._up(quantised.mT, None), codes
-
     def encode(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Hidden [B, C, T] -> codes [B, K, ceil(T / mels_per_frame)], long, 0..codebook_size-1."""
         x = self._down(x, state)
