@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
+import torch._dynamo  # comes with whatever uses it first, and names what is replaced here
 import torch.nn.functional as F
 from fake_device import NAME, Elsewhere, Placing, to_cpu
 from recipe import make_recording, recogniser_of
