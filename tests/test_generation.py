@@ -2,7 +2,7 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Barrier
+from threading import Barrier, Thread
 
 import pytest
 import torch
@@ -250,6 +250,21 @@ class Interrupting(EagerEngine):
         raise Interrupted
 
 
+def answers(ask, replies) -> list:
+    """What each gets in a thread of its own; one that waits for ever is a failure, not a hang."""
+    got = {}
+    threads = [
+        Thread(target=lambda reply=reply: got.update({reply: ask(reply)}), daemon=True)
+        for reply in replies
+    ]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(60)
+    assert len(got) == len(replies), "a thread still waits"
+    return [got[reply] for reply in replies]
+
+
 def test_who_is_in_an_interrupted_step_is_told_and_goes_on(model, prompt, monkeypatch):
     stepper = Stepper(EagerEngine(model))
     replies = [Reply(model, prompt, 4, SamplingConfig(seed=seed)) for seed in (1, 2)]
@@ -260,11 +275,10 @@ def test_who_is_in_an_interrupted_step_is_told_and_goes_on(model, prompt, monkey
         except BaseException as error:
             return error
 
-    with ThreadPoolExecutor(2) as pool:
-        list(pool.map(ask, replies, timeout=60))
-        monkeypatch.setattr(Stepper, "GRACE_SECONDS", 20.0)  # now they are stepped together
-        stepper.engine = Interrupting(model)
-        errors = list(pool.map(ask, replies, timeout=60))
+    answers(ask, replies)
+    monkeypatch.setattr(Stepper, "GRACE_SECONDS", 20.0)  # now they are stepped together
+    stepper.engine = Interrupting(model)
+    errors = answers(ask, replies)
     assert {type(error) for error in errors} == {Interrupted, RuntimeError}
     stepper.engine = EagerEngine(model)
     for reply, error in zip(replies, errors):
@@ -273,7 +287,6 @@ def test_who_is_in_an_interrupted_step_is_told_and_goes_on(model, prompt, monkey
         else:
             assert "interrupted" in str(error)
             going = reply
-    with ThreadPoolExecutor(1) as pool:
-        (frame,) = pool.submit(ask, going).result(timeout=60)
+    ((frame,),) = answers(ask, [going])
     alone = Reply(model, prompt, 4, SamplingConfig(seed=going.sampling.seed))
     assert torch.equal(frame, frames_of(model, alone)[1])

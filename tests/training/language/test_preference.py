@@ -93,3 +93,26 @@ def test_too_few_pairs_leave_the_model_as_it_is(model, tmp_path: Path, conversat
     train_preference(model, *others, tmp_path, 1, "cpu")
     kept = torch.load(tmp_path / "preferred.pt", weights_only=True)
     assert all(torch.equal(kept[name], weight) for name, weight in model.state_dict().items())
+
+
+@pytest.mark.parametrize("name", ["preference_pairs.pt", "preferred.pt"])
+def test_what_was_not_written_whole_is_not_there(
+    model, tmp_path: Path, conversations, small_models, monkeypatch, name: str
+):
+    others = new_codec(), conversations, recogniser_of(["a1"]), SamplingConfig()
+    monkeypatch.setattr(preference, "speak", lambda *given, **how: [])
+    save = torch.save
+
+    def fail(state, path: Path) -> None:
+        if path.name.startswith(name):
+            path.write_bytes(b"half")
+            raise OSError("no space is left")
+        save(state, path)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", fail)
+        with pytest.raises(OSError, match="no space"):
+            train_preference(model, *others, tmp_path, 1, "cpu")
+    assert not (tmp_path / name).exists()
+    train_preference(model, *others, tmp_path, 1, "cpu")
+    assert (tmp_path / name).exists()
