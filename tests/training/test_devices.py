@@ -61,17 +61,24 @@ def test_what_is_made_up():
 
 
 def test_preference(tmp_path: Path, conversations: Conversations, tokenizer):
-    preference.train_preference(
+    model, codec, recogniser = (
         new_language_model(tokenizer),
         new_codec(),
-        conversations,
         recogniser_of(["a1", "b"]),
+    )
+    preference.train_preference(
+        model,
+        codec,
+        conversations,
+        recogniser,
         SamplingConfig(),
         tmp_path,
         1e-6,
         NAME,
     )
     assert (tmp_path / "preferred.pt").exists()
+    for module in (model, codec, recogniser):
+        assert {weight.device.type for weight in module.parameters()} == {NAME}
 
 
 @pytest.fixture
@@ -88,12 +95,15 @@ def no_gradients(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_the_codec(clip: Path, tmp_path: Path, no_gradients):
-    speech, ear, folder = {clip: 1.0}, recogniser_of(["a1"]), tmp_path / "stages"
+    speech, folder = {clip: 1.0}, tmp_path / "stages"
+    ears = [recogniser_of(["a1"]) for _ in range(3)]  # each stage moves its own
     codes, slow = folder / "codes.pt", folder / "slow_stages.pt"
     encoder.train_codes(speech, clip, folder, 1e-6, NAME)
-    vocoder.train_slow_stages(codes, ear, speech, speech, folder, 1e-6, NAME)
-    vocoder.train_vocoder(codes, slow, ear, speech, speech, folder, 1e-6, NAME)
-    vocoder.polish_vocoder(codes, folder / "vocoder.pt", ear, speech, speech, folder, 1e-6, NAME)
+    vocoder.train_slow_stages(codes, ears[0], speech, speech, folder, 1e-6, NAME)
+    vocoder.train_vocoder(codes, slow, ears[1], speech, speech, folder, 1e-6, NAME)
+    vocoder.polish_vocoder(
+        codes, folder / "vocoder.pt", ears[2], speech, speech, folder, 1e-6, NAME
+    )
     assert (folder / "polished.pt").exists()
 
 
