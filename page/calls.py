@@ -24,6 +24,8 @@ LONG = (MODEL, BUILD)
 WHO = "who"  # in a request's state: (user, address) that limits are counted for
 MAX_WAITING_EVENTS = 256  # of all others
 MAX_DEPTH = 6  # of what is nested in a call
+API_SESSION = "api-"  # begins the names of sessions that are made for calls of the API
+MAX_RESTED = 256  # of these, kept to be used again
 NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
@@ -74,6 +76,7 @@ class Calls:
         self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
         self._connected = connected
         self._joining: list[BlockFunction] = []  # of calls on their way into the queue
+        self._rested: dict[str, None] = {}  # sessions of the API whose calls are over
         self.is_ending = False  # no more calls are taken
         self.last_asked = 0.0  # when anything was asked for, by time.monotonic
 
@@ -91,7 +94,11 @@ class Calls:
         if function is None:
             yield 0
             return
-        self._check_room(function)
+        try:
+            self._check_room(function)
+        except RefusedError:
+            self.rest(body["session_hash"])
+            raise
         self.readers.call(body["session_hash"])
         place = self.num_waiting
         self._joining.append(function)
@@ -116,6 +123,26 @@ class Calls:
             return event.session_hash
         pending = list(queue.pending_event_ids_session.items())
         return next((session for session, ids in pending if event_id in ids), None)
+
+    def rest(self, session: str) -> None:
+        """Let the next call of the API have a session of it, if nothing is asked in it any more.
+
+        To make a new one for each call takes Gradio longer than all else that it does for it.
+        """
+        is_over = self.blocks._queue.pending_event_ids_session.get(session) == set()
+        is_apis = session.startswith(own(visitor_of(session), API_SESSION))
+        if is_apis and is_over and not self.readers.is_open(session):
+            self._rested[session] = None
+            if len(self._rested) > MAX_RESTED:
+                del self._rested[next(iter(self._rested))]
+
+    def _api_session(self, visitor: str) -> str:
+        """A session for a call of the API that names none."""
+        for session in self._rested:
+            if visitor_of(session) == visitor:
+                del self._rested[session]
+                return session
+        return own(visitor, API_SESSION + secrets.token_hex(8))
 
     @property
     def num_waiting(self) -> int:
@@ -168,8 +195,10 @@ class Calls:
             call = self._call(self._called(door, body), body, session, visitor)
             return call | {"fn_index": body["fn_index"]}
         if kind == "call":
-            session = own(visitor, body.get("session_hash") or secrets.token_hex(8))
-            return self._call(self._called(door, body), body, session, visitor)
+            given = body.get("session_hash")
+            session = own(visitor, given) if given else ""
+            call = self._call(self._called(door, body), body, session, visitor)
+            return call | {"session_hash": session or self._api_session(visitor)}
         if kind == "cancel":
             session, event_id = own(visitor, body.get("session_hash")), body.get("event_id")
             if type(body.get("fn_index")) is not int or not isinstance(event_id, str):

@@ -182,6 +182,7 @@ class Gate:
             return
         with self.calls.readers.reading(session):
             await self.app(scope, receive, send)
+        self.calls.rest(session)
 
     async def _write(self, scope, receive, send, path: str, visitor: str) -> None:
         if path == f"{API}/upload":

@@ -89,6 +89,10 @@ class Readers:
             if len(self._called) > MAX_CALLED:
                 del self._called[next(iter(self._called))]
 
+    def is_open(self, session: str) -> bool:
+        """Whether an event stream of a session is open."""
+        return session in self._open
+
     def is_read(self, session: str) -> bool:
         """Whether somebody reads a session's answers, now or within a few seconds of the call."""
         with self._changed:
