@@ -10,7 +10,7 @@ import statistics
 import torch
 
 from generate import CHUNK_FRAMES
-from models.devices import FLOATS
+from models.devices import FLOATS, multiplies_bfloat16
 from models.westlake.checkpoint import load_checkpoint
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
@@ -34,6 +34,8 @@ def main() -> None:
         codec, plain = (load_checkpoint("tiny", dtype=d).codec for d in (options.dtype, "float32"))
     else:
         codec.head.to(FLOATS[options.dtype])
+        if options.dtype == "bfloat16" and multiplies_bfloat16(torch.device("cpu")):
+            codec.head.pack()
     config = codec.config
     codes = torch.randint(config.codebook_size, (1, config.num_codebooks, options.frames))
     wave = 0.1 * torch.randn(1, 1, options.frames * config.samples_per_frame)

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from models.devices import multiplies_bfloat16
 from models.westlake.firefly import (
     ConvNeXtEncoder,
     DownsampleFiniteScalarQuantize,
@@ -43,6 +44,22 @@ def test_weights_for_inference_keep_the_audio(small_codec: FireflyArchitecture):
         == FireflyArchitecture(small_codec.config).fold_weight_norm().state_dict().keys()
     )
     folded.fold_weight_norm()  # once more does no harm
+
+
+@pytest.mark.skipif(
+    not multiplies_bfloat16(torch.device("cpu")), reason="the vocoder is float32 on this CPU"
+)
+def test_packed_weights_change_no_bit(small_codec: FireflyArchitecture):
+    plain = rebuilt(small_codec).prepare_inference()
+    plain.head.to(torch.bfloat16)
+    packed = rebuilt(small_codec).prepare_inference()
+    packed.head.to(torch.bfloat16)
+    packed.head.pack()
+    assert packed.state_dict().keys() == plain.state_dict().keys()
+    state, other = packed.new_state(), plain.new_state()
+    for num_frames in (2, 4, 1, 8, 16, 3, 40):
+        codes = torch.arange(8 * num_frames).view(1, 8, -1) * 37 % 1000
+        assert torch.equal(packed.decode_chunk(codes, state), plain.decode_chunk(codes, other))
 
 
 def test_encode_a_batch_as_each_signal_alone(small_codec: FireflyArchitecture):

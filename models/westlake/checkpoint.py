@@ -128,6 +128,8 @@ def load_checkpoint(
     dtype = model.quantisation or str(model.dtype).removeprefix("torch.")
     if dtype != "float32" and multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
+        if torch_device.type == "cpu":
+            codec.head.pack()
     return Checkpoint(
         name=str(name_or_path),
         engine=choose_engine(model, library if model.quantisation else None),

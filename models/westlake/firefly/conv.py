@@ -10,6 +10,8 @@ from einops import rearrange
 from torch import Tensor, nn
 from torch.nn.utils.parametrizations import weight_norm
 
+PACKED_LENGTH = 64  # of signals that packed weights are laid for; others are convolved as well
+
 
 class StreamState:
     """What the streaming layers remember of one signal between its chunks.
@@ -54,6 +56,7 @@ class FishConvNet(nn.Module):
         self.stride = stride
         self.kernel_span = (kernel_size - 1) * dilation + 1
         self.left_padding = self.kernel_span - stride
+        self.packed: Tensor | None = None
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Convolve [B, C, T] to [B, C', ceil(T / stride)].
@@ -78,6 +81,12 @@ class FishConvNet(nn.Module):
     def _convolve(self, x: Tensor) -> Tensor:
         # Only as pictures of one row may signals lie in memory as they do here.
         conv = self.conv
+        if self.packed is not None:
+            how = [0, 0], [1, self.stride], [1, conv.dilation[0]], conv.groups
+            y = torch.ops.mkldnn._convolution_pointwise(
+                x.unsqueeze(2), self.packed, conv.bias, *how, "none", [], ""
+            )
+            return y.squeeze(2)
         return F.conv2d(
             x.unsqueeze(2),
             conv.weight.unsqueeze(2),
@@ -86,6 +95,15 @@ class FishConvNet(nn.Module):
             dilation=(1, conv.dilation[0]),
             groups=conv.groups,
         ).squeeze(2)
+
+    def pack(self) -> None:
+        """See `HiFiGANGenerator.pack`."""
+        conv, length = self.conv, self.kernel_span + PACKED_LENGTH
+        self.packed = torch.ops.mkldnn._reorder_convolution_weight(
+            conv.weight.detach().unsqueeze(2),
+            *([0, 0], [1, self.stride], [1, conv.dilation[0]], conv.groups),
+            [1, conv.in_channels, 1, length],
+        )
 
     def weight_norm(self) -> "FishConvNet":
         weight_norm(self.conv)

@@ -73,6 +73,15 @@ class HiFiGANGenerator(nn.Module):
                 if isinstance(module, (FishConvNet, FishTransConvNet)):
                     module.weight_norm()
 
+    def pack(self) -> None:
+        """Lay final bfloat16 weights as this CPU multiplies them; what is computed stays the same.
+
+        Else each call does so, which takes a short chunk longer than its products.
+        """
+        for module in self.modules():
+            if isinstance(module, FishConvNet):
+                module.pack()
+
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         x = self.conv_pre(x.to(self.conv_pre.conv.weight.dtype), state)
         for up, block in zip(self.ups, self.resblocks):
