@@ -1,4 +1,4 @@
-"""Where the command line's speech goes: a wav file, which may grow, or PCM on stdout."""
+"""Where speech goes: a wav file, which may grow, or PCM on stdout."""
 
 from __future__ import annotations
 
@@ -14,6 +14,24 @@ import numpy as np
 
 from .audio import to_pcm16
 from .errors import UserError, shown
+
+
+def write_wav(path: str | os.PathLike, pcm: np.ndarray, sample_rate: int) -> None:
+    """Write a wav file, and don't wait until it is on the disk, as libsndfile does.
+
+    Args:
+        path: of the file.
+        pcm: [n] int16.
+        sample_rate: in Hz.
+
+    Raises:
+        OSError: it can't be written.
+    """
+    with wave.open(os.fspath(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(2)
+        file.setframerate(sample_rate)
+        file.writeframes(pcm.astype("<i2").tobytes())
 
 
 def check_output(path: str, inputs: Sequence[str]) -> None:

@@ -10,10 +10,10 @@ from typing import Any
 
 import gradio as gr
 import numpy as np
-import soundfile
 
 from generate import generate_long
 from models.audio import AudioClip, to_pcm16
+from models.audio_output import write_wav
 from models.contract import SpeechCodec
 from models.errors import UserError, shown
 from models.hub import public_name
@@ -182,7 +182,7 @@ class Api:
             wave = codec.decode(grid)
         visitor = visitor_of(request.session_hash)
         pcm = to_pcm16(wave)
-        yield self._file(lambda path: soundfile.write(path, pcm, model.sample_rate), visitor)
+        yield self._file(lambda path: write_wav(path, pcm, model.sample_rate), visitor)
 
     def _path(self, audio: object, visitor: str) -> str:
         if not isinstance(audio, dict):

@@ -12,7 +12,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from threading import Lock
 
-import soundfile
 from loguru import logger
 
 from models.errors import UserError
@@ -39,8 +38,8 @@ def written() -> Iterator[None]:
     """
     try:
         yield
-    except (OSError, soundfile.SoundFileError) as error:
-        logger.error(f"a sound can't be written: {getattr(error, 'strerror', None) or 'no room'}")
+    except OSError as error:
+        logger.error(f"a sound can't be written: {error.strerror or 'no room'}")
         raise UserError("error_no_room") from error
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import soundfile
 
 from models.audio import to_pcm16
+from models.audio_output import write_wav
 from models.contract import ReplyChunk
 
 REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
@@ -127,7 +128,7 @@ class ShownTurn:
     def write(self, path: Path) -> None:
         """Write the speech so far as a wav file."""
         pcm = np.concatenate(self._pcm)
-        soundfile.write(path, pcm, self.sample_rate, subtype="PCM_16", format="WAV")
+        write_wav(path, pcm, self.sample_rate)
         self.reply_audio = str(path)
 
     def cut(self, seconds: float) -> None:
@@ -146,7 +147,7 @@ class ShownTurn:
         pcm, rate = soundfile.read(self.reply_audio, dtype="int16")
         growing = Path(self.reply_audio).with_suffix(".part")
         pcm = pcm[: max(1, round(seconds * rate))]
-        soundfile.write(growing, pcm, rate, subtype="PCM_16", format="WAV")
+        write_wav(growing, pcm, rate)
         os.replace(growing, self.reply_audio)
 
     @property

@@ -11,12 +11,12 @@ import resource
 import signal
 import threading
 import time
+import wave
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
-import soundfile
 import torch
 from fake_model import FakeModel
 from page_client import API, Visitor, function, served
@@ -144,7 +144,7 @@ def test_a_full_disk_loses_no_reply(monkeypatch: pytest.MonkeyPatch):
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            patch.setattr(soundfile, "write", full)
+            patch.setattr(wave, "open", full)
             patch.setattr(Path, "write_text", full)  # as the fake conversation is saved
             assert visitor.run(index, written("你好"))["success"]
             answer = visitor.call([None, "你好"])[1]
