@@ -55,6 +55,12 @@ def planned() -> Iterator[None]:
         yield
 
 
+def give_back_freed_memory() -> None:
+    """Let the system have what was freed among what is in use, where the C library is glibc."""
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "malloc_trim"):
+        libc.malloc_trim(0)
+
+
 def read_weights(path: Path, *, integers: bool = False) -> dict[str, Tensor]:
     """Read a .safetensors file, or a .pth or .bin file, whose weights may lie under "state_dict".
 

@@ -82,12 +82,12 @@ static void call_quantise(int threads) {
 }
 
 static void call_correct(int threads) {
-    float *weight = memory(), *factors = memory(), *inverse = memory();
+    float *weight = memory(), *factors = memory();
     int64_t rows = number(), inputs = number(), block = number();
     int64_t bytes = rows * inputs / 2, scales = rows * inputs / GROUP * 8;
     uint8_t *steps = room(bytes);
     float *scale = room(scales);
-    native_correct(weight, rows, inputs, block, factors, inverse, steps, scale, threads);
+    native_correct(weight, rows, inputs, block, factors, steps, scale, threads);
     put(steps, bytes);
     put(scale, scales);
 }

@@ -52,13 +52,10 @@ class EmulatedLibrary:
         self._receive(steps, rows * inputs * bits // 8)
         self._receive(scales, rows * (4 if bits == 8 else inputs // 64 * 8))
 
-    def native_correct(
-        self, weight, rows, inputs, block, factors, inverse, steps, scales, threads
-    ) -> None:
+    def native_correct(self, weight, rows, inputs, block, factors, steps, scales, threads) -> None:
         size = sum(min(block, inputs - first) ** 2 for first in range(0, inputs, block))
         parts = _memory(weight, 4 * rows * inputs), _memory(factors, 4 * size)
-        parts += _memory(inverse, 4 * inputs), rows, inputs, block
-        self._send(CORRECT, threads, *parts)
+        self._send(CORRECT, threads, *parts, rows, inputs, block)
         self._receive(steps, rows * inputs // 2)
         self._receive(scales, rows * inputs // 64 * 8)
 

@@ -26,11 +26,8 @@ LAYERS = [
         "models.transformer",
     },
     {"models.westlake.dual_ar", "models.westlake.firefly", "models.westlake.published"},
-    {
-        "models.westlake.calibration",
-        "models.westlake.checkpoint_files",
-        "models.westlake.fastest",
-    },
+    {"models.westlake.checkpoint_files", "models.westlake.fastest"},
+    {"models.westlake.calibration"},
     {"models.westlake.checkpoint"},
     {"models.westlake", "models.omni", "models.mini_omni"},
     {"models.load"},

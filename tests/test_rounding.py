@@ -12,7 +12,7 @@ from models.hub import TINY
 from models.tokenizer import load_tokenizer
 from models.transformer.quantisation import LAYERS, quantise_weights
 from models.transformer.quantised import GROUP_SIZE
-from models.transformer.rounding import BLOCK_SIZE, DAMPING, collected_grams, factors_of
+from models.transformer.rounding import DAMPING, collected_inputs, factors_of
 from models.westlake.calibration import calibrate
 from models.westlake.checkpoint import load_checkpoint, save_quantised
 from models.westlake.checkpoint_files import read_config, read_model
@@ -49,43 +49,40 @@ def error(x: Tensor, weight: Tensor, rounded: Tensor) -> float:
     return float((x @ (rounded - weight).T).square().sum() / (x @ weight.T).square().sum())
 
 
-def grams_of(x: Tensor) -> list[Tensor]:
-    return [block.T @ block for block in x.split(BLOCK_SIZE, dim=1)]
-
-
-def plainly_rounded(weight: Tensor, gram: Tensor) -> Tensor:
+def plainly_rounded(weight: Tensor, x: Tensor) -> Tensor:
     """The algorithm as it is written down, in float64, for one block of inputs."""
+    gram = x.T @ x
     damped = gram.double() / gram.diagonal().mean() + DAMPING * torch.eye(len(gram))
-    upper = torch.linalg.cholesky(damped.inverse(), upper=True)
-    x, rounded = weight.double(), torch.empty_like(weight, dtype=torch.float64)
-    for j in range(len(gram)):
-        if j % GROUP_SIZE == 0:
-            share = 1 / upper.diagonal()[j : j + GROUP_SIZE].square()
-            step, middle = plainly_fitted(x[:, j : j + GROUP_SIZE], share)
-        at = ((x[:, j] - middle) / step + 8).round().clamp(0, 15) - 8
-        rounded[:, j] = middle + at * step
-        fault = (x[:, j] - rounded[:, j]) / upper[j, j]
-        x = torch.cat([x[:, : j + 1], x[:, j + 1 :] - fault[:, None] * upper[j, j + 1 :]], dim=1)
+    upper = torch.linalg.cholesky(damped, upper=True)
+    asked = upper / upper.diagonal()[:, None]  # of each input by the errors of the later ones
+    rounded = torch.empty_like(weight, dtype=torch.float64)
+    errors = torch.zeros_like(rounded)
+    for end in range(len(gram), 0, -GROUP_SIZE):
+        group = slice(end - GROUP_SIZE, end)
+        x = weight[:, group] + errors[:, end:] @ asked[group, end:].T
+        step, middle = plainly_fitted(x, upper.diagonal()[group].square())
+        for j in range(end - 1, end - GROUP_SIZE - 1, -1):
+            x = weight[:, j] + errors[:, j + 1 :] @ asked[j, j + 1 :]
+            at = ((x - middle) / step + 8).round().clamp(0, 15) - 8
+            rounded[:, j] = middle + at * step
+            errors[:, j] = weight[:, j] - rounded[:, j]
     return rounded.float()
 
 
 def plainly_fitted(x: Tensor, share: Tensor) -> tuple[Tensor, Tensor]:
     """A group's step, and what its 8th means: of a few widths the one that errs least."""
     low, high = x.aminmax(dim=1)
-    found = []
+    found: list[tuple[float, float, float]] = [(torch.inf, 0.0, 0.0)] * len(x)
+    root = share.sqrt()[:, None]
     for width in WIDTHS:
         step = width * (high - low) / 15
         at = ((x - (low + high)[:, None] / 2) / step[:, None] + 7.5).round().clamp(0, 15) - 8
-        root = share.sqrt()[:, None]
         for row, (steps, values) in enumerate(zip(at, x, strict=True)):
             basis = torch.stack([steps, torch.ones_like(steps)], dim=1)
             fitted = torch.linalg.lstsq(root * basis, root * values[:, None]).solution[:, 0]
-            step[row], middle = fitted.bfloat16().double()
-            again = ((values - middle) / step[row] + 8).round().clamp(0, 15) - 8
-            fault = ((middle + again * step[row] - values).square() * share).sum()
-            found.append((row, fault, step[row].clone(), middle))
-    best = [min((f for f in found if f[0] == row), key=lambda f: f[1]) for row in range(len(x))]
-    return torch.stack([f[2] for f in best]), torch.stack([f[3] for f in best])
+            fault = float(((basis @ fitted - values).square() * share).sum())
+            found[row] = min(found[row], (fault, *fitted.bfloat16().tolist()))
+    return tuple(torch.tensor(found, dtype=torch.float64)[:, 1:].T)
 
 
 @pytest.mark.parametrize("size", SIZES)
@@ -94,7 +91,7 @@ def test_outputs_err_less_than_half_as_much(library, size):
     x, others = inputs(size), inputs(size, seed=5)
     weights = {"a.wo.weight": weight.clone()}
     plain = dequantised(quantise_weights(weights, "int4", library), "a.wo")
-    fitted = quantise_weights(weights, "int4", library, {"a.wo": grams_of(x)})
+    fitted = quantise_weights(weights, "int4", library, {"a.wo": x})
     assert fitted["a.wo.weight"].shape == (19, size // 2)
     assert fitted["a.wo.scale"].shape == (19, size // GROUP_SIZE, 2)
     for given in (x, others):
@@ -106,8 +103,8 @@ def test_outputs_err_less_than_half_as_much(library, size):
 def test_weights_are_those_of_the_algorithm(library):
     weight = 0.02 * torch.randn(19, 128, generator=torch.Generator().manual_seed(1))
     x = inputs(128)
-    found = quantise_weights({"a.wo.weight": weight}, "int4", library, {"a.wo": grams_of(x)})
-    rounded, plain = dequantised(found, "a.wo"), plainly_rounded(weight, grams_of(x)[0])
+    found = quantise_weights({"a.wo.weight": weight}, "int4", library, {"a.wo": x})
+    rounded, plain = dequantised(found, "a.wo"), plainly_rounded(weight, x)
     # One step that rounds otherwise changes all that follow in its row.
     same = (rounded - plain).abs().amax(dim=1) < 1e-6
     assert same.float().mean() > 0.7
@@ -120,8 +117,7 @@ def test_inputs_that_never_come_and_weights_that_are_alike_are_no_fault(library)
     x = inputs(128)
     x[:, :70] = 0
     for given in (x, torch.zeros_like(x)):
-        grams = {"a.wo": grams_of(given)}
-        found = quantise_weights({"a.wo.weight": weight}, "int4", library, grams)
+        found = quantise_weights({"a.wo.weight": weight}, "int4", library, {"a.wo": given})
         rounded = dequantised(found, "a.wo")
         assert rounded.isfinite().all()
         assert error(inputs(128), weight, rounded) < 0.1
@@ -129,27 +125,36 @@ def test_inputs_that_never_come_and_weights_that_are_alike_are_no_fault(library)
 
 
 def test_factors_are_those_of_the_damped_gram_matrix():
-    gram = grams_of(inputs(128))[0]
-    blocks, inverse = factors_of([gram, gram[:64, :64]])
-    upper = blocks[: 128 * 128].view(128, 128).T
-    assert len(blocks) == 128 * 128 + 64 * 64 and torch.equal(upper, upper.triu())
-    damped = gram.double() / gram.diagonal().mean() + DAMPING * torch.eye(128)
-    identity = upper.double().T @ upper.double() @ damped
-    torch.testing.assert_close(identity, torch.eye(128).double(), rtol=0, atol=1e-3)
-    torch.testing.assert_close(inverse[:128] * upper.diagonal(), torch.ones(128))
+    x = inputs(320)
+    factors = factors_of(x)
+    assert len(factors) == 256 * 256 + 64 * 64
+    for block, found in ((x[:, :256], factors[: 256 * 256]), (x[:, 256:], factors[256 * 256 :])):
+        gram, upper = block.T.double() @ block.double(), found.view(block.shape[1], -1)
+        assert torch.equal(upper, upper.triu())
+        damped = gram / gram.diagonal().mean() + DAMPING * torch.eye(len(gram))
+        again = upper.double().T @ upper.double()
+        torch.testing.assert_close(again, damped, rtol=0, atol=1e-3)
 
 
-def test_grams_are_of_the_named_layers_inputs_and_the_hooks_go():
+def test_inputs_are_those_of_the_named_layers_and_the_hooks_go():
     model = nn.ModuleDict({"wo": nn.Linear(8, 8), "head": nn.Linear(8, 8)})
-    x = torch.randn(3, 5, 8)
-    with torch.no_grad(), collected_grams(model, LAYERS) as grams:
+    x = torch.randn(3, 6, 8)
+    with torch.no_grad(), collected_inputs(model, LAYERS) as found:
         for part in x.split(1):
             model["head"](model["wo"](part))
-    rows = x.flatten(0, 1)
-    assert list(grams) == ["wo"]
-    torch.testing.assert_close(grams["wo"][0], rows.T @ rows)
+    assert list(found) == ["wo"]
+    torch.testing.assert_close(torch.cat(found["wo"]), x.flatten(0, 1))
     model["wo"](x)
-    torch.testing.assert_close(grams["wo"][0], rows.T @ rows)
+    assert len(found["wo"]) == 3
+
+
+def test_of_some_layers_a_part_of_the_inputs_is_kept_of_each_row_in_turn():
+    model = nn.ModuleDict({"fast": nn.ModuleDict({"wo": nn.Linear(8, 8)})})
+    x = torch.randn(2, 6, 8)
+    with torch.no_grad(), collected_inputs(model, LAYERS, {"fast": 3}) as found:
+        for part in x:
+            model["fast"]["wo"](part)
+    assert torch.equal(torch.cat(found["fast.wo"]), torch.cat([x[0, ::3], x[1, 1::3]]))
 
 
 def outliers(folder: Path) -> tuple[Path, DualARConfig, dict[str, Tensor]]:
@@ -169,8 +174,14 @@ def outliers(folder: Path) -> tuple[Path, DualARConfig, dict[str, Tensor]]:
     return folder / "random", config, weights
 
 
+@pytest.mark.parametrize("speaks_in_bfloat16", [True, False])
 @pytest.mark.parametrize("kind", ["embedded", "outliers"])
-def test_the_layers_of_a_model_that_speaks_err_less_than_half_as_much(kind):
+def test_the_layers_of_a_model_that_speaks_err_less_than_half_as_much(
+    kind, speaks_in_bfloat16, monkeypatch
+):
+    monkeypatch.setattr(
+        "models.westlake.calibration.multiplies_bfloat16", lambda device: speaks_in_bfloat16
+    )
     library, folder = library_for("native"), Path(TINY)
     read = read_model(folder)
     path, config, weights = (
@@ -182,25 +193,23 @@ def test_the_layers_of_a_model_that_speaks_err_less_than_half_as_much(kind):
     if kind == "outliers":
         path, config, weights = outliers(folder)
     given = path, config, tokenizer, library
-    grams = calibrate(weights, *given)
+    own, others = calibrate(weights, *given), calibrate(weights, *given, seed=1)
     plain = quantise_weights(weights, "int4", library)
-    fitted = quantise_weights(weights, "int4", library, grams)
+    fitted = quantise_weights(weights, "int4", library, dict(own))
 
-    def ratio(grams: dict[str, list[Tensor]]) -> float:
+    def ratio(inputs: dict[str, Tensor]) -> float:
         ratios = []
-        for layer, blocks in grams.items():
+        for layer, x in inputs.items():
             weight = weights[f"{layer}.weight"].float()
-            errors = []
-            for rounded in (fitted, plain):
-                faults = (dequantised(rounded, layer) - weight).split(BLOCK_SIZE, dim=1)
-                pairs = zip(faults, blocks, strict=True)
-                errors.append(sum(float(((fault @ g) * fault).sum()) for fault, g in pairs))
-            ratios.append(errors[0] / errors[1])
+            found, expected = (
+                error(x.float(), weight, dequantised(rounded, layer)) for rounded in (fitted, plain)
+            )
+            ratios.append(found / expected)
         assert len(ratios) == 4 * (config.n_layer + config.n_fast_layer)
         return sum(ratios) / len(ratios)
 
-    assert ratio(grams) < HALF / 1.5
-    assert ratio(calibrate(weights, *given, seed=1)) < HALF  # of what it was not fitted to
+    assert ratio(own) < HALF / 1.5
+    assert ratio(others) < HALF  # of what it was not fitted to
 
 
 def test_the_same_file_gives_the_same_weights_each_time(tmp_path):

@@ -14,10 +14,11 @@ from .config import StackConfig
 from .language_model import LanguageModel
 from .native import native_quantise
 from .quantised import GROUP_SIZE, Int4Linear, Int8Embedding, Int8Linear
-from .rounding import Grams, factors_of, round_corrected
+from .rounding import Inputs, factors_of, round_corrected
 
 HUGE_PAGE = 1 << 21  # bytes
 CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own cache
+SHARE = 32  # rows that a thread rounds to 4 bits at once, at most
 LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
 HEADS = ("lm_head", "fast_output")  # 8 bits always: the tokens are chosen by them
 
@@ -25,7 +26,7 @@ Model = TypeVar("Model", bound=LanguageModel)
 
 
 def quantise_weights(
-    weights: Mapping[str, Tensor], dtype: str, library: CDLL | None, grams: Grams | None = None
+    weights: Mapping[str, Tensor], dtype: str, library: CDLL | None, inputs: Inputs | None = None
 ) -> dict[str, Tensor]:
     """A language model's weights in few bits; what is not in a linear layer becomes bfloat16.
 
@@ -33,8 +34,8 @@ def quantise_weights(
         weights: under our names, floats.
         dtype: "int8" or "int4".
         library: that does it faster; None for PyTorch, which rounds to the nearest alone.
-        grams: of the layers' inputs, by name, which 4 bits are rounded for; see `rounding`. The
-            others are rounded to the nearest.
+        inputs: that layers read, which 4 bits are rounded for; see `rounding`. They are used up.
+            The other layers are rounded to the nearest.
 
     Returns:
         A new dict. Where a layer's weight was quantised, its scales stand beside it as `scale`; a
@@ -52,9 +53,8 @@ def quantise_weights(
         name = layer.rpartition(".")[2]
         if kind == "weight" and name in LAYERS + HEADS:
             bits = 4 if dtype == "int4" and name in LAYERS else 8
-            quantised[key], quantised[f"{layer}.scale"] = _quantise(
-                tensor, bits, library, (grams or {}).get(layer) if bits == 4 else None
-            )
+            x = inputs.pop(layer, None) if inputs and bits == 4 else None
+            quantised[key], quantised[f"{layer}.scale"] = _quantise(tensor, bits, library, x)
         else:
             quantised[key] = tensor.to(torch.bfloat16, copy=True)  # lets go of the file
     return quantised
@@ -98,7 +98,7 @@ def fits_4_bits(*configs: StackConfig) -> bool:
 
 
 def _quantise(
-    weight: Tensor, bits: int, library: CDLL | None, grams: list[Tensor] | None = None
+    weight: Tensor, bits: int, library: CDLL | None, x: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
     num_outputs, num_inputs = weight.shape
@@ -110,8 +110,10 @@ def _quantise(
     else:
         steps = empty(num_outputs, num_inputs // 2, torch.uint8)
         scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
-    factors = None if grams is None else factors_of(grams)
+    factors = None if x is None else factors_of(x)
     rows = max(1, CHUNK_SIZE // num_inputs)
+    if factors is not None:  # that many for each thread
+        rows = -(-rows // (SHARE * torch.get_num_threads())) * SHARE * torch.get_num_threads()
     for chunk, to_steps, to_scale in zip(weight.split(rows), steps.split(rows), scale.split(rows)):
         chunk = chunk.float().contiguous()
         if factors is not None:

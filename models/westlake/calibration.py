@@ -5,36 +5,31 @@ from __future__ import annotations
 from collections.abc import Mapping
 from contextlib import suppress
 from ctypes import CDLL
-from functools import partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from ..devices import multiplies_bfloat16
+from ..logits import check_logits
 from ..tokenizer import TextTokenizer
+from ..transformer import KVCache
 from ..transformer.quantisation import (
     LAYERS,
     prepare_quantised,
     quantise_weights,
     with_quantised_layers,
 )
-from ..transformer.rounding import Grams, collected_grams
-from ..weights import assign_weights, planned
-from .dual_ar import (
-    DualARConfig,
-    DualARTransformer,
-    PromptTokens,
-    Reply,
-    SamplingConfig,
-    choose_engine,
-    make_frames,
-    next_frames,
-    turn_grid,
-)
+from ..transformer.rounding import Inputs, collected_inputs
+from ..weights import assign_weights, give_back_freed_memory, planned
+from .dual_ar import DualARConfig, DualARTransformer, PromptTokens, SamplingConfig, turn_grid
+from .dual_ar.engines import NativeDraw
+from .fastest import LARGE_MODEL
 
-NUM_REPLIES, NUM_FRAMES = 16, 32
+NUM_REPLIES = 16
+NUM_FRAMES, NUM_FRAMES_OF_LARGE = 32, 8  # of each reply; a large model's take seconds
 NUM_WORDS = 8  # of each question
+FAST_SHARE = 4  # of so many positions that a large model's fast layers read, one is kept
 
 
 def calibrate(
@@ -44,10 +39,8 @@ def calibrate(
     tokenizer: TextTokenizer,
     library: CDLL,
     seed: int = 0,
-) -> Grams:
-    """Let a model answer questions of its tokenizer's words, and collect what its layers read.
-
-    It answers rounded to the nearest, which is fast; then the floats read what was said.
+) -> Inputs:
+    """Let a model answer questions of its tokenizer's words, and keep what its layers read.
 
     Args:
         weights: the language model's under our names, floats.
@@ -62,51 +55,94 @@ def calibrate(
     Raises:
         ValueError: weights that do not fit the config.
     """
-    semantic_id = tokenizer.get_added_vocab()["<|semantic|>"]
+    model = _speaker(weights, path, config, tokenizer, library)
+    is_large = model.num_parameters >= LARGE_MODEL
+    generator = torch.Generator().manual_seed(seed)
+    prompts = _questions(config, tokenizer, generator)
+    num_frames = NUM_FRAMES_OF_LARGE if is_large else NUM_FRAMES
+    num_frames = min(num_frames, config.max_seq_len - prompts.shape[2])
+    shares = {"fast_layers": FAST_SHARE if is_large else 1}
+    end_id = PromptTokens.from_encode(tokenizer.encode).end
+    with (
+        collected_inputs(model, LAYERS, shares) as found,
+        suppress(FloatingPointError),  # a checkpoint that can't speak is loaded all the same
+    ):
+        _speak(model, NativeDraw(library), prompts, num_frames, end_id, generator)
+    del model
+    inputs = {}
+    for name in list(found):
+        x = torch.cat(found.pop(name))
+        if x.isfinite().all():
+            inputs[name] = x
+    give_back_freed_memory()
+    return inputs
+
+
+def _speaker(
+    weights: Mapping[str, Tensor],
+    path: Path,
+    config: DualARConfig,
+    tokenizer: TextTokenizer,
+    library: CDLL,
+) -> DualARTransformer:
+    """The model in bfloat16, which mostly is how it lies in its file and takes no memory; in 8 bits
+    where the processor is slow at that."""
     with planned():
-        speaker = with_quantised_layers(DualARTransformer(config, semantic_id), "int4")
-        reader = DualARTransformer(config, semantic_id)
-    assign_weights(speaker, quantise_weights(weights, "int4", library), path, None)
-    prepare_quantised(speaker, library)
-    grids = _grids(speaker.eval().requires_grad_(False), tokenizer, library, seed)
-    del speaker  # its memory is free for the floats
-    fast = multiplies_bfloat16(torch.device("cpu"))
-    assign_weights(reader, weights, path, torch.bfloat16 if fast else torch.float32)
-    reader.eval().requires_grad_(False)
-    with collected_grams(reader, LAYERS) as grams, torch.inference_mode():
-        for grid, num_frames in grids:
-            hidden = reader.forward_hidden(grid[None, :, :-1])[0, -num_frames:]
-            reader.forward_fast(hidden, grid[1:-1, -num_frames:].T)
-    return {name: blocks for name, blocks in grams.items() if all(map(_is_finite, blocks))}
+        model = DualARTransformer(config, tokenizer.get_added_vocab()["<|semantic|>"])
+    if multiplies_bfloat16(torch.device("cpu")):
+        floats = {key: tensor.bfloat16() for key, tensor in weights.items()}
+        assign_weights(model, floats, path, None)
+    else:
+        with planned():
+            with_quantised_layers(model, "int8")
+        assign_weights(model, quantise_weights(weights, "int8", library), path, None)
+        prepare_quantised(model, library)
+    return model.eval().requires_grad_(False)
 
 
-def _grids(
-    model: DualARTransformer, tokenizer: TextTokenizer, library: CDLL, seed: int
-) -> list[tuple[Tensor, int]]:
-    """Questions of random words with their replies [1+K, T], and the replies' frames."""
+def _questions(
+    config: DualARConfig, tokenizer: TextTokenizer, generator: torch.Generator
+) -> Tensor:
+    """Questions of random words, [N, 1+K, T]."""
     special = set(tokenizer.get_added_vocab().values())
     words = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - special))
     layout = PromptTokens.from_encode(tokenizer.encode)
-    generator = torch.Generator().manual_seed(seed)
-    prompts, replies = [], []
-    for number in range(NUM_REPLIES):
-        chosen = words[torch.randint(len(words), (NUM_WORDS,), generator=generator)]
-        prompt = turn_grid(layout, chosen.tolist(), None, model.config.num_codebooks)
-        num_frames = min(NUM_FRAMES, model.config.max_seq_len - prompt.shape[1])
-        if num_frames < 1:
-            return []
-        sampling = SamplingConfig(seed=seed * NUM_REPLIES + number)
-        prompts.append(prompt)
-        replies.append(Reply(model, prompt, num_frames, sampling, layout.end))
-    with suppress(FloatingPointError):  # a checkpoint that can't speak is loaded all the same
-        for _ in make_frames(partial(next_frames, choose_engine(model, library)), replies):
-            pass
-    return [
-        (torch.cat([prompt, *(column[:, None] for column in reply.columns)], dim=1), len(columns))
-        for prompt, reply in zip(prompts, replies, strict=True)
-        if (columns := reply.columns)
-    ]
+    chosen = words[torch.randint(len(words), (NUM_REPLIES, NUM_WORDS), generator=generator)]
+    return torch.stack(
+        [turn_grid(layout, ids, None, config.num_codebooks) for ids in chosen.tolist()]
+    )
 
 
-def _is_finite(gram: Tensor) -> bool:
-    return bool(gram.isfinite().all())
+@torch.inference_mode()
+def _speak(
+    model: DualARTransformer,
+    native_draw: NativeDraw,
+    grid: Tensor,
+    num_frames: int,
+    end_id: int,
+    generator: torch.Generator,
+) -> None:
+    """Reply to prompts [N, 1+K, T] side by side, without an end."""
+    config, num_rows = model.config, len(grid)
+    if num_frames < 1:
+        return
+    cache = KVCache(config.slow, grid.shape[2] + num_frames, model.dtype, num_rows=num_rows)
+    sampling = SamplingConfig()
+    settings = torch.tensor([[sampling.temperature, sampling.top_p, 1.0]]).repeat(num_rows, 1)
+    window = torch.zeros(num_rows, 1, dtype=torch.long)
+
+    def draw(logits: Tensor) -> Tensor:
+        check_logits(logits)
+        points = torch.rand(num_rows, generator=generator, dtype=torch.float64)
+        return native_draw(logits, window, settings, points)
+
+    for _ in range(num_frames):
+        hidden = model.forward_hidden(grid, [cache])[:, -1]
+        logits = model.text_logits(hidden)
+        logits[:, end_id] = logits.amin()
+        column, x = [draw(logits)], hidden
+        fast_cache = model.new_fast_cache(num_rows)
+        for _ in range(config.num_codebooks):
+            column.append(draw(model.step_fast(x, fast_cache)))
+            x = model.embed_codes(column[-1])
+        grid = torch.stack(column, dim=1)[..., None]

@@ -265,10 +265,10 @@ def _quantised(
     tokenizer: TextTokenizer,
     library: CDLL | None,
 ) -> dict[str, Tensor]:
-    grams = None
+    inputs = None
     if dtype == "int4" and library is not None:
-        grams = calibrate(read.weights, read.path, config, tokenizer, library)
-    return quantise_weights(read.weights, dtype, library, grams)
+        inputs = calibrate(read.weights, read.path, config, tokenizer, library)
+    return quantise_weights(read.weights, dtype, library, inputs)
 
 
 def _check_stored(read: ModelWeights, dtype: str, device: torch.device) -> None:

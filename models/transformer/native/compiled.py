@@ -237,7 +237,7 @@ def _declared(library: CDLL) -> CDLL:
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
-    library.native_correct.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 4 + [c_int]
+    library.native_correct.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 3 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     for scratch, sizes in (
         (library.native_product_scratch, [c_int64]),
@@ -299,14 +299,13 @@ def native_correct(
     weight: Tensor,
     block_size: int,
     factors: Tensor,
-    inverse: Tensor,
     steps: Tensor,
     scale: Tensor,
 ) -> None:
     """See `rounding.round_corrected`; the factors' blocks lie one after another."""
     library.native_correct(
-        weight.data_ptr(), *weight.shape, block_size, factors.data_ptr(), inverse.data_ptr(),
-        steps.data_ptr(), scale.data_ptr(), torch.get_num_threads(),
+        weight.data_ptr(), *weight.shape, block_size, factors.data_ptr(), steps.data_ptr(),
+        scale.data_ptr(), torch.get_num_threads(),
     )  # fmt: skip
 
 

@@ -143,43 +143,60 @@ static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64
     }
 }
 
-// One output of a block of rows, each as a vector whose sum it is: to [rows].
+// Some outputs of a block of rows, each as a vector whose sum it is: to [count, rows].
 static INLINE void dot(
-    const Linear *linear, int bits, int64_t output, const Inputs *in, int64_t first, int rows,
-    floats *to
+    const Linear *linear, int bits, const int64_t *outputs, int count, const Inputs *in,
+    int64_t first, int rows, floats *to
 ) {
-    floats totals[BLOCK];
+    floats totals[BLOCK * BLOCK];
     int64_t size = linear->inputs, groups = size / GROUP, parts = size / PART, part = 0;
-    const uint8_t *weight = linear->weight + output * size * bits / 8;
-    const bf16 *scale = linear->scale + output * groups * 2;
+    const uint8_t *weights[BLOCK];
+    const bf16 *scale[BLOCK];
     const int8_t *bytes = in->bytes + first * in->stride;
     const float *scales = in->scales + first * in->stride / PART;
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++)
-        totals[r] = first_lane(bits == 8 ? -OFFSET * in->sum[first + r] : 0);
-    if (bits == 4) // what lies beside the weights has to be fetched ahead as well
-        for (int64_t group = 0; group < groups; group += 16)
-            __builtin_prefetch((const char *)(scale + 2 * group) + AHEAD / 8);
-    for (; part < parts; part++, weight += PART * bits / 8, bytes += rows * PART, scales += rows)
-        if (bits == 8) part_int8(weight, PART, bytes, scales, rows, totals);
-        else part_int4(weight, scale + part * 4, 2, bytes, scales, rows, totals);
-    if (part * PART < size) {
-        if (bits == 8) part_int8(weight, size - part * PART, bytes, scales, rows, totals);
-        else part_int4(weight, scale + part * 4, 1, bytes, scales, rows, totals);
+    for (int n = 0; n < count; n++) {
+        weights[n] = linear->weight + outputs[n] * size * bits / 8;
+        scale[n] = linear->scale + outputs[n] * groups * 2;
+#pragma GCC unroll 4
+        for (int r = 0; r < rows; r++)
+            totals[n * rows + r] = first_lane(bits == 8 ? -OFFSET * in->sum[first + r] : 0);
+        if (bits == 4) // what lies beside the weights has to be fetched ahead as well
+            for (int64_t group = 0; group < groups; group += 16)
+                __builtin_prefetch((const char *)(scale[n] + 2 * group) + AHEAD / 8);
     }
-    if (bits == 4)
-        for (int64_t group = 0; group < groups; group += WIDTH) {
-            floats step, middle;
-            read_pairs(scale + group * 2, groups - group, &step, &middle);
-            floats least = fused(step, splat(-8), middle);
+    for (; part < parts; part++, bytes += rows * PART, scales += rows)
 #pragma GCC unroll 4
-            for (int r = 0; r < rows; r++) {
-                const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
-                totals[r] = fused(least, read_floats(sums, groups - group), totals[r]);
-            }
+        for (int n = 0; n < count; n++) {
+            const uint8_t *weight = weights[n] + part * PART * bits / 8;
+            floats *total = totals + n * rows;
+            if (bits == 8) part_int8(weight, PART, bytes, scales, rows, total);
+            else part_int4(weight, scale[n] + part * 4, 2, bytes, scales, rows, total);
         }
+    if (part * PART < size)
 #pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) to[r] = totals[r];
+        for (int n = 0; n < count; n++) {
+            const uint8_t *weight = weights[n] + part * PART * bits / 8;
+            floats *total = totals + n * rows;
+            if (bits == 8) part_int8(weight, size - part * PART, bytes, scales, rows, total);
+            else part_int4(weight, scale[n] + part * 4, 1, bytes, scales, rows, total);
+        }
+    if (bits == 4)
+#pragma GCC unroll 4
+        for (int n = 0; n < count; n++)
+            for (int64_t group = 0; group < groups; group += WIDTH) {
+                floats step, middle;
+                read_pairs(scale[n] + group * 2, groups - group, &step, &middle);
+                floats least = fused(step, splat(-8), middle);
+#pragma GCC unroll 4
+                for (int r = 0; r < rows; r++) {
+                    const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
+                    floats *total = totals + n * rows + r;
+                    *total = fused(least, read_floats(sums, groups - group), *total);
+                }
+            }
+#pragma GCC unroll 16
+    for (int n = 0; n < count * rows; n++) to[n] = totals[n];
 }
 
 // Some outputs, BLOCK or less, of a block of rows.
@@ -189,8 +206,11 @@ static INLINE void products(
 ) {
     floats totals[BLOCK * BLOCK]; // [BLOCK, rows]; where outputs are missing, the last one's
     float sums[BLOCK * BLOCK];
-    for (int64_t n = 0; n < BLOCK; n++)
-        dot(linear, bits, output + (n < count ? n : count - 1), in, first, rows, totals + n * rows);
+    int64_t outputs[BLOCK];
+    for (int64_t n = 0; n < BLOCK; n++) outputs[n] = output + (n < count ? n : count - 1);
+    int together = rows > 1 ? BESIDE : 1;
+    for (int n = 0; n < BLOCK; n += together)
+        dot(linear, bits, outputs + n, together, in, first, rows, totals + n * rows);
     for (int r = 0; r < rows; r++) write_quad(sums + r * BLOCK, sums_of(totals + r * BLOCK));
     for (int64_t n = 0; n < count; n++) {
         float scale = bits == 8 ? to_float(linear->scale[output + n]) : 1;

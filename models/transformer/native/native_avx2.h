@@ -21,6 +21,7 @@ enum {
 #else
     OFFSET = 0,
 #endif
+    BESIDE = 1,
 };
 
 static INLINE floats splat(float x) { return _mm256_set1_ps(x); }
@@ -32,6 +33,10 @@ static INLINE floats magnitude(floats x) { return _mm256_andnot_ps(splat(-0.0f),
 static INLINE floats larger(floats a, floats b) {
     return _mm256_castsi256_ps(_mm256_max_epu32(_mm256_castps_si256(a), _mm256_castps_si256(b)));
 }
+
+static INLINE floats minimum(floats a, floats b) { return _mm256_min_ps(a, b); }
+
+static INLINE floats maximum(floats a, floats b) { return _mm256_max_ps(a, b); }
 
 static INLINE quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
 

@@ -7,6 +7,7 @@
 enum {
     WIDTH = 16,   // numbers in a vector
     OFFSET = 128, // is added to weights of 8 bits
+    BESIDE = 2,   // outputs for which inputs of several rows are read but once
 };
 
 typedef __m512 floats;
@@ -29,6 +30,10 @@ static INLINE floats magnitude(floats x) { return _mm512_abs_ps(x); }
 static INLINE floats larger(floats a, floats b) {
     return _mm512_castsi512_ps(_mm512_max_epu32(_mm512_castps_si512(a), _mm512_castps_si512(b)));
 }
+
+static INLINE floats minimum(floats a, floats b) { return _mm512_min_ps(a, b); }
+
+static INLINE floats maximum(floats a, floats b) { return _mm512_max_ps(a, b); }
 
 static INLINE quad larger_quad(quad a, quad b) { return _mm_max_ps(a, b); }
 

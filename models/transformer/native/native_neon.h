@@ -4,7 +4,7 @@
 
 #define ISA "neon"
 
-enum { WIDTH = 4, OFFSET = 0 };
+enum { WIDTH = 4, OFFSET = 0, BESIDE = 1 };
 
 typedef float32x4_t floats;
 typedef float32x4_t quad;
@@ -17,6 +17,10 @@ static INLINE floats first_lane(float x) { return vsetq_lane_f32(x, vdupq_n_f32(
 static INLINE floats magnitude(floats x) { return vabsq_f32(x); }
 
 static INLINE floats larger(floats a, floats b) { return vmaxq_f32(a, b); }
+
+static INLINE floats minimum(floats a, floats b) { return vminq_f32(a, b); }
+
+static INLINE floats maximum(floats a, floats b) { return vmaxq_f32(a, b); }
 
 static INLINE quad larger_quad(quad a, quad b) { return vmaxq_f32(a, b); }
 

@@ -1,158 +1,191 @@
 // Rounding to 4 bits so that a layer's outputs change little: each weight's error is made up for by
-// the weights after it, as far as their inputs go together.
+// the weights that are rounded after it, as far as their inputs go together.
 
 enum {
-    LANES = 16,        // rows that are rounded at once
-    COLUMNS = 4,       // whose weights are made up for at once
-    MOST_INPUTS = 256, // that make up for each other
-    NUM_WIDTHS = 3,    // of a group's range, that are tried for its 16 steps
+    TILES = 2,             // vectors of rows, whose sums do not wait for each other
+    LANES = TILES * WIDTH, // rows that are rounded at once
+    COLUMNS = 4,           // whose weights are made up for at once
+    MOST_INPUTS = 256,     // that make up for each other
+    NUM_WIDTHS = 3,        // of a group's range, that are tried for its 16 steps
 };
 
-typedef float Lanes __attribute__((vector_size(4 * LANES), aligned(4), may_alias));
+typedef float Rows[LANES];
 
 typedef struct {
     const float *weight;
     int64_t rows, inputs, block;
-    const float *factors, *inverse;
+    const float *factors;
     uint8_t *steps;
     float *scales;
 } Correction;
 
 static INLINE float nearest_bf16(float x) { return to_float(to_bf16(x)); }
 
-// The nearest of 16 steps, from 0 on; steps_per is 1 / the step.
-static INLINE float step_of(float x, float steps_per, float middle) {
-    float at = rintf((x - middle) * steps_per + 8);
-    at = at < 0 ? 0 : at;
-    return at > 15 ? 15 : at;
+static INLINE floats nearest_step(floats x, floats lowest, floats steps_per) {
+    const floats whole = splat(12582912); // floats of this size have no fractions
+    floats at = minimum(maximum((x - lowest) * steps_per, splat(0)), splat(15));
+    return (at + whole) - whole;
 }
 
-// Steps and what the 8th means, fitted to what a group is rounded to, by the least squared error of
-// which each input's share is 1 / U[j][j]^2.
-static void fit_steps(float (*x)[LANES], const float *inverse, float *step, float *middle) {
-    float per[LANES], q[LANES] = {0}, qq[LANES] = {0}, y[LANES] = {0}, yq[LANES] = {0}, shares = 0;
-    for (int64_t n = 0; n < LANES; n++) per[n] = 1 / step[n];
-    for (int64_t i = 0; i < GROUP; i++) {
-        float share = inverse[i] * inverse[i];
-        shares += share;
-#pragma omp simd
-        for (int64_t n = 0; n < LANES; n++) {
-            float at = step_of(x[i][n], per[n], middle[n]) - 8;
-            q[n] += share * at;
-            qq[n] += share * at * at;
-            y[n] += share * x[i][n];
-            yq[n] += share * x[i][n] * at;
-        }
-    }
-    for (int64_t n = 0; n < LANES; n++) {
-        float spread = shares * qq[n] - q[n] * q[n];
-        float fitted = (shares * yq[n] - q[n] * y[n]) / spread;
-        if (spread > 1e-6f * shares * qq[n] && fitted > 1e-9f) {
-            step[n] = fitted;
-            middle[n] = (y[n] - fitted * q[n]) / shares;
-        }
-        step[n] = nearest_bf16(step[n]);
-        middle[n] = nearest_bf16(middle[n]);
-    }
-}
-
-// The step of a group and what its 8th means: its range is made narrower as long as that helps.
-static void fit_group(float (*x)[LANES], const float *inverse, float *step, float *middle) {
-    float low[LANES], high[LANES], least[LANES];
-    for (int64_t n = 0; n < LANES; n++) {
-        low[n] = high[n] = x[0][n];
-        least[n] = INFINITY;
-    }
+// The step of a group's WIDTH rows, and what the 8th means. Its range is made narrower as long as
+// that helps; both are fitted to what the group is then rounded to, by the least squared error of
+// which each input has a share.
+static INLINE void fit_group(Rows *x, const float *share, float *step, float *middle) {
+    floats low = read_floats(x[0], WIDTH), high = low, sums[5] = {0};
+    float shares = 0, y[WIDTH], yy[WIDTH], q[WIDTH], qq[WIDTH], yq[WIDTH], least[WIDTH];
+    float centre[WIDTH], tried[WIDTH];
     for (int64_t i = 1; i < GROUP; i++) {
-#pragma omp simd
-        for (int64_t n = 0; n < LANES; n++) {
-            low[n] = x[i][n] < low[n] ? x[i][n] : low[n];
-            high[n] = x[i][n] > high[n] ? x[i][n] : high[n];
-        }
+        low = minimum(low, read_floats(x[i], WIDTH));
+        high = maximum(high, read_floats(x[i], WIDTH));
     }
+    floats range = maximum(high - low, splat(1e-8f)), half = splat(0.5f) * (low + high);
+    for (int64_t i = 0; i < GROUP; i++) {
+        floats from = read_floats(x[i], WIDTH) - half, part = from * splat(share[i]);
+        sums[0] += part;
+        sums[1] = fused(part, from, sums[1]);
+        shares += share[i];
+    }
+    write_floats(y, sums[0], WIDTH);
+    write_floats(yy, sums[1], WIDTH);
+    write_floats(centre, half, WIDTH);
+    for (int64_t n = 0; n < WIDTH; n++) least[n] = INFINITY;
     for (int64_t width = 0; width < NUM_WIDTHS; width++) {
-        float s[LANES], m[LANES], per[LANES], error[LANES] = {0};
-        for (int64_t n = 0; n < LANES; n++) {
-            s[n] = (1 - 0.15f * width) * fmaxf(high[n] - low[n], 1e-8f) / 15;
-            m[n] = (low[n] + high[n]) / 2 + s[n] / 2;
-        }
-        fit_steps(x, inverse, s, m);
-        for (int64_t n = 0; n < LANES; n++) per[n] = 1 / s[n];
+        floats size = range * splat((1 - 0.15f * width) / 15), per = splat(1) / size;
+        floats lowest = half - size * splat(7.5f);
+        sums[2] = sums[3] = sums[4] = splat(0);
         for (int64_t i = 0; i < GROUP; i++) {
-#pragma omp simd
-            for (int64_t n = 0; n < LANES; n++) {
-                float at = step_of(x[i][n], per[n], m[n]) - 8;
-                float fault = (m[n] + at * s[n] - x[i][n]) * inverse[i];
-                error[n] += fault * fault;
-            }
+            floats from = read_floats(x[i], WIDTH);
+            floats at = nearest_step(from, lowest, per) - splat(7.5f);
+            floats part = at * splat(share[i]);
+            sums[2] += part;
+            sums[3] = fused(part, at, sums[3]);
+            sums[4] = fused(part, from - half, sums[4]);
         }
-        for (int64_t n = 0; n < LANES; n++) {
-            if (error[n] >= least[n]) continue;
-            least[n] = error[n];
-            step[n] = s[n];
-            middle[n] = m[n];
+        write_floats(q, sums[2], WIDTH);
+        write_floats(qq, sums[3], WIDTH);
+        write_floats(yq, sums[4], WIDTH);
+        write_floats(tried, size, WIDTH);
+        for (int64_t n = 0; n < WIDTH; n++) {
+            float spread = shares * qq[n] - q[n] * q[n];
+            float s = (shares * yq[n] - q[n] * y[n]) / spread;
+            int is_fitted = spread > 1e-6f * shares * qq[n] && s > 1e-9f;
+            s = is_fitted ? s : tried[n];
+            float m = is_fitted ? (y[n] - s * q[n]) / shares : 0;
+            float error = yy[n] - 2 * (s * yq[n] + m * y[n]) +
+                          s * s * qq[n] + 2 * s * m * q[n] + m * m * shares;
+            if (error >= least[n]) continue;
+            least[n] = error;
+            step[n] = nearest_bf16(s);
+            middle[n] = nearest_bf16(centre[n] + m + s / 2);
         }
     }
 }
 
-// Takes from the weights of a few columns what the first `count` faults ask of them.
+// Adds to the weights of COLUMNS columns what the errors of `count` others ask of them. factors: of
+// the columns, and of the first of the others; roots: where the columns' own are.
 static INLINE void make_up(
-    float (*x)[LANES], float (*faults)[LANES], const float *factors, int64_t size, int64_t count
+    Rows *x, Rows *errors, const float *factors, const float *roots, int64_t size,
+    int64_t count
 ) {
-    Lanes sums[COLUMNS] = {0};
-    for (int64_t i = 0; i < count; i++) {
-        Lanes fault = *(const Lanes *)faults[i];
-        for (int64_t k = 0; k < COLUMNS; k++) sums[k] += fault * factors[k * size + i];
-    }
-    for (int64_t k = 0; k < COLUMNS; k++) *(Lanes *)x[k] -= sums[k];
+    floats sums[COLUMNS][TILES];
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < COLUMNS; k++)
+#pragma GCC unroll 2
+        for (int64_t t = 0; t < TILES; t++) sums[k][t] = splat(0);
+    for (int64_t i = 0; i < count; i++)
+#pragma GCC unroll 4
+        for (int64_t k = 0; k < COLUMNS; k++)
+#pragma GCC unroll 2
+            for (int64_t t = 0; t < TILES; t++)
+                sums[k][t] = fused(
+                    read_floats(errors[i] + t * WIDTH, WIDTH), splat(factors[k * size + i]),
+                    sums[k][t]
+                );
+#pragma GCC unroll 4
+    for (int64_t k = 0; k < COLUMNS; k++)
+#pragma GCC unroll 2
+        for (int64_t t = 0; t < TILES; t++) {
+            float *to = x[k] + t * WIDTH;
+            floats made_up = fused(sums[k][t], splat(1 / roots[k]), read_floats(to, WIDTH));
+            write_floats(to, made_up, WIDTH);
+        }
 }
 
-// The same for one column, in independent sums.
-static INLINE void make_up_one(
-    float *x, float (*faults)[LANES], const float *factors, int64_t count
+typedef struct {
+    Rows weight[GROUP], x[GROUP]; // as they were; what they are rounded for
+    Rows step, middle;
+    uint8_t steps[GROUP][LANES];
+} Group;
+
+// Rounds COLUMNS columns of a group, the last first. errors, factors: of the first of them.
+static INLINE void round_columns(
+    Group *group, int64_t first, Rows *errors, const float *factors, const float *roots,
+    int64_t size
 ) {
-    Lanes sums[COLUMNS] = {0};
-    int64_t i = 0;
-    for (; i + COLUMNS <= count; i += COLUMNS) {
-        for (int64_t k = 0; k < COLUMNS; k++)
-            sums[k] += *(const Lanes *)faults[i + k] * factors[i + k];
-    }
-    for (; i < count; i++) sums[0] += *(const Lanes *)faults[i] * factors[i];
-    *(Lanes *)x -= (sums[0] + sums[1]) + (sums[2] + sums[3]);
+#pragma GCC unroll 4
+    for (int64_t k = COLUMNS - 1; k >= 0; k--)
+#pragma GCC unroll 2
+        for (int64_t t = 0; t < TILES; t++) {
+            int64_t at = t * WIDTH;
+            floats sum = splat(0), step = read_floats(group->step + at, WIDTH);
+            floats lowest = fused(step, splat(-8), read_floats(group->middle + at, WIDTH));
+            for (int64_t i = k + 1; i < COLUMNS; i++)
+                sum = fused(
+                    read_floats(errors[i] + at, WIDTH), splat(factors[k * size + i]), sum
+                );
+            floats x = fused(
+                sum, splat(1 / roots[k]), read_floats(group->x[first + k] + at, WIDTH)
+            );
+            floats to = nearest_step(x, lowest, splat(1) / step);
+            floats error = read_floats(group->weight[first + k] + at, WIDTH) - lowest - to * step;
+            write_floats(errors[k] + at, error, WIDTH);
+            write_bytes((int8_t *)group->steps[first + k] + at, rounded(to));
+        }
 }
 
 static void correct_rows(const Correction *task, int64_t row, int64_t count) {
-    float x[GROUP][LANES] = {0}, faults[MOST_INPUTS][LANES], step[LANES], middle[LANES], per[LANES];
-    uint8_t q[GROUP][LANES];
+    Group group __attribute__((aligned(64)));
+    Rows errors[MOST_INPUTS] __attribute__((aligned(64)));
     const float *factors = task->factors;
-    for (int64_t first = 0, size; first < task->inputs; first += size) {
-        int64_t left = task->inputs - first;
+    memset(&group, 0, sizeof(group));
+    for (int64_t start = 0, size; start < task->inputs; start += size) {
+        int64_t left = task->inputs - start;
         size = left < task->block ? left : task->block;
-        for (int64_t begin = 0; begin < size; begin += GROUP) {
-            int64_t at = row * task->inputs + first + begin;
-            const float *inverse = task->inverse + first + begin;
-            for (int64_t n = 0; n < count; n++) {
-                const float *from = task->weight + at + n * task->inputs;
-                for (int64_t j = 0; j < GROUP; j++) x[j][n] = from[j];
-            }
+        float roots[MOST_INPUTS], share[MOST_INPUTS];
+        for (int64_t i = 0; i < size; i++) {
+            roots[i] = factors[i * size + i];
+            share[i] = roots[i] * roots[i];
+        }
+        for (int64_t begin = size - GROUP; begin >= 0; begin -= GROUP) {
+            int64_t end = begin + GROUP, at = row * task->inputs + start + begin;
+            for (int64_t n = 0; n < count; n++)
+                for (int64_t j = 0; j < GROUP; j++)
+                    group.weight[j][n] = task->weight[at + n * task->inputs + j];
+            memcpy(group.x, group.weight, sizeof(group.x));
             for (int64_t j = 0; j < GROUP; j += COLUMNS)
-                make_up(x + j, faults, factors + (begin + j) * size, size, begin);
-            fit_group(x, inverse, step, middle);
-            for (int64_t n = 0; n < LANES; n++) per[n] = 1 / step[n];
-            for (int64_t j = 0; j < GROUP; j++) {
-                make_up_one(x[j], faults + begin, factors + (begin + j) * size + begin, j);
-#pragma omp simd
-                for (int64_t n = 0; n < LANES; n++) {
-                    float to = step_of(x[j][n], per[n], middle[n]);
-                    faults[begin + j][n] = (x[j][n] - middle[n] - (to - 8) * step[n]) * inverse[j];
-                    q[j][n] = (uint8_t)to;
-                }
+                make_up(
+                    group.x + j, errors + end, factors + (begin + j) * size + end,
+                    roots + begin + j, size, size - end
+                );
+            for (int64_t t = 0; t < LANES; t += WIDTH) // the rows from t on
+                fit_group(
+                    (Rows *)(group.x[0] + t), share + begin, group.step + t, group.middle + t
+                );
+            for (int64_t j = GROUP - COLUMNS; j >= 0; j -= COLUMNS) {
+                int64_t first = begin + j, next = first + COLUMNS;
+                make_up(
+                    group.x + j, errors + next, factors + first * size + next, roots + first,
+                    size, end - next
+                );
+                round_columns(
+                    &group, j, errors + first, factors + first * size + first, roots + first, size
+                );
             }
             for (int64_t n = 0; n < count; n++, at += task->inputs) {
                 for (int64_t j = 0; j < GROUP; j += 2)
-                    task->steps[(at + j) / 2] = q[j][n] << 4 | q[j + 1][n];
-                task->scales[at / GROUP * 2] = step[n];
-                task->scales[at / GROUP * 2 + 1] = middle[n];
+                    task->steps[(at + j) / 2] = group.steps[j][n] << 4 | group.steps[j + 1][n];
+                task->scales[at / GROUP * 2] = group.step[n];
+                task->scales[at / GROUP * 2 + 1] = group.middle[n];
             }
         }
         factors += size * size;
@@ -170,12 +203,12 @@ static void correct_task(void *data, int thread, int threads) {
 // As native_quantise to 4 bits, but weights make up for each other's errors.
 //
 // block: inputs that do so, at most MOST_INPUTS, in multiples of GROUP. factors: of each block of
-// inputs in turn the transposed of an upper triangular U [size, size], where the transposed U times
-// U is the inverse of how its inputs go together. inverse: [inputs], 1 / U[j][j].
+// inputs in turn an upper triangular U [size, size], where the transposed U times U is how its
+// inputs go together.
 void native_correct(
     const float *weight, int64_t rows, int64_t inputs, int64_t block, const float *factors,
-    const float *inverse, uint8_t *steps, float *scales, int threads
+    uint8_t *steps, float *scales, int threads
 ) {
-    Correction task = {weight, rows, inputs, block, factors, inverse, steps, scales};
+    Correction task = {weight, rows, inputs, block, factors, steps, scales};
     together(correct_task, &task, threads);
 }

@@ -2,5 +2,6 @@
 
 from .choice import choose_engine
 from .eager import EagerEngine
+from .native import NativeDraw
 
-__all__ = ["EagerEngine", "choose_engine"]
+__all__ = ["EagerEngine", "NativeDraw", "choose_engine"]
