@@ -10,6 +10,10 @@ class FireflyConfig:
 
     Lengths are in samples, frequencies in Hz. A smaller codec, at another rate, is the same code
     with other numbers here.
+
+    Fields:
+        gradient_checkpointing: in training, the vocoder keeps no activations of its residual
+            blocks and computes them again for the gradients: less memory, more time.
     """
 
     sample_rate: int = 44100
