@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import errno
 import threading
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from visiting import (
 from models.audio import AudioClip
 from models.errors import UserError
 from page.files import Files
+from page.hearing import Hearing
 from page.limiter import Limiter
 from page.listener import Listener
 from page.session import Session
@@ -149,6 +152,41 @@ def test_a_cancelled_listener_reads_no_more(session: Session, model: FakeModel):
     assert len(pushed) == 1
     assert not pushed[0].is_open
     assert session.conversation.heard == []
+
+
+@pytest.mark.parametrize("way", ["prepare", "listen"])
+def test_of_two_that_begin_at_once_none_is_lost(
+    session: Session, monkeypatch: pytest.MonkeyPatch, way: str
+):
+    """They meet where each ends the one before it."""
+    listeners: list[Listener] = []
+    together = threading.Barrier(2)
+    new_listener, cancel = Hearing._new_listener, Listener.cancel
+
+    def watched(*given: object) -> Listener:
+        listeners.append(new_listener(*given))
+        return listeners[-1]
+
+    def cancel_together(listener: Listener) -> None:
+        with suppress(threading.BrokenBarrierError):
+            together.wait(5)
+        cancel(listener)
+
+    def begin(path: str) -> None:
+        if way == "prepare":
+            session.prepare(path)
+        else:
+            session.listen()
+
+    monkeypatch.setattr(Hearing, "_new_listener", watched)
+    first, *others = (recording(session) for _ in range(3))
+    begin(first)
+    with monkeypatch.context() as patch, ThreadPoolExecutor(2) as pool:
+        patch.setattr(Listener, "cancel", cancel_together)
+        list(pool.map(begin, others))
+    session.interrupt()
+    assert [listener.stop.is_set() for listener in listeners] == [True] * 3
+    say(session, "你好")
 
 
 def test_listening_that_is_interrupted_is_forgotten(session: Session):

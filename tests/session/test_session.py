@@ -100,13 +100,24 @@ def test_an_exception_in_the_first_step_leaves_no_turn(session: Session, model: 
     say(session, "你好")
 
 
+@contextmanager
+def at_last(free: Callable[[], object]) -> Iterator[None]:
+    """Frees what is waited for after a minute: who waits without end fails, and does not hang."""
+    timer = threading.Timer(60, free)
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
+
+
 def test_a_turn_that_does_not_end_makes_no_other_wait_for_ever(
     session: Session, model: FakeModel, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("page.session.CLOSE_SECONDS", 0.2)
     stuck = threading.Event()
     model.on_frame = lambda frame: stuck.wait(20)
-    with ThreadPoolExecutor(1) as pool:
+    with ThreadPoolExecutor(1) as pool, at_last(stuck.set):
         running = pool.submit(lambda: list(session.answer(None, "你好")))
         wait_until(lambda: session.is_busy)
         assert not session.wait()
@@ -156,7 +167,7 @@ def test_replies_wait_for_a_slot_and_not_for_ever(model: FakeModel, files: Files
     sessions = [Session(f"v{i}", model, files, limiter, LIMITS) for i in range(2)]
     turns = sessions[0].answer(None, "你好")
     next(turns)
-    with pytest.raises(UserError) as told:
+    with at_last(turns.close), pytest.raises(UserError) as told:
         say(sessions[1], "你好")
     assert told.value.code == "error_busy"
     turns.close()
