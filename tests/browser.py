@@ -106,7 +106,7 @@ class Pages:
         if script:
             context.add_init_script(script)
         page = context.new_page()
-        page.set_default_timeout(60_000)
+        page.set_default_timeout(120_000)
         page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(address or self.url)
         wait_until_ready(page)

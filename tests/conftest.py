@@ -2,12 +2,14 @@
 
 import gc
 from collections.abc import Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
 import pytest
 import torch
 from parity import load_json, seeded_state_dict
 from small_mini_omni import write_mini_omni
+from xdist.remote import Producer
+from xdist.scheduler import LoadScopeScheduling
 
 from models.mini_omni.speech_model import MiniOmniModel, load_mini_omni
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
@@ -15,6 +17,23 @@ from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 # The browser, the page's server and the synthesiser run beside the tests: threads that wait for
 # each other at every small product would make all of them slow.
 torch.set_num_threads(1)
+
+
+class Together(LoadScopeScheduling):
+    """Which tests stay in one process where there are several, by `-n`.
+
+    Those of a folder or file share what is made once; a second browser beside the first would take
+    the time that both wait for sounds.
+    """
+
+    def _split_scope(self, nodeid: str) -> str:
+        file = PurePosixPath(nodeid.partition("::")[0])
+        return "browser" if file.name.startswith("test_browser") else "/".join(file.parts[:2])
+
+
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
+    config.option.loadscopereorder = False  # folders, which take longest, come first
+    return Together(config, log)
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:

@@ -155,6 +155,13 @@ def test_a_wrong_import_is_found(tmp_path: Path, file: str, line: str):
     assert len(violations(tmp_path)) == 1
 
 
+def test_tests_in_a_browser_are_named_so():
+    """By which `Together` of conftest.py tells them."""
+    for path in (ROOT / "tests").rglob("test_*.py"):
+        drives = "\nfrom browser import" in path.read_text(encoding="utf-8")
+        assert drives == path.name.startswith("test_browser"), path
+
+
 @pytest.mark.parametrize(
     ("file", "line"),
     [

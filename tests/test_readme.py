@@ -150,6 +150,11 @@ def test_the_commands_install_by_the_lock():
         assert re.search(r"-r requirements(-\w+)?\.txt -c requirements\.lock", line), line
 
 
+def test_ci_runs_the_test_command():
+    (command,) = (line for line in shell_lines() if "&& pytest" in line)
+    assert command.split(" && ")[-1] in (ROOT / ".ci" / "run").read_text()
+
+
 def test_the_python_that_is_promised_is_the_one_that_is_checked():
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())
     minimum = re.fullmatch(r">=(3\.\d+)", project["project"]["requires-python"])[1]

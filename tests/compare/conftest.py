@@ -29,7 +29,7 @@ def context(browser: playwright.Browser) -> Iterator[Callable[..., playwright.Br
             accept_downloads=True,
             **options,
         )
-        context.set_default_timeout(60_000)
+        context.set_default_timeout(120_000)
         context.on("weberror", lambda error: errors.append(str(error.error)))
         contexts.append(context)
         return context
