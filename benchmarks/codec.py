@@ -1,7 +1,7 @@
 """Codec speed: python -m benchmarks.codec --shape qwen2-0.5b
 
-Seconds of work per second of speech, encoding and decoding in pieces and at once; and whether the
-work for a piece grows with what came before it.
+Seconds of work per second of speech, encoding and decoding in pieces and at once, medians of runs
+in turn; and whether the work for a piece grows with what came before it.
 """
 
 import argparse
@@ -17,6 +17,7 @@ from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 from .common import SHAPES, report, seconds_of
 
 EARLY, LATE = 20, 2000
+RUNS = 5  # of each, in turn
 
 
 @torch.inference_mode()
@@ -52,20 +53,24 @@ def main() -> None:
         for piece in wave.split(config.sample_rate // 2, dim=2):
             codec.encode_chunk(piece, state)
 
-    def best(work) -> float:
+    works = {
+        "encode_rtf": encode_in_chunks,
+        "decode_rtf": decode_in_chunks,
+        "decode_rtf_whole": lambda: codec.decode(codes, lengths),
+        "decode_rtf_plain_float32": lambda: plain.decode(codes, lengths),
+    }
+    for work in works.values():
         work()
-        return min(seconds_of(work) for _ in range(3)) / seconds
-
+    runs = [{name: seconds_of(work) for name, work in works.items()} for _ in range(RUNS)]
+    figures = {name: statistics.median(run[name] for run in runs) / seconds for name in works}
     report(
         "codec",
         {
             "shape": options.shape,
             "dtype": options.dtype,
             "chunk_frames": options.chunk,
-            "encode_rtf": best(encode_in_chunks),
-            "decode_rtf": best(decode_in_chunks),
-            "decode_rtf_whole": best(lambda: codec.decode(codes, lengths)),
-            "decode_rtf_plain_float32": best(lambda: plain.decode(codes, lengths)),
+            **figures,
+            "decode_over_plain": figures["decode_rtf"] / figures["decode_rtf_plain_float32"],
             "late_over_early": late_over_early(codec),
         },
     )

@@ -82,6 +82,13 @@ def memory_bandwidth(num_bytes: int = 1 << 30) -> float:
     return max(num_bytes / seconds_of(data.sum) for _ in range(3))
 
 
+def matrix_speed(size: int = 2048) -> float:
+    """Operations a second, two a multiplication, of a large product in bfloat16; best of three."""
+    a, b = (torch.randn(size, size).bfloat16() for _ in range(2))
+    a @ b
+    return max(2 * size**3 / seconds_of(torch.matmul, a, b) for _ in range(3))
+
+
 def bytes_of(*modules: nn.Module) -> int:
     """Of the modules' weights and buffers as they lie in memory, what is shared counted once."""
     tensors = (x for module in modules for x in chain(module.parameters(), module.buffers()))

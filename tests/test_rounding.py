@@ -174,6 +174,36 @@ def outliers(folder: Path) -> tuple[Path, DualARConfig, dict[str, Tensor]]:
     return folder / "random", config, weights
 
 
+class Speaking:
+    """A model's layers, rounded to the nearest, and for what they read when it speaks."""
+
+    def __init__(self, kind: str) -> None:
+        folder, library = Path(TINY), library_for("native")
+        read, config = read_model(folder), read_config(folder / "config.json", DualARConfig)
+        path, self.weights = read.path, read.weights
+        tokenizer = load_tokenizer(folder, config.vocab_size)
+        if kind == "outliers":
+            path, config, self.weights = outliers(folder)
+        given = self.weights, path, config, tokenizer, library
+        self.num_layers = 4 * (config.n_layer + config.n_fast_layer)
+        self.own, self.others = calibrate(*given), calibrate(*given, seed=1)
+        self.plain = quantise_weights(self.weights, "int4", library)
+        self.fitted = quantise_weights(self.weights, "int4", library, dict(self.own))
+
+    def ratio(self, inputs: dict[str, Tensor]) -> float:
+        """Of the layers' errors, on average."""
+        ratios = []
+        for layer, x in inputs.items():
+            weight = self.weights[f"{layer}.weight"].float()
+            found, expected = (
+                error(x.float(), weight, dequantised(rounded, layer))
+                for rounded in (self.fitted, self.plain)
+            )
+            ratios.append(found / expected)
+        assert len(ratios) == self.num_layers
+        return sum(ratios) / len(ratios)
+
+
 @pytest.mark.parametrize("speaks_in_bfloat16", [True, False])
 @pytest.mark.parametrize("kind", ["embedded", "outliers"])
 def test_the_layers_of_a_model_that_speaks_err_less_than_half_as_much(
@@ -182,34 +212,17 @@ def test_the_layers_of_a_model_that_speaks_err_less_than_half_as_much(
     monkeypatch.setattr(
         "models.westlake.calibration.multiplies_bfloat16", lambda device: speaks_in_bfloat16
     )
-    library, folder = library_for("native"), Path(TINY)
-    read = read_model(folder)
-    path, config, weights = (
-        read.path,
-        read_config(folder / "config.json", DualARConfig),
-        read.weights,
-    )
-    tokenizer = load_tokenizer(folder, config.vocab_size)
-    if kind == "outliers":
-        path, config, weights = outliers(folder)
-    given = path, config, tokenizer, library
-    own, others = calibrate(weights, *given), calibrate(weights, *given, seed=1)
-    plain = quantise_weights(weights, "int4", library)
-    fitted = quantise_weights(weights, "int4", library, dict(own))
+    model = Speaking(kind)
+    assert model.ratio(model.own) < HALF / 1.5
+    assert model.ratio(model.others) < HALF  # of what it was not fitted to
 
-    def ratio(inputs: dict[str, Tensor]) -> float:
-        ratios = []
-        for layer, x in inputs.items():
-            weight = weights[f"{layer}.weight"].float()
-            found, expected = (
-                error(x.float(), weight, dequantised(rounded, layer)) for rounded in (fitted, plain)
-            )
-            ratios.append(found / expected)
-        assert len(ratios) == 4 * (config.n_layer + config.n_fast_layer)
-        return sum(ratios) / len(ratios)
 
-    assert ratio(own) < HALF / 1.5
-    assert ratio(others) < HALF  # of what it was not fitted to
+@pytest.mark.parametrize("kind", ["embedded", "outliers"])
+def test_after_a_large_model_s_shorter_replies_they_err_less_than_half_as_much(kind, monkeypatch):
+    monkeypatch.setattr("models.westlake.calibration.LARGE_MODEL", 1)
+    model = Speaking(kind)
+    assert model.ratio(model.own) < HALF
+    assert model.ratio(model.others) < 0.75  # they tell less of what it was not fitted to
 
 
 def test_the_same_file_gives_the_same_weights_each_time(tmp_path):

@@ -1,6 +1,7 @@
 """The C file: products with weights of few bits, and a decode step through a stack of them."""
 
 from .compiled import (
+    ISA_SWITCH,
     HeadStruct,
     NativeLinear,
     compile_library,
@@ -13,6 +14,7 @@ from .compiled import (
 from .stack import MAX_HEAD, NativeStack, native_form
 
 __all__ = [
+    "ISA_SWITCH",
     "MAX_HEAD",
     "HeadStruct",
     "NativeLinear",
