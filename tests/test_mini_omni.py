@@ -18,6 +18,7 @@ from small_mini_omni import (
 from torch import Tensor
 from transformers import WhisperConfig, WhisperModel
 
+from models.errors import UserError
 from models.mini_omni.checkpoint import new_model
 from models.mini_omni.engine import Engine
 from models.mini_omni.generation import Reply, next_columns, prompt_of_speech, prompt_of_text
@@ -249,3 +250,12 @@ def test_a_cache_is_repeated(engine):
         assert torch.equal(entries[:, :, :4], own[:, :, :4].expand(3, -1, -1, -1))
     with pytest.raises(ValueError, match="a cache of 3 positions cannot hold 4"):
         cache.repeated(2, 3)
+
+
+def test_long_text_is_refused_before_it_is_tokenized(mini_omni, monkeypatch):
+    def encode(*given, **options):
+        pytest.fail("was tokenized")
+
+    monkeypatch.setattr(type(mini_omni.checkpoint.tokenizer), "encode", encode)
+    with pytest.raises(UserError, match="the text has 40000000 characters, allowed are up to"):
+        mini_omni.new_conversation().begin_turn(20_000_000 * "hi")
