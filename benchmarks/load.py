@@ -57,6 +57,12 @@ class Server:
         return int(pages) * os.sysconf("SC_PAGE_SIZE")
 
     @property
+    def cpu_seconds(self) -> float:
+        """Of processors' time that it took so far."""
+        user, system = Path(f"/proc/{self.process.pid}/stat").read_text().split()[13:15]
+        return (int(user) + int(system)) / os.sysconf("SC_CLK_TCK")
+
+    @property
     def num_files(self) -> int:
         """Sounds that are kept."""
         return len(list(self.folder.glob("westlake-omni-*/*/*.wav")))
@@ -133,6 +139,7 @@ class Round:
 
     users: list[User]
     seconds: float
+    cpu_seconds: float  # of the page's process
 
     @property
     def replies(self) -> list[Spoken]:
@@ -147,16 +154,16 @@ class Round:
 
 
 def all_at_once(
-    url: str, numbers: range, num_turns: int, clock: Clock, listens: bool = False
+    server: Server, numbers: range, num_turns: int, clock: Clock, listens: bool = False
 ) -> Round:
     name = f"{len(numbers)} users, {num_turns} turns each" + (", heard" if listens else "")
     clock.begin(name, len(numbers) * num_turns)
-    started = time.perf_counter()
+    started, taken = time.perf_counter(), server.cpu_seconds
     with ThreadPoolExecutor(len(numbers)) as pool:
         users = list(
-            pool.map(lambda number: User(number).talk(url, num_turns, clock, listens), numbers)
+            pool.map(lambda n: User(n).talk(server.url, num_turns, clock, listens), numbers)
         )
-    return Round(users, time.perf_counter() - started)
+    return Round(users, time.perf_counter() - started, server.cpu_seconds - taken)
 
 
 def num_different(model: SpeechModel, users: list[User], num_frames: int, clock: Clock) -> int:
@@ -236,6 +243,7 @@ class Seen:
             self.figures[f"first_sound_seconds_p50_of_{name}"] = group.first(50)
             self.figures[f"first_sound_seconds_p95_of_{name}"] = group.first(95)
             self.figures[f"turn_seconds_p50_of_{name}"] = group.turn_seconds
+            self.figures[f"cpu_seconds_a_reply_of_{name}"] = group.cpu_seconds / len(group.replies)
         spoken = sum(reply.speech_seconds for reply in rounds["all"].replies)
         self.figures["speech_seconds_per_second_of_all"] = spoken / rounds["all"].seconds
         refused = sum(reply.num_refused for reply in rounds["all"].replies)
@@ -258,13 +266,13 @@ class Seen:
 
 
 def measure(server: Server, model: SpeechModel, options: argparse.Namespace, clock: Clock) -> Seen:
-    seen, few, url = Seen(), min(FEW_TURNS, options.turns), server.url
-    all_at_once(url, range(1), 1, clock)  # the first user's reply is slower
+    seen, few = Seen(), min(FEW_TURNS, options.turns)
+    all_at_once(server, range(1), 1, clock)  # the first user's reply is slower
     rounds = {
-        "1": all_at_once(url, range(1, 2), few, clock),
-        "4": all_at_once(url, range(10, 10 + AT_ONCE), few, clock),
-        "4_who_listen": all_at_once(url, range(20, 20 + AT_ONCE), few, clock, listens=True),
-        "all": all_at_once(url, range(30, 30 + options.users), options.turns, clock),
+        "1": all_at_once(server, range(1, 2), few, clock),
+        "4": all_at_once(server, range(10, 10 + AT_ONCE), few, clock),
+        "4_who_listen": all_at_once(server, range(20, 20 + AT_ONCE), few, clock, listens=True),
+        "all": all_at_once(server, range(30, 30 + options.users), options.turns, clock),
     }
     seen.figures |= {"users": options.users, "turns": options.turns}
     seen.note_times(options, rounds)
