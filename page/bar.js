@@ -1,6 +1,10 @@
 // Above the conversation: begin anew, save, load.
 const file = element.querySelector("input");
+const about = element.querySelector(".about"); // of the model, where there is no room for all of it
 window.pageLabel(element);
+about.onclick = () => {
+  about.ariaExpanded = String(about.ariaExpanded !== "true");
+};
 element.querySelector(".new").onclick = () => {
   window.pageTell("leave");
   window.pageTell("silence");

@@ -140,6 +140,7 @@ function actions(turn) {
     button.ariaPressed = String(isSet);
     bar.append(button);
   }
+  const facts = make("span", "facts");
   if (reply.seed !== null) {
     const seed = make("button", "seed", `${words.seed} ${reply.seed}`);
     seed.type = "button";
@@ -148,10 +149,11 @@ function actions(turn) {
       window.pageAsk.seed({ seed: reply.seed });
       window.pageStatus("note", "seed_kept");
     };
-    bar.append(seed);
+    facts.append(seed);
   }
   const first = firstSound(name);
-  if (first) bar.append(make("span", "first", words.first_sound.replace("{seconds}", first.toFixed(2))));
+  if (first) facts.append(make("span", "first", words.first_sound.replace("{seconds}", first.toFixed(2))));
+  if (facts.childNodes.length) bar.append(facts);
   return bar;
 }
 

@@ -100,13 +100,16 @@ def bar(model: SpeechModel) -> str:
     place = {"device": model.device.upper(), "dtype": model.dtype}
     size = f"{model.num_parameters / 1e6:,.0f}"
     key = "model_tiny" if model.name == "tiny" else "model_other"
+    short = both(f"{key}_short", size=size)
     buttons = "".join(
         f'<button type="button" class="plain {name}" id="{name}">{both(name)}</button>'
         for name in ("new", "save", "load")
     )
     return (
         f'<div class="bar"><p class="model"><b>{escape(Path(model.name).name)}</b> '
-        f"{both(key, size=size, **place)}</p><div class='tools'>{buttons}"
+        f'<span class="full">{both(key, size=size, **place)}</span> '
+        f'<button type="button" class="about" aria-expanded="false">{short}</button></p>'
+        f'<div class="tools">{buttons}'
         f'<input type="file" accept=".zip" hidden data-label="load"></div></div>'
     )
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from threading import Event
 
 import pytest
 from axe import violations
@@ -10,13 +11,25 @@ from browser import MARKS, Pages, chromium, playwright, record, wait_for_reply, 
 from fake_model import FakeModel
 from page_client import served
 
+import app
+
 pytestmark = MARKS
+REFUSE = """() => {
+  navigator.mediaDevices.getUserMedia = async () => {
+    throw new DOMException("no", "NotAllowedError");
+  };
+}"""
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with served(FakeModel(num_frames=200, frame_seconds=0.005)) as (_, address):
-        yield address
+def model() -> FakeModel:
+    return FakeModel(num_frames=200, frame_seconds=0.005)
+
+
+@pytest.fixture(scope="module")
+def ours(model: FakeModel) -> Iterator[tuple[app.Page, str]]:
+    with served(model) as page:
+        yield page
 
 
 @pytest.fixture(scope="module")
@@ -26,8 +39,10 @@ def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Bro
 
 
 @pytest.mark.parametrize("locale", ["zh-CN", "en-US"])
-def test_the_talk_tab_is_for_everybody(browser: playwright.Browser, url: str, locale: str):
-    open_page = Pages(browser, url)
+def test_the_talk_tab_is_for_everybody(
+    browser: playwright.Browser, ours: tuple[app.Page, str], model: FakeModel, locale: str
+):
+    open_page = Pages(browser, ours[1])
     page = open_page(locale)
     found = violations(page, "empty")
     page.click("#advanced button")
@@ -39,7 +54,10 @@ def test_the_talk_tab_is_for_everybody(browser: playwright.Browser, url: str, lo
     found += violations(page, "speaking")
     page.keyboard.press("Escape")
     wait_for_reply(page)
-    found += violations(page, "stopped")
+    page.click(".bot-row .good")
+    page.wait_for_selector(".bot-row .good[aria-pressed=true]")
+    page.click(".bot-row .seed")
+    found += violations(page, "stopped, rated, its seed kept")
     page.click(".bot-row .compare")
     page.wait_for_selector(".panel .primary:not(:disabled)")
     found += violations(page, "comparing")
@@ -55,7 +73,24 @@ def test_the_talk_tab_is_for_everybody(browser: playwright.Browser, url: str, lo
     page.click("#hands-free")
     page.wait_for_selector("#hands-free[data-state=listening]")
     found += violations(page, "listening")
+    free = Event()
+    model.on_frame = lambda frame: free.wait(60)
+    page.wait_for_selector("#hands-free[data-state=thinking]")
+    found += violations(page, "thinking")
+    model.on_frame = lambda frame: None
+    free.set()
     page.wait_for_selector("#hands-free[data-state=speaking]")
     found += violations(page, "hands-free reply")
+    page.keyboard.press("Escape")
+    page.evaluate(REFUSE)
+    page.click("#hands-free")
+    page.wait_for_selector("#hands-free[data-state=error]")
+    page.set_viewport_size({"width": 390, "height": 844})
+    page.click("#card .about")
+    found += violations(page, "no microphone, on a phone, the model explained")
+    ours[0].sessions._sessions.clear()
+    page.reload()
+    page.wait_for_selector("#chat .break")
+    found += violations(page, "the conversation is lost")
     open_page.close()
     assert found == []

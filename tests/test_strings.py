@@ -28,6 +28,7 @@ COMPOSED = {
     *(f"rate_{rating}" for rating in ("good", "bad")),
     *(f"{name}_info" for name in (*SETTINGS, "style", "voice")),
     *(f"{key}_other" for key in ("title", "subtitle", "empty")),
+    *(f"model_{which}_short" for which in ("tiny", "other")),
     *(f"text_hint_{language}" for language in STRINGS),
     *(f"error_unknown_{kind}" for kind in ("style", "voice")),
     *(f"error_no_{kind}s" for kind in ("style", "voice")),

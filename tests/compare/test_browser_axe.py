@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 import pytest
@@ -32,9 +34,24 @@ class TwoTones(FakeModel):
 
 
 @pytest.fixture(scope="module")
-def url() -> Iterator[str]:
-    with served(TwoTones(num_frames=8)) as (_, address):
+def model() -> TwoTones:
+    return TwoTones(num_frames=8)
+
+
+@pytest.fixture(scope="module")
+def url(model: TwoTones) -> Iterator[str]:
+    with served(model) as (_, address):
         yield address
+
+
+@contextmanager
+def held(model: TwoTones) -> Iterator[None]:
+    """No frame is made meanwhile."""
+    free = Event()
+    model.on_frame = lambda frame: free.wait(60)
+    yield
+    model.on_frame = lambda frame: None
+    free.set()
 
 
 @pytest.fixture(scope="module")
@@ -56,9 +73,19 @@ def begin(page: playwright.Page, link: str) -> playwright.Page:
     return rating
 
 
-def test_listening_tests_from_building_to_results(context, url: str, locale: str):
+def test_listening_tests_from_building_to_results(context, url: str, model: TwoTones, locale: str):
     page = opened(context(locale, NARROW), url)
-    found = violations(page, "building")
+    found = violations(page, "to be built")
+    page.select_option(".tests section select >> nth=1", "folder")
+    found += violations(page, "of a folder")
+    page.select_option(".tests section select >> nth=1", "made")
+    with held(model):
+        page.click(".tests section .primary >> nth=0")
+        page.wait_for_selector(".tests section progress")
+        found += violations(page, "being built")
+        assert fits(page)
+    page.wait_for_selector(".built h2")
+    page.evaluate("document.querySelector('.built').replaceChildren()")
     for kind in ("mos", "ab", "abx", "mushra", "emotion"):
         page.select_option(".tests section select >> nth=0", kind)
         page.click(".tests section .primary >> nth=0")
@@ -67,6 +94,9 @@ def test_listening_tests_from_building_to_results(context, url: str, locale: str
             found += violations(page, f"{kind} built")
         assert fits(page), kind
         rating = begin(page, page.input_value(".built input >> nth=0"))
+        if kind == "mushra":  # one of its sounds goes on until another one is chosen
+            rating.click(".trial .play >> nth=0")
+            rating.wait_for_selector(".trial .play.playing")
         found += violations(rating, f"{kind} asked")
         assert fits(rating), kind
         rating.close()
@@ -85,11 +115,14 @@ def test_results(context, url: str, locale: str):
     page.click(".built .primary")
     page.fill(".tests input[autocomplete=nickname]", "Ann")
     page.click(".tests form .primary")
-    page.wait_for_selector(".trial .play")
-    for play in page.query_selector_all(".trial .play"):
-        play.click()
-    page.check(".trial input[value='0']")
-    page.click(".trial .primary")
+    for number in range(3):
+        page.wait_for_function(f"document.querySelector('.trial progress')?.value === {number}")
+        for play in page.query_selector_all(".trial .play"):
+            play.click()
+        page.check(".trial input[value='0']")
+        page.click(".trial .primary")
+    page.wait_for_selector(".trial .done")
+    assert violations(page, "all rated") == [] and fits(page)
     page.click("#compare [role=tab]:last-child")
     page.click("#compare .files .link")
     page.wait_for_selector(".plot")
@@ -103,10 +136,26 @@ def test_the_look_inside(context, tiny_url: str, locale: str, tmp_path: Path):
     soundfile.write(tmp_path / "p.wav", 0.2 * np.sin(np.arange(16_000) * 0.1), 16_000)
     page = opened(context(locale, NARROW), tiny_url, "inspect")
     found = violations(page, "empty")
+    page.click("#inspect .primary >> nth=-1")
+    page.wait_for_selector("#inspect .line.fault")
+    found += violations(page, "fault")
     page.set_input_files("#inspect input[type=file]", tmp_path / "p.wav")
     page.wait_for_selector(".inspect .hint:has-text('p.wav')")
     page.fill("#inspect textarea", "你好")
     page.click("#inspect .primary >> nth=-1")
     page.wait_for_function("document.querySelectorAll('.inspect .tokens').length === 3")
     found += violations(page, "looked at")
+    assert found == [] and fits(page)
+
+
+def test_a_look_under_way(context, url: str, model: TwoTones, locale: str):
+    page = opened(context(locale, NARROW), url, "inspect")
+    page.fill("#inspect textarea", "你好")
+    with held(model):
+        page.click("#inspect .primary >> nth=-1")
+        page.wait_for_selector("#inspect progress")
+        found = violations(page, "under way")
+        assert fits(page)
+    page.wait_for_selector("#inspect .said-text")
+    found += violations(page, "of a model without codes")
     assert found == [] and fits(page)

@@ -323,6 +323,7 @@ def test_axe_finds_nothing(open_page: Pages, shown: Path, locale: str, theme: st
     page = open_page(locale, color_scheme=theme)
     page.wait_for_selector("html:not(.untranslated)")
     page.click("#advanced button")
+    page.click("#voice label:has-text('Ethan')")
     attach(page, shown, "image")
     found = axe.Axe().run(page).response["violations"]
     page.click("#send")
