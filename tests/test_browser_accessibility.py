@@ -14,6 +14,11 @@ from page_client import served
 import app
 
 pytestmark = MARKS
+CLIPPED = """() => {
+  const edge = document.querySelector("#card").getBoundingClientRect().right;
+  const buttons = [...document.querySelectorAll("#card button")];
+  return buttons.filter((each) => each.getBoundingClientRect().right > edge).map((each) => each.className);
+}"""
 REFUSE = """() => {
   navigator.mediaDevices.getUserMedia = async () => {
     throw new DOMException("no", "NotAllowedError");
@@ -88,6 +93,7 @@ def test_the_talk_tab_is_for_everybody(
     page.set_viewport_size({"width": 390, "height": 844})
     page.click("#card .about")
     found += violations(page, "no microphone, on a phone, the model explained")
+    assert page.evaluate(CLIPPED) == []
     ours[0].sessions._sessions.clear()
     page.reload()
     page.wait_for_selector("#chat .break")

@@ -50,7 +50,7 @@ def test_two_raters_a_restart_and_the_results(context, tmp_path: Path):
 
         page = opened(maker, url)
         page.click("#compare [role=tab]:has-text('Results')")
-        page.click("text=Which sounds better?")
+        page.click("text=My listening test")
         page.wait_for_selector(".plot")
         rows = ratings_csv(page, tmp_path)
         given = {"Ann": [5, 4, 3, 5, 4, 2], "Bob": [2, 1, 2, 3, 2, 1]}
