@@ -34,7 +34,7 @@ from .language.model import (
     train_understanding,
 )
 from .language.preference import train_preference
-from .language.tokenizer import VOCAB_SIZE, write_tokenizer
+from .language.tokenizer import VOCAB_SIZE, questions_of, write_tokenizer
 from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
 from .speech.lines import foreign_lines, reply_lines, user_lines
 from .speech.recordings import Line, missing_shards, read, record
@@ -121,7 +121,8 @@ class Recipe:
                 write_clips(islice(read(self.takes / takes), most), path, seed=1)
 
     def load_tokenizer(self) -> TextTokenizer:
-        return load_tokenizer(self.work / "tokenizer", VOCAB_SIZE)
+        size = VOCAB_SIZE + len(questions_of(self.dialogues.intents))
+        return load_tokenizer(self.work / "tokenizer", size)
 
     @property
     def ear(self) -> Recogniser:

@@ -26,7 +26,7 @@ from ..speech.pinyin import PUNCTUATION, syllables
 from .corpus import Spoken
 from .example import Example, join
 from .splicing import Splicer, plain_syllables, spoken_syllables
-from .tokenizer import emotion_token
+from .tokenizer import emotion_token, topic_token
 from .wording import CORRECTIONS, loosen, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
@@ -45,6 +45,8 @@ FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new top
 CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
 SPACED_SHARE = 0.05  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
+OPENING = 3  # tokens of a reply before its words: emotion, style, topic
+TOPIC_WEIGHT = 20.0  # of the topic, which decides all words, beside one of them
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 HEARING_FRAMES = 5  # that the model may take to tell a syllable
 SPLICED_SHARE = 0.8  # of spoken lines whose syllables others said
@@ -57,11 +59,12 @@ CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are k
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
     """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n], which is `spoken`, as the
-    model reads them, and what is `heard` in the prompt, see `Example`."""
+    model reads them, what is `heard` in the prompt, see `Example`, and the `question` in it."""
 
     heard: list[tuple[int, Sequence[str]]]
     free_style: bool
     spoken: Spoken
+    question: str
     prompt: Tensor
     reply: Tensor
 
@@ -162,16 +165,17 @@ class Conversations:
         parts.append(text_columns(self.tokens.closing(), self.num_codebooks))
         return torch.cat(parts, dim=1), heard
 
-    def reply_columns(self, emotion: str, style: str, reply: Spoken) -> Tensor:
-        """A reply [1+K, n]: emotion, style, and each character shortly before it is spoken, with
-        `<|semantic|>` between; without its end.
+    def reply_columns(self, emotion: str, style: str, question: str, reply: Spoken) -> Tensor:
+        """A reply [1+K, n]: emotion, style, topic, and each character shortly before it is spoken,
+        with `<|semantic|>` between; without its end.
 
-        So what is to be spoken next always stands a few columns back.
+        So what is to be spoken next always stands a few columns back, and the words follow from a
+        topic that is decided once.
         """
         row = torch.full((1, reply.codes.shape[1]), self.tokens.semantic)
-        opening = self.tokenizer.encode(f"{emotion_token(emotion)}<|style:{style}|>")
-        row[0, : len(opening)] = torch.tensor(opening)
-        column = len(opening)
+        opening = f"{emotion_token(emotion)}<|style:{style}|>{topic_token(question)}"
+        row[0, :OPENING] = torch.tensor(self.tokenizer.encode(opening))
+        column = OPENING
         onsets = iter(reply.onsets)
         for char in reply.text:
             if char not in PUNCTUATION:
@@ -234,12 +238,14 @@ class Conversations:
         free_style = rng.random() < FREE_STYLE_SHARE
         style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
         spoken = self._choose_reply(intent, kind, style, rng)
+        question = intent.name if kind is None else f"{intent.name}.{kind}"
         return _Turn(
             heard=heard,
             free_style=free_style,
             spoken=spoken,
             prompt=prompt,
-            reply=self.reply_columns(emotion, style, spoken),
+            question=question,
+            reply=self.reply_columns(emotion, style, question, spoken),
         )
 
     def _choose_reply(
@@ -271,32 +277,25 @@ class Conversations:
         if alone:
             reply = reply[:, reply[0] != self.tokens.semantic]  # which the model reads no codes of
         grid = torch.cat([prompt, reply, self.end_column()], dim=1)
-        learn_text = torch.zeros(grid.shape[1], dtype=torch.bool)
-        learn_text[prompt.shape[1] :] = True
+        learn_text = torch.zeros(grid.shape[1])
+        learn_text[prompt.shape[1] :] = 1
         if not speak:
-            learn_text &= (grid[0] != self.tokens.semantic) & (grid[0] != self.tokens.end)
-        learn_codes = learn_text & speak
+            learn_text *= (grid[0] != self.tokens.semantic) & (grid[0] != self.tokens.end)
+        learn_codes = (learn_text > 0) & speak
         learn_codes[-1] = False
+        _, style, topic = range(prompt.shape[1], prompt.shape[1] + OPENING)
+        learn_text[topic] = TOPIC_WEIGHT
         if turn.free_style:
-            learn_text[prompt.shape[1] + 1] = False  # drawn, so not to be expected
+            learn_text[style] = 0  # drawn, so not to be expected
         before = prompt.shape[1] - 1
         return Example(
             grid=grid,
             learn_text=learn_text,
             learn_codes=learn_codes,
             heard=turn.heard,
-            asked=[(before, intent.name if kind is None else f"{intent.name}.{kind}")],
+            asked=[(before, turn.question)],
             said=[] if alone else [(before, _reply_syllables(turn.spoken))],
         )
-
-
-def questions_of(intents: Iterable[Intent]) -> list[str]:
-    """All that a turn may ask: an intent, or one and the kind of its follow-up."""
-    return sorted(
-        name
-        for intent in intents
-        for name in (intent.name, *(f"{intent.name}.{kind}" for kind in intent.then))
-    )
 
 
 def _heard(column: int, names: list[str]) -> list[tuple[int, Sequence[str]]]:

@@ -26,6 +26,7 @@ FRAME_SECONDS = TINY_CODEC.samples_per_frame / SAMPLE_RATE
 BABBLE_VOICES, BABBLE_RECORDINGS = 4, 400
 SOUND_SECONDS = (0.8, 4.0)
 SILENCE_DB = (-90.0, -60.0)
+REPLY_LEAD_FRAMES = 4  # silent, so that the opening and the first character stand before its sound
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,15 +69,17 @@ def write_users(
 
 
 def write_replies(codec: FireflyArchitecture, takes: Path, folder: Path) -> None:
-    """Every recorded reply once, as it is."""
+    """Every recorded reply once, as it is, after `REPLY_LEAD_FRAMES` of silence."""
     folder.mkdir(parents=True, exist_ok=True)
+    lead = REPLY_LEAD_FRAMES * TINY_CODEC.samples_per_frame
     for source in tqdm(sorted(takes.glob("*.npz")), desc=folder.name):
         path = folder / f"{source.stem}.pt"
         if path.exists():
             continue
         spoken = []
         for recording in recordings.read_shard(source):
-            spoken.append(_spoken(recording, encode(codec, _float(recording))))
+            wave = np.pad(_float(recording), (lead, 0))
+            spoken.append(_spoken(recording, encode(codec, wave), lead_frames=REPLY_LEAD_FRAMES))
         _write(path, spoken)
 
 
@@ -147,10 +150,13 @@ def encode(codec: FireflyArchitecture, wave: np.ndarray) -> Tensor:
     return codes[0].short().cpu()
 
 
-def _spoken(recording: Recording, codes: Tensor, factor: float = 1.0) -> Spoken:
-    """What a recording says, played `factor` times as fast as it was recorded."""
+def _spoken(
+    recording: Recording, codes: Tensor, factor: float = 1.0, lead_frames: int = 0
+) -> Spoken:
+    """What a recording says, played `factor` times as fast as it was recorded, after its lead."""
     line, last = recording.line, codes.shape[1] - 1
-    onsets = tuple(min(last, int(s / factor / FRAME_SECONDS)) for s in recording.onsets)
+    frames = (lead_frames + int(s / factor / FRAME_SECONDS) for s in recording.onsets)
+    onsets = tuple(min(last, frame) for frame in frames)
     text = line.text if onsets else ""  # of another language nothing is to be understood
     return Spoken(intent=line.source, text=text, manner=line.manner, codes=codes, onsets=onsets)
 

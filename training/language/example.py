@@ -15,7 +15,7 @@ class Example:
 
     Fields:
         grid: [1+K, T] long, as in a prompt, replies included.
-        learn_text: [T] bool, the column's text token is to be predicted.
+        learn_text: [T] float32, how much the column's text token is to be predicted, 0 not at all.
         learn_codes: [T] bool, the column's codes are to be predicted.
         heard: (column, syllable to be told apart in each column from there) of what is spoken
             and not written besides.

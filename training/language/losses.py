@@ -67,12 +67,16 @@ def _text_loss(
     learn_text: Tensor,
     excluded: Sequence[int] = (),
 ) -> Tensor:
-    """Cross-entropy of the text after hidden [B, T-1, dim], per token of words, not of speech."""
-    learn_text = learn_text[:, 1:]
-    targets = grid[:, 0, 1:][learn_text]
-    logits = model.text_logits(hidden[learn_text]).float()
+    """Cross-entropy of the text after hidden [B, T-1, dim], per token of words, not of speech.
+
+    Args:
+        learn_text: [B, T] float32, the tokens' weights.
+    """
+    learned = learn_text[:, 1:] > 0
+    targets = grid[:, 0, 1:][learned]
+    logits = model.text_logits(hidden[learned]).float()
     logits[:, excluded] = -torch.inf
-    loss = F.cross_entropy(logits, targets, reduction="sum")
+    loss = F.cross_entropy(logits, targets, reduction="none") @ learn_text[:, 1:][learned]
     return loss / (targets != model.semantic_id).sum()
 
 

@@ -24,12 +24,12 @@ from ..dialogues import EMOTIONS, Dialogues
 from ..loop import Stage, autocast
 from ..speech.pinyin import syllables
 from .batches import Corpus
-from .conversations import Conversations, questions_of
+from .conversations import Conversations
 from .corpus import Spoken
 from .heads import Heads
 from .losses import losses, words_loss
 from .splicing import plain_syllables
-from .tokenizer import emotion_token
+from .tokenizer import emotion_token, questions_of
 
 UNDERSTANDING_BATCH_SIZE = 36
 SPEAKING_BATCH_SIZE = 12

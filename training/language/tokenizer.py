@@ -8,7 +8,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 
 from models.tokenizer import save_tokenizer
 
-from ..dialogues import EMOTIONS, NO_EMOTION, STYLES, Dialogues
+from ..dialogues import EMOTIONS, NO_EMOTION, STYLES, Dialogues, Intent
 from ..files import replacing
 from .wording import traditional
 
@@ -26,13 +26,27 @@ def emotion_token(emotion: str) -> str:
     return "<|user|>" if emotion == NO_EMOTION else f"<|user:{emotion}|>"
 
 
+def topic_token(question: str) -> str:
+    """What a reply says third, unheard: what it replies to, see `questions_of`."""
+    return f"<|topic:{question}|>"
+
+
 def special_tokens() -> list[str]:
-    """Every special token, in the order of their ids, from 0.
+    """The special tokens but the topics, in the order of their ids, from 0.
 
     `<|endoftext|>`, which no reply holds, is 0: what fills the repetition window at first.
     """
     emotions = [emotion_token(emotion) for emotion in (*EMOTIONS, NO_EMOTION)]
     return [*CONTROL_TOKENS, *emotions, *(f"<|style:{style}|>" for style in STYLES)]
+
+
+def questions_of(intents: Iterable[Intent]) -> list[str]:
+    """All that a turn may ask: an intent, or one and the kind of its follow-up."""
+    return sorted(
+        name
+        for intent in intents
+        for name in (intent.name, *(f"{intent.name}.{kind}" for kind in intent.then))
+    )
 
 
 def training_lines(dialogues: Dialogues) -> Iterator[str]:
@@ -46,13 +60,16 @@ def training_lines(dialogues: Dialogues) -> Iterator[str]:
         yield from (f"user\n{text}" for text in users)
 
 
-def train_tokenizer(lines: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Tokenizer:
+def train_tokenizer(
+    lines: Iterable[str], vocab_size: int = VOCAB_SIZE, questions: Iterable[str] = ()
+) -> Tokenizer:
     """Train a byte-level BPE of the Qwen2 kind; the same lines give the same tokenizer.
 
     Args:
         lines: the text to learn merges from.
         vocab_size: special tokens, the 256 bytes and the merges together; a pair seen only once is
             not merged, so little text may give fewer.
+        questions: whose topic tokens come behind all others.
 
     Raises:
         ValueError: vocab_size leaves no room for merges.
@@ -77,13 +94,14 @@ def train_tokenizer(lines: Iterable[str], vocab_size: int = VOCAB_SIZE) -> Token
         show_progress=False,
     )
     tokenizer.train_from_iterator(lines, trainer)
+    tokenizer.add_special_tokens([topic_token(question) for question in questions])
     return tokenizer
 
 
 def write_tokenizer(dialogues: Dialogues, folder: Path, vocab_size: int = VOCAB_SIZE) -> None:
     """Train on the dialogues, write the files into a new `folder`, and log how dense it is."""
     lines = list(training_lines(dialogues))
-    tokenizer = train_tokenizer(lines, vocab_size)
+    tokenizer = train_tokenizer(lines, vocab_size, questions_of(dialogues.intents))
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True, exist_ok=True)
         save_tokenizer(temporary, tokenizer)

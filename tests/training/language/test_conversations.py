@@ -6,9 +6,10 @@ import torch
 
 from training.dialogues import Dialogues
 from training.language import conversations as module
-from training.language.conversations import Conversations, questions_of
+from training.language.conversations import Conversations
 from training.language.corpus import Spoken
 from training.language.example import Example, collate, join
+from training.language.tokenizer import questions_of
 from training.language.wording import CORRECTIONS
 
 
@@ -31,9 +32,12 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
         num_turns.add(len(example.asked))
         inputs.add(bool(example.heard))
         for column, question in example.asked:
-            # The reply begins behind it, with the emotion and the style.
-            words = conversations.tokenizer.decode(text[column + 1 : column + 3])
+            # The reply begins behind it, with the emotion, the style and the topic.
+            words = conversations.tokenizer.decode(text[column + 1 : column + 4])
             assert words.startswith("<|user") and "<|style:" in words
+            assert words.endswith(f"|><|topic:{question}|>")
+            weights = example.learn_text[column + 1 : column + 5].tolist()
+            assert weights[0] == 1 and weights[2] == module.TOPIC_WEIGHT and weights[1] in (0, 1)
             silent = question.startswith(("unknown.unclear", "unknown.silence"))
             assert ("<|user|>" in words) == silent
             assert example.learn_text[column + 1] and not example.learn_text[column]
@@ -50,7 +54,7 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
             assert not example.learn_text[heard].any() and any(names)
         if not speak:  # words, without the columns between them and without the end
             assert not example.learn_codes.any()
-            assert not (text[example.learn_text] == tokens.semantic).any()
+            assert not (text[example.learn_text > 0] == tokens.semantic).any()
             assert not example.learn_text[-1] and text[-1] == tokens.end
         for column, names in example.said:
             assert column + len(names) < length
@@ -65,9 +69,9 @@ def test_the_same_generator_draws_the_same(conversations: Conversations):
 def test_a_reply_writes_each_character_before_it_is_spoken(conversations: Conversations):
     spoken = Spoken(
         intent="", text="好，你好。", manner="warm", codes=torch.ones(8, 40).short(),
-        onsets=(4, 12, 13),
+        onsets=(5, 12, 13),
     )  # fmt: skip
-    columns = conversations.reply_columns("sad", "warm", spoken)
+    columns = conversations.reply_columns("sad", "warm", "talk.hello.more", spoken)
     assert columns.shape == (9, 40) and (columns[1:] == 2).all()
     row = columns[0].tolist()
     written = {n: t for n, t in enumerate(row) if t != conversations.tokens.semantic}
@@ -77,8 +81,9 @@ def test_a_reply_writes_each_character_before_it_is_spoken(conversations: Conver
         tokens = [token for place, token in written.items() if place <= column]
         text = decode(conversations, tokens).rstrip("\ufffd")
         begins.setdefault(text, column)
-    assert conversations.tokenizer.decode(row[:2]) == "<|user:sad|><|style:warm|>"
-    assert begins["好"] < 4 and begins["好，你"] < 13 and begins["好，"] < 10 <= begins["好，你"]
+    opening = "<|user:sad|><|style:warm|><|topic:talk.hello.more|>"
+    assert conversations.tokenizer.decode(row[:3]) == opening
+    assert begins["好"] < 5 and begins["好，你"] < 13 and begins["好，"] < 10 <= begins["好，你"]
 
 
 def test_text_is_cut_into_pieces_that_say_the_same(conversations: Conversations):

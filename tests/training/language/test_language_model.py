@@ -102,7 +102,7 @@ def test_losses_are_the_cross_entropy_of_what_is_learned(
             for column in range(1, e.grid.shape[1]):
                 if e.learn_text[column]:
                     row = model.text_logits(hidden[column - 1]).log_softmax(-1)
-                    texts.append(-row[e.grid[0, column]])
+                    texts.append(-row[e.grid[0, column]] * e.learn_text[column])
                     spoken += int(e.grid[0, column] == conversations.tokens.semantic)
                 if e.learn_codes[column]:
                     heard = e.grid[1:, column]
@@ -162,7 +162,7 @@ def test_batches_are_drawn_by_their_number(
 def test_understanding_is_counted(model, conversations: Conversations, spoken_users, monkeypatch):
     users = [u for u in spoken_users if u.intent == "talk.hello" and u.manner == "happy"]
     tokenizer = conversations.tokenizer
-    script = tokenizer.encode("<|user:happy|><|style:cheerful|>你好呀！")
+    script = tokenizer.encode("<|user:happy|><|style:cheerful|><|topic:talk.hello|>你好呀！")
     said = []
 
     def text_logits(hidden):
