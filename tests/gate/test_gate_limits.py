@@ -206,9 +206,10 @@ def piece(number: int, seconds: float = 0.5) -> dict:
 def test_pieces_of_a_microphone_are_checked(url: str, page: app.Page):
     visitor, hear = Visitor(url), function(page, "hear")
     assert json.loads(visitor.run(hear, [piece(0)])["output"]["data"][0])["closed"]
-    visitor.run(function(page, "open_microphone"), [{"open": True}])
+    opening = [{"open": True, "number": -1}]
+    visitor.run(function(page, "open_microphone"), opening)
     told = json.loads(visitor.run(hear, [piece(0)])["output"]["data"][0])
-    assert told == {"number": 0, "change": None}
+    assert told == {"number": 0, "change": None, "to_end": None}
     for wrong in (
         {"number": "1"},
         {"rate": 16.5},
@@ -218,7 +219,7 @@ def test_pieces_of_a_microphone_are_checked(url: str, page: app.Page):
         {"pcm": ""},
         {"pcm": None},
     ):
-        visitor.run(function(page, "open_microphone"), [{"open": True}])
+        visitor.run(function(page, "open_microphone"), opening)
         answer = visitor.run(hear, [{**piece(1), **wrong}])
         assert shown_faults(answer) == [say("error_request", "zh")], wrong
         assert json.loads(answer["output"]["data"][0])["closed"]
