@@ -16,8 +16,8 @@ import app
 pytestmark = MARKS
 CLIPPED = """() => {
   const edge = document.querySelector("#card").getBoundingClientRect().right;
-  const buttons = [...document.querySelectorAll("#card button")];
-  return buttons.filter((each) => each.getBoundingClientRect().right > edge).map((each) => each.className);
+  const isOver = (each) => each.getBoundingClientRect().right > edge;
+  return [...document.querySelectorAll("#card button")].filter(isOver).map((each) => each.id);
 }"""
 REFUSE = """() => {
   navigator.mediaDevices.getUserMedia = async () => {
