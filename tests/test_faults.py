@@ -200,6 +200,9 @@ def test_a_client_that_is_killed_ends_its_reply_alone():
         while model.num_running and time.monotonic() < end:
             time.sleep(0.05)
         assert model.num_running == 0
+        sessions = [page.sessions.get(name) for name in list(page.sessions._sessions)]
+        ended = [turn.last.ended for session in sessions for turn in session.turns]
+        assert sorted(ended) == [False, True]
         assert killed.run(index, written("我回来了"))["success"]
 
 

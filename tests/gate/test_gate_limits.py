@@ -152,13 +152,15 @@ def test_a_reply_that_nobody_reads_is_not_made(url: str, page: app.Page, model: 
 
 
 def test_a_reply_stops_when_its_reader_leaves(url: str, page: app.Page, model: FakeModel):
-    model.num_frames, model.frame_seconds = 400, 0.02
+    model.num_frames, model.frame_seconds = 100, 0.05
     visitor = Visitor(url)
     visitor.join(function(page, "answer"), written("你好"))
     stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
     wait_until(lambda: model.num_running == 1)
     stream.close()
     wait_until(lambda: model.num_running == 0)
+    (turn,) = page.sessions.get(next(iter(page.sessions._sessions))).turns
+    assert not turn.last.ended
 
 
 def test_no_number_of_waiting_calls_stops_the_server(url: str, page: app.Page, model: FakeModel):
