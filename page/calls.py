@@ -25,7 +25,7 @@ WHO = "who"  # in a request's state: (user, address) that limits are counted for
 MAX_WAITING_EVENTS = 256  # of all others
 MAX_DEPTH = 6  # of what is nested in a call
 API_SESSION = "api-"  # begins the names of sessions that are made for calls of the API
-MAX_RESTED = 256  # of these, kept to be used again
+MAX_API_SESSIONS = 256  # of these, known so that they can be used again
 NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
 
 
@@ -76,7 +76,7 @@ class Calls:
         self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
         self._connected = connected
         self._joining: list[BlockFunction] = []  # of calls on their way into the queue
-        self._rested: dict[str, None] = {}  # sessions of the API whose calls are over
+        self._api_sessions: dict[str, bool] = {}  # that were made here: whether they rest
         self.is_ending = False  # no more calls are taken
         self.last_asked = 0.0  # when anything was asked for, by time.monotonic
 
@@ -130,19 +130,20 @@ class Calls:
         To make a new one for each call takes Gradio longer than all else that it does for it.
         """
         is_over = self.blocks._queue.pending_event_ids_session.get(session) == set()
-        is_apis = session.startswith(own(visitor_of(session), API_SESSION))
-        if is_apis and is_over and not self.readers.is_open(session):
-            self._rested[session] = None
-            if len(self._rested) > MAX_RESTED:
-                del self._rested[next(iter(self._rested))]
+        if session in self._api_sessions and is_over and not self.readers.is_open(session):
+            self._api_sessions[session] = True
 
     def _api_session(self, visitor: str) -> str:
-        """A session for a call of the API that names none."""
-        for session in self._rested:
-            if visitor_of(session) == visitor:
-                del self._rested[session]
-                return session
-        return own(visitor, API_SESSION + secrets.token_hex(8))
+        """A session for a call of the API that names none; never one that a client has named."""
+        for session, rests in self._api_sessions.items():
+            if rests and visitor_of(session) == visitor and not self.readers.is_open(session):
+                break
+        else:
+            session = own(visitor, API_SESSION + secrets.token_hex(8))
+        self._api_sessions[session] = False
+        if len(self._api_sessions) > MAX_API_SESSIONS:
+            del self._api_sessions[next(iter(self._api_sessions))]
+        return session
 
     @property
     def num_waiting(self) -> int:
