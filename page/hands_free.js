@@ -41,6 +41,7 @@ function leave() {
     window.pageMicrophone.close();
     ask.open({ open: false });
   }
+  calling = null;
   show("idle");
 }
 
@@ -48,6 +49,7 @@ function fail(key) {
   if (state === "idle") return;
   window.pageMicrophone.close();
   ask.open({ open: false });
+  calling = null;
   show("error");
   window.pageStatus("fault", key);
 }
@@ -75,18 +77,20 @@ function sendCall() {
   ask.hear({ number, rate: pieceRate, pcm: calling.sound, echo, ...shown() });
 }
 
-function answered({ number: which, change, closed, to_end }) {
+function answered({ number: which, change, closed, fault, to_end }) {
   if (which !== number || !calling || state === "idle") return;
   [calling, toEnd] = [null, to_end ?? null];
   number = Math.max(0, number + 1);
-  if (closed) return lose();
+  if (closed) return lose(fault);
   if (change === "speech") interrupt();
   if (change === "ended") finish();
 }
 
-function lose() {
+// The server has closed the microphone, and told why unless a `fault` is to be told here.
+function lose(fault) {
   window.pageMicrophone.close();
   show("error");
+  if (fault) window.pageStatus("fault", fault);
 }
 
 function interrupt() {
@@ -123,7 +127,8 @@ window.addEventListener("status", ({ detail }) => {
   }
 });
 window.addEventListener("refused", () => {
-  if (calling) setTimeout(() => calling && (number < 0 ? ask.open({ open: true, number }) : sendCall()), 500);
+  const refused = calling;
+  if (refused) setTimeout(() => calling === refused && (number < 0 ? ask.open({ open: true, number }) : sendCall()), 500);
   if (!unanswered) return;
   window.pageStatus("busy", "waiting");
   setTimeout(() => unanswered && state === "thinking" && ask.heard({}), RETRY_MS);

@@ -57,11 +57,12 @@ class HandsFree:
             clip = read_piece(piece.get("pcm"), piece.get("rate"))
             files = self.showing.files_of(piece, SHOWN_KINDS, visitor)
             heard = self.ears.hear(visitor, number, clip, piece.get("echo") is True, files)
-            if heard is None:
-                raise UserError("error_microphone_silent")
         except UserError as error:
             self.ears.close(visitor)
             return self._closed(number, error)
+        if heard is None:  # told by the page if it still listens: this may come after its end
+            closed = {"number": number, "closed": True, "fault": "error_microphone_silent"}
+            return json.dumps(closed), gr.skip()
         left, shown = heard.seconds_left, gr.skip()
         if heard.change == "speech":
             shown = words.status("hearing", "hearing")
@@ -78,3 +79,5 @@ class HandsFree:
         options, session = self.settings.options(settings), self.showing.session(request)
         if session:
             yield from self.showing.reply(session, lambda: session.answer_heard(**options))
+        else:
+            yield {self.showing.status: words.status("note", "lost_conversation")}

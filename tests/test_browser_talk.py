@@ -157,6 +157,26 @@ def test_a_microphone_that_the_server_has_closed_is_told(
     assert page.evaluate("window.liveTracks()") == 0
 
 
+@pytest.mark.parametrize("end", ["window.pageTell('leave')", "lose('microphone_lost')"])
+def test_a_microphone_that_is_left_is_not_opened_again_by_a_refusal(open_page: Pages, end: str):
+    page = open_page()
+    opened = page.evaluate(
+        f"""async () => {{
+          const opened = [];
+          let lose;
+          window.pageMicrophone.open = async (_, onLost) => {{ lose = onLost; return null; }};
+          window.pageAsk.open = ({{ open }}) => opened.push(open);
+          document.querySelector("#hands-free").click();
+          await null;
+          {end};
+          window.setTimeout = (run) => run();
+          window.pageTell("refused");
+          return opened;
+        }}"""
+    )
+    assert opened == [True, False]
+
+
 def _path_of(page: playwright.Page, link: str) -> str:
     return page.get_attribute(link, "href").partition("file=")[2]
 
