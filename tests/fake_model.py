@@ -5,8 +5,10 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from threading import Event
 
 import numpy as np
 
@@ -138,6 +140,18 @@ class FakeModel:
             seed=seed,
             ended=ended,
         )
+
+
+@contextmanager
+def held(model: FakeModel) -> Iterator[None]:
+    """No frame is made meanwhile."""
+    free, before = Event(), model.on_frame
+    model.on_frame = lambda frame: free.wait(60)
+    try:
+        yield
+    finally:
+        model.on_frame = before
+        free.set()
 
 
 class OtherModel(FakeModel):

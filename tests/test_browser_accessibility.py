@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from threading import Event
 
 import pytest
 from axe import violations
 from browser import MARKS, Pages, chromium, playwright, record, wait_for_reply, write
-from fake_model import FakeModel
+from fake_model import FakeModel, held
 from page_client import served
 
 import app
@@ -78,12 +77,9 @@ def test_the_talk_tab_is_for_everybody(
     page.click("#hands-free")
     page.wait_for_selector("#hands-free[data-state=listening]")
     found += violations(page, "listening")
-    free = Event()
-    model.on_frame = lambda frame: free.wait(60)
-    page.wait_for_selector("#hands-free[data-state=thinking]")
-    found += violations(page, "thinking")
-    model.on_frame = lambda frame: None
-    free.set()
+    with held(model):
+        page.wait_for_selector("#hands-free[data-state=thinking]")
+        found += violations(page, "thinking")
     page.wait_for_selector("#hands-free[data-state=speaking]")
     found += violations(page, "hands-free reply")
     page.keyboard.press("Escape")

@@ -5,12 +5,12 @@ from __future__ import annotations
 import json
 import signal
 import threading
-import time
 
 import pytest
 from fake_model import FakeModel
 from gradio_client import Client
 from page_client import API, Visitor, free_port, function
+from strangers import wait_until
 
 import app
 from strings import say
@@ -37,10 +37,12 @@ def serve(monkeypatch: pytest.MonkeyPatch, model: FakeModel, *arguments: str):
     monkeypatch.setattr(app.logging, "disable", lambda: None)
     monkeypatch.setattr(signal, "signal", lambda *rest: None)
     port = str(free_port())
-    main = threading.Thread(target=lambda: status.append(app.main(["--port", port, *arguments])))
+    main = threading.Thread(
+        target=lambda: status.append(app.main(["--port", port, *arguments])), daemon=True
+    )
     main.start()
-    while not pages:
-        time.sleep(0.05)
+    wait_until(lambda: pages or not main.is_alive())
+    assert main.is_alive()
     page, url = pages[0]
     return main, url, page, status, told.set
 
@@ -52,14 +54,13 @@ def test_replies_under_way_are_finished(monkeypatch: pytest.MonkeyPatch):
     client = threading.Thread(
         target=lambda: results.append(
             Client(url, verbose=False).predict(None, "你好", api_name="/speak")
-        )
+        ),
+        daemon=True,
     )
     client.start()
-    while not model.num_running:
-        time.sleep(0.02)
+    wait_until(lambda: model.num_running)
     end()
-    while not page.calls.is_ending:
-        time.sleep(0.02)
+    wait_until(lambda: page.calls.is_ending)
     code, told = Visitor(url).call([None, "你好"])
     assert (code, json.loads(told)["detail"]) == (503, say("error_ending", "en"))
     health = Visitor(url).get("/healthz")
@@ -76,8 +77,7 @@ def test_a_reply_that_takes_too_long_is_not_waited_for(monkeypatch: pytest.Monke
     visitor = Visitor(url)
     visitor.join(function(page, "answer"), [{"text": "你好"}, "", 90, 0.7, -1])
     stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
-    while not model.num_running:
-        time.sleep(0.02)
+    wait_until(lambda: model.num_running)
     end()
     main.join(60)
     assert status == [0] and not page.files.folder.exists()

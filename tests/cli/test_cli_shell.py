@@ -82,7 +82,12 @@ def test_an_output_of_another_kind(small, capsys, tmp_path):
 
 def test_a_wav_into_a_pipe_is_refused_at_once(small, capsys, tmp_path):
     os.mkfifo(tmp_path / "pipe")
-    assert "pipe is a pipe" in refused(capsys, "--user-text", "好", "--output", "pipe")
+    reader = os.open(tmp_path / "pipe", os.O_RDONLY | os.O_NONBLOCK)  # or who writes would wait
+    try:
+        given = ["--user-text", "好", "--max-new-tokens", "5", "--output", "pipe"]
+        assert "pipe is a pipe" in refused(capsys, *given)
+    finally:
+        os.close(reader)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")

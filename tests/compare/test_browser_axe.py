@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import pytest
 import soundfile
 from axe import violations
 from browser import MARKS, playwright
-from fake_model import FakeModel
+from fake_model import FakeModel, held
 from page_client import served
 from rating import opened
 
@@ -42,16 +40,6 @@ def model() -> TwoTones:
 def url(model: TwoTones) -> Iterator[str]:
     with served(model) as (_, address):
         yield address
-
-
-@contextmanager
-def held(model: TwoTones) -> Iterator[None]:
-    """No frame is made meanwhile."""
-    free = Event()
-    model.on_frame = lambda frame: free.wait(60)
-    yield
-    model.on_frame = lambda frame: None
-    free.set()
 
 
 @pytest.fixture(scope="module")
