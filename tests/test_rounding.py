@@ -124,6 +124,16 @@ def test_inputs_that_never_come_and_weights_that_are_alike_are_no_fault(library)
         torch.testing.assert_close(rounded[3], weight[3], rtol=0, atol=1e-6)
 
 
+@pytest.mark.parametrize("outlier", [1e20, torch.inf, torch.nan])
+def test_a_layer_whose_inputs_are_too_large_is_rounded_to_the_nearest(library, outlier):
+    weights = {"a.wo.weight": torch.randn(16, 320, generator=torch.Generator().manual_seed(1))}
+    x = inputs(320).bfloat16()
+    x[:, 300] *= outlier
+    found = quantise_weights(weights, "int4", library, {"a.wo": x})
+    nearest = quantise_weights(weights, "int4", library)
+    assert all(torch.equal(found[key], nearest[key]) for key in nearest)
+
+
 def test_factors_are_those_of_the_damped_gram_matrix():
     x = inputs(320)
     factors = factors_of(x)
@@ -154,7 +164,9 @@ def test_of_some_layers_a_part_of_the_inputs_is_kept_of_each_row_in_turn():
     with torch.no_grad(), collected_inputs(model, LAYERS, {"fast": 3}) as found:
         for part in x:
             model["fast"]["wo"](part)
-    assert torch.equal(torch.cat(found["fast.wo"]), torch.cat([x[0, ::3], x[1, 1::3]]))
+    parts = found["fast.wo"]
+    assert torch.equal(torch.cat(parts), torch.cat([x[0, ::3], x[1, 1::3]]))
+    assert all(part.untyped_storage().nbytes() == part.nbytes for part in parts)
 
 
 def outliers(folder: Path) -> tuple[Path, DualARConfig, dict[str, Tensor]]:

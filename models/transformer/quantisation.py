@@ -35,7 +35,7 @@ def quantise_weights(
         dtype: "int8" or "int4".
         library: that does it faster; None for PyTorch, which rounds to the nearest alone.
         inputs: that layers read, which 4 bits are rounded for; see `rounding`. They are used up.
-            The other layers are rounded to the nearest.
+            The other layers, and those whose inputs are too large, are rounded to the nearest.
 
     Returns:
         A new dict. Where a layer's weight was quantised, its scales stand beside it as `scale`; a

@@ -37,7 +37,8 @@ def collected_inputs(
 
     def collect(name: str, x: Tensor) -> None:
         parts, share = found.setdefault(name, []), (shares or {}).get(name.partition(".")[0], 1)
-        parts.append(x.flatten(0, -2)[len(parts) % share :: share])
+        rows = x.flatten(0, -2)[len(parts) % share :: share]
+        parts.append(rows.clone() if share > 1 else rows)  # a part must not keep the whole
 
     hooks = [
         layer.register_forward_pre_hook(lambda _, given, name=name: collect(name, given[0]))
@@ -51,18 +52,20 @@ def collected_inputs(
             hook.remove()
 
 
-def factors_of(x: Tensor) -> Tensor:
+def factors_of(x: Tensor) -> Tensor | None:
     """How inputs [N, in] go together.
 
     Returns:
         Of each block of inputs in turn the upper triangular U [size, size], flattened, where the
         transposed U times U is the damped Gram matrix. Inputs that were always 0 make up for
-        nothing.
+        nothing. None where an input is not finite, or its square is not.
     """
     factors = []
     for block in x.float().split(BLOCK_SIZE, dim=1):
         gram = block.T @ block
         mean = gram.diagonal().mean()
+        if not mean.isfinite():
+            return None
         damped = gram.div_(mean if mean > 0 else 1)
         damped.diagonal().add_(DAMPING)
         factors.append(torch.linalg.cholesky(damped).mT.flatten())

@@ -69,11 +69,7 @@ def calibrate(
     ):
         _speak(model, NativeDraw(library), prompts, num_frames, end_id, generator)
     del model
-    inputs = {}
-    for name in list(found):
-        x = torch.cat(found.pop(name))
-        if x.isfinite().all():
-            inputs[name] = x
+    inputs = {name: torch.cat(found.pop(name)) for name in list(found)}
     give_back_freed_memory()
     return inputs
 
