@@ -46,20 +46,42 @@ def test_weights_for_inference_keep_the_audio(small_codec: FireflyArchitecture):
     folded.fold_weight_norm()  # once more does no harm
 
 
-@pytest.mark.skipif(
+def in_bfloat16(codec: FireflyArchitecture) -> FireflyArchitecture:
+    """A codec with the same weights, whose vocoder computes in bfloat16."""
+    other = rebuilt(codec).prepare_inference()
+    other.head.to(torch.bfloat16)
+    return other
+
+
+needs_bfloat16 = pytest.mark.skipif(
     not multiplies_bfloat16(torch.device("cpu")), reason="the vocoder is float32 on this CPU"
 )
+
+
+@needs_bfloat16
 def test_packed_weights_change_no_bit(small_codec: FireflyArchitecture):
-    plain = rebuilt(small_codec).prepare_inference()
-    plain.head.to(torch.bfloat16)
-    packed = rebuilt(small_codec).prepare_inference()
-    packed.head.to(torch.bfloat16)
+    plain, packed = in_bfloat16(small_codec), in_bfloat16(small_codec)
     packed.head.pack()
     assert packed.state_dict().keys() == plain.state_dict().keys()
     state, other = packed.new_state(), plain.new_state()
     for num_frames in (2, 4, 1, 8, 16, 3, 40):
         codes = torch.arange(8 * num_frames).view(1, 8, -1) * 37 % 1000
         assert torch.equal(packed.decode_chunk(codes, state), plain.decode_chunk(codes, other))
+    whole = torch.arange(2 * 8 * 20).view(2, 8, 20) * 37 % 1000, torch.tensor([20, 13])
+    assert torch.equal(packed.decode(*whole)[0], plain.decode(*whole)[0])
+
+
+@needs_bfloat16
+def test_other_weights_loaded_after_pack_are_used(small_codec: FireflyArchitecture):
+    packed, plain = in_bfloat16(small_codec), in_bfloat16(small_codec)
+    packed.head.pack()
+    halved = {key: tensor / 2 for key, tensor in plain.head.state_dict().items()}
+    plain.head.load_state_dict(halved)
+    packed.head.load_state_dict(halved)
+    x = noise(1, 64, 4)
+    assert torch.equal(packed.head(x), plain.head(x))
+    packed.head.pack()
+    assert torch.equal(packed.head.float()(x), plain.head.float()(x))
 
 
 def test_encode_a_batch_as_each_signal_alone(small_codec: FireflyArchitecture):

@@ -125,6 +125,7 @@ def load_checkpoint(
     model = _load_model(
         folder, config, tokenizer, dtype, torch_device, library, codec.config.frame_rate
     )
+    codec = codec.to(torch_device).eval().requires_grad_(False)
     dtype = model.quantisation or str(model.dtype).removeprefix("torch.")
     if dtype != "float32" and multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
@@ -133,7 +134,7 @@ def load_checkpoint(
     return Checkpoint(
         name=str(name_or_path),
         engine=choose_engine(model, library if model.quantisation else None),
-        codec=codec.to(torch_device).eval().requires_grad_(False),
+        codec=codec,
         tokenizer=tokenizer,
         semantic_id=semantic_id,
         end_id=end_id,

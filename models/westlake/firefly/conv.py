@@ -4,6 +4,8 @@ Signals are [B, C, T], but lie in memory as [B, T, C]: the products need their i
 order, which makes the whole vocoder about twice as fast in bfloat16.
 """
 
+from collections.abc import Callable
+
 import torch
 import torch.nn.functional as F
 from einops import rearrange
@@ -104,6 +106,15 @@ class FishConvNet(nn.Module):
             *([0, 0], [1, self.stride], [1, conv.dilation[0]], conv.groups),
             [1, conv.in_channels, 1, length],
         )
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "FishConvNet":
+        self.packed = None
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        self.packed = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def weight_norm(self) -> "FishConvNet":
         weight_norm(self.conv)

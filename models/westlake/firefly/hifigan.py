@@ -76,7 +76,8 @@ class HiFiGANGenerator(nn.Module):
     def pack(self) -> None:
         """Lay final bfloat16 weights as this CPU multiplies them; what is computed stays the same.
 
-        Else each call does so, which takes a short chunk longer than its products.
+        Else each call does so, which takes a short chunk longer than its products. Weights that are
+        loaded or converted later have to be packed again.
         """
         for module in self.modules():
             if isinstance(module, FishConvNet):
