@@ -76,8 +76,8 @@ def _text_loss(
     targets = grid[:, 0, 1:][learned]
     logits = model.text_logits(hidden[learned]).float()
     logits[:, excluded] = -torch.inf
-    loss = F.cross_entropy(logits, targets, reduction="none") @ learn_text[:, 1:][learned]
-    return loss / (targets != model.semantic_id).sum()
+    losses = F.cross_entropy(logits, targets, reduction="none") * learn_text[:, 1:][learned]
+    return losses.sum() / (targets != model.semantic_id).sum()
 
 
 def _corrupt(tokens: Tensor, codebook_size: int, share: Tensor | float) -> Tensor:

@@ -114,6 +114,15 @@ def test_losses_are_the_cross_entropy_of_what_is_learned(
     torch.testing.assert_close(code_loss, torch.stack(codes).mean(), rtol=1e-4, atol=1e-4)
 
 
+def test_losses_of_bfloat16_are_float32(model, conversations: Conversations, dialogues: Dialogues):
+    examples = [conversations.draw(np.random.default_rng(n), speak=False) for n in range(2)]
+    spoken, heads = [conversations.draw(np.random.default_rng(0))], new_heads(model, dialogues)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = words_loss(model, heads, examples, "cpu")
+        both = losses(model, spoken, "cpu", np.random.default_rng(0))
+    assert [loss.dtype for loss in (found, *both)] == [torch.float32] * 3
+
+
 def test_the_words_and_the_heads_are_learned(
     model, conversations: Conversations, dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
 ):
