@@ -14,7 +14,11 @@ from .weights import refuse_lfs_pointer
 
 TOKENIZER_FILES = ("tokenizer.json", "vocab.json")
 PLAIN_CLASS = "PreTrainedTokenizerFast"  # all of it stands in tokenizer.json,
-MORE_TOKENS = "added_tokens_decoder"  # unless the config has this
+MORE_TOKENS = "added_tokens_decoder"  # unless the config has this,
+MORE_FILES = ("added_tokens.json", "special_tokens_map.json")  # one of these lies beside it,
+# or the config names tokens under these that are not there.
+TOKEN_KEYS = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
+TOKEN_LIST_KEYS = ("additional_special_tokens", "extra_special_tokens")
 REQUIRED_TOKENS = ("<|semantic|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -93,18 +97,29 @@ def load_tokenizer(
 
 
 def _read(folder: Path) -> TextTokenizer:
-    """The tokenizer of its class; only where that is not the plain one, all are imported."""
+    """The tokenizer of its class; only where tokenizer.json is not all of it, all are imported."""
     path, config_path = folder / TOKENIZER_FILES[0], folder / "tokenizer_config.json"
     config = json.loads(config_path.read_text(encoding="utf-8")) if config_path.is_file() else {}
     is_plain = config.get("tokenizer_class") == PLAIN_CLASS and MORE_TOKENS not in config
-    if is_plain and path.is_file():
-        return TextTokenizer(Tokenizer.from_file(str(path)))
+    if is_plain and path.is_file() and not any((folder / name).is_file() for name in MORE_FILES):
+        plain = TextTokenizer(Tokenizer.from_file(str(path)))
+        if _named_tokens(config) <= plain.get_added_vocab().keys():
+            return plain
     from transformers import AutoTokenizer  # here, as this import takes seconds
 
     tokenizer = AutoTokenizer.from_pretrained(
         str(folder), local_files_only=True, trust_remote_code=False
     )
     return TextTokenizer(tokenizer.backend_tokenizer)
+
+
+def _named_tokens(config: dict) -> set[str]:
+    """The tokens that a tokenizer_config.json calls special."""
+    named = [config.get(key) for key in TOKEN_KEYS]
+    for key in TOKEN_LIST_KEYS:
+        more = config.get(key) or []
+        named += more.values() if isinstance(more, dict) else more
+    return {token["content"] if isinstance(token, dict) else token for token in named if token}
 
 
 def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:

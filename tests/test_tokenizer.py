@@ -83,6 +83,31 @@ def test_tokens_that_the_config_adds_are_known(folder):
     assert load_tokenizer(folder, 401).encode("<|more|>") == [400]
 
 
+@pytest.mark.parametrize(
+    "named",
+    [
+        {"pad_token": "<|more|>"},
+        {
+            "additional_special_tokens": [
+                "<|im_end|>",
+                {"__type": "AddedToken", "content": "<|more|>"},
+            ]
+        },
+        {"extra_special_tokens": {"image_token": "<|more|>"}},
+    ],
+)
+def test_tokens_that_the_config_only_names_are_known(folder, named):
+    path = folder / "tokenizer_config.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | named))
+    assert load_tokenizer(folder, 401).encode("<|more|>") == [400]
+
+
+def test_tokens_of_a_file_beside_are_known(folder):
+    (folder / "added_tokens.json").write_text('{"<|more|>": 400}')
+    (folder / "special_tokens_map.json").write_text('{"pad_token": "<|more|>"}')
+    assert load_tokenizer(folder, 401).encode("<|more|>") == [400]
+
+
 def test_text_is_composed(tiny):
     assert tiny.encode("de\u0301ja\u0300") == tiny.encode("d\u00e9j\u00e0")
 
