@@ -387,12 +387,12 @@ def test_what_was_loaded_is_saved_for_the_same_replies(
 
 
 def test_four_bits_are_kept_once(library):
-    """In PyTorch the weight lies in another order, and not a second time."""
+    """In PyTorch weight and scale lie in another order, and not a second time."""
     names = {"wo.weight": torch.randn(32, 128)}
     weights = quantise_weights(names, "int4", None)
     layer = layer_of(Int4Linear, weights["wo.weight"], weights["wo.scale"], None, library)
     kept = sum(tensor.nbytes for tensor in layer.buffers())
     stored = weights["wo.weight"].nbytes + weights["wo.scale"].bfloat16().nbytes
-    scales = weights["wo.scale"].bfloat16().nbytes  # in PyTorch, in its order beside ours
-    assert kept == stored + (scales if library is None else 0)
+    assert kept == stored
     assert torch.equal(layer.state_dict()["weight"], weights["wo.weight"])
+    assert torch.equal(layer.state_dict()["scale"], weights["wo.scale"].bfloat16())

@@ -91,8 +91,8 @@ class Int4Linear(Int8Linear):
     """[..., in] -> [..., out], bfloat16; a scale and an offset per `GROUP_SIZE` inputs.
 
     Buffers: `weight` uint8 [out, in / 2], two inputs a byte, the first in its upper half; `scale`
-    float [out, in / GROUP_SIZE, 2], a step and the middle of the 16 steps; `bias`. In PyTorch the
-    weight is kept in the order that its product takes alone, and put back in ours to be saved.
+    float [out, in / GROUP_SIZE, 2], a step and the middle of the 16 steps; `bias`. In PyTorch
+    both are kept in the order that its product takes alone, and put back in ours to be saved.
 
     Args: as of `Int8Linear`.
     """
@@ -114,7 +114,8 @@ class Int4Linear(Int8Linear):
             packed = torch._convert_weight_to_int4pack_for_cpu(steps, 1)
             self.register_buffer("packed", packed, persistent=False)
             self.register_buffer("packed_scale", scale, persistent=False)
-            self.register_buffer("weight", None)  # it is in `packed`
+            self.register_buffer("weight", None)  # it is in `packed`,
+            self.register_buffer("scale", None)  # and this in `packed_scale`
 
     def _product(self, rows: Tensor) -> Tensor:
         return self._packed_product(rows, self.packed_scale)
@@ -127,6 +128,8 @@ class Int4Linear(Int8Linear):
         super()._save_to_state_dict(destination, prefix, keep_vars)
         if self.weight is None:
             destination[f"{prefix}weight"] = self._steps()
+            scale = self.packed_scale.transpose(0, 1)[: self.num_outputs]
+            destination[f"{prefix}scale"] = scale.contiguous()
 
     def _steps(self) -> Tensor:
         """The weight out of PyTorch's order: with unit scales a product gives steps, less 8."""
