@@ -16,8 +16,8 @@ from .audio import to_pcm16
 from .errors import UserError, shown
 
 
-def write_wav(path: str | os.PathLike, pcm: np.ndarray, sample_rate: int) -> None:
-    """Write a wav file, and don't wait until it is on the disk, as libsndfile does.
+def write_pcm16(path: str | os.PathLike, pcm: np.ndarray, sample_rate: int) -> None:
+    """Write a mono wav file, and don't wait until it is on the disk, as libsndfile does.
 
     Args:
         path: of the file.
@@ -27,7 +27,7 @@ def write_wav(path: str | os.PathLike, pcm: np.ndarray, sample_rate: int) -> Non
     Raises:
         OSError: it can't be written.
     """
-    with wave.open(os.fspath(path), "wb") as file:
+    with open(path, "wb") as raw, wave.open(raw, "wb") as file:
         file.setnchannels(1)
         file.setsampwidth(2)
         file.setframerate(sample_rate)

@@ -13,7 +13,7 @@ import numpy as np
 
 from generate import generate_long
 from models.audio import AudioClip, to_pcm16
-from models.audio_output import write_wav
+from models.audio_output import write_pcm16
 from models.contract import SpeechCodec
 from models.errors import UserError, shown
 from models.hub import public_name
@@ -182,7 +182,7 @@ class Api:
             wave = codec.decode(grid)
         visitor = visitor_of(request.session_hash)
         pcm = to_pcm16(wave)
-        yield self._file(lambda path: write_wav(path, pcm, model.sample_rate), visitor)
+        yield self._file(lambda path: write_pcm16(path, pcm, model.sample_rate), visitor)
 
     def _path(self, audio: object, visitor: str) -> str:
         if not isinstance(audio, dict):

@@ -10,7 +10,7 @@ from threading import Condition, Event, Lock, Thread
 import numpy as np
 
 from models.audio import AudioClip, load_audio, to_pcm16
-from models.audio_output import write_wav
+from models.audio_output import write_pcm16
 from models.contract import Conversation, UserTurn
 from models.errors import UserError
 from models.level import StreamLeveller, level_speech
@@ -141,7 +141,7 @@ class Listener:
     def write(self, path: Path) -> None:
         """Write what was heard as a wav file."""
         samples = np.concatenate([to_pcm16(clip.samples) for clip in self.heard])
-        write_wav(path, samples, self.heard[0].sample_rate)
+        write_pcm16(path, samples, self.heard[0].sample_rate)
 
     def _run(self) -> None:
         if not self._floor.take(self.stop, self._floor_seconds):

@@ -13,7 +13,7 @@ import numpy as np
 import soundfile
 
 from models.audio import to_pcm16
-from models.audio_output import write_wav
+from models.audio_output import write_pcm16
 from models.contract import ReplyChunk
 
 REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
@@ -128,7 +128,7 @@ class ShownTurn:
     def write(self, path: Path) -> None:
         """Write the speech so far as a wav file."""
         pcm = np.concatenate(self._pcm)
-        write_wav(path, pcm, self.sample_rate)
+        write_pcm16(path, pcm, self.sample_rate)
         self.reply_audio = str(path)
 
     def cut(self, seconds: float) -> None:
@@ -147,7 +147,7 @@ class ShownTurn:
         pcm, rate = soundfile.read(self.reply_audio, dtype="int16")
         growing = Path(self.reply_audio).with_suffix(".part")
         pcm = pcm[: max(1, round(seconds * rate))]
-        write_wav(growing, pcm, rate)
+        write_pcm16(growing, pcm, rate)
         os.replace(growing, self.reply_audio)
 
     @property

@@ -1,6 +1,8 @@
 """Sounds as users bring them: every kind that is allowed, and a clear error for the others."""
 
+import gc
 import re
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,6 +11,7 @@ import soundfile
 import torch
 
 from models.audio import AudioClip, load_audio, resample, to_pcm16, write_wav
+from models.audio_output import write_pcm16
 
 RATE = 44100
 
@@ -251,6 +254,17 @@ def test_pcm16_of_a_piece_is_the_piece_of_the_pcm16():
 def test_pcm16_refuses_more_than_one_channel():
     with pytest.raises(ValueError, match=r"mono.*\[2, 5\]"):
         to_pcm16(torch.zeros(2, 5))
+
+
+def test_a_wav_file_that_can_not_be_opened_is_an_error_and_no_more(
+    tmp_path, monkeypatch: pytest.MonkeyPatch
+):
+    ignored: list[object] = []
+    monkeypatch.setattr(sys, "unraisablehook", ignored.append)
+    with pytest.raises(FileNotFoundError):
+        write_pcm16(tmp_path / "none" / "a.wav", np.zeros(5, np.int16), 22050)
+    gc.collect()
+    assert not ignored
 
 
 def test_written_wav_reads_back(tmp_path):

@@ -139,12 +139,11 @@ def test_a_full_disk_loses_no_reply(monkeypatch: pytest.MonkeyPatch):
     with served(FakeModel()) as (page, url):
         visitor, index = Visitor(url), function(page, "answer")
 
-        def full(path: object, *rest: object, **options: object) -> None:
-            Path(path).write_bytes(b"RIFF")
+        def full(*arguments: object, **options: object) -> None:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
         with monkeypatch.context() as patch:
-            patch.setattr(wave, "open", full)
+            patch.setattr(wave.Wave_write, "writeframes", full)
             patch.setattr(Path, "write_text", full)  # as the fake conversation is saved
             assert visitor.run(index, written("你好"))["success"]
             answer = visitor.call([None, "你好"])[1]
