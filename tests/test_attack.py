@@ -60,11 +60,17 @@ class Server:
         paths = self.folder.glob("westlake-omni-*/**/*")
         return [path for path in paths if path.is_file() and path.name != ".lock"]
 
+    @property
+    def seconds_worked(self) -> float:
+        """Of all processors, which tests beside this one change little."""
+        times = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return sum(map(int, times)) / os.sysconf("SC_CLK_TCK")
+
     def turn(self) -> float:
-        """The seconds of a real user's turn."""
-        started, visitor = time.perf_counter(), Visitor(self.url, timeout=120)
+        """The seconds that the server works for a real user's turn."""
+        before, visitor = self.seconds_worked, Visitor(self.url, timeout=120)
         assert visitor.run(self.events["answer"], written("你好"))["success"]
-        return time.perf_counter() - started
+        return self.seconds_worked - before
 
 
 @pytest.fixture(scope="module")

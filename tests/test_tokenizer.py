@@ -20,7 +20,8 @@ TEXTS = ["睡不着真难受，睡前先放下手机吧。", "嗯,能聊聊吗?"
 
 @pytest.fixture(scope="module")
 def tiny():
-    return load_tokenizer(TINY, vocab_size=4800)
+    config = json.loads((TINY / "config.json").read_text(encoding="utf-8"))
+    return load_tokenizer(TINY, config["vocab_size"])
 
 
 @pytest.fixture(scope="module")
