@@ -208,9 +208,12 @@ static INLINE void products(
     float sums[BLOCK * BLOCK];
     int64_t outputs[BLOCK];
     for (int64_t n = 0; n < BLOCK; n++) outputs[n] = output + (n < count ? n : count - 1);
-    int together = rows > 1 ? BESIDE : 1;
-    for (int n = 0; n < BLOCK; n += together)
-        dot(linear, bits, outputs + n, together, in, first, rows, totals + n * rows);
+    if (in->rows > BLOCK)
+        for (int n = 0; n < BLOCK; n += BESIDE)
+            dot(linear, bits, outputs + n, BESIDE, in, first, rows, totals + n * rows);
+    else // memory-bound: it is fastest at one stream of weights
+        for (int n = 0; n < BLOCK; n++)
+            dot(linear, bits, outputs + n, 1, in, first, rows, totals + n * rows);
     for (int r = 0; r < rows; r++) write_quad(sums + r * BLOCK, sums_of(totals + r * BLOCK));
     for (int64_t n = 0; n < count; n++) {
         float scale = bits == 8 ? to_float(linear->scale[output + n]) : 1;

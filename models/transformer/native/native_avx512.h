@@ -7,7 +7,7 @@
 enum {
     WIDTH = 16,   // numbers in a vector
     OFFSET = 128, // is added to weights of 8 bits
-    BESIDE = 2,   // outputs for which inputs of several rows are read but once
+    BESIDE = 2,   // outputs for which inputs of many rows are read but once
 };
 
 typedef __m512 floats;
