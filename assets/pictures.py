@@ -30,7 +30,7 @@ THEMES = ("light", "dark")
 COLOURS = 96  # of a picture, which keeps it small
 SEED = 7
 RATINGS = ((5, 3, 4, 3), (4, 3, 5, 2))  # of two raters
-TEXTS = ("我并不喜欢现在的工作。", "最近心情不好，能聊聊吗？")
+TEXTS = ("我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
 SPEECH = FOLDER.parent / "examples" / "2-job.wav"
 TIMEOUT_MS = 600_000  # a busy machine takes its time
 # Before a picture: the conversation's end is seen, whatever the size was; how long the first sound
