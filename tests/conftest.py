@@ -1,8 +1,11 @@
 """What several test modules share: the codec at full size and at a small one."""
 
+from __future__ import annotations
+
 import gc
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
+from typing import TYPE_CHECKING
 
 import pytest
 import torch
@@ -11,8 +14,15 @@ from small_mini_omni import write_mini_omni
 from xdist.remote import Producer
 from xdist.scheduler import LoadScopeScheduling
 
+from models.contract import SpeechModel
 from models.mini_omni.speech_model import MiniOmniModel, load_mini_omni
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
+
+if TYPE_CHECKING:  # what few tests need is imported when one of them begins
+    from browser import Pages
+    from playwright.sync_api import Browser
+
+    import app
 
 # The browser, the page's server and the synthesiser run beside the tests: threads that wait for
 # each other at every small product would make all of them slow.
@@ -47,6 +57,34 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("WESTLAKE_DATA_FOLDER", str(tmp_path_factory.mktemp("data")))
         yield
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
+    """Chromium, whose microphone hears somebody speak."""
+    from browser import chromium
+
+    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
+        yield browser
+
+
+@pytest.fixture(scope="module")
+def ours(model: SpeechModel, request: pytest.FixtureRequest) -> Iterator[tuple[app.Page, str]]:
+    """The page of a file's `model`, with its `LIMITS` if it has some, and the page's address."""
+    from page_client import served
+
+    with served(model, getattr(request.module, "LIMITS", None)) as page:
+        yield page
+
+
+@pytest.fixture
+def open_page(browser: Browser, ours: tuple[app.Page, str]) -> Iterator[Pages]:
+    """Opens it in fresh windows; an error in one of them fails the test."""
+    from browser import Pages
+
+    pages = Pages(browser, ours[1])
+    yield pages
+    pages.close()
 
 
 @pytest.fixture

@@ -15,7 +15,6 @@ from browser import (
     Pages,
     attach_recording,
     bubbles,
-    chromium,
     playwright,
     said,
     wait_for_reply,
@@ -35,9 +34,8 @@ pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
-def ours() -> Iterator[tuple[app.Page, str]]:
-    with served(FakeModel(num_frames=25, frame_seconds=0.02)) as page:
-        yield page
+def model() -> FakeModel:
+    return FakeModel(num_frames=25, frame_seconds=0.02)
 
 
 @pytest.fixture
@@ -46,28 +44,10 @@ def page_of_ours(ours: tuple[app.Page, str]) -> app.Page:
 
 
 @pytest.fixture
-def url(ours: tuple[app.Page, str]) -> str:
-    return ours[1]
-
-
-@pytest.fixture
 def tiny_url() -> Iterator[str]:
     """The page with the embedded checkpoint."""
     with served(load_model("tiny"), Limits(reply_seconds=2)) as (_, address):
         yield address
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Browser]:
-    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser: playwright.Browser, url: str) -> Iterator[Pages]:
-    pages = Pages(browser, url)
-    yield pages
-    pages.close()
 
 
 def upload(page: playwright.Page, path: Path) -> None:

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-
 import pytest
 from axe import violations
-from browser import MARKS, Pages, chromium, playwright, record, wait_for_reply, write
+from browser import MARKS, Pages, record, wait_for_reply, write
 from fake_model import FakeModel, held
-from page_client import served
 
 import app
 
@@ -30,23 +27,10 @@ def model() -> FakeModel:
     return FakeModel(num_frames=200, frame_seconds=0.005)
 
 
-@pytest.fixture(scope="module")
-def ours(model: FakeModel) -> Iterator[tuple[app.Page, str]]:
-    with served(model) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Browser]:
-    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
-        yield browser
-
-
 @pytest.mark.parametrize("locale", ["zh-CN", "en-US"])
 def test_the_talk_tab_is_for_everybody(
-    browser: playwright.Browser, ours: tuple[app.Page, str], model: FakeModel, locale: str
+    open_page: Pages, ours: tuple[app.Page, str], model: FakeModel, locale: str
 ):
-    open_page = Pages(browser, ours[1])
     page = open_page(locale)
     found = violations(page, "empty")
     page.click("#advanced button")
@@ -94,5 +78,4 @@ def test_the_talk_tab_is_for_everybody(
     page.reload()
     page.wait_for_selector("#chat .break")
     found += violations(page, "the conversation is lost")
-    open_page.close()
     assert found == []

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import soundfile
-from browser import MARKS, Pages, bubbles, chromium, playwright, wait_for_reply, write
+from browser import MARKS, Pages, bubbles, playwright, wait_for_reply, write
 from fake_model import FakeModel, OtherModel
 from page_client import served
 
@@ -17,24 +17,11 @@ pytestmark = MARKS
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Browser]:
-    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
-        yield browser
-
-
-@pytest.fixture(scope="module")
 def ours() -> Iterator[tuple[app.Page, str]]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("page.shelf.load_model", lambda *_: OtherModel(num_frames=9))
         with served(FakeModel(num_frames=25), compare_with=["other:float32"]) as page:
             yield page
-
-
-@pytest.fixture
-def open_page(browser: playwright.Browser, ours: tuple[app.Page, str]) -> Iterator[Pages]:
-    pages = Pages(browser, ours[1])
-    yield pages
-    pages.close()
 
 
 def heard(page: playwright.Page) -> tuple[set[int], np.ndarray]:

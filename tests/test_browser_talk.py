@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import time
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +14,6 @@ from browser import (
     MARKS,
     Pages,
     bubbles,
-    chromium,
     playwright,
     record,
     said,
@@ -25,7 +23,6 @@ from browser import (
     write,
 )
 from fake_model import FakeModel
-from page_client import served
 
 import app
 from page.ears import Ears
@@ -44,26 +41,9 @@ def model() -> FakeModel:
     return FakeModel()
 
 
-@pytest.fixture(scope="module")
-def ours(model: FakeModel) -> Iterator[tuple[app.Page, str]]:
-    with served(model) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Browser]:
-    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(
-    browser: playwright.Browser, ours: tuple[app.Page, str], model: FakeModel
-) -> Iterator[Pages]:
+@pytest.fixture(autouse=True)
+def as_it_was(model: FakeModel) -> None:
     model.__init__(num_frames=25, frame_seconds=0.01)
-    pages = Pages(browser, ours[1])
-    yield pages
-    pages.close()
 
 
 def wait_for_state(page: playwright.Page, state: str) -> None:

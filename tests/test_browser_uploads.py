@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from browser import MARKS, Pages, chromium, playwright, said, wait_for_reply
+from browser import MARKS, Pages, playwright, said, wait_for_reply
 from fake_model import FakeModel
-from page_client import served
 from sounds import PHONE_FORMATS, phone_file, voice, written
 
 import app
@@ -19,17 +17,14 @@ KINDS = ("wav", "mp3", "flac", "ogg", *PHONE_FORMATS)
 
 
 @pytest.fixture(scope="module")
-def ours() -> Iterator[tuple[app.Page, str]]:
-    with served(FakeModel(num_frames=3)) as page:
-        yield page
+def model() -> FakeModel:
+    return FakeModel(num_frames=3)
 
 
 @pytest.fixture
-def page(ours: tuple[app.Page, str], tmp_path: Path) -> Iterator[playwright.Page]:
-    with chromium(tmp_path) as browser:
-        pages = Pages(browser, ours[1])
-        yield pages()
-        pages.close()
+def page(open_page: Pages, ours: tuple[app.Page, str]) -> playwright.Page:
+    ours[0].sessions._sessions.clear()
+    return open_page()
 
 
 def upload(page: playwright.Page, path: Path) -> None:

@@ -16,7 +16,6 @@ from browser import (
     Pages,
     attach_recording,
     bubbles,
-    chromium,
     playwright,
     wait_for_reply,
     write,
@@ -25,7 +24,6 @@ from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from omni_small import END, PAD
 from omni_talk import LONG
-from page_client import served
 from test_omni_looking import picture, write_video
 
 import app
@@ -45,33 +43,18 @@ PATIENCE = 240  # seconds
 LIMITS = Limits(reply_seconds=2)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def coarse(omni: OmniModel) -> Iterator[None]:
+@pytest.fixture(scope="module")
+def model(omni: OmniModel) -> Iterator[OmniModel]:
     """Sound by fewer evaluations than the published ones, which take the longest by far."""
     with pytest.MonkeyPatch.context() as patch:
         sampling = dataclasses.replace(omni.sampling, flow=FlowConfig(num_steps=2))
         patch.setattr(omni, "sampling", sampling)
-        yield
+        yield omni
 
 
-@pytest.fixture(scope="module")
-def ours(omni: OmniModel) -> Iterator[tuple[app.Page, str]]:
-    with served(omni, LIMITS) as page:
-        yield page
-
-
-@pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[playwright.Browser]:
-    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
-        yield browser
-
-
-@pytest.fixture
-def open_page(browser: playwright.Browser, ours: tuple[app.Page, str]) -> Iterator[Pages]:
+@pytest.fixture(autouse=True)
+def nobody_before(ours: tuple[app.Page, str]) -> None:
     ours[0].sessions._sessions.clear()
-    pages = Pages(browser, ours[1])
-    yield pages
-    pages.close()
 
 
 @pytest.fixture
