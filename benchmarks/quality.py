@@ -2,8 +2,8 @@
 
 Text: both models read the lines of held-out questions, and predict each next token. Replies: the
 checkpoint answers questions in writing and in float32; then both models read these answers, and
-predict each next text token and code. Figures are the perplexities, and the share of positions at
-which both hold the same token for the most likely.
+predict each next text token and, of what is spoken, each code. Figures are the perplexities, and
+the share of positions at which both hold the same token for the most likely.
 """
 
 from __future__ import annotations
@@ -71,28 +71,35 @@ def read_text(checkpoint: Checkpoint, text: str) -> Predictions:
 
 
 @torch.inference_mode()
-def read_replies(checkpoint: Checkpoint, turns: Sequence[Answered]) -> Predictions:
-    """Every text token and code of all replies: [n, 1+K]. Column by column, as it speaks."""
+def read_replies(
+    checkpoint: Checkpoint, turns: Sequence[Answered]
+) -> tuple[Predictions, Predictions]:
+    """Every text token of all replies, [n], and every code that is spoken, [m, K]. Column by
+    column, as it speaks."""
     model, engine = checkpoint.model, checkpoint.engine
     caches = [model.new_cache(turn.prompt.shape[1] + len(turn.reply)) for turn in turns]
     read = [engine.read(turn.prompt[None], [cache]) for turn, cache in zip(turns, caches)]
-    hidden, going, parts = torch.cat([x[:, -1] for x in read]), list(range(len(turns))), []
+    hidden, going = torch.cat([x[:, -1] for x in read]), list(range(len(turns)))
+    marks, words, codes = torch.tensor(sorted(checkpoint.mark_ids), dtype=torch.long), [], []
     for position in range(max(len(turn.reply) for turn in turns)):
         columns = torch.stack([turns[row].reply[position] for row in going])
-        parts.append(_read_frames(model, hidden, columns))
+        words.append(Predictions.of(model.text_logits(hidden), columns[:, 0]))
+        spoken = ~torch.isin(columns[:, 0], marks)
+        if spoken.any():
+            codes.append(_read_codes(model, hidden[spoken], columns[spoken, 1:]))
         left = [n for n, row in enumerate(going) if len(turns[row].reply) > position + 1]
         going = [going[n] for n in left]
         if going:
             hidden = engine.read(columns[left, :, None], [caches[row] for row in going])[:, -1]
-    return Predictions.joined(parts)
+    return Predictions.joined(words), Predictions.joined(codes)
 
 
-def _read_frames(model: DualARTransformer, hidden: Tensor, columns: Tensor) -> Predictions:
-    """The next column [n, 1+K] of each reply, from what the slow stack made of those before."""
-    cache = model.new_fast_cache(len(columns))
-    inputs = [hidden, *model.embed_codes(columns[:, 1:-1]).unbind(1)]
-    logits = [model.text_logits(hidden), *(model.step_fast(x, cache) for x in inputs)]
-    parts = [Predictions.of(x, true) for x, true in zip(logits, columns.unbind(1), strict=True)]
+def _read_codes(model: DualARTransformer, hidden: Tensor, codes: Tensor) -> Predictions:
+    """The next codes [n, K] of each reply, from what the slow stack made of the columns before."""
+    cache = model.new_fast_cache(len(codes))
+    inputs = [hidden, *model.embed_codes(codes[:, :-1]).unbind(1)]
+    logits = [model.step_fast(x, cache) for x in inputs]
+    parts = [Predictions.of(x, true) for x, true in zip(logits, codes.unbind(1), strict=True)]
     return Predictions(
         torch.stack([part.chosen for part in parts], dim=1),
         torch.stack([part.costs for part in parts], dim=1),
@@ -116,11 +123,13 @@ def answer(checkpoint: Checkpoint, texts: Sequence[str], num_frames: int) -> lis
         ids = checkpoint.tokenizer.encode(text)
         prompts.append(turn_grid(layout, ids, None, model.config.num_codebooks))
         sampling = dataclasses.replace(checkpoint.sampling, seed=seed)
-        replies.append(Reply(model, prompts[-1], num_frames, sampling, layout.end))
+        replies.append(
+            Reply(model, prompts[-1], num_frames, sampling, layout.end, marks=checkpoint.mark_ids)
+        )
     for _ in make_frames(partial(next_frames, checkpoint.engine), replies):
         pass
     pairs = zip(prompts, replies, strict=True)
-    return [Answered(prompt, torch.stack(x.columns)) for prompt, x in pairs if x.columns]
+    return [Answered(prompt, torch.stack(x.columns)) for prompt, x in pairs if x.num_spoken]
 
 
 def progress(what: str) -> None:
@@ -145,15 +154,14 @@ def main() -> None:
         progress(f"questions and {len(turns)} replies, read in {checkpoint.dtype}")
         texts.append(Predictions.joined([read_text(checkpoint, text) for text in asked]))
         replies.append(read_replies(checkpoint, turns))
-    words = [Predictions(x.chosen[:, 0], x.costs[:, 0]) for x in replies]
-    codes = [Predictions(x.chosen[:, 1:], x.costs[:, 1:]) for x in replies]
+    words, codes = zip(*replies)
     report(
         "quality",
         {
             "checkpoint": options.checkpoint,
             "dtype": options.dtype,
             "tokens": len(texts[0].chosen),
-            "frames": len(replies[0].chosen),
+            "frames": len(codes[0].chosen),
             **compared("text_token", *texts),
             **compared("reply_token", *words),
             **compared("code", *codes),

@@ -34,7 +34,7 @@ class SamplingField:
 
 @dataclass(frozen=True, kw_only=True)
 class ReplyOptions:
-    """How a reply is made.
+    """How a reply is made. Marks, frames without text and sound, count nowhere as frames.
 
     Fields:
         sampling: a dataclass of the family's own; None for the checkpoint's settings. Its `seed`
@@ -62,7 +62,7 @@ class Frames:
 
     Fields:
         text: [n] the tokens, each as text; part of a character is U+FFFD.
-        codes: [K, n] int64, the codec's; -1 where a column has none.
+        codes: [K, n] int64, the codec's; -1 where a column has none, and so no sound.
         semantic: [n] bool, where the token stands for sound and the codes beneath are read.
     """
 
@@ -75,6 +75,9 @@ class Frames:
 class ReplyChunk:
     """A piece of a reply: `new_` is what came since the last piece, `total_` all so far.
 
+    Marks, frames without text and sound by which a model says what it heard and how it answers,
+    are among the new frames alone, and come with the frames that follow them.
+
     Fields:
         new_text: whole characters only.
         new_audio: [n] float32 in -1..1, at the model's `sample_rate`; joined, the reply's speech.
@@ -86,7 +89,7 @@ class ReplyChunk:
         seed: that the reply is drawn with; it gives the same reply again.
         ended: True on the last chunk, if the model ended the reply itself.
         first_frame_seconds: from asking for the reply to its first frame; 0 without one.
-        frame_seconds: the same for each new frame; empty where the family does not say.
+        frame_seconds: the same for each of `new_frames`; empty where the family does not say.
         new_frames: the new frames themselves; None likewise.
     """
 

@@ -19,6 +19,8 @@ MORE_FILES = ("added_tokens.json", "special_tokens_map.json")  # one of these li
 # or the config names tokens under these that are not there.
 TOKEN_KEYS = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 TOKEN_LIST_KEYS = ("additional_special_tokens", "extra_special_tokens")
+# What the model notes of a turn: who spoke and how, how it answers, what it heard, of which topic.
+MARK = r"<\|(user|(user|style|heard|topic):[^|]+)\|>"
 REQUIRED_TOKENS = ("<|semantic|>", "<|im_start|>", "<|im_end|>")
 
 
@@ -139,6 +141,12 @@ def special_words(tokenizer: TextTokenizer, kind: str) -> dict[str, int]:
     added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
     matches = ((re.fullmatch(rf"<\|{kind}:(\w+)\|>", token), id) for token, id in added)
     return {match[1]: id for match, id in matches if match}
+
+
+def mark_ids(tokenizer: TextTokenizer) -> frozenset[int]:
+    """The ids of the special tokens that a reply writes and doesn't speak, see `MARK`."""
+    added = tokenizer.get_added_vocab().items()
+    return frozenset(id for token, id in added if re.fullmatch(MARK, token))
 
 
 def text_tokens(tokenizer: TextTokenizer, text: str) -> list[int]:

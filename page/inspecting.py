@@ -106,12 +106,14 @@ def _turn(
 def timings(chunks: list[ReplyChunk], arrived: list[float]) -> dict[str, Any]:
     """When a reply's frames and its sound came, in seconds since it was asked for.
 
+    From frame to frame counts what is spoken: `allowed` is how long that sounds.
+
     Args:
         arrived: when each chunk was there.
     """
     last = chunks[-1]
     first_sound = next((at for chunk, at in zip(chunks, arrived) if len(chunk.new_audio)), None)
-    frames = [at for chunk in chunks for at in chunk.frame_seconds]
+    frames = [at for chunk in chunks for at in _when_spoken(chunk)]
     intervals = np.diff(frames).tolist()
     return {
         "first_frame": last.first_frame_seconds,
@@ -124,6 +126,13 @@ def timings(chunks: list[ReplyChunk], arrived: list[float]) -> dict[str, Any]:
         "median": float(np.median(intervals)) if intervals else None,
         "slowest": max(intervals, default=None),
     }
+
+
+def _when_spoken(chunk: ReplyChunk) -> list[float]:
+    if chunk.new_frames is None:
+        return list(chunk.frame_seconds)
+    columns = chunk.new_frames.codes.T.tolist()
+    return [at for at, codes in zip(chunk.frame_seconds, columns, strict=True) if max(codes) >= 0]
 
 
 def grid(parts: list[Frames]) -> dict[str, Any]:

@@ -7,11 +7,13 @@ from collections.abc import Callable, Iterable
 import torch
 
 from models.hub import TINY
-from models.tokenizer import load_tokenizer, special_words
+from models.tokenizer import load_tokenizer, mark_ids, special_words
 from models.westlake.checkpoint import Checkpoint
 from models.westlake.dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
 from models.westlake.speech_model import WestlakeModel
+
+MARK_LOGIT = 2.0  # added to every mark's, so that every second column or so is one
 
 
 def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
@@ -50,9 +52,20 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         sampling=SamplingConfig(),
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
+        mark_ids=frozenset(),
         fingerprint="small",
     )
     return WestlakeModel(checkpoint)
+
+
+def marking(model: WestlakeModel) -> WestlakeModel:
+    """The same, but what the embedded checkpoint writes without speaking it doesn't speak either,
+    and it often does so."""
+    marks, plain = sorted(mark_ids(model.checkpoint.tokenizer)), model.checkpoint.model.text_logits
+    likelier = torch.zeros(model.checkpoint.model.config.vocab_size)
+    likelier[marks] = MARK_LOGIT
+    marked = rigged(model, text_logits=lambda hidden: plain(hidden) + likelier)
+    return WestlakeModel(dataclasses.replace(marked.checkpoint, mark_ids=frozenset(marks)))
 
 
 def rigged(model: WestlakeModel, **methods: Callable) -> WestlakeModel:

@@ -80,7 +80,7 @@ def test_published_layout_at_full_codec_size(tmp_path, full_codec):
     assert checkpoint.name == str(tmp_path)
     assert (checkpoint.semantic_id, checkpoint.end_id) == (SEMANTIC_ID, 258)
     assert checkpoint.model.semantic_id == SEMANTIC_ID
-    assert checkpoint.emotion_ids == checkpoint.style_ids == {}
+    assert checkpoint.emotion_ids == checkpoint.style_ids == {} and not checkpoint.mark_ids
     assert checkpoint.sampling == SamplingConfig()
     assert checkpoint.device == torch.device("cpu")
     assert checkpoint.dtype == "float32"
@@ -112,7 +112,7 @@ def test_saved_loads_equal(saved, model, small_codec):
     assert checkpoint.codec.config == small_codec.config
     assert checkpoint.sampling == SAMPLING
     assert checkpoint.emotion_ids == {"sad": 260, "happy": 261}
-    assert checkpoint.style_ids == {"calm": 262}
+    assert checkpoint.style_ids == {"calm": 262} and checkpoint.mark_ids == {260, 261, 262}
     for module in (checkpoint.model, checkpoint.codec):
         assert not module.training
         assert not any(weight.requires_grad for weight in module.parameters())

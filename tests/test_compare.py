@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from small import small_model
+from small import marking, small_model
 
 from benchmarks import compare
 from benchmarks.mini_omni import measure
@@ -66,19 +66,27 @@ def test_what_few_bits_change_is_counted():
     assert figures["same_code"] == 0.75
 
 
+@pytest.mark.parametrize("has_marks", [False, True])
 @torch.inference_mode()
-def test_replies_are_read_side_by_side_as_whole_ones(small_codec):
-    checkpoint = small_model(small_codec).checkpoint
+def test_replies_are_read_side_by_side_as_whole_ones(small_codec, has_marks):
+    model = small_model(small_codec)
+    checkpoint = (marking(model) if has_marks else model).checkpoint
     turns = answer(checkpoint, ["你好", "再见", "好"], 5)
     turns[1] = turns[1]._replace(reply=turns[1].reply[:2])
-    found = read_replies(checkpoint, turns)
-    costs = 0.0
+    words, codes = read_replies(checkpoint, turns)
+    word_costs, code_costs, num_spoken = 0.0, 0.0, 0
     for turn in turns:
-        columns = turn.reply[:, 1:-1]
+        spoken = torch.tensor([id not in checkpoint.mark_ids for id in turn.reply[:, 0].tolist()])
+        assert spoken.all() or has_marks
         grid = torch.cat([turn.prompt, turn.reply.T], dim=1)[None, :, :-1]
-        logits, hidden = (x[0, -len(turn.reply) :] for x in checkpoint.model(grid))
-        codes = checkpoint.model.forward_fast(hidden, columns)
-        costs += Predictions.of(logits, turn.reply[:, 0]).costs.sum()
-        costs += Predictions.of(codes, turn.reply[:, 1:]).costs.sum()
-    assert found.chosen.shape == (sum(len(turn.reply) for turn in turns), turns[0].reply.shape[1])
-    torch.testing.assert_close(found.costs.sum(), costs)
+        hidden = checkpoint.model.forward_hidden(grid)[0, -len(turn.reply) :]
+        logits = checkpoint.model.text_logits(hidden)
+        fast = checkpoint.model.forward_fast(hidden[spoken], turn.reply[spoken, 1:-1])
+        word_costs += Predictions.of(logits, turn.reply[:, 0]).costs.sum()
+        code_costs += Predictions.of(fast, turn.reply[spoken, 1:]).costs.sum()
+        num_spoken += int(spoken.sum())
+    num_columns = sum(len(turn.reply) for turn in turns)
+    assert words.chosen.shape == (num_columns,) and codes.chosen.shape == (num_spoken, 8)
+    assert (num_spoken < num_columns) == has_marks
+    torch.testing.assert_close(words.costs.sum(), word_costs)
+    torch.testing.assert_close(codes.costs.sum(), code_costs)

@@ -8,7 +8,7 @@ from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerFast
 
 from models.hub import TINY
-from models.tokenizer import load_tokenizer, save_tokenizer, special_words, text_tokens
+from models.tokenizer import load_tokenizer, mark_ids, save_tokenizer, special_words, text_tokens
 from training.dialogues import EMOTIONS, STYLES, load_dialogues
 from training.language.tokenizer import train_tokenizer
 
@@ -40,6 +40,22 @@ def test_emotions_and_styles_are_special_tokens(tiny):
     assert special_words(tiny, "user") == {word: 4 + i for i, word in enumerate(EMOTIONS)}
     assert special_words(tiny, "style") == {word: 11 + i for i, word in enumerate(STYLES)}
     assert special_words(tiny, "other") == {}
+
+
+def test_marks_are_what_a_reply_notes_of_the_turn(tiny, folder):
+    added = tiny.get_added_vocab()
+    topics = {id for token, id in added.items() if token.startswith("<|topic:")}
+    assert len(topics) > 400 and any("." in tiny.decode([id]) for id in topics)
+    words = {*special_words(tiny, "user").values(), *special_words(tiny, "style").values()}
+    assert mark_ids(tiny) == topics | words | {added["<|user|>"]}
+    before = mark_ids(load_tokenizer(folder, 10**6))
+    backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
+    others = ["<|heard|>", "<|voice:a|>", "<|user:|>", "<|tool:x|>", "<|user:a|b|>"]
+    backend.add_special_tokens(["<|heard:ni|>", "<|heard:lv|>", *others])
+    save_tokenizer(folder, backend)
+    more = load_tokenizer(folder, 10**6)
+    new = sorted(mark_ids(more) - before)
+    assert [more.decode([id]) for id in new] == ["<|heard:ni|>", "<|heard:lv|>"]
 
 
 @pytest.mark.parametrize("piece", ["user", "assistant", "\n"])

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..devices import multiplies_bfloat16
 from ..logits import check_logits
-from ..tokenizer import TextTokenizer
+from ..tokenizer import TextTokenizer, mark_ids
 from ..transformer import KVCache
 from ..transformer.quantisation import (
     LAYERS,
@@ -24,6 +24,7 @@ from ..transformer.rounding import Inputs, collected_inputs
 from ..weights import assign_weights, give_back_freed_memory, planned
 from .dual_ar import DualARConfig, DualARTransformer, PromptTokens, SamplingConfig, turn_grid
 from .dual_ar.engines import NativeDraw
+from .dual_ar.prompt import text_columns
 from .fastest import LARGE_MODEL
 
 NUM_REPLIES = 16
@@ -63,11 +64,12 @@ def calibrate(
     num_frames = min(num_frames, config.max_seq_len - prompts.shape[2])
     shares = {"fast_layers": FAST_SHARE if is_large else 1}
     end_id = PromptTokens.from_encode(tokenizer.encode).end
+    marks = torch.tensor(sorted(mark_ids(tokenizer)), dtype=torch.long)
     with (
         collected_inputs(model, LAYERS, shares) as found,
         suppress(FloatingPointError),  # a checkpoint that can't speak is loaded all the same
     ):
-        _speak(model, NativeDraw(library), prompts, num_frames, end_id, generator)
+        _speak(model, NativeDraw(library), prompts, num_frames, end_id, marks, generator)
     del model
     inputs = {name: torch.cat(found.pop(name)) for name in list(found)}
     give_back_freed_memory()
@@ -116,9 +118,10 @@ def _speak(
     grid: Tensor,
     num_frames: int,
     end_id: int,
+    marks: Tensor,
     generator: torch.Generator,
 ) -> None:
-    """Reply to prompts [N, 1+K, T] side by side, without an end."""
+    """Reply to prompts [N, 1+K, T] side by side, without an end; marks are not spoken."""
     config, num_rows = model.config, len(grid)
     if num_frames < 1:
         return
@@ -127,18 +130,21 @@ def _speak(
     settings = torch.tensor([[sampling.temperature, sampling.top_p, 1.0]]).repeat(num_rows, 1)
     window = torch.zeros(num_rows, 1, dtype=torch.long)
 
-    def draw(logits: Tensor) -> Tensor:
+    def draw(logits: Tensor, rows: Tensor) -> Tensor:
         check_logits(logits)
         points = torch.rand(num_rows, generator=generator, dtype=torch.float64)
-        return native_draw(logits, window, settings, points)
+        return native_draw(logits, window[rows], settings[rows], points[rows])
 
     for _ in range(num_frames):
         hidden = model.forward_hidden(grid, [cache])[:, -1]
         logits = model.text_logits(hidden)
         logits[:, end_id] = logits.amin()
-        column, x = [draw(logits)], hidden
-        fast_cache = model.new_fast_cache(num_rows)
-        for _ in range(config.num_codebooks):
-            column.append(draw(model.step_fast(x, fast_cache)))
-            x = model.embed_codes(column[-1])
-        grid = torch.stack(column, dim=1)[..., None]
+        text = draw(logits, torch.arange(num_rows))
+        grid = text_columns(text.tolist(), config.num_codebooks).T[..., None]
+        (spoken,) = torch.where(~torch.isin(text, marks))
+        if not len(spoken):
+            continue
+        x, fast_cache = hidden[spoken], model.new_fast_cache(len(spoken))
+        for row in range(1, 1 + config.num_codebooks):
+            grid[spoken, row, 0] = draw(model.step_fast(x, fast_cache), spoken)
+            x = model.embed_codes(grid[spoken, row, 0])

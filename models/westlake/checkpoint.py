@@ -16,7 +16,7 @@ from torch import Tensor
 from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
 from ..errors import UserError, shown
 from ..files import naming, write_json
-from ..tokenizer import TextTokenizer, load_tokenizer, save_tokenizer, special_words
+from ..tokenizer import TextTokenizer, load_tokenizer, mark_ids, save_tokenizer, special_words
 from ..transformer.native import compile_library, load_library
 from ..transformer.quantisation import prepare_quantised, quantise_weights, with_quantised_layers
 from ..weights import (
@@ -54,8 +54,9 @@ class Checkpoint:
     `DTYPES` of models/devices.py; the codec is float32, but for the vocoder, which is bfloat16
     unless the model is float32 or the CPU is slow at it.
     `emotion_ids` and `style_ids` give the token of each word in the tokenizer's `<|user:word|>`
-    and `<|style:word|>`; they are empty where it has none. `fingerprint` tells the files' contents
-    from others'.
+    and `<|style:word|>`; `mark_ids` are these and all others that a reply writes without speaking,
+    see `dual_ar.Reply`. All three are empty where it has none. `fingerprint` tells the files'
+    contents from others'.
     """
 
     name: str
@@ -69,6 +70,7 @@ class Checkpoint:
     sampling: SamplingConfig
     emotion_ids: dict[str, int]
     style_ids: dict[str, int]
+    mark_ids: frozenset[int]
     fingerprint: str
 
     @property
@@ -143,6 +145,7 @@ def load_checkpoint(
         sampling=sampling,
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
+        mark_ids=mark_ids(tokenizer),
         fingerprint=fingerprint(weight_files(folder)),
     )
 

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..contract import ReplyChunk, ReplyOptions
 from ..errors import UserError, shown
-from .dual_ar import Reply, SamplingConfig, make_frames
+from .dual_ar import Reply, SamplingConfig, make_frames, mark_room
 from .speech import SpeechDecoder, Transcript, shown_frames
 
 if TYPE_CHECKING:
@@ -42,7 +42,7 @@ class OpenReply:
         seed = secrets.randbelow(SEED_LIMIT) if sampling.seed is None else sampling.seed
         sampling = dataclasses.replace(sampling, seed=seed)
         prompt = self.conversation.unread
-        room = cache.max_len - cache.length - prompt.shape[1] - 1
+        room = cache.max_len - cache.length - prompt.shape[1] - 1 - mark_room(checkpoint.mark_ids)
         self.max_frames = min(room, options.max_frames or room)
         self.seed = seed
         self.steps = Reply(
@@ -53,6 +53,7 @@ class OpenReply:
             checkpoint.end_id,
             cache=cache,
             forced=_forced_tokens(checkpoint.style_ids, options.style),
+            marks=checkpoint.mark_ids,
         )
 
     @property
@@ -61,7 +62,7 @@ class OpenReply:
         return self.conversation.open_turn is self.turn
 
     def close(self, num_said: int) -> None:
-        """Keep the first frames as what was said; the conversation can go on."""
+        """Keep the first frames, marks included, as what was said; the conversation can go on."""
         if self.is_wanted:
             said = self.steps.columns[:num_said]
             empty = self.turn.columns[:, :0]
@@ -97,7 +98,7 @@ def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk,
             if frame is None:
                 break
             chunks.add(frame, time.perf_counter() - started)
-            if len(chunks.waiting) == size:
+            if chunks.num_waiting == size:
                 model.stepper.leave(reply.steps)  # until the chunk is out
                 yield chunks.take()
                 size = min(2 * size, options.chunk_frames)
@@ -125,36 +126,47 @@ class _Chunks:
         self.reply = reply
         self.checkpoint = model.checkpoint
         self.frame_rate = model.frame_rate
-        self.waiting: list[Tensor] = []
-        self.num_said = 0
+        self.num_said = 0  # of the frames that are out, marks included
+        self._num_spoken = 0  # of them
+        self._waiting: list[Tensor] = []
+        self._spoken: list[Tensor] = []  # of the waiting frames
         self._transcript = Transcript(model.checkpoint)
         self._speech = SpeechDecoder(model.checkpoint)
         self._shown = 0  # characters
         self._first_frame_seconds = 0.0
         self._seconds: list[float] = []  # of the waiting frames
 
+    @property
+    def num_waiting(self) -> int:
+        """Frames to be spoken that are not out yet."""
+        return len(self._spoken)
+
     def add(self, frame: Tensor, seconds: float) -> None:
         """Take the next frame [1+K], made that many seconds after the reply was asked for."""
-        if not self.waiting and not self.num_said:
+        if not self._waiting and not self.num_said:
             self._first_frame_seconds = seconds
-        self._transcript.add(int(frame[0]))
-        self.waiting.append(frame)
+        token = int(frame[0])
+        self._transcript.add(token)
+        self._waiting.append(frame)
         self._seconds.append(seconds)
+        if token not in self.checkpoint.mark_ids:
+            self._spoken.append(frame)
 
     def take(self, *, last: bool = False, ended: bool = False) -> ReplyChunk:
         """What is waiting, as a chunk."""
-        audio = self._speech.decode(self.waiting, last)
-        frames, frame_seconds = self.waiting, tuple(self._seconds)
+        audio = self._speech.decode(self._spoken, last)
+        frames, frame_seconds = self._waiting, tuple(self._seconds)
         self.num_said += len(frames)
-        self.waiting, self._seconds = [], []
+        self._num_spoken += len(self._spoken)
+        self._waiting, self._spoken, self._seconds = [], [], []
         text = self._transcript.text[self._shown :]
         self._shown += len(text)
         return ReplyChunk(
             new_text=text,
             new_audio=audio,
-            total_frames=self.num_said,
+            total_frames=self._num_spoken,
             max_frames=self.reply.max_frames,
-            total_seconds=self.num_said / self.frame_rate,
+            total_seconds=self._num_spoken / self.frame_rate,
             max_seconds=self.reply.max_frames / self.frame_rate,
             first_frame_seconds=self._first_frame_seconds,
             frame_seconds=frame_seconds,

@@ -25,7 +25,8 @@ class Transcript:
         self.emotion: str | None = None
         self.style: str | None = None
         self._decoder = TextDecoder(
-            checkpoint.tokenizer, {checkpoint.semantic_id, checkpoint.end_id}
+            checkpoint.tokenizer,
+            {checkpoint.semantic_id, checkpoint.end_id, *checkpoint.mark_ids},
         )
         self._emotions = {id: name for name, id in checkpoint.emotion_ids.items()}
         self._styles = {id: name for name, id in checkpoint.style_ids.items()}
@@ -49,7 +50,7 @@ class SpeechDecoder:
         """The next frames' sound.
 
         Args:
-            frames: [1+K] long each, as `next_frames` gives them; there may be none.
+            frames: [1+K] long each, as `next_frames` gives them, without marks; there may be none.
             last: nothing follows.
 
         Returns:

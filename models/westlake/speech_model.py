@@ -16,7 +16,7 @@ from ..contract import ReplyOptions, SamplingField
 from ..errors import UserError
 from .checkpoint import Checkpoint, load_checkpoint
 from .conversation import Conversation, Turn
-from .dual_ar import PromptTokens, Stepper
+from .dual_ar import PromptTokens, Stepper, mark_room
 from .saved_conversation import read_turns
 
 REPLY_SHARE = 0.25  # of the context, kept free for the reply to come
@@ -54,7 +54,8 @@ class WestlakeModel:
         self.frame_rate = config.frame_rate
         self.stepper = Stepper(checkpoint.engine)
         self.prompt_tokens = PromptTokens.from_encode(checkpoint.tokenizer.encode)
-        self.max_input_columns = int(checkpoint.model.config.max_seq_len * (1 - REPLY_SHARE))
+        room = checkpoint.model.config.max_seq_len - mark_room(checkpoint.mark_ids)
+        self.max_input_columns = int(room * (1 - REPLY_SHARE))
         layout = self.prompt_tokens.opening(after_reply=False) + self.prompt_tokens.closing()
         self.max_input_seconds = (self.max_input_columns - len(layout)) / self.frame_rate
         # No text of more characters can be of so few tokens that it fits.

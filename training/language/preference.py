@@ -7,7 +7,7 @@ does not stop. As for Qwen2.5-Omni's talker (arXiv:2503.20215), the loss is
 """
 
 import copy
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -19,6 +19,7 @@ from loguru import logger
 from torch import Tensor
 from tqdm import tqdm
 
+from models.tokenizer import mark_ids
 from models.westlake.dual_ar import (
     DualARTransformer,
     EagerEngine,
@@ -73,7 +74,7 @@ def speak(
 ) -> list[Sample]:
     """Let the model speak given words, drawn as in training; what comes back is on the CPU."""
     rng = np.random.default_rng(seed)
-    end = conversations.end_column()
+    end, marks = conversations.end_column(), mark_ids(conversations.tokenizer)
     samples = []
     for _ in tqdm(range(num_prompts // NUM_ROWS), desc="speaking", unit="batch", leave=False):
         drawn = [conversations.draw_reply(rng) for _ in range(NUM_ROWS)]
@@ -85,18 +86,19 @@ def speak(
                 replace(sampling, seed=int(rng.integers(2**31))),
                 conversations.tokens.end,
                 forced=good[0].tolist(),
+                marks=marks,
             )
             for _, prompt, good in drawn
         ]
         for (text, prompt, good), reply, frames in zip(drawn, replies, _finish(model, replies)):
-            stopped = reply.num_frames < MAX_FRAMES
+            stopped = reply.num_spoken < MAX_FRAMES
             own = torch.stack(frames, dim=1)
             errors = recogniser.error_rate(text, _decode(codec, own), codec.config.sample_rate)
             own = own.cpu()
             samples.append(
                 Sample(
                     prompt=prompt,
-                    good=torch.cat([good, end], dim=1),
+                    good=torch.cat([_written(good, marks), end], dim=1),
                     own=torch.cat([own, end], dim=1) if stopped else own,
                     errors=errors,
                     stopped=stopped,
@@ -209,7 +211,7 @@ def log_probability(model: DualARTransformer, pairs: Sequence[tuple[Tensor, Tens
         states = hidden[row, start : start + reply.shape[1]]
         targets = reply.T.to(model.device)  # [n, 1+K]
         text = model.text_logits(states).float().log_softmax(-1).gather(1, targets[:, :1])
-        spoken = targets[:, 1:].any(dim=1)  # all but the end column
+        spoken = targets[:, 1:].any(dim=1)  # all but marks and the end
         codes = targets[spoken, 1:]
         logits = model.forward_fast(states[spoken], codes[:, :-1])
         log_codes = logits.float().log_softmax(-1).gather(2, codes[..., None])
@@ -224,8 +226,14 @@ def _finish(model: DualARTransformer, replies: Sequence[Reply]) -> list[list[Ten
     return [reply.frames for reply in replies]
 
 
+def _written(columns: Tensor, marks: Collection[int]) -> Tensor:
+    """Columns [1+K, n] with pad codes beneath marks, as a reply has them."""
+    is_mark = torch.isin(columns[0], torch.tensor(sorted(marks), dtype=torch.long))
+    return torch.cat([columns[:1], columns[1:].masked_fill(is_mark, 0)])
+
+
 def _decode(codec: FireflyArchitecture, frames: Tensor) -> np.ndarray:
-    """Frames [1+K, n] -> wave [n * samples_per_frame]."""
-    codes = (frames[None, 1:] - 1).clamp(0, codec.config.codebook_size - 1)
+    """Frames [1+K, n], of which those without codes are not spoken -> wave [T]."""
+    codes = (frames[None, 1:, frames[1:].any(dim=0)] - 1).clamp(max=codec.config.codebook_size - 1)
     audio, _ = codec.decode(codes, torch.tensor([codes.shape[2]], device=codes.device))
     return audio[0, 0].cpu().numpy()

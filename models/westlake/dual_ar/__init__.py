@@ -3,13 +3,14 @@
 from ...transformer import KVCache
 from .config import DualARConfig
 from .engines import EagerEngine, choose_engine
-from .generation import Reply, next_frames
+from .generation import MAX_MARKS, Reply, mark_room, next_frames
 from .model import DualARTransformer
 from .prompt import PromptTokens, TurnStream, turn_grid
 from .sampling import SamplingConfig
 from .stepping import Stepper, make_frames
 
 __all__ = [
+    "MAX_MARKS",
     "DualARConfig",
     "DualARTransformer",
     "EagerEngine",
@@ -21,6 +22,7 @@ __all__ = [
     "TurnStream",
     "choose_engine",
     "make_frames",
+    "mark_room",
     "next_frames",
     "turn_grid",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 
 import torch
 from torch import Tensor
@@ -13,23 +13,36 @@ from .engines import EagerEngine
 from .model import DualARTransformer
 from .sampling import WINDOW_SIZE, SamplingConfig, draw_points
 
+MAX_MARKS = 64  # of a reply, so that none is written for ever without being spoken
+
+
+def mark_room(marks: Collection[int]) -> int:
+    """The columns that a reply may take beyond those it speaks."""
+    return MAX_MARKS if marks else 0
+
 
 class Reply:
     """A reply in the making: all that one row of `next_frames` keeps between its frames.
 
     Nothing in it is shared, so replies can join and leave the stepping between any two frames.
 
+    A mark is written, not spoken: its frame is its token over pad codes, for which the fast stack
+    isn't run, and what counts or repeats frames (`max_new_tokens`, the repetition window) passes
+    it over. A reply has at most `MAX_MARKS`; each further one is `<|semantic|>` and speaks.
+
     Args:
         model: the model that will make the reply.
         prompt: [1+K, T] long, T >= 1; columns not yet in the cache.
-        max_new_tokens: the reply ends after that many frames.
+        max_new_tokens: the reply ends after that many spoken frames.
         sampling: how tokens are drawn.
         end_id: the text token that ends the reply; None goes on to max_new_tokens.
         cache: the conversation so far; None for a conversation of this prompt and reply alone.
-        forced: text tokens of the first frames, None where the sampled one stays.
+        forced: text tokens of the first frames, marks included; None where the sampled one stays.
+        marks: text tokens that are written, not spoken.
 
     Raises:
-        ValueError: a prompt of the wrong shape, ids out of range, or not enough room.
+        ValueError: a prompt of the wrong shape, ids out of range, too many forced marks, or not
+            enough room.
     """
 
     def __init__(
@@ -42,17 +55,21 @@ class Reply:
         *,
         cache: KVCache | None = None,
         forced: Sequence[int | None] = (),
+        marks: Collection[int] = (),
     ):
-        _check_prompt(model, prompt, max_new_tokens, cache, forced)
+        _check_prompt(model, prompt, cache, forced, marks)
+        _check_room(model, prompt, max_new_tokens, cache, marks)
         if cache is None:
-            cache = model.new_cache(prompt.shape[1] + max_new_tokens)
+            cache = model.new_cache(prompt.shape[1] + max_new_tokens + mark_room(marks))
         self.cache = cache
         self.max_new_tokens = max_new_tokens
         self.sampling = sampling
         self.end_id = end_id
         self.forced = tuple(forced)
+        self.marks = frozenset(marks)
         self.frames: list[Tensor] = []  # [1+K], as `next_frames` gave them
         self.columns: list[Tensor] = []  # [1+K], as the model reads them
+        self.num_spoken = 0  # of them
         self.ended = False
         self.generator = torch.Generator(model.device)
         if sampling.seed is None:
@@ -62,20 +79,22 @@ class Reply:
         self.unread = prompt.to(model.device, torch.long)
         self.window = self.unread.new_zeros(prompt.shape[0], WINDOW_SIZE)
         self._last_codes = self.unread.new_ones(prompt.shape[0] - 1)
-
-    @property
-    def num_frames(self) -> int:
-        return len(self.columns)
+        self._semantic_id = model.semantic_id
 
     @property
     def penalty(self) -> float:
-        """Repetition penalty of the next frame; the first frame has none."""
-        return self.sampling.repetition_penalty if self.num_frames else 1.0
+        """Repetition penalty of the next frame; there is none until one was spoken."""
+        return self.sampling.repetition_penalty if self.num_spoken else 1.0
 
     def mark(self) -> Callable[[], None]:
         """Returns what brings the reply back to where it is now, after a step that failed."""
-        length, state, num_frames = self.cache.length, self.generator.get_state(), self.num_frames
+        length, state, num_columns = (
+            self.cache.length,
+            self.generator.get_state(),
+            len(self.columns),
+        )
         kept = {
+            "num_spoken": self.num_spoken,
             "unread": self.unread,
             "window": self.window.clone(),
             "ended": self.ended,
@@ -85,35 +104,49 @@ class Reply:
         def restore() -> None:
             self.cache.truncate(min(length, self.cache.length))
             self.generator.set_state(state)
-            del self.columns[num_frames:], self.frames[num_frames:]
+            del self.columns[num_columns:], self.frames[num_columns:]
             vars(self).update(kept)
 
         return restore
 
     def choose_text(self, sampled: int) -> int:
         """The next frame's text token: the forced one, if there is one, else the sampled one."""
-        forced = self.forced[self.num_frames] if self.num_frames < len(self.forced) else None
-        return sampled if forced is None else forced
+        column = len(self.columns)
+        forced = self.forced[column] if column < len(self.forced) else None
+        text = sampled if forced is None else forced
+        if text in self.marks and column - self.num_spoken >= MAX_MARKS:
+            return self._semantic_id
+        return text
 
     def add(self, frame: Tensor) -> Tensor:
-        """Take a frame [1+K] as the reply's next, and return it with its pad codes replaced."""
-        if self.num_frames:
-            # The first frame never enters the window, whose unfilled places hold id 0.
-            self.window[:, (self.num_frames - 1) % WINDOW_SIZE] = frame
-        self.unread = frame[:, None]
-        self.columns.append(frame)
+        """Speak a frame [1+K] as the reply's next, and return it with its pad codes replaced."""
+        if self.num_spoken:
+            # The first one never enters the window, whose unfilled places hold id 0.
+            self.window[:, (self.num_spoken - 1) % WINDOW_SIZE] = frame
+        self.num_spoken += 1
+        self.ended = self.num_spoken == self.max_new_tokens
         self._last_codes = torch.where(frame[1:] == 0, self._last_codes, frame[1:])
-        self.ended = self.num_frames == self.max_new_tokens
-        self.frames.append(torch.cat([frame[:1], self._last_codes]))
-        return self.frames[-1]
+        return self._keep(frame, torch.cat([frame[:1], self._last_codes]))
+
+    def add_mark(self, token: int) -> Tensor:
+        """Write a mark as the reply's next frame, and return that, [1+K]."""
+        frame = self.unread.new_zeros(len(self.unread))
+        frame[0] = token
+        return self._keep(frame, frame)
+
+    def _keep(self, column: Tensor, frame: Tensor) -> Tensor:
+        self.unread = column[:, None]
+        self.columns.append(column)
+        self.frames.append(frame)
+        return frame
 
 
 def _check_prompt(
     model: DualARTransformer,
     prompt: Tensor,
-    max_new_tokens: int,
     cache: KVCache | None,
     forced: Sequence[int | None],
+    marks: Collection[int],
 ) -> None:
     config = model.config
     num_rows = 1 + config.num_codebooks
@@ -127,12 +160,29 @@ def _check_prompt(
     _check_ids("text tokens in the prompt", prompt[0].tolist(), config.vocab_size)
     _check_ids("codes in the prompt", prompt[1:].flatten().tolist(), config.codebook_size)
     _check_ids("forced tokens", [id for id in forced if id is not None], config.vocab_size)
+    _check_ids("marks", list(marks), config.vocab_size)
+    num_marks = sum(id in marks for id in forced)
+    if num_marks > MAX_MARKS:
+        raise ValueError(
+            f"{num_marks} of the forced tokens are marks, but a reply has at most {MAX_MARKS}: "
+            "force fewer"
+        )
+
+
+def _check_room(
+    model: DualARTransformer,
+    prompt: Tensor,
+    max_new_tokens: int,
+    cache: KVCache | None,
+    marks: Collection[int],
+) -> None:
     if max_new_tokens < 1:
         raise ValueError(f"max_new_tokens is {max_new_tokens}, but must be at least 1")
-    used, room = (0, config.max_seq_len) if cache is None else (cache.length, cache.max_len)
-    if used + prompt.shape[1] + max_new_tokens > room:
+    used, room = (0, model.config.max_seq_len) if cache is None else (cache.length, cache.max_len)
+    if used + prompt.shape[1] + max_new_tokens + mark_room(marks) > room:
+        for_marks = f", {mark_room(marks)} for marks" if marks else ""
         raise ValueError(
-            f"{used} past positions, a prompt of {prompt.shape[1]} and max_new_tokens "
+            f"{used} past positions, a prompt of {prompt.shape[1]}{for_marks} and max_new_tokens "
             f"{max_new_tokens} are more than the {room} there is room for: ask for fewer tokens, "
             "shorten the prompt, or begin a new conversation"
         )
@@ -151,9 +201,9 @@ def next_frames(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | 
 
     Prompts are read one by one, before their first frame.
 
-    Code 0, the pad, is never returned, though the model may draw it and goes on from it as
-    the published one does: in its place stands the codebook's last code that was not 0 (1 if the
-    reply has none yet).
+    Code 0, the pad, is returned beneath marks alone, though the model may draw it elsewhere and
+    goes on from it as the published one does: in its place stands the codebook's last code that was
+    not 0 (1 if the reply has none yet).
 
     Args:
         engine: of the model that the replies were made for.
@@ -182,16 +232,19 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
         reply.ended = text == reply.end_id
 
     live = [row for row, reply in enumerate(replies) if not reply.ended]
+    spoken = [row for row in live if texts[row] not in replies[row].marks]
     frames: list[Tensor | None] = [None] * len(replies)
-    if not live:
-        return frames
-    if len(live) < len(replies):
-        hidden = hidden[live]
-        drawing.keep(live)
-    windows, points = drawing.window[:, 1:], drawing.points[:, 1:]
-    codes = engine.draw_codes(hidden, windows, drawing.settings, points)
-    for row, frame_codes in zip(live, codes, strict=True):
-        frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))
+    if spoken:
+        if len(spoken) < len(replies):
+            hidden = hidden[spoken]
+            drawing.keep(spoken)
+        windows, points = drawing.window[:, 1:], drawing.points[:, 1:]
+        codes = engine.draw_codes(hidden, windows, drawing.settings, points)
+        for row, frame_codes in zip(spoken, codes, strict=True):
+            frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))
+    for row in live:
+        if texts[row] in replies[row].marks:
+            frames[row] = replies[row].add_mark(texts[row])
     return frames
 
 

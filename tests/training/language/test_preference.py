@@ -1,16 +1,18 @@
 """Preference: log probabilities, and what is learned from pairs."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 import torch
 from recipe import recogniser_of
 
+from models.tokenizer import mark_ids
 from models.westlake.dual_ar import DualARConfig, DualARTransformer, SamplingConfig
 from training import loop
 from training.codec.config import new_codec
 from training.language import preference
-from training.language.preference import _train, log_probability, train_preference
+from training.language.preference import _train, log_probability, speak, train_preference
 
 SEMANTIC_ID = 30
 CONFIG = DualARConfig(
@@ -46,6 +48,31 @@ def test_log_probability_is_that_of_every_token_and_code(model):
         codes = model.forward_fast(hidden[0, 4:-1], reply[1:3].T).log_softmax(-1)
         expected = text[:-1, SEMANTIC_ID].sum() + codes.gather(2, reply[1:].T[..., None]).sum()
     torch.testing.assert_close(found, torch.stack([expected + text[-1, 7], expected]))
+
+
+def test_marks_are_neither_heard_nor_compared(conversations, monkeypatch):
+    class Ear:
+        heard = []
+
+        def error_rate(self, text, wave, sample_rate):
+            self.heard.append(len(wave))
+            return 0.0
+
+    monkeypatch.setattr(preference, "NUM_ROWS", 2)
+    monkeypatch.setattr(preference, "MAX_FRAMES", 6)
+    config = replace(
+        CONFIG, vocab_size=1 + max(conversations.tokenizer.get_vocab().values()),
+        codebook_size=1001, num_codebooks=8, max_seq_len=1024,
+    )  # fmt: skip
+    model, codec = DualARTransformer(config, conversations.tokens.semantic).eval(), new_codec()
+    samples = speak(model, codec, conversations, Ear(), 2, SamplingConfig(), seed=0)
+    marks = mark_ids(conversations.tokenizer)
+    for sample in samples:
+        for columns in (sample.own, sample.good[:, :-1]):
+            is_mark = torch.tensor([id in marks for id in columns[0].tolist()])
+            assert is_mark.sum() >= 3
+            assert torch.equal(columns[1:].any(dim=0), ~is_mark)
+    assert Ear.heard == [6 * codec.config.samples_per_frame] * 2
 
 
 def test_preference_moves_away_from_the_bad_replies(model, tmp_path: Path, monkeypatch):
