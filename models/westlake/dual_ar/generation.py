@@ -57,7 +57,7 @@ class Reply:
         forced: Sequence[int | None] = (),
         marks: Collection[int] = (),
     ):
-        _check_prompt(model, prompt, cache, forced, marks)
+        _check_prompt(model, prompt, forced, marks)
         _check_room(model, prompt, max_new_tokens, cache, marks)
         if cache is None:
             cache = model.new_cache(prompt.shape[1] + max_new_tokens + mark_room(marks))
@@ -88,11 +88,8 @@ class Reply:
 
     def mark(self) -> Callable[[], None]:
         """Returns what brings the reply back to where it is now, after a step that failed."""
-        length, state, num_columns = (
-            self.cache.length,
-            self.generator.get_state(),
-            len(self.columns),
-        )
+        length, num_columns = self.cache.length, len(self.columns)
+        state = self.generator.get_state()
         kept = {
             "num_spoken": self.num_spoken,
             "unread": self.unread,
@@ -144,7 +141,6 @@ class Reply:
 def _check_prompt(
     model: DualARTransformer,
     prompt: Tensor,
-    cache: KVCache | None,
     forced: Sequence[int | None],
     marks: Collection[int],
 ) -> None:
