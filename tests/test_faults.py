@@ -83,7 +83,7 @@ def test_a_fault_in_a_shared_step_ends_only_the_reply_whose_it_is(model, fault: 
 
     def step_with_a_fault(replies):
         sizes.append(len(replies))
-        broken = [reply for reply in replies if reply.sampling.seed == 2 and reply.num_frames == 5]
+        broken = [reply for reply in replies if reply.sampling.seed == 2 and reply.num_spoken == 5]
         if not broken:
             return step(replies)
         if fault == "raises":
