@@ -153,7 +153,7 @@ def _logged(
 ) -> Generator[ReplyChunk, None, None]:
     """Pass a reply on, with the published log lines."""
     logger.info(_input_line(turn, source, log_content))
-    texts, bar, num_frames = [], None, 0
+    texts, bar, num_frames, heard = [], None, 0, None
     try:
         with closing(chunks):
             for chunk in chunks:
@@ -164,12 +164,15 @@ def _logged(
                 bar.update(chunk.total_frames - num_frames)
                 num_frames = chunk.total_frames
                 texts.append(chunk.new_text)
+                heard = chunk.heard
                 yield chunk
     finally:
         if bar is not None:
             bar.close()
         logger.info(f"generated: {num_frames} tokens")
         if log_content:
+            if heard is not None:
+                logger.info(f"Heard: {printable(heard)}")
             logger.info(f"Gen text: {printable(''.join(texts))}")
 
 

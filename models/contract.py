@@ -86,6 +86,8 @@ class ReplyChunk:
         total_seconds, max_seconds: the same two in seconds of speech.
         emotion: the user's emotion as the model perceives it; None where it does not say.
         style: the reply's style; None likewise.
+        heard: what the model wrote down of the user's speech so far, its syllables in pinyin
+            without tones, with blanks between; None where it wrote nothing.
         seed: that the reply is drawn with; it gives the same reply again.
         ended: True on the last chunk, if the model ended the reply itself.
         first_frame_seconds: from asking for the reply to its first frame; 0 without one.
@@ -103,6 +105,7 @@ class ReplyChunk:
     style: str | None
     seed: int
     ended: bool
+    heard: str | None = None
     first_frame_seconds: float = 0.0
     frame_seconds: tuple[float, ...] = ()
     new_frames: Frames | None = None

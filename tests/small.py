@@ -52,6 +52,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         sampling=SamplingConfig(),
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
+        heard_ids=special_words(tokenizer, "heard"),
         mark_ids=frozenset(),
         fingerprint="small",
     )

@@ -1,6 +1,7 @@
 """Small checkpoint folders for tests, in the published layout and in ours."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -16,6 +17,7 @@ from models.westlake.firefly import FireflyArchitecture
 CONFIG = load_json("dual_ar_a_config.json")
 CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|semantic|>"]  # from 256 on
 WORD_TOKENS = ["<|user:sad|>", "<|user:happy|>", "<|style:calm|>"]  # from 260 on
+HEARD_TOKENS = ["<|heard:ni|>", "<|heard:hao|>"]  # from 263 on, where they are asked for
 SEMANTIC_ID = 259
 SAMPLING = SamplingConfig(temperature=0.5, top_p=0.9, repetition_penalty=1.1)
 
@@ -35,9 +37,11 @@ def new_model() -> DualARTransformer:
     return DualARTransformer(DualARConfig(**CONFIG), SEMANTIC_ID).eval()
 
 
-def save_small(folder: Path, model: DualARTransformer, codec: FireflyArchitecture) -> Path:
-    """Our layout, float32, with a tokenizer that has emotions and styles."""
-    write_tokenizer(folder, CONTROL_TOKENS + WORD_TOKENS)
+def save_small(
+    folder: Path, model: DualARTransformer, codec: FireflyArchitecture, more: Sequence[str] = ()
+) -> Path:
+    """Our layout, float32, with a tokenizer that has emotions and styles, and more tokens."""
+    write_tokenizer(folder, [*CONTROL_TOKENS, *WORD_TOKENS, *more])
     tokenizer = load_tokenizer(folder, CONFIG["vocab_size"])
     save_checkpoint(folder, model, codec, tokenizer, sampling=SAMPLING, dtype=torch.float32)
     return folder

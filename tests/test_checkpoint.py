@@ -80,7 +80,8 @@ def test_published_layout_at_full_codec_size(tmp_path, full_codec):
     assert checkpoint.name == str(tmp_path)
     assert (checkpoint.semantic_id, checkpoint.end_id) == (SEMANTIC_ID, 258)
     assert checkpoint.model.semantic_id == SEMANTIC_ID
-    assert checkpoint.emotion_ids == checkpoint.style_ids == {} and not checkpoint.mark_ids
+    assert checkpoint.emotion_ids == checkpoint.style_ids == checkpoint.heard_ids == {}
+    assert not checkpoint.mark_ids
     assert checkpoint.sampling == SamplingConfig()
     assert checkpoint.device == torch.device("cpu")
     assert checkpoint.dtype == "float32"

@@ -53,10 +53,10 @@ class Checkpoint:
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
     `DTYPES` of models/devices.py; the codec is float32, but for the vocoder, which is bfloat16
     unless the model is float32 or the CPU is slow at it.
-    `emotion_ids` and `style_ids` give the token of each word in the tokenizer's `<|user:word|>`
-    and `<|style:word|>`; `mark_ids` are these and all others that a reply writes without speaking,
-    see `dual_ar.Reply`. All three are empty where it has none. `fingerprint` tells the files'
-    contents from others'.
+    `emotion_ids`, `style_ids` and `heard_ids` give the token of each word in the tokenizer's
+    `<|user:word|>`, `<|style:word|>` and `<|heard:syllable|>`; `mark_ids` are these and all others
+    that a reply writes without speaking, see `dual_ar.Reply`. All four are empty where it has none.
+    `fingerprint` tells the files' contents from others'.
     """
 
     name: str
@@ -70,6 +70,7 @@ class Checkpoint:
     sampling: SamplingConfig
     emotion_ids: dict[str, int]
     style_ids: dict[str, int]
+    heard_ids: dict[str, int]
     mark_ids: frozenset[int]
     fingerprint: str
 
@@ -145,6 +146,7 @@ def load_checkpoint(
         sampling=sampling,
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
+        heard_ids=special_words(tokenizer, "heard"),
         mark_ids=mark_ids(tokenizer),
         fingerprint=fingerprint(weight_files(folder)),
     )

@@ -173,6 +173,7 @@ class _Chunks:
             new_frames=shown_frames(self._columns(frames), self.checkpoint),
             emotion=self._transcript.emotion,
             style=self._transcript.style,
+            heard=self._transcript.heard,
             seed=self.reply.seed,
             ended=ended,
         )
