@@ -27,10 +27,10 @@ from .dual_ar.engines import NativeDraw
 from .dual_ar.prompt import text_columns
 from .fastest import LARGE_MODEL
 
-NUM_REPLIES = 16
-NUM_FRAMES, NUM_FRAMES_OF_LARGE = 32, 8  # of each reply; a large model's take seconds
+NUM_REPLIES, NUM_REPLIES_OF_LARGE = 16, 8
+NUM_FRAMES, NUM_FRAMES_OF_LARGE = 32, 10  # of each reply; a large model's take seconds
 NUM_WORDS = 8  # of each question
-FAST_SHARE = 4  # of so many positions that a large model's fast layers read, one is kept
+FAST_SHARE = 2  # of so many positions that a large model's fast layers read, one is kept
 
 
 def calibrate(
@@ -59,7 +59,8 @@ def calibrate(
     model = _speaker(weights, path, config, tokenizer, library)
     is_large = model.num_parameters >= LARGE_MODEL
     generator = torch.Generator().manual_seed(seed)
-    prompts = _questions(config, tokenizer, generator)
+    num_replies = NUM_REPLIES_OF_LARGE if is_large else NUM_REPLIES
+    prompts = _questions(config, tokenizer, generator, num_replies)
     num_frames = NUM_FRAMES_OF_LARGE if is_large else NUM_FRAMES
     num_frames = min(num_frames, config.max_seq_len - prompts.shape[2])
     shares = {"fast_layers": FAST_SHARE if is_large else 1}
@@ -99,13 +100,13 @@ def _speaker(
 
 
 def _questions(
-    config: DualARConfig, tokenizer: TextTokenizer, generator: torch.Generator
+    config: DualARConfig, tokenizer: TextTokenizer, generator: torch.Generator, count: int
 ) -> Tensor:
     """Questions of random words, [N, 1+K, T]."""
     special = set(tokenizer.get_added_vocab().values())
     words = torch.tensor(sorted(set(tokenizer.get_vocab().values()) - special))
     layout = PromptTokens.from_encode(tokenizer.encode)
-    chosen = words[torch.randint(len(words), (NUM_REPLIES, NUM_WORDS), generator=generator)]
+    chosen = words[torch.randint(len(words), (count, NUM_WORDS), generator=generator)]
     return torch.stack(
         [turn_grid(layout, ids, None, config.num_codebooks) for ids in chosen.tolist()]
     )
@@ -127,24 +128,25 @@ def _speak(
         return
     cache = KVCache(config.slow, grid.shape[2] + num_frames, model.dtype, num_rows=num_rows)
     sampling = SamplingConfig()
-    settings = torch.tensor([[sampling.temperature, sampling.top_p, 1.0]]).repeat(num_rows, 1)
-    window = torch.zeros(num_rows, 1, dtype=torch.long)
+    codes = grid[:, 1:, -1].clone()  # of each row's last frame
 
-    def draw(logits: Tensor, rows: Tensor) -> Tensor:
+    def draw(logits: Tensor) -> Tensor:
         check_logits(logits)
-        points = torch.rand(num_rows, generator=generator, dtype=torch.float64)
-        return native_draw(logits, window[rows], settings[rows], points[rows])
+        count = len(logits)
+        settings = torch.tensor([[sampling.temperature, sampling.top_p, 1.0]]).repeat(count, 1)
+        points = torch.rand(count, generator=generator, dtype=torch.float64)
+        return native_draw(logits, torch.zeros(count, 1, dtype=torch.long), settings, points)
 
     for _ in range(num_frames):
         hidden = model.forward_hidden(grid, [cache])[:, -1]
         logits = model.text_logits(hidden)
         logits[:, end_id] = logits.amin()
-        text = draw(logits, torch.arange(num_rows))
+        text = draw(logits)
         grid = text_columns(text.tolist(), config.num_codebooks).T[..., None]
         (spoken,) = torch.where(~torch.isin(text, marks))
         if not len(spoken):
             continue
-        x, fast_cache = hidden[spoken], model.new_fast_cache(len(spoken))
-        for row in range(1, 1 + config.num_codebooks):
-            grid[spoken, row, 0] = draw(model.step_fast(x, fast_cache), spoken)
-            x = model.embed_codes(grid[spoken, row, 0])
+        # A frame's codes at once, each after those of the frame before: weights are read but once.
+        logits = model.forward_fast(hidden[spoken], codes[spoken, :-1])
+        codes[spoken] = draw(logits.flatten(0, 1)).view(len(spoken), -1)
+        grid[spoken, 1:, 0] = codes[spoken]
