@@ -30,6 +30,7 @@ SHOWN = {
     "video": (".mp4", ".mov", ".webm", ".mkv", ".3gp", ".m4v"),
 }
 WORD = 40  # characters of an emotion, a style
+MAX_HEARD = 1000  # characters of what a model wrote down of the user's speech
 
 
 def write_archive(
@@ -79,6 +80,7 @@ def _write_turn(archive: zipfile.ZipFile, number: int, turn: ShownTurn) -> dict[
         "settings": turn.settings,
         "emotion": turn.emotion,
         "style": turn.style,
+        "heard": turn.heard,
         "stopped": turn.stopped,
         "rating": turn.rating,
     }
@@ -189,6 +191,7 @@ def _read_turn(
         entry["reply_audio"], limits.max_reply_seconds + 10, "reply.wav"
     )
     turn.emotion, turn.style = _word(entry["emotion"]), _word(entry["style"])
+    turn.heard = _word(entry.get("heard"), MAX_HEARD)
     turn.seed = _whole(entry["seed"])
     turn.rating = max(-1, min(1, _whole(entry["rating"]) or 0))
     turn.stopped, turn.ended = bool(entry["stopped"]), True
@@ -208,12 +211,12 @@ def _text(value: object, limit: int) -> str:
     return value
 
 
-def _is_word(value: object) -> bool:
-    return isinstance(value, str) and len(value) <= WORD
+def _is_word(value: object, limit: int = WORD) -> bool:
+    return isinstance(value, str) and len(value) <= limit
 
 
-def _word(value: object) -> str | None:
-    return str(value) if _is_word(value) else None
+def _word(value: object, limit: int = WORD) -> str | None:
+    return str(value) if _is_word(value, limit) else None
 
 
 def _whole(value: object) -> int | None:

@@ -72,6 +72,13 @@ function badge({ kind, word }) {
   return made;
 }
 
+// What the model wrote down of the user's speech, so that one sees what was misheard.
+function heardLine(syllables) {
+  const line = make("span", "heard", words.heard.replace("{syllables}", () => syllables));
+  line.title = line.textContent; // which may be cut
+  return line;
+}
+
 // A button with an icon, and with a word where the icon alone says too little.
 function action(name, about, onclick, word) {
   const button = make("button", `action ${name}`);
@@ -206,6 +213,7 @@ function fillBot(row, turn) {
   const notes = make("div", "notes");
   if (reply.model) notes.append(make("span", "made-by", [reply.model, ...changes(turn)].join(" · ")));
   if (reply.badge) notes.append(badge(reply.badge));
+  if (reply.heard) notes.append(heardLine(reply.heard));
   if (turn.again && !turn.beside) notes.append(make("span", "cut", words.another_reply));
   if (!reply.knows_before) notes.append(make("span", "cut", words.beside_alone));
   if (reply.stopped) notes.append(make("span", "cut", words.cut));

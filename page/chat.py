@@ -59,6 +59,7 @@ def _shown(turn: ShownTurn) -> dict:
             "sound": turn.reply_audio,
             "seconds": turn.seconds,
             "badge": turn.style and {"kind": "tone", "word": each(turn.style)},
+            "heard": turn.heard,
             "growing": not turn.ended,
             "stopped": turn.stopped,
             "marks": [[end, round(seconds, 3)] for end, seconds in turn.marks],

@@ -170,6 +170,7 @@ function reply(given) {
   const word = (key) => props.words[key]?.[language] ?? key;
   const told = [[isSpoken ? words.perceived_spoken : words.perceived_written, given.emotion && word(given.emotion)], [words.tone, given.style && word(given.style)], [words.seed, given.seed]];
   const facts = told.filter(([, value]) => value !== null && value !== undefined && value !== "").map(([key, value]) => `${key}: ${value}`);
+  if (given.heard) facts.push(filled(words.heard, { syllables: given.heard }));
   seen.append(make("section", {}, make("h2", {}, words.inspect_reply), make("p", { className: "said-text" }, given.text), make("p", { className: "hint" }, facts.join(" · "))));
   if (given.path) pair(sound(words.inspect_reply_sound, given));
   seen.append(timings(given.timings));

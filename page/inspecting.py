@@ -96,6 +96,7 @@ def _turn(
             "text": "".join(chunk.new_text for chunk in chunks),
             "emotion": last.emotion,
             "style": last.style,
+            "heard": last.heard,
             "seed": last.seed,
             "grid": grid(frames) if frames else None,
             "timings": timings(chunks, arrived),

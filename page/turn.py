@@ -32,7 +32,7 @@ class ShownTurn:
         last: the last chunk that came.
         ended: nothing more will come.
         stopped: the user ended the reply.
-        seconds, emotion, style, seed: of the reply so far, as its last chunk says them.
+        seconds, emotion, style, heard, seed: of the reply so far, as its last chunk says them.
         stream: the speech so far for the page's player; see player.js.
         marks: (characters, seconds) after each chunk: how much of the text is said until when.
         settings: that the reply was made with; the seed is the chunk's.
@@ -61,6 +61,7 @@ class ShownTurn:
     seconds: float = 0.0
     emotion: str | None = None
     style: str | None = None
+    heard: str | None = None
     stream: str = ""
     marks: list[tuple[int, float]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
@@ -89,7 +90,7 @@ class ShownTurn:
         """Take the next chunk of the reply."""
         self.reply += chunk.new_text
         self.last, self.seed = chunk, chunk.seed
-        self.emotion, self.style = chunk.emotion, chunk.style
+        self.emotion, self.style, self.heard = chunk.emotion, chunk.style, chunk.heard
         self.seconds = chunk.total_seconds
         self.marks.append((len(self.reply), chunk.total_seconds))
         if len(chunk.new_audio):

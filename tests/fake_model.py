@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Callable, Iterator
@@ -63,7 +64,8 @@ class FakeConversation:
                 model.on_frame(frame)
                 time.sleep(model.frame_seconds)
                 ended = frame == model.num_frames
-                yield model.chunk(frame, max_frames, ended, options.sampling)
+                chunk = model.chunk(frame, max_frames, ended, options.sampling)
+                yield dataclasses.replace(chunk, heard=model.heard if turn.num_samples else None)
                 if options.stop.is_set():
                     return
 
@@ -80,6 +82,9 @@ class FakeModel:
     Args:
         num_frames: of each reply, if it may be as long.
         frame_seconds: that a frame takes.
+
+    Fields:
+        heard: what it writes down of whatever is spoken.
     """
 
     name, family, device, dtype = "fake", "fake", "cpu", "float32"
@@ -93,6 +98,7 @@ class FakeModel:
 
     def __init__(self, num_frames: int = 5, frame_seconds: float = 0.0) -> None:
         self.num_frames, self.frame_seconds = num_frames, frame_seconds
+        self.heard: str | None = None
         self.on_frame: Callable[[int], None] = lambda frame: None
         self.on_push: Callable[[FakeTurn], None] = lambda turn: None
         self.num_running = self.most_running = self.num_replies = 0

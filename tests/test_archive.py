@@ -56,6 +56,7 @@ def saved(session: Session, model: FakeModel, tmp_path: Path) -> Path:
     samples[np.arange(16_000) % 4000 > 2500] = 0
     soundfile.write(speech, samples, 16_000)
     session.files.add(speech, "v")
+    model.heard = "di er ju"
     list(session.answer(None, "第一句"))
     list(session.answer(str(speech), "第二句"))
     list(session.again(session.turns[1].name))
@@ -70,10 +71,11 @@ def test_a_conversation_comes_back(saved: Path, session: Session, model: FakeMod
     assert conversation.heard == session.conversation.heard and settings == {"style": ""}
     assert state.is_file()
     for before, after in zip(session.turns, turns, strict=True):
-        for name in ("text", "reply", "seed", "rating", "emotion", "style", "stopped"):
+        for name in ("text", "reply", "seed", "rating", "emotion", "style", "heard", "stopped"):
             assert getattr(after, name) == getattr(before, name), name
         ours, theirs = (soundfile.read(turn.reply_audio)[0] for turn in (before, after))
         np.testing.assert_allclose(ours, theirs, atol=1e-4)
+    assert [turn.heard for turn in turns] == [None, "di er ju", "di er ju"]
     assert turns[1].audio and [turn.again_of for turn in turns] == [None, None, turns[1].name]
 
 
@@ -151,6 +153,27 @@ def described(path: Path, **changes: object) -> Path:
 def test_a_damaged_description_is_told(saved: Path, model: FakeModel, new_file, change: dict):
     with pytest.raises(UserError):
         read_archive(str(described(saved, **change)), model, LIMITS, new_file)
+
+
+@pytest.mark.parametrize(
+    ("given", "kept"),
+    [("jin tian", "jin tian"), (" zhuang" * 64, " zhuang" * 64)]
+    + [(value, None) for value in (None, 7, ["jin"], {}, "x" * 1001)],
+)
+def test_what_was_heard_is_a_short_text(saved: Path, model: FakeModel, new_file, given, kept):
+    path = described(saved, heard=given)
+    _, turns, _, _ = read_archive(str(path), model, LIMITS, new_file)
+    assert turns[0].heard == kept
+
+
+def test_an_archive_of_before_has_nothing_heard(saved: Path, model: FakeModel, new_file):
+    with zipfile.ZipFile(saved) as archive:
+        about = json.loads(archive.read("conversation.json"))
+    for turn in about["turns"]:
+        del turn["heard"]
+    path = changed(saved, conversation_json=json.dumps(about).encode())
+    _, turns, _, _ = read_archive(str(path), model, LIMITS, new_file)
+    assert {turn.heard for turn in turns} == {None}
 
 
 def test_what_is_no_archive_is_told(saved: Path, model: FakeModel, new_file, tmp_path: Path):

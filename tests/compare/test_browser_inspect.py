@@ -71,7 +71,9 @@ def test_inspect_shows_a_sound_its_copy_and_the_turn(context, tiny, speech: Path
 
 
 def test_inspect_does_without_a_codec(context, speech: Path):
-    with served(FakeModel(num_frames=8)) as (_, url):
+    model = FakeModel(num_frames=8)
+    model.heard = "jin tian"
+    with served(model) as (_, url):
         page = opened(context("zh-CN", 390), url, "inspect")
         with page.expect_file_chooser() as chooser:
             page.click("text=上传声音")
@@ -81,6 +83,7 @@ def test_inspect_does_without_a_codec(context, speech: Path):
         page.wait_for_selector(".inspect .hint:has-text('没有可复制声音的编解码器')")
         page.click("text=让模型回答")
         page.wait_for_selector(".inspect .said-text:has-text('好好好好好好好好')")
-        assert "听起来: 难过 · 语气: 沉静" in page.inner_text(".inspect .said-text + .hint")
+        told = page.inner_text(".inspect .said-text + .hint")
+        assert "听起来: 难过 · 语气: 沉静" in told and told.endswith("听到：jin tian")
         assert page.query_selector(".inspect .tokens") is None
         assert page.evaluate("document.documentElement.scrollWidth") <= 390
