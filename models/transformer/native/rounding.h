@@ -82,9 +82,9 @@ static INLINE void fit_group(Rows *x, const float *share, float *step, float *mi
 }
 
 // Adds to the weights of COLUMNS columns what the errors of `count` others ask of them. factors: of
-// the columns, and of the first of the others; roots: where the columns' own are.
+// the columns, and of the first of the others; inverse: of the columns' own.
 static INLINE void make_up(
-    Rows *x, Rows *errors, const float *factors, const float *roots, int64_t size,
+    Rows *x, Rows *errors, const float *factors, const float *inverse, int64_t size,
     int64_t count
 ) {
     floats sums[COLUMNS][TILES];
@@ -106,7 +106,7 @@ static INLINE void make_up(
 #pragma GCC unroll 2
         for (int64_t t = 0; t < TILES; t++) {
             float *to = x[k] + t * WIDTH;
-            floats made_up = fused(sums[k][t], splat(1 / roots[k]), read_floats(to, WIDTH));
+            floats made_up = fused(sums[k][t], splat(inverse[k]), read_floats(to, WIDTH));
             write_floats(to, made_up, WIDTH);
         }
 }
@@ -114,12 +114,13 @@ static INLINE void make_up(
 typedef struct {
     Rows weight[GROUP], x[GROUP]; // as they were; what they are rounded for
     Rows step, middle;
-    uint8_t steps[GROUP][LANES];
+    Rows lowest, steps_per; // of the first step; by how much there is one
+    int8_t steps[GROUP][LANES];
 } Group;
 
 // Rounds COLUMNS columns of a group, the last first. errors, factors: of the first of them.
 static INLINE void round_columns(
-    Group *group, int64_t first, Rows *errors, const float *factors, const float *roots,
+    Group *group, int64_t first, Rows *errors, const float *factors, const float *inverse,
     int64_t size
 ) {
 #pragma GCC unroll 4
@@ -128,19 +129,47 @@ static INLINE void round_columns(
         for (int64_t t = 0; t < TILES; t++) {
             int64_t at = t * WIDTH;
             floats sum = splat(0), step = read_floats(group->step + at, WIDTH);
-            floats lowest = fused(step, splat(-8), read_floats(group->middle + at, WIDTH));
+            floats lowest = read_floats(group->lowest + at, WIDTH);
+#pragma GCC unroll 4
             for (int64_t i = k + 1; i < COLUMNS; i++)
                 sum = fused(
                     read_floats(errors[i] + at, WIDTH), splat(factors[k * size + i]), sum
                 );
             floats x = fused(
-                sum, splat(1 / roots[k]), read_floats(group->x[first + k] + at, WIDTH)
+                sum, splat(inverse[k]), read_floats(group->x[first + k] + at, WIDTH)
             );
-            floats to = nearest_step(x, lowest, splat(1) / step);
+            floats to = nearest_step(x, lowest, read_floats(group->steps_per + at, WIDTH));
             floats error = read_floats(group->weight[first + k] + at, WIDTH) - lowest - to * step;
             write_floats(errors[k] + at, error, WIDTH);
-            write_bytes((int8_t *)group->steps[first + k] + at, rounded(to));
+            write_bytes(group->steps[first + k] + at, rounded(to));
         }
+}
+
+// A group's weights of `count` rows, [count, inputs] -> [GROUP, LANES]. Those that are read next,
+// which stand before them, are fetched meanwhile.
+static INLINE void read_group(const float *weight, int64_t inputs, int64_t count, Rows *to) {
+    for (int64_t n = 0; n < count; n++, weight += inputs)
+        for (int64_t first = 0; first < GROUP; first += 16) {
+            __builtin_prefetch(weight + first - GROUP);
+#pragma GCC unroll 16
+            for (int64_t j = first; j < first + 16; j++) to[j][n] = weight[j];
+        }
+}
+
+static INLINE void write_group(
+    const Group *group, int64_t count, int64_t inputs, uint8_t *to, float *scales
+) {
+    uint8_t pairs[GROUP / 2][LANES];
+    for (int64_t j = 0; j < GROUP / 2; j++)
+        for (int64_t n = 0; n < LANES; n++)
+            pairs[j][n] = group->steps[2 * j][n] << 4 | group->steps[2 * j + 1][n];
+    for (int64_t n = 0; n < count; n++, to += inputs / 2, scales += 2 * (inputs / GROUP)) {
+        uint8_t row[GROUP / 2];
+        for (int64_t j = 0; j < GROUP / 2; j++) row[j] = pairs[j][n];
+        memcpy(to, row, sizeof(row));
+        scales[0] = group->step[n];
+        scales[1] = group->middle[n];
+    }
 }
 
 static void correct_rows(const Correction *task, int64_t row, int64_t count) {
@@ -151,42 +180,42 @@ static void correct_rows(const Correction *task, int64_t row, int64_t count) {
     for (int64_t start = 0, size; start < task->inputs; start += size) {
         int64_t left = task->inputs - start;
         size = left < task->block ? left : task->block;
-        float roots[MOST_INPUTS], share[MOST_INPUTS];
+        float inverse[MOST_INPUTS], share[MOST_INPUTS];
         for (int64_t i = 0; i < size; i++) {
-            roots[i] = factors[i * size + i];
-            share[i] = roots[i] * roots[i];
+            float own = factors[i * size + i];
+            inverse[i] = 1 / own;
+            share[i] = own * own;
         }
         for (int64_t begin = size - GROUP; begin >= 0; begin -= GROUP) {
             int64_t end = begin + GROUP, at = row * task->inputs + start + begin;
-            for (int64_t n = 0; n < count; n++)
-                for (int64_t j = 0; j < GROUP; j++)
-                    group.weight[j][n] = task->weight[at + n * task->inputs + j];
+            read_group(task->weight + at, task->inputs, count, group.weight);
             memcpy(group.x, group.weight, sizeof(group.x));
             for (int64_t j = 0; j < GROUP; j += COLUMNS)
                 make_up(
                     group.x + j, errors + end, factors + (begin + j) * size + end,
-                    roots + begin + j, size, size - end
+                    inverse + begin + j, size, size - end
                 );
             for (int64_t t = 0; t < LANES; t += WIDTH) // the rows from t on
                 fit_group(
                     (Rows *)(group.x[0] + t), share + begin, group.step + t, group.middle + t
                 );
+            for (int64_t t = 0; t < LANES; t += WIDTH) {
+                floats step = read_floats(group.step + t, WIDTH);
+                floats middle = read_floats(group.middle + t, WIDTH);
+                write_floats(group.lowest + t, fused(step, splat(-8), middle), WIDTH);
+                write_floats(group.steps_per + t, splat(1) / step, WIDTH);
+            }
             for (int64_t j = GROUP - COLUMNS; j >= 0; j -= COLUMNS) {
                 int64_t first = begin + j, next = first + COLUMNS;
                 make_up(
-                    group.x + j, errors + next, factors + first * size + next, roots + first,
+                    group.x + j, errors + next, factors + first * size + next, inverse + first,
                     size, end - next
                 );
                 round_columns(
-                    &group, j, errors + first, factors + first * size + first, roots + first, size
+                    &group, j, errors + first, factors + first * size + first, inverse + first, size
                 );
             }
-            for (int64_t n = 0; n < count; n++, at += task->inputs) {
-                for (int64_t j = 0; j < GROUP; j += 2)
-                    task->steps[(at + j) / 2] = group.steps[j][n] << 4 | group.steps[j + 1][n];
-                task->scales[at / GROUP * 2] = group.step[n];
-                task->scales[at / GROUP * 2 + 1] = group.middle[n];
-            }
+            write_group(&group, count, task->inputs, task->steps + at / 2, task->scales + at / GROUP * 2);
         }
         factors += size * size;
     }
