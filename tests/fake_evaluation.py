@@ -73,13 +73,14 @@ class FakeSampling:
 
 @dataclasses.dataclass(frozen=True)
 class Spoken:
-    """What a fake checkpoint replies."""
+    """What a fake checkpoint replies; it writes down a character as a syllable."""
 
     text: str
     emotion: str | None
     style: str
     wave: np.ndarray
     ended: bool = True
+    heard: str | None = None
 
 
 class FakeModel:
@@ -152,6 +153,7 @@ class FakeConversation:
             max_seconds=1.0,
             emotion=spoken.emotion,
             style=spoken.style,
+            heard=spoken.heard,
             seed=options.sampling.seed,
             ended=spoken.ended,
         )
@@ -170,4 +172,5 @@ class FakeConversation:
         emotion = line.manner if line else EMOTIONS[0]
         style = options.style or STYLE_FOR_EMOTION[emotion]
         (wave,) = self.model.teacher.say([Line(source="reply", text=text, manner=style)])
-        return Spoken(text=text, emotion=emotion, style=style, wave=wave)
+        heard = " ".join(line.text) if line else None
+        return Spoken(text=text, emotion=emotion, style=style, wave=wave, heard=heard)

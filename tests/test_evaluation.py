@@ -44,6 +44,7 @@ def dialogues() -> Dialogues:
 def few_and_plain(monkeypatch):
     """Characters in place of pinyin, which needs the training's packages."""
     monkeypatch.setattr(ears, "syllables", list)
+    monkeypatch.setattr(ears, "plain_syllables", list)
     monkeypatch.setattr(run, "NUM_STYLED", 2)
     monkeypatch.setattr(run, "NUM_TIMED", 2)
 
@@ -66,6 +67,7 @@ def values(report: Report) -> dict[str, float | None]:
 def good(dialogues):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(ears, "syllables", list)
+        patch.setattr(ears, "plain_syllables", list)
         return measure(dialogues)
 
 
@@ -82,6 +84,7 @@ def test_a_checkpoint_that_knows_everything_meets_every_bar(good):
     assert figures["user_emotion_accuracy"] == figures["style_order"] == figures["stop_rate"] == 1
     assert figures["reply_pinyin_error"] == figures["teacher_pinyin_error"] == 0
     assert figures["unknown_false"] == 0
+    assert figures["heard_pinyin_error"] == 0
 
 
 def test_counts_are_told_beside_the_shares(good):
@@ -115,6 +118,32 @@ def test_a_constant_emotion_is_no_better_than_chance(dialogues):
         figures = values(measure(dialogues, lambda r, e=emotion: replace(r, emotion=e)))
         assert figures["user_emotion_accuracy"] <= 0.2
         assert figures["intent_text"] == 1
+
+
+def test_what_is_written_down_wrong_is_counted(dialogues):
+    """One syllable in each spoken turn, whatever is replied."""
+    report = measure(dialogues, lambda r: replace(r, heard=r.heard and f"?{r.heard[1:]}"))
+    figure = report.figures["heard_pinyin_error"]
+    said = [e.said for e in report.exchanges if e.measure == "intent_speech_natural"]
+    assert (figure.hits, figure.total) == (NUM_UTTERANCES, sum(map(len, said)))
+    heard = [e.heard for e in report.exchanges if e.measure == "intent_speech_natural"]
+    assert heard == [f"? {' '.join(text[1:])}" for text in said]
+    assert values(report)["intent_speech_natural"] == 1
+
+
+def test_a_turn_of_which_nothing_is_written_down_counts_as_wrong(dialogues):
+    silent = itertools.cycle([True, False])
+    report = measure(dialogues, lambda r: replace(r, heard=None if next(silent) else r.heard))
+    heard = [e for e in report.exchanges if e.measure == "intent_speech_natural"]
+    missed = [len(e.said) for e in heard if e.heard is None]
+    assert 0 < len(missed) < len(heard)
+    assert report.figures["heard_pinyin_error"].hits == sum(missed)
+
+
+def test_a_checkpoint_that_writes_nothing_down_has_no_such_figure(dialogues):
+    report = measure(dialogues, lambda r: replace(r, heard=None))
+    assert "heard_pinyin_error" not in values(report) and "codec_stoi" in values(report)
+    assert "heard_pinyin_error" not in format_report(report)
 
 
 def test_a_mute_checkpoint_scores_badly(dialogues):

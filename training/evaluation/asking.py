@@ -24,7 +24,7 @@ PUSH_SECONDS = 0.1  # of speech that is streamed in
 
 @dataclass(frozen=True, kw_only=True)
 class Answer:
-    """A reply; emotion and style are None where the model says none.
+    """A reply; emotion, style and heard are None where the model says none.
 
     Fields:
         wave: [n] float32 at the model's sample rate.
@@ -40,6 +40,7 @@ class Answer:
     ended: bool
     work_seconds: float
     wait_seconds: float | None
+    heard: str | None = None
 
 
 def ask_all(
@@ -106,6 +107,7 @@ def ask(
         text="".join(chunk.new_text for chunk in chunks),
         emotion=chunks[-1].emotion,
         style=chunks[-1].style,
+        heard=chunks[-1].heard,
         wave=np.concatenate([chunk.new_audio for chunk in chunks]),
         ended=chunks[-1].ended,
         work_seconds=time.perf_counter() - started,

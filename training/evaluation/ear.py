@@ -21,6 +21,7 @@ import torchaudio.functional as AF
 from tqdm import tqdm
 
 from ..recogniser.distance import edit_distance
+from ..speech.pinyin import plain_syllables
 from .scores import characters
 
 SAMPLE_RATE = 16_000
@@ -102,6 +103,19 @@ def pinyin_errors(text: str, heard: str) -> tuple[int, int]:
     text has more errors than syllables, whatever the ear makes of noise.
     """
     return _errors(syllables(text), syllables(heard))
+
+
+def writing_errors(text: str, heard: str | None) -> tuple[int, int]:
+    """(syllables written down wrong, syllables of the text); as `pinyin_errors`.
+
+    Args:
+        text: what was said, Chinese characters and their punctuation alone.
+        heard: what a model wrote down of it, see `ReplyChunk`; None is nothing.
+
+    Raises:
+        ValueError: another character in the text.
+    """
+    return _errors(plain_syllables(text), (heard or "").split())
 
 
 def character_errors(text: str, heard: str) -> tuple[int, int]:

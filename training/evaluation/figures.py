@@ -37,11 +37,15 @@ class Figure:
 
 @dataclass(frozen=True)
 class Aim:
-    """What a key of the report stands for; the bar is the least, or with `below` the most."""
+    """What a key of the report stands for; the bar is the least, or with `below` the most.
+
+    An `optional` one is left out of the report where it was not measured.
+    """
 
     what: str
     bar: float | None = None
     below: bool = False
+    optional: bool = False
 
     def is_met(self, value: float) -> bool:
         """Whether there is a bar and it is held; never by NaN."""
@@ -64,6 +68,9 @@ FIGURES = {
     "unclear_silence": Aim("silence and noise answered by: say it again", 0.95),
     "unclear_foreign": Aim("other languages answered by: say it again"),
     "user_emotion_accuracy": Aim(f"right emotion of {len(EMOTIONS)}, by the voice alone", 0.75),
+    "heard_pinyin_error": Aim(
+        "syllables of speech alone that the model wrote down wrong", optional=True
+    ),
     "reply_pinyin_error": Aim("syllables of replies heard wrong", 0.18, below=True),
     "reply_cer": Aim("characters of replies heard wrong"),
     "teacher_pinyin_error": Aim("syllables heard wrong when the teacher says the same"),
@@ -88,6 +95,7 @@ class Exchange:
     spoken: str  # the emotion
     reply: str
     perceived: str | None
+    heard: str | None  # the syllables that the model wrote down
     style: str | None
     counts: bool
 
@@ -97,7 +105,7 @@ class Report:
     """What was measured.
 
     Fields:
-        figures: the keys of `FIGURES`.
+        figures: the keys of `FIGURES`, but for optional ones that were not measured.
         notes: further figures, by what they are.
         emotions: how often each emotion was taken for each (None: for none).
         styles: each style's median prosody; None where nothing was heard.
@@ -123,8 +131,8 @@ def format_report(report: Report) -> str:
 def figure_lines(figures: Mapping[str, Figure], aims: Mapping[str, Aim]) -> list[str]:
     """A table of figures, their bars and what they are."""
     lines = [f"{'':<28}{'value':>8}{'bar':>10}{'':>7}{'count':>12}"]
-    for name, aim in aims.items():
-        figure = figures[name]
+    for name, figure in figures.items():
+        aim = aims[name]
         bar = "" if aim.bar is None else f"{'<=' if aim.below else '>='} {aim.bar:.2f}"
         state = "" if aim.bar is None else "met" if aim.is_met(figure.value) else "short"
         lines.append(

@@ -16,7 +16,7 @@ from ..speech.speakers import SAMPLE_RATE
 from . import copying
 from .asking import Answer, ask_all, ask_each
 from .clips import Teacher
-from .ear import Ear, pinyin_errors
+from .ear import Ear, pinyin_errors, writing_errors
 from .figures import FIGURES, Exchange, Figure, Report
 from .material import Material, gather
 from .questions import LATER_KINDS, Question
@@ -60,7 +60,11 @@ def evaluate(
     log.figures["teacher_pinyin_error"] = teacher_errors(ear, teacher, heard)
     _copies(model, material, ear, log)
     return Report(
-        figures={name: log.figures.get(name, Figure(math.nan)) for name in FIGURES},
+        figures={
+            name: log.figures.get(name, Figure(math.nan))
+            for name, aim in FIGURES.items()
+            if name in log.figures or not aim.optional
+        },
         notes=log.notes,
         emotions=emotions,
         styles=styles,
@@ -90,6 +94,7 @@ class Log:
                 spoken=question.line.manner,
                 reply=answer.text,
                 perceived=answer.emotion,
+                heard=answer.heard,
                 style=answer.style,
                 counts=hit,
             )
@@ -120,6 +125,11 @@ def _first_turns(model: SpeechModel, material: Material, log: Log, seed: int) ->
         ("second_turn", material.follow_ups, second),
     ):
         log.add(name, asked, answers, log.fit.all_fit(asked, answers))
+    if any(answer.heard for answer in spoken):
+        log.figures["heard_pinyin_error"] = Figure.pooled(
+            writing_errors(question.line.text, answer.heard)
+            for question, answer in zip(material.speech, spoken)
+        )
     lost = [log.fit.is_unknown(answer) for answer in spoken]
     lost_both = [log.fit.is_unknown(answer) for answer in both]
     log.figures["unknown_false"] = Figure.of(lost + lost_both)

@@ -77,6 +77,11 @@ def syllables(text: str) -> tuple[tuple[str, ...], ...]:
     return tuple(_split(pinyin) for _, pinyins in words(text) for pinyin in pinyins)
 
 
+def plain_syllables(text: str) -> list[str]:
+    """The pinyin of a text's characters, without tones: what is told apart in what users say."""
+    return ["".join(syllable)[:-1] for syllable in syllables(text)]
+
+
 def _split(pinyin: str) -> tuple[str, ...]:
     from pypinyin.contrib.tone_convert import to_finals, to_initials
 
