@@ -187,8 +187,11 @@ function seen(tag, path) {
   const made = document.createElement(tag);
   const what = tag === "img" ? words.picture_shown : words.video_shown;
   const wasAtEnd = isAtEnd();
-  made.onload = made.onloadedmetadata = () => wasAtEnd && toEnd();
   made.onerror = () => made.replaceWith(make("p", "gone", words.not_shown.replace("{what}", what)));
+  made.onload = made.onloadedmetadata = () => {
+    if (made.videoWidth === 0) made.onerror(); // its sound alone is understood
+    if (wasAtEnd) toEnd();
+  };
   if (tag === "img") made.alt = what;
   else [made.controls, made.preload, made.ariaLabel] = [true, "metadata", what];
   made.src = window.pageAddress(path);
@@ -271,6 +274,7 @@ function follow() {
 }
 
 function clearFaults() {
+  window.pageTell("turn");
   document.querySelectorAll(".toast-close").forEach((button) => button.click());
 }
 
@@ -282,7 +286,11 @@ function toEnd() {
   log.scrollTop = log.scrollHeight;
 }
 
+let remembered;
+
 function remember(name) {
+  if (name === remembered) return;
+  remembered = name;
   try {
     if (name) sessionStorage.setItem("conversation", name);
     else sessionStorage.removeItem("conversation");

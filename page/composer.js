@@ -42,6 +42,7 @@ function attach(kind, what) {
   slots[kind].querySelector(".name").textContent = what?.name ?? "";
   const shown = slots[kind].querySelector("audio, img, video");
   shown.pause?.();
+  shown.hidden = false;
   if (what) shown.src = what.url;
   else shown.removeAttribute("src");
   if (kind === "image") shown.alt = what?.name ?? "";
@@ -188,6 +189,9 @@ file.onchange = () => {
   file.value = "";
 };
 for (const [kind, slot] of Object.entries(slots)) {
+  const shown = slot.querySelector("img, video");
+  // What this browser can't show has its name alone.
+  if (shown) shown.onerror = shown.onloadedmetadata = () => (shown.hidden = !shown.videoWidth);
   slot.querySelector(".remove").onclick = () => {
     attach(kind, null);
     text.focus();
@@ -221,4 +225,5 @@ try {
   text.value = sessionStorage.getItem("draft") ?? "";
 } catch {} // storage is blocked
 requestAnimationFrame(grow);
+window.addEventListener("resize", grow);
 showRecording();

@@ -53,6 +53,18 @@
     begun.observe(root, { childList: true, subtree: true });
   }
 
+  // Gradio's notices: in the page's language, and without a button that holds another one.
+  const GRADIOS = { "Connection to the server was lost": "unreachable", "This application is currently busy": "error_busy" };
+  const [headers, notices] = ["toast-header", "toast-message-text"].map((name) => document.getElementsByClassName(name));
+  new MutationObserver(() => {
+    for (const header of headers) for (const name of ["role", "tabindex"]) header.removeAttribute(name);
+    for (const { parentElement } of headers) parentElement.querySelector(".toast-close")?.setAttribute("aria-label", words.close);
+    for (const notice of notices) {
+      const begin = Object.keys(GRADIOS).find((text) => notice.textContent.startsWith(text));
+      if (begin) notice.textContent = words[GRADIOS[begin]];
+    }
+  }).observe(root, { childList: true, subtree: true });
+
   window.pageAsk = {}; // calls of the server, by name; each takes what is sent
   window.pageAsked = null; // when the user finished what is being answered
   window.pageTell = (name, detail = null) => window.dispatchEvent(new CustomEvent(name, { detail }));

@@ -6,7 +6,9 @@
   const found = make("div", { className: "stack", hidden: true, tabindex: -1 });
   const form = make("form", { className: "row-form" }, labelled(words.test_key, key), button(words.test_open, open, "primary"));
   form.onsubmit = (event) => { event.preventDefault(); open(); };
+  const narrow = window.matchMedia("(width < 640px)");
   let sounds = {};
+  let given = null; // what is shown
 
   function open() {
     status.say(words.test_loading);
@@ -45,7 +47,7 @@
     const shown = rows.map(([name]) => (name.length > 18 ? `${name.slice(0, 17)}…` : name));
     const widths = shown.map((name) => [...name].reduce((sum, letter) => sum + (letter > "\u2e80" ? 13 : 8), 0));
     const left = 24 + Math.max(...widths);
-    const right = left + (window.innerWidth < 640 ? 230 : 410);
+    const right = left + (narrow.matches ? 230 : 410);
     const [top, step] = [12, 34];
     const bottom = top + step * rows.length;
     const x = (value) => left + ((Math.min(high, Math.max(low, value)) - low) / (high - low)) * (right - left);
@@ -105,7 +107,7 @@
     found.hidden = Boolean(answer.fault);
     if (answer.fault) return status.say(answer.fault[language], true);
     status.say("");
-    const given = answer.results;
+    given = answer.results;
     const { kind } = given;
     const rows = Object.entries(given.estimates).map(([name, one]) => [name, String(one.count),
       number(scaled(kind, one.value), digits(kind)),
@@ -129,6 +131,8 @@
     );
     found.focus();
   };
+
+  narrow.addEventListener("change", () => found.querySelector(".plot")?.replaceWith(picture(given)));
 
   // Asked for twice, as nothing brings it back.
   function deletion(given) {

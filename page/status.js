@@ -1,16 +1,16 @@
-// What goes on, in one line: said by the server, or by the page itself through pageStatus. What
-// is said of a fault stays until the next thing goes well.
+// What goes on, in one line: said by the server, or by the page itself through pageStatus. A fault
+// stays until something else begins: a reply that was under way goes on and ends beside it.
 const language = window.pageLanguage;
 const said = element.querySelector("[role=status]");
 const fault = element.querySelector("[role=alert]");
 const bar = element.querySelector("progress");
 const time = element.querySelector(".time");
 
-function show({ kind, text, progress }) {
+function show({ kind, text, progress }, goesOn = false) {
   const words = text?.[language] ?? "";
   const isFault = kind === "fault";
   if (said.textContent !== (isFault ? "" : words)) said.textContent = isFault ? "" : words;
-  fault.textContent = isFault ? words : "";
+  if (!goesOn) fault.textContent = isFault ? words : "";
   bar.hidden = time.hidden = !progress;
   if (progress) {
     bar.max = progress.max;
@@ -26,4 +26,11 @@ window.pageStatus = (kind, key, values = {}) => {
   for (const [name, value] of Object.entries(values)) words = words.replace(`{${name}}`, value);
   show({ kind, text: { [language]: words } });
 };
-watch("value", () => props.value && show(JSON.parse(props.value)));
+watch("value", () => {
+  if (!props.value) return;
+  const given = JSON.parse(props.value);
+  show(given, Boolean(given.progress) || !given.kind);
+});
+window.addEventListener("turn", () => {
+  fault.textContent = "";
+});

@@ -78,4 +78,14 @@ def test_the_talk_tab_is_for_everybody(
     page.reload()
     page.wait_for_selector("#chat .break")
     found += violations(page, "the conversation is lost")
+    ours[0].calls.is_ending = True
+    write(page, "你好")
+    page.wait_for_selector(".toast-body")
+    found += violations(page, "refused, with a notice")
+    ours[0].calls.is_ending = False
+    page.context.set_offline(True)
+    page.click("#send")
+    page.wait_for_selector(".toast-body")
+    found += violations(page, "the server can't be reached")
+    page.context.set_offline(False)
     assert found == []

@@ -118,6 +118,11 @@ def test_results(context, url: str, locale: str):
     assert violations(page, "results") == [] and fits(page)
     letters = page.evaluate("document.querySelector('.plot text').getBoundingClientRect().height")
     assert letters > 12  # as large as the text around it, on a phone, too
+    narrow = page.evaluate("document.querySelector('.plot').viewBox.baseVal.width")
+    page.set_viewport_size({"width": 844, "height": NARROW})  # it is turned
+    page.wait_for_function(
+        "narrow => document.querySelector('.plot').viewBox.baseVal.width > narrow", arg=narrow
+    )
 
 
 def test_the_look_inside(context, tiny_url: str, locale: str, tmp_path: Path):

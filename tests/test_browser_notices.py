@@ -1,0 +1,64 @@
+"""What the page says while something goes wrong in a browser, and how long it says so."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from browser import MARKS, Pages, said, wait_for_reply, write
+from fake_model import FakeModel, held
+
+import app
+
+pytestmark = MARKS
+
+
+@pytest.fixture(scope="module")
+def model() -> FakeModel:
+    return FakeModel(num_frames=10)
+
+
+@pytest.mark.parametrize(("locale", "told"), [("zh-CN", "连接不上服务器"), ("en-US", "be reached")])
+def test_a_server_out_of_reach_is_told_in_the_pages_language(
+    open_page: Pages, locale: str, told: str
+):
+    page = open_page(locale)
+    page.context.set_offline(True)
+    write(page, "第一句")
+    page.wait_for_selector(f".toast-message-text:has-text('{told}')")
+    assert "Connection" not in page.inner_text(".toast-wrap")
+    page.context.set_offline(False)
+    page.wait_for_selector(".toast-body", state="detached")
+    page.click("#send")
+    wait_for_reply(page)
+    assert page.input_value("#text") == ""
+
+
+@pytest.mark.parametrize(("locale", "told"), [("zh-CN", "服务器正忙"), ("en-US", "busy: wait")])
+def test_a_refused_call_is_told_in_the_pages_language(
+    open_page: Pages, ours: tuple[app.Page, str], locale: str, told: str
+):
+    page = open_page(locale)
+    ours[0].calls.is_ending = True
+    write(page, "第一句")
+    page.wait_for_selector(f".toast-message-text:has-text('{told}')")
+    ours[0].calls.is_ending = False
+    assert page.input_value("#text") == "第一句"
+
+
+def test_a_fault_stays_while_a_reply_goes_on_and_leaves_with_the_next_one(
+    open_page: Pages, model: FakeModel, tmp_path: Path
+):
+    page = open_page("en-US")
+    page.route("**/upload*", lambda route: route.fulfill(status=413, body="no"))
+    (tmp_path / "a.wav").write_bytes(b"RIFF")
+    with held(model):
+        write(page, "第一句")
+        page.wait_for_selector("#status:has-text('Thinking')")
+        page.set_input_files("#composer input[type=file]", tmp_path / "a.wav")
+        page.wait_for_selector("#status .fault:has-text('413')")
+    wait_for_reply(page)
+    assert "413" in said(page)
+    write(page, "第二句")
+    wait_for_reply(page, 2)
+    assert said(page) == ""
