@@ -1,4 +1,4 @@
-"""What the page says while something goes wrong in a browser, and how long it says so."""
+"""What the page says while something goes wrong in a browser, and what it is on a turned phone."""
 
 from __future__ import annotations
 
@@ -62,3 +62,11 @@ def test_a_fault_stays_while_a_reply_goes_on_and_leaves_with_the_next_one(
     write(page, "第二句")
     wait_for_reply(page, 2)
     assert said(page) == ""
+
+
+def test_what_is_written_is_seen_whole_on_a_turned_phone(open_page: Pages):
+    page = open_page("en-US", 844, 390)
+    page.fill("#text", "a line that fills a wide window's field and not a narrow one's")
+    page.set_viewport_size({"width": 390, "height": 844})
+    seen = "(({ clientHeight, scrollHeight }) => clientHeight >= scrollHeight - 4)"
+    page.wait_for_function(f"{seen}(document.querySelector('#text'))")
