@@ -208,7 +208,7 @@ static INLINE void products(
     float sums[BLOCK * BLOCK];
     int64_t outputs[BLOCK];
     for (int64_t n = 0; n < BLOCK; n++) outputs[n] = output + (n < count ? n : count - 1);
-    if (in->rows > BLOCK)
+    if (in->rows > BLOCK || (bits == 4 && rows > 2)) // compute-bound
         for (int n = 0; n < BLOCK; n += BESIDE)
             dot(linear, bits, outputs + n, BESIDE, in, first, rows, totals + n * rows);
     else // memory-bound: it is fastest at one stream of weights
