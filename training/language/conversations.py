@@ -22,10 +22,10 @@ from ..dialogues import (
     Intent,
 )
 from ..speech.lines import followup_styles, styled_replies
-from ..speech.pinyin import PUNCTUATION, syllables
+from ..speech.pinyin import PUNCTUATION, plain_syllables, syllables
 from .corpus import Spoken
 from .example import Example, join
-from .splicing import Splicer, plain_syllables, spoken_syllables
+from .splicing import Splicer, spoken_syllables, stretch
 from .tokenizer import emotion_token, topic_token
 from .wording import CORRECTIONS, loosen, reword
 
@@ -40,12 +40,11 @@ WEIGHTS = {
     UNCLEAR: 2.5,
     SILENT: 1.0,
 }  # of an intent among the others, which have 1
-TURN_SHARES = (0.8, 0.11, 0.05, 0.02, 0.01, 0.01)  # conversations of one turn, of two, ...
+TURN_SHARES = (0.75, 0.14, 0.06, 0.03, 0.01, 0.01)  # conversations of one turn, of two, ...
 FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
 CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
-SPACED_SHARE = 0.05  # of replies whose words alone are learned, that stand among their speech
+SPACED_SHARE = 0.1  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
-OPENING = 3  # tokens of a reply before its words: emotion, style, topic
 TOPIC_WEIGHT = 20.0  # of the topic, which decides all words, beside one of them
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 HEARING_FRAMES = 5  # that the model may take to tell a syllable
@@ -59,8 +58,10 @@ CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are k
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
     """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n], which is `spoken`, as the
-    model reads them, what is `heard` in the prompt, see `Example`, and the `question` in it."""
+    model reads them, how many marks the reply begins with, what is `heard` in the prompt, see
+    `Example`, and the `question` in it."""
 
+    num_marks: int
     heard: list[tuple[int, Sequence[str]]]
     free_style: bool
     spoken: Spoken
@@ -165,18 +166,22 @@ class Conversations:
         parts.append(text_columns(self.tokens.closing(), self.num_codebooks))
         return torch.cat(parts, dim=1), heard
 
-    def reply_columns(self, emotion: str, style: str, question: str, reply: Spoken) -> Tensor:
-        """A reply [1+K, n]: emotion, style, topic, and each character shortly before it is spoken,
-        with `<|semantic|>` between; without its end.
+    def marks(self, emotion: str, style: str, question: str) -> Tensor:
+        """What a reply begins with, unheard: emotion, style, topic: [1+K, 3].
 
-        So what is to be spoken next always stands a few columns back, and the words follow from a
-        topic that is decided once.
+        So the words follow from a topic that is decided once.
+        """
+        names = [emotion_token(emotion), f"<|style:{style}|>", topic_token(question)]
+        return text_columns(self.tokenizer.encode("".join(names)), self.num_codebooks)
+
+    def reply_columns(self, reply: Spoken) -> Tensor:
+        """A reply [1+K, n] behind its marks: each character shortly before it is spoken, with
+        `<|semantic|>` between; without its end.
+
+        So what is to be spoken next always stands a few columns back.
         """
         row = torch.full((1, reply.codes.shape[1]), self.tokens.semantic)
-        opening = f"{emotion_token(emotion)}<|style:{style}|>{topic_token(question)}"
-        row[0, :OPENING] = torch.tensor(self.tokenizer.encode(opening))
-        column = OPENING
-        onsets = iter(reply.onsets)
+        column, onsets = 0, iter(reply.onsets)
         for char in reply.text:
             if char not in PUNCTUATION:
                 column = max(column, next(onsets) - LEAD_FRAMES)
@@ -192,7 +197,8 @@ class Conversations:
         return column
 
     def draw_reply(self, rng: np.random.Generator) -> tuple[str, Tensor, Tensor]:
-        """One first turn: the words of a reply, its prompt, and its columns without the end."""
+        """One first turn: the words of a reply, its prompt, and its columns, marks included,
+        without the end."""
         drawn = self._draw_turn(self._draw_intent(rng), None, 0, rng, speak=True)
         return drawn.spoken.text, drawn.prompt, drawn.reply
 
@@ -214,9 +220,9 @@ class Conversations:
             if written and (not spoken or rng.random() < SPLICED_SHARE):
                 spliced = self.splicer.say(intent.name, _line(written, corrects, rng), rng)
                 if spliced is not None:
-                    return spliced, inputs
+                    return stretch(spliced, rng), inputs
             if spoken:
-                return spoken[rng.integers(len(spoken))], inputs
+                return stretch(spoken[rng.integers(len(spoken))], rng), inputs
         text = _line(written, corrects, rng)
         emotion = intent.emotions[0] if kind is None else "neutral"
         codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
@@ -239,13 +245,15 @@ class Conversations:
         style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
         spoken = self._choose_reply(intent, kind, style, rng)
         question = intent.name if kind is None else f"{intent.name}.{kind}"
+        marks = self.marks(emotion, style, question)
         return _Turn(
+            num_marks=marks.shape[1],
             heard=heard,
             free_style=free_style,
             spoken=spoken,
             prompt=prompt,
             question=question,
-            reply=self.reply_columns(emotion, style, question, spoken),
+            reply=torch.cat([marks, self.reply_columns(spoken)], dim=1),
         )
 
     def _choose_reply(
@@ -281,20 +289,20 @@ class Conversations:
         learn_text[prompt.shape[1] :] = 1
         if not speak:
             learn_text *= (grid[0] != self.tokens.semantic) & (grid[0] != self.tokens.end)
+        first = prompt.shape[1]
+        words = first + turn.num_marks  # where they begin
         learn_codes = (learn_text > 0) & speak
-        learn_codes[-1] = False
-        _, style, topic = range(prompt.shape[1], prompt.shape[1] + OPENING)
-        learn_text[topic] = TOPIC_WEIGHT
+        learn_codes[:words] = learn_codes[-1] = False
+        learn_text[words - 1] = TOPIC_WEIGHT
         if turn.free_style:
-            learn_text[style] = 0  # drawn, so not to be expected
-        before = prompt.shape[1] - 1
+            learn_text[first + 1] = 0  # drawn, so not to be expected
         return Example(
             grid=grid,
             learn_text=learn_text,
             learn_codes=learn_codes,
             heard=turn.heard,
-            asked=[(before, turn.question)],
-            said=[] if alone else [(before, _reply_syllables(turn.spoken))],
+            asked=[(first - 1, turn.question)],
+            said=[] if alone else [(words - 1, _reply_syllables(turn.spoken))],
         )
 
 

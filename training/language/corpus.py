@@ -26,7 +26,7 @@ FRAME_SECONDS = TINY_CODEC.samples_per_frame / SAMPLE_RATE
 BABBLE_VOICES, BABBLE_RECORDINGS = 4, 400
 SOUND_SECONDS = (0.8, 4.0)
 SILENCE_DB = (-90.0, -60.0)
-REPLY_LEAD_FRAMES = 4  # silent, so that the opening and the first character stand before its sound
+REPLY_LEAD_FRAMES = 1  # silent, so that the first character stands before its sound
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -19,16 +19,21 @@ MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the 
 # Of the codes that the model reads in training, some are replaced by any others: of a reply's own
 # as many that it learns to tell its speech from the words, and does not stumble over its errors.
 CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.02, 0.5, 0.5
+VOICE_SPREAD = 0.8  # most that a voice's levels are moved, in standard deviations of whole levels
 JITTERED_SHARE = 0.1  # of all codes that it reads, off by one level, as another voice might be
 
 
 def words_loss(
-    model: DualARTransformer, heads: Heads, examples: Sequence[Example], device: str
+    model: DualARTransformer,
+    heads: Heads,
+    examples: Sequence[Example],
+    device: str,
 ) -> Tensor:
     """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
     heads' loss."""
-    grid, learn_text, _ = (x.to(device) for x in collate(examples))
-    heard = _corrupt(_jitter(grid[:, :, :-1]), model.config.codebook_size, CORRUPTED_SHARE)
+    grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
+    heard = _jitter(_change_voice(grid[:, :, :-1], ~learn_codes[:, :-1]))
+    heard = _corrupt(heard, model.config.codebook_size, CORRUPTED_SHARE)
     text_loss = _text_loss(
         model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
     )
@@ -45,7 +50,9 @@ def losses(
     grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
     codebook_size = model.config.codebook_size
     share = torch.where(learn_codes, CORRUPTED_REPLY_SHARE, CORRUPTED_SHARE)[:, None, :-1]
-    hidden = model.forward_hidden(_corrupt(_jitter(grid[:, :, :-1]), codebook_size, share))
+    heard = _jitter(_change_voice(grid[:, :, :-1], ~learn_codes[:, :-1]))
+    heard = _corrupt(heard, codebook_size, share)
+    hidden = model.forward_hidden(heard)
     text_loss = _text_loss(model, hidden, grid, learn_text)
 
     learn_codes = learn_codes[:, 1:]
@@ -90,6 +97,25 @@ def _corrupt(tokens: Tensor, codebook_size: int, share: Tensor | float) -> Tenso
     if tokens.dim() == 3:
         wrong[:, 0] = False
     return torch.where(wrong, torch.randint_like(tokens, 1, codebook_size), tokens)
+
+
+def _change_voice(grid: Tensor, users: Tensor) -> Tensor:
+    """Move some levels of all codes of a conversation's user alike, as in another voice.
+
+    Args:
+        grid: [B, 1+K, T].
+        users: [B, T] bool, the columns in which the user's codes may stand.
+    """
+    sizes = torch.tensor(TINY_CODEC.fsq_levels, device=grid.device)
+    strides = sizes.cumprod(0) // sizes
+    codes = grid[:, 1:] - 1
+    spread = VOICE_SPREAD * torch.rand(len(grid), 1, 1, 1, device=grid.device)
+    shape = (len(grid), codes.shape[1], 1, len(sizes))
+    offsets = (spread * torch.randn(shape, device=grid.device)).round().long()
+    levels = codes[..., None] // strides % sizes
+    moved = ((levels + offsets).clamp(min=0).minimum(sizes - 1) * strides).sum(-1)
+    codes = torch.where(users[:, None] & (codes >= 0), moved, codes)
+    return torch.cat([grid[:, :1], codes + 1], dim=1)
 
 
 def _jitter(grid: Tensor, share: float = JITTERED_SHARE) -> Tensor:

@@ -22,13 +22,12 @@ from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from ..codec.config import TINY_CODEC
 from ..dialogues import EMOTIONS, Dialogues
 from ..loop import Stage, autocast
-from ..speech.pinyin import syllables
+from ..speech.pinyin import plain_syllables, syllables
 from .batches import Corpus
 from .conversations import Conversations
 from .corpus import Spoken
 from .heads import Heads
 from .losses import losses, words_loss
-from .splicing import plain_syllables
 from .tokenizer import emotion_token, questions_of
 
 UNDERSTANDING_BATCH_SIZE = 36

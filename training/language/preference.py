@@ -7,7 +7,7 @@ does not stop. As for Qwen2.5-Omni's talker (arXiv:2503.20215), the loss is
 """
 
 import copy
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -98,7 +98,7 @@ def speak(
             samples.append(
                 Sample(
                     prompt=prompt,
-                    good=torch.cat([_written(good, marks), end], dim=1),
+                    good=torch.cat([good, end], dim=1),
                     own=torch.cat([own, end], dim=1) if stopped else own,
                     errors=errors,
                     stopped=stopped,
@@ -224,12 +224,6 @@ def _finish(model: DualARTransformer, replies: Sequence[Reply]) -> list[list[Ten
     for _ in make_frames(partial(next_frames, EagerEngine(model)), replies):
         pass
     return [reply.frames for reply in replies]
-
-
-def _written(columns: Tensor, marks: Collection[int]) -> Tensor:
-    """Columns [1+K, n] with pad codes beneath marks, as a reply has them."""
-    is_mark = torch.isin(columns[0], torch.tensor(sorted(marks), dtype=torch.long))
-    return torch.cat([columns[:1], columns[1:].masked_fill(is_mark, 0)])
 
 
 def _decode(codec: FireflyArchitecture, frames: Tensor) -> np.ndarray:

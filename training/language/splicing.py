@@ -4,18 +4,16 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
+from dataclasses import replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from ..speech.pinyin import syllables
+from ..speech.pinyin import plain_syllables
 from .corpus import Spoken
 
-
-def plain_syllables(text: str) -> list[str]:
-    """The pinyin of a text's characters, without tones: what is told apart in what users say."""
-    return ["".join(syllable)[:-1] for syllable in syllables(text)]
+STRETCH = 0.15  # most frames of a user's that are left out, or said twice
 
 
 def spoken_syllables(spoken: Spoken, names: list[str]) -> list[str]:
@@ -28,6 +26,22 @@ def spoken_syllables(spoken: Spoken, names: list[str]) -> list[str]:
     for name, start, end in zip(names, spoken.onsets, (*spoken.onsets[1:], len(framed))):
         framed[start:end] = [name] * (end - start)
     return framed
+
+
+def stretch(spoken: Spoken, rng: np.random.Generator) -> Spoken:
+    """The same a little faster or slower: some frames are left out, or said twice."""
+    rate = rng.uniform(-STRETCH, STRETCH)
+    length = spoken.codes.shape[1]
+    times = np.where(rng.random(length) < abs(rate), 0 if rate < 0 else 2, 1)
+    index = np.repeat(np.arange(length), times)
+    if not len(index):
+        return spoken
+    starts = np.concatenate([[0], np.cumsum(times)])
+    return replace(
+        spoken,
+        codes=spoken.codes[:, torch.from_numpy(index)],
+        onsets=tuple(int(min(starts[onset], len(index) - 1)) for onset in spoken.onsets),
+    )
 
 
 class Splicer:

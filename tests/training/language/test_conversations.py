@@ -1,5 +1,7 @@
 """Conversations: what the model reads, and what it learns of it."""
 
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -9,8 +11,10 @@ from training.language import conversations as module
 from training.language.conversations import Conversations
 from training.language.corpus import Spoken
 from training.language.example import Example, collate, join
-from training.language.tokenizer import questions_of
+from training.language.tokenizer import questions_of, topic_token
 from training.language.wording import CORRECTIONS
+
+MARKS = re.compile(r"<\|user(:\w+)?\|><\|style:\w+\|><\|topic:[\w.]+\|>")
 
 
 def decode(conversations: Conversations, ids) -> str:
@@ -32,21 +36,25 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
         num_turns.add(len(example.asked))
         inputs.add(bool(example.heard))
         for column, question in example.asked:
-            # The reply begins behind it, with the emotion, the style and the topic.
-            words = conversations.tokenizer.decode(text[column + 1 : column + 4])
-            assert words.startswith("<|user") and "<|style:" in words
-            assert words.endswith(f"|><|topic:{question}|>")
-            weights = example.learn_text[column + 1 : column + 5].tolist()
-            assert weights[0] == 1 and weights[2] == module.TOPIC_WEIGHT and weights[1] in (0, 1)
+            # The reply begins behind it: emotion, style and topic.
+            begin = column + 1
+            id = conversations.tokenizer.get_vocab()[topic_token(question)]
+            topic = begin + int((text[begin:] == id).nonzero()[0])
+            marks = conversations.tokenizer.decode(text[begin : topic + 1])
+            assert MARKS.fullmatch(marks)
+            assert (example.grid[1:, begin : topic + 1] == 0).all()
+            assert not example.learn_codes[begin : topic + 1].any()
+            style, weight = example.learn_text[begin + 1 : topic + 1].tolist()
+            assert style in (0, 1) and weight == module.TOPIC_WEIGHT
             silent = question.startswith(("unknown.unclear", "unknown.silence"))
-            assert ("<|user|>" in words) == silent
-            assert example.learn_text[column + 1] and not example.learn_text[column]
+            assert ("<|user|>" in marks) == silent
+            assert example.learn_text[begin] and not example.learn_text[column]
             assert question in questions_of(dialogues.intents)
             end = column + 1 + int((text[column + 1 :] == tokens.end).nonzero()[0])
             written = decode(conversations, text[column + 1 : end])
             assert written in conversations.replies
             if speak:
-                assert example.learn_codes[column + 1 : end].all()
+                assert example.learn_codes[topic + 1 : end].all()
                 assert example.learn_text[end] and not example.learn_codes[end]
         for start, names in example.heard:
             heard = slice(start - module.HEARING_FRAMES, start + len(names))
@@ -71,7 +79,7 @@ def test_a_reply_writes_each_character_before_it_is_spoken(conversations: Conver
         intent="", text="好，你好。", manner="warm", codes=torch.ones(8, 40).short(),
         onsets=(5, 12, 13),
     )  # fmt: skip
-    columns = conversations.reply_columns("sad", "warm", "talk.hello.more", spoken)
+    columns = conversations.reply_columns(spoken)
     assert columns.shape == (9, 40) and (columns[1:] == 2).all()
     row = columns[0].tolist()
     written = {n: t for n, t in enumerate(row) if t != conversations.tokens.semantic}
@@ -81,8 +89,6 @@ def test_a_reply_writes_each_character_before_it_is_spoken(conversations: Conver
         tokens = [token for place, token in written.items() if place <= column]
         text = decode(conversations, tokens).rstrip("\ufffd")
         begins.setdefault(text, column)
-    opening = "<|user:sad|><|style:warm|><|topic:talk.hello.more|>"
-    assert conversations.tokenizer.decode(row[:3]) == opening
     assert begins["好"] < 5 and begins["好，你"] < 13 and begins["好，"] < 10 <= begins["好，你"]
 
 
@@ -123,7 +129,7 @@ def test_turns_are_joined_at_the_end_of_a_reply(conversations: Conversations):
     (a, hello_asked), (b, more_asked) = joined.asked
     assert (hello_asked, more_asked) == ("talk.hello", "talk.hello.more")
     assert a == turns[0].asked[0][0] and b == turns[1].asked[0][0] + first - 1
-    assert len(joined.said) == 2 and joined.said[1][0] == b
+    assert len(joined.said) == 2 and joined.said[1][0] == turns[1].said[0][0] + first - 1
 
 
 def test_follow_ups_ask_about_the_topic_before(conversations: Conversations):

@@ -10,6 +10,7 @@ from training import files
 from training.codec.config import new_codec
 from training.language import corpus
 from training.language.corpus import (
+    REPLY_LEAD_FRAMES,
     draw_silence,
     draw_sound,
     read_spoken,
@@ -92,17 +93,21 @@ def test_replies_know_in_which_frame_each_character_begins(takes: Path, tmp_path
     (reply,) = read_spoken(tmp_path / "replies")
     (recording,) = recordings.read(takes / "replies")
     assert (reply.intent, reply.text, reply.manner) == ("talk.hello", "你好，我在。", "warm")
-    assert reply.codes.shape[1] == 4 + -(-len(recording.wave) // 1024)
+    assert reply.codes.shape[1] == REPLY_LEAD_FRAMES + -(-len(recording.wave) // 1024)
     assert len(reply.onsets) == 4 and reply.onsets[-1] < reply.codes.shape[1]
-    assert list(reply.onsets) == [4 + int(s * 22050 / 1024) for s in recording.onsets]
+    assert list(reply.onsets) == [
+        REPLY_LEAD_FRAMES + int(s * 22050 / 1024) for s in recording.onsets
+    ]
 
 
 def test_a_reply_is_preceded_by_silence(takes: Path, tmp_path: Path):
     codec = new_codec().eval()
     write_replies(codec, takes / "replies", tmp_path / "replies")
     (reply,) = read_spoken(tmp_path / "replies")
-    silence = corpus.encode(codec, np.zeros(4 * 1024, np.float32))
-    assert torch.equal(reply.codes[:, :3], silence[:, :3])  # the fourth sees what follows
+    (recording,) = recordings.read(takes / "replies")
+    lead = np.zeros(REPLY_LEAD_FRAMES * 1024, np.float32)
+    wave = np.concatenate([lead, recording.wave.astype(np.float32) / 32768])
+    assert torch.equal(reply.codes, corpus.encode(codec, wave))
 
 
 def test_sounds_are_unclear_or_silent(takes: Path, tmp_path: Path):

@@ -14,7 +14,13 @@ from training.language.batches import Corpus
 from training.language.conversations import Conversations
 from training.language.corpus import _write
 from training.language.example import collate
-from training.language.losses import _corrupt, _jitter, losses, words_loss
+from training.language.losses import (
+    _change_voice,
+    _corrupt,
+    _jitter,
+    losses,
+    words_loss,
+)
 from training.language.model import (
     code_numbers,
     new_heads,
@@ -93,6 +99,7 @@ def test_losses_are_the_cross_entropy_of_what_is_learned(
 ):
     monkeypatch.setattr(loss_module, "_corrupt", lambda tokens, size, share: tokens)
     monkeypatch.setattr(loss_module, "_jitter", lambda tokens: tokens)
+    monkeypatch.setattr(loss_module, "_change_voice", lambda tokens, users: tokens)
     examples = [conversations.draw(np.random.default_rng(n)) for n in range(2)]
     with torch.no_grad():
         text_loss, code_loss = losses(model, examples, "cpu", np.random.default_rng(0))
@@ -124,7 +131,10 @@ def test_losses_of_bfloat16_are_float32(model, conversations: Conversations, dia
 
 
 def test_the_words_and_the_heads_are_learned(
-    model, conversations: Conversations, dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
+    model,
+    conversations: Conversations,
+    dialogues: Dialogues,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("training.language.conversations.SPACED_SHARE", 0.3)
     torch.manual_seed(0)
@@ -195,3 +205,19 @@ def test_held_out_follow_ups_do_not_stop_the_training(
     train_understanding(dialogues, tokenizer, tmp_path, 1e-6, "cpu")
     saved = torch.load(tmp_path / "understanding.pt", weights_only=True)
     assert saved["step"] == 1 and set(saved["modules"]) == {"model", "heads"}
+
+
+def test_a_voice_is_changed_alike_in_all_its_frames(monkeypatch):
+    monkeypatch.setattr(loss_module, "VOICE_SPREAD", 2.0)
+    torch.manual_seed(0)
+    code = 1 + 4 + 8 * (2 + 5 * (2 + 5 * 2))  # in the middle of all its levels
+    grid = torch.full((4, 9, 50), code)
+    grid[:, :, 40:] = 0
+    users = torch.zeros(4, 50, dtype=torch.bool)
+    users[:, :30] = True
+    found = _change_voice(grid, users)
+    assert torch.equal(found[:, 0], grid[:, 0])
+    assert torch.equal(found[:, :, 30:], grid[:, :, 30:])  # replies, and the pad
+    assert (found[:, 1:, :30] == found[:, 1:, :1]).all()
+    assert 0.3 < (found[:, 1:, 0] != code).float().mean() < 1
+    assert found[:, 1:, :30].min() >= 1 and found.max() <= 1000

@@ -5,7 +5,8 @@ import torch
 from recipe import make_spoken
 
 from training.language.corpus import Spoken
-from training.language.splicing import Splicer, plain_syllables, spoken_syllables
+from training.language.splicing import Splicer, spoken_syllables, stretch
+from training.speech.pinyin import plain_syllables
 
 
 def spoken(text: str, manner: str, fill: int, lead: int = 2, length: int = 3) -> Spoken:
@@ -52,3 +53,17 @@ def test_the_same_generator_says_the_same():
     splicer = Splicer([spoken("你好。", "happy", n) for n in (100, 200, 300)])
     one, other = (splicer.say("x", "你好。", np.random.default_rng(3)) for _ in range(2))
     assert torch.equal(one.codes, other.codes)
+
+
+def test_a_line_is_stretched_with_its_onsets():
+    codes = torch.arange(200).repeat(8, 1).short()
+    spoken = Spoken(intent="a", text="你好吗", manner="sad", codes=codes, onsets=(20, 90, 150))
+    lengths = set()
+    for seed in range(40):
+        found = stretch(spoken, np.random.default_rng(seed))
+        lengths.add(found.codes.shape[1])
+        steps = found.codes[0].diff()
+        assert (steps >= 0).all() and found.codes.shape[0] == 8
+        for before, after in zip(spoken.onsets, found.onsets):
+            assert abs(int(found.codes[0, after]) - before) <= 3  # the same place in the line
+    assert min(lengths) < 185 and max(lengths) > 215 and min(lengths) > 160 and max(lengths) < 240
