@@ -40,7 +40,11 @@ WEIGHTS = {
     UNCLEAR: 2.5,
     SILENT: 1.0,
 }  # of an intent among the others, which have 1
-TURN_SHARES = (0.75, 0.14, 0.06, 0.03, 0.01, 0.01)  # conversations of one turn, of two, ...
+# Conversations of one turn, of two, ...: what is spoken in a further turn is harder to learn.
+TURN_SHARES = {
+    False: (0.75, 0.14, 0.06, 0.03, 0.01, 0.01),
+    True: (0.5, 0.33, 0.12, 0.03, 0.01, 0.01),
+}
 FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
 CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
 SPACED_SHARE = 0.1  # of replies whose words alone are learned, that stand among their speech
@@ -108,7 +112,8 @@ class Conversations:
         Args:
             speak: else only words are learned; some stand as they are spoken, others alone.
         """
-        num_turns = 1 + int(rng.choice(len(TURN_SHARES), p=TURN_SHARES))
+        shares = TURN_SHARES[speak]
+        num_turns = 1 + int(rng.choice(len(shares), p=shares))
         turns: list[Example] = []
         intent = self._draw_intent(rng)
         for index in range(num_turns):
