@@ -305,6 +305,7 @@ class Conversations:
             grid=grid,
             learn_text=learn_text,
             learn_codes=learn_codes,
+            users=torch.arange(grid.shape[1]) < first,
             heard=turn.heard,
             asked=[(first - 1, turn.question)],
             said=[] if alone else [(words - 1, _reply_syllables(turn.spoken))],

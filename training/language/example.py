@@ -17,15 +17,18 @@ class Example:
         grid: [1+K, T] long, as in a prompt, replies included.
         learn_text: [T] float32, how much the column's text token is to be predicted, 0 not at all.
         learn_codes: [T] bool, the column's codes are to be predicted.
+        users: [T] bool, the column is the user's, not a reply's.
         heard: (column, syllable to be told apart in each column from there) of what is spoken
             and not written besides.
         asked: (column before the reply, what it replies to) of each turn; see `questions_of`.
-        said: (column before the reply, syllable heard in each of its columns) of each spoken turn.
+        said: (column before the reply's words, syllable heard in each from there) of each spoken
+            turn.
     """
 
     grid: Tensor
     learn_text: Tensor
     learn_codes: Tensor
+    users: Tensor
     heard: list[tuple[int, Sequence[str]]]
     asked: list[tuple[int, str]]
     said: list[tuple[int, Sequence[str]]]
@@ -33,12 +36,13 @@ class Example:
 
 def join(turns: Sequence[Example]) -> Example:
     """Turns one after another; the end token of a reply is where the next turn begins."""
-    grids, texts, codes, heard, asked, said, start = [], [], [], [], [], [], 0
+    grids, texts, codes, users, heard, asked, said, start = [], [], [], [], [], [], [], 0
     for index, turn in enumerate(turns):
         skip = 1 if index else 0  # a further prompt opens with the end token that stands already
         grids.append(turn.grid[:, skip:])
         texts.append(turn.learn_text[skip:])
         codes.append(turn.learn_codes[skip:])
+        users.append(turn.users[skip:])
         shift = start - skip
         heard += [(column + shift, names) for column, names in turn.heard]
         asked += [(column + shift, question) for column, question in turn.asked]
@@ -48,14 +52,15 @@ def join(turns: Sequence[Example]) -> Example:
         grid=torch.cat(grids, dim=1),
         learn_text=torch.cat(texts),
         learn_codes=torch.cat(codes),
+        users=torch.cat(users),
         heard=heard,
         asked=asked,
         said=said,
     )
 
 
-def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
-    """Pad on the right: grid [B, 1+K, T], learn_text [B, T], learn_codes [B, T]."""
+def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+    """Pad on the right: grid [B, 1+K, T], learn_text, learn_codes and users [B, T]."""
     length = max(example.grid.shape[1] for example in examples)
 
     def pad(x: Tensor) -> Tensor:
@@ -65,4 +70,5 @@ def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor]:
         torch.stack([pad(e.grid) for e in examples]),
         torch.stack([pad(e.learn_text) for e in examples]),
         torch.stack([pad(e.learn_codes) for e in examples]),
+        torch.stack([pad(e.users) for e in examples]),
     )

@@ -24,15 +24,12 @@ JITTERED_SHARE = 0.1  # of all codes that it reads, off by one level, as another
 
 
 def words_loss(
-    model: DualARTransformer,
-    heads: Heads,
-    examples: Sequence[Example],
-    device: str,
+    model: DualARTransformer, heads: Heads, examples: Sequence[Example], device: str
 ) -> Tensor:
     """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
     heads' loss."""
-    grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
-    heard = _jitter(_change_voice(grid[:, :, :-1], ~learn_codes[:, :-1]))
+    grid, learn_text, _, users = (x.to(device) for x in collate(examples))
+    heard = _jitter(_change_voice(grid[:, :, :-1], users[:, :-1]))
     heard = _corrupt(heard, model.config.codebook_size, CORRUPTED_SHARE)
     text_loss = _text_loss(
         model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
@@ -47,10 +44,10 @@ def losses(
     rng: np.random.Generator,
 ) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the replies' text tokens, and of their codes."""
-    grid, learn_text, learn_codes = (x.to(device) for x in collate(examples))
+    grid, learn_text, learn_codes, users = (x.to(device) for x in collate(examples))
     codebook_size = model.config.codebook_size
     share = torch.where(learn_codes, CORRUPTED_REPLY_SHARE, CORRUPTED_SHARE)[:, None, :-1]
-    heard = _jitter(_change_voice(grid[:, :, :-1], ~learn_codes[:, :-1]))
+    heard = _jitter(_change_voice(grid[:, :, :-1], users[:, :-1]))
     heard = _corrupt(heard, codebook_size, share)
     hidden = model.forward_hidden(heard)
     text_loss = _text_loss(model, hidden, grid, learn_text)
@@ -104,7 +101,7 @@ def _change_voice(grid: Tensor, users: Tensor) -> Tensor:
 
     Args:
         grid: [B, 1+K, T].
-        users: [B, T] bool, the columns in which the user's codes may stand.
+        users: [B, T] bool, the user's columns.
     """
     sizes = torch.tensor(TINY_CODEC.fsq_levels, device=grid.device)
     strides = sizes.cumprod(0) // sizes

@@ -13,7 +13,7 @@ from torch import Tensor
 from ..speech.pinyin import plain_syllables
 from .corpus import Spoken
 
-STRETCH = 0.15  # most frames of a user's that are left out, or said twice
+STRETCH = 0.15  # largest share of a user's frames that are left out, or said twice
 
 
 def spoken_syllables(spoken: Spoken, names: list[str]) -> list[str]:

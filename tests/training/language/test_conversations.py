@@ -207,10 +207,11 @@ def test_replies_that_are_not_recorded_yet_are_not_drawn(
 
 def test_examples_are_padded_on_the_right(conversations: Conversations):
     examples = draw(conversations, 3, True)
-    grid, learn_text, learn_codes = collate(examples)
+    grid, learn_text, learn_codes, users = collate(examples)
     longest = max(e.grid.shape[1] for e in examples)
     assert grid.shape == (3, 9, longest) and learn_text.shape == learn_codes.shape == (3, longest)
     for row, example in enumerate(examples):
         length = example.grid.shape[1]
         assert torch.equal(grid[row, :, :length], example.grid) and not grid[row, :, length:].any()
         assert learn_text[row].sum() == example.learn_text.sum()
+        assert torch.equal(users[row, :length], example.users) and not users[row, length:].any()

@@ -14,13 +14,7 @@ from training.language.batches import Corpus
 from training.language.conversations import Conversations
 from training.language.corpus import _write
 from training.language.example import collate
-from training.language.losses import (
-    _change_voice,
-    _corrupt,
-    _jitter,
-    losses,
-    words_loss,
-)
+from training.language.losses import _change_voice, _corrupt, _jitter, losses, words_loss
 from training.language.model import (
     code_numbers,
     new_heads,
@@ -131,10 +125,7 @@ def test_losses_of_bfloat16_are_float32(model, conversations: Conversations, dia
 
 
 def test_the_words_and_the_heads_are_learned(
-    model,
-    conversations: Conversations,
-    dialogues: Dialogues,
-    monkeypatch: pytest.MonkeyPatch,
+    model, conversations: Conversations, dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr("training.language.conversations.SPACED_SHARE", 0.3)
     torch.manual_seed(0)
@@ -221,3 +212,28 @@ def test_a_voice_is_changed_alike_in_all_its_frames(monkeypatch):
     assert (found[:, 1:, :30] == found[:, 1:, :1]).all()
     assert 0.3 < (found[:, 1:, 0] != code).float().mean() < 1
     assert found[:, 1:, :30].min() >= 1 and found.max() <= 1000
+
+
+@pytest.mark.parametrize("speak", [True, False])
+def test_only_the_users_voice_is_changed(
+    model, conversations: Conversations, dialogues, monkeypatch, speak: bool
+):
+    monkeypatch.setattr("training.language.conversations.SPACED_SHARE", 1.0)
+    examples = [conversations.draw(np.random.default_rng(n), speak) for n in range(6)]
+    changed = []
+    monkeypatch.setattr(
+        loss_module, "_change_voice", lambda grid, users: changed.append(users) or grid
+    )
+    with torch.no_grad():
+        if speak:
+            losses(model, examples, "cpu", np.random.default_rng(0))
+        else:
+            words_loss(model, new_heads(model, dialogues), examples, "cpu")
+    (users,) = changed
+    for row, example in zip(users, examples):
+        begins = [column + 1 for column, _ in example.asked]
+        ends = [column + len(names) for column, names in example.said]
+        for begin, end in zip(begins, ends):
+            assert row[begin - 1] and not row[begin : end + 1].any()
+        heard = [range(start, start + len(names)) for start, names in example.heard]
+        assert all(row[column] for columns in heard for column in columns)
