@@ -45,7 +45,9 @@ TURN_SHARES = {
     False: (0.75, 0.14, 0.06, 0.03, 0.01, 0.01),
     True: (0.5, 0.33, 0.12, 0.03, 0.01, 0.01),
 }
-FOLLOWUP_SHARE = 0.4  # of further turns that ask on; the others begin a new topic
+# Of further turns, those that ask on; the others begin a new topic. What answers them is heard
+# nowhere else.
+FOLLOWUP_SHARE = {False: 0.4, True: 0.75}
 CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
 SPACED_SHARE = 0.1  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
@@ -118,7 +120,7 @@ class Conversations:
         intent = self._draw_intent(rng)
         for index in range(num_turns):
             kind = None
-            if index and rng.random() < FOLLOWUP_SHARE:
+            if index and rng.random() < FOLLOWUP_SHARE[speak]:
                 kinds = [k for k, text in intent.then.items() if text in self.replies]
                 kind = str(rng.choice(kinds)) if kinds else None
             if index and kind is None:
