@@ -76,7 +76,8 @@ class ReplyChunk:
     """A piece of a reply: `new_` is what came since the last piece, `total_` all so far.
 
     Marks, frames without text and sound by which a model says what it heard and how it answers,
-    are among the new frames alone, and come with the frames that follow them.
+    are among the new frames alone, and come with the frames that follow them or with the last
+    chunk.
 
     Fields:
         new_text: whole characters only.

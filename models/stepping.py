@@ -22,14 +22,16 @@ class Stepper(Generic[Reply]):
 
     Args:
         step: makes the next frame of each of some replies of one model.
-        mark: gives what brings a reply back to where it is now, whatever a step has done to it;
+        snapshot: gives what brings a reply back to where it is now, whatever a step has done to it;
             without it a fault is everybody's.
     """
 
     GRACE_SECONDS = 0.003  # that a step waits for replies which are between two frames
 
-    def __init__(self, step: Step[Reply], mark: Callable[[Reply], Restore] | None = None) -> None:
-        self.step, self.mark = step, mark
+    def __init__(
+        self, step: Step[Reply], snapshot: Callable[[Reply], Restore] | None = None
+    ) -> None:
+        self.step, self.snapshot = step, snapshot
         self._waiting: dict[Reply, Future] = {}
         self._going: set[Reply] = set()
         self._stepping = False
@@ -71,13 +73,15 @@ class Stepper(Generic[Reply]):
                 self._changed.notify_all()
 
     def _step_all(self, batch: Mapping[Reply, Future]) -> None:
-        marks = [self.mark(reply) for reply in batch] if self.mark and len(batch) > 1 else []
+        restores = []
+        if self.snapshot and len(batch) > 1:
+            restores = [self.snapshot(reply) for reply in batch]
         try:
             frames = self.step(list(batch))
         except Exception:
-            if not marks:
+            if not restores:
                 raise
-            for restore in marks:
+            for restore in restores:
                 restore()
             for reply, future in batch.items():
                 try:

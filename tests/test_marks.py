@@ -176,7 +176,7 @@ def test_a_step_that_failed_is_as_if_it_had_not_been(model, prompt, num_before):
     reply, other = (Reply(*given, forced=(8, None, 6), marks=MARKS) for _ in range(2))
     for _ in range(num_before):
         next_frames(engine, [reply])
-    restore = reply.mark()
+    restore = reply.snapshot()
     next_frames(engine, [reply])
     restore()
     assert len(reply.columns) == len(reply.frames) == num_before

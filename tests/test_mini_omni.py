@@ -129,7 +129,7 @@ class Breaking(Engine):
 def test_after_a_fault_in_a_shared_step_each_is_stepped_alone(engine, features, column):
     prompts = [prompt_of_speech(engine.model, features), prompt_of_text(engine.model, TEXT)]
     replies = [Reply(engine.model, prompt, 6) for prompt in prompts]
-    stepper = Stepper(partial(next_columns, Breaking(engine, column)), Reply.mark)
+    stepper = Stepper(partial(next_columns, Breaking(engine, column)), Reply.snapshot)
     for _ in range(6):
         stepper.next_frames(replies)
     for reply, prompt in zip(replies, prompts):

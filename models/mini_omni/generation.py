@@ -102,7 +102,7 @@ class Reply:
         """Frames whose codes are all there."""
         return max(0, len(self.columns) - DELAY)
 
-    def mark(self) -> Callable[[], None]:
+    def snapshot(self) -> Callable[[], None]:
         """Returns what brings the reply back to where it is now, after a step that failed."""
         length, num_columns = self.cache.length if self.cache else 0, len(self.columns)
         kept = {

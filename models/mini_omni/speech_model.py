@@ -75,7 +75,9 @@ class MiniOmniModel:
         room = (self.max_input_tokens - 1) * SAMPLES_PER_FRAME
         self.max_input_samples = min(checkpoint.ear.max_samples, room)
         self.max_input_seconds = self.max_input_samples / SAMPLE_RATE
-        self.stepper: Stepper[Reply] = Stepper(partial(next_columns, checkpoint.engine), Reply.mark)
+        self.stepper: Stepper[Reply] = Stepper(
+            partial(next_columns, checkpoint.engine), Reply.snapshot
+        )
         self.silent_tokens = range(config.text.end, config.text_vocab_size)
         # No text of more characters can be of so few tokens that it fits.
         longest_token = max(map(len, checkpoint.tokenizer.get_vocab()))

@@ -215,7 +215,9 @@ static void correct_rows(const Correction *task, int64_t row, int64_t count) {
                     &group, j, errors + first, factors + first * size + first, inverse + first, size
                 );
             }
-            write_group(&group, count, task->inputs, task->steps + at / 2, task->scales + at / GROUP * 2);
+            write_group(
+                &group, count, task->inputs, task->steps + at / 2, task->scales + at / GROUP * 2
+            );
         }
         factors += size * size;
     }

@@ -37,7 +37,8 @@ class Reply:
         sampling: how tokens are drawn.
         end_id: the text token that ends the reply; None goes on to max_new_tokens.
         cache: the conversation so far; None for a conversation of this prompt and reply alone.
-        forced: text tokens of the first frames, marks included; None where the sampled one stays.
+        forced: text tokens of the first frames, marks included (a mark beyond `MAX_MARKS`, sampled
+            ones counted, is `<|semantic|>` here too); None where the sampled one stays.
         marks: text tokens that are written, not spoken.
 
     Raises:
@@ -86,7 +87,7 @@ class Reply:
         """Repetition penalty of the next frame; there is none until one was spoken."""
         return self.sampling.repetition_penalty if self.num_spoken else 1.0
 
-    def mark(self) -> Callable[[], None]:
+    def snapshot(self) -> Callable[[], None]:
         """Returns what brings the reply back to where it is now, after a step that failed."""
         length, num_columns = self.cache.length, len(self.columns)
         state = self.generator.get_state()

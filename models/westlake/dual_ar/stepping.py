@@ -19,7 +19,7 @@ class Stepper(stepping.Stepper[Reply]):
     """
 
     def __init__(self, engine: EagerEngine) -> None:
-        super().__init__(lambda replies: next_frames(self.engine, replies), Reply.mark)
+        super().__init__(lambda replies: next_frames(self.engine, replies), Reply.snapshot)
         self.engine = engine
 
 
