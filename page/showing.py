@@ -100,7 +100,8 @@ class Showing:
                     shown_at, num_shown = now, turn.num_pieces
                     yield {**shown, self.player: turn.stream, self.status: _making(turn)}
                 else:
-                    status = words.status("note", "too_long") if turn.cut_off else words.status()
+                    end = ("note", "too_long") if turn.cut_off else ()
+                    status = words.status(*end, goes_on=True)
                     yield {**shown, self.player: turn.stream_end(num_shown), self.status: status}
 
 
@@ -123,4 +124,4 @@ def _making(turn: ShownTurn) -> str:
     assert turn.last is not None
     longest = turn.last.max_seconds  # 0 of a reply in text alone
     progress = {"done": turn.seconds, "max": longest} if longest else None
-    return words.status("busy", "making", progress=progress)
+    return words.status("busy", "making", progress=progress, goes_on=True)

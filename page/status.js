@@ -29,7 +29,7 @@ window.pageStatus = (kind, key, values = {}) => {
 watch("value", () => {
   if (!props.value) return;
   const given = JSON.parse(props.value);
-  show(given, Boolean(given.progress) || !given.kind);
+  show(given, given.goes_on);
 });
 window.addEventListener("turn", () => {
   fault.textContent = "";

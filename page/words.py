@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from html import escape
+from itertools import count
 from pathlib import Path
 
 from gradio import I18n
@@ -30,6 +31,7 @@ RECORDINGS = {
     "entertainment": ("娱乐", "Recommend me a good film"),
 }
 PICTURES = "image/png,image/jpeg,image/webp,image/bmp,image/gif"
+_numbers = count()  # of what goes on: the same twice is shown twice
 PREFIX = "page_"  # Gradio has keys of its own, "audio" among them
 LOCALES = {
     locale: {PREFIX + key: text for key, text in STRINGS[name].items()}
@@ -241,16 +243,25 @@ def status_line() -> str:
     )
 
 
-def status(kind: str = "", key: str = "", *, progress: object = None, **values: object) -> str:
+def status(
+    kind: str = "",
+    key: str = "",
+    *,
+    progress: object = None,
+    goes_on: object = False,
+    **values: object,
+) -> str:
     """What goes on, as status.js shows it.
 
     Args:
         kind: "busy", "listening", "hearing", "note", "fault", or nothing.
         key: of the text.
         progress: {"done", "max"} in seconds of a reply that is made.
+        goes_on: of what was under way, beside which a fault that came meanwhile stays.
     """
     text = each(key, **values) if key else {}
-    return json.dumps({"kind": kind, "text": text, "progress": progress})
+    shown = {"kind": kind, "text": text, "progress": progress, "goes_on": goes_on}
+    return json.dumps({**shown, "number": next(_numbers)})
 
 
 def fault_status(error: UserError) -> str:

@@ -46,9 +46,11 @@ def test_a_refused_call_is_told_in_the_pages_language(
     assert page.input_value("#text") == "第一句"
 
 
+@pytest.mark.parametrize("num_frames", [10, 101], ids=["ends", "is cut off"])
 def test_a_fault_stays_while_a_reply_goes_on_and_leaves_with_the_next_one(
-    open_page: Pages, model: FakeModel, tmp_path: Path
+    open_page: Pages, model: FakeModel, monkeypatch, tmp_path: Path, num_frames: int
 ):
+    monkeypatch.setattr(model, "num_frames", num_frames)
     page = open_page("en-US")
     page.route("**/upload*", lambda route: route.fulfill(status=413, body="no"))
     (tmp_path / "a.wav").write_bytes(b"RIFF")
@@ -59,9 +61,27 @@ def test_a_fault_stays_while_a_reply_goes_on_and_leaves_with_the_next_one(
         page.wait_for_selector("#status .fault:has-text('413')")
     wait_for_reply(page)
     assert "413" in said(page)
+    monkeypatch.setattr(model, "num_frames", 10)
     write(page, "第二句")
     wait_for_reply(page, 2)
     assert said(page) == ""
+
+
+def test_a_fault_leaves_with_a_new_conversation_and_with_what_is_saved(open_page: Pages):
+    page = open_page("en-US")
+    gone = "document.querySelector('#status .fault').textContent === ''"
+    for _ in range(2):
+        page.click("#save")
+        page.wait_for_selector("#status .fault:has-text('save')")
+        page.click("#new")
+        page.wait_for_function(gone, timeout=20_000)
+    write(page, "第一句")
+    wait_for_reply(page)
+    for leave in ("#save", "#new", "#new"):
+        page.click("#send")
+        page.wait_for_selector("#status .fault:not(:empty)")
+        page.click(leave)
+        page.wait_for_function(gone, timeout=20_000)
 
 
 def test_what_is_written_is_seen_whole_on_a_turned_phone(open_page: Pages):
