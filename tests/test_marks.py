@@ -7,6 +7,7 @@ import torch
 from parity import ASSETS, SEMANTIC_ID, golden_dual_ar
 from safetensors.torch import load_file
 
+from models.westlake.calibration import _speak
 from models.westlake.dual_ar import (
     MAX_MARKS,
     DualARTransformer,
@@ -19,6 +20,7 @@ from models.westlake.dual_ar import (
 
 MARKS = frozenset({6, 7, 8})
 MANY = frozenset(range(0, 300, 2)) - {SEMANTIC_ID}
+END_ID = 42
 WILD = {"temperature": 1.5, "top_p": 0.95}
 
 
@@ -202,3 +204,57 @@ def test_marks_that_cannot_be_are_refused(model, prompt):
         Reply(model, prompt, 2, SamplingConfig(), marks={300})
     with pytest.raises(ValueError, match=f"{MAX_MARKS + 1} of the forced.*at most {MAX_MARKS}"):
         Reply(model, prompt, 2, SamplingConfig(), forced=[8] * (MAX_MARKS + 1), marks=MARKS)
+
+
+class Watched(DualARTransformer):
+    """Says the given text tokens, a row of them a step, and keeps what it is given and draws."""
+
+    def __init__(self, model, texts):
+        super().__init__(model.config, SEMANTIC_ID)
+        self.load_state_dict(model.state_dict())
+        self.texts = iter(texts)
+        self.grids, self.heard, self.drawn = [], [], []
+
+    def forward_hidden(self, grid, caches=None):
+        self.grids.append(grid.clone())
+        self.hidden = super().forward_hidden(grid, caches)
+        return self.hidden
+
+    def text_logits(self, hidden):
+        logits = torch.zeros(len(hidden), self.config.vocab_size)
+        logits[range(len(hidden)), next(self.texts)] = 100
+        logits[:, END_ID] = 200
+        return logits
+
+    def forward_fast(self, hidden, codes):
+        rows = [self.hidden[:, -1].tolist().index(row) for row in hidden.tolist()]
+        logits = super().forward_fast(hidden, codes)
+        self.heard.append((rows, codes.tolist()))
+        self.drawn.append(logits.argmax(-1).tolist())
+        return logits
+
+
+def test_what_a_model_says_to_be_rounded_has_marks_without_codes(model, prompt):
+    grid = torch.stack([prompt, prompt.roll(1, dims=1)])
+    grid[0, 1:, -1], grid[1, 1:, -1] = torch.arange(1, 9), torch.arange(11, 19)
+    texts = [(7, SEMANTIC_ID), (8, 7), (SEMANTIC_ID, 6), (9, SEMANTIC_ID), (SEMANTIC_ID, 9)]
+    watched = Watched(model, texts).eval()
+    marks = torch.tensor(sorted(MARKS))
+    generator = torch.Generator().manual_seed(0)
+    _speak(watched, lambda logits, *_: logits.argmax(-1), grid, 5, END_ID, marks, generator)
+    assert [rows for rows, _ in watched.heard] == [[1], [0], [0, 1], [0, 1]]
+    ((second,), (first,), (first_next, second_next), _) = watched.drawn
+    before = [[codes[:-1] for codes in drawn] for drawn in watched.drawn[:3]]
+    assert [codes for _, codes in watched.heard] == [
+        [list(range(11, 18))],
+        [list(range(1, 8))],
+        [*before[1], *before[0]],  # of the frames before the marks
+        before[2],
+    ]
+    pads = [0] * 8
+    assert [step[..., 0].tolist() for step in watched.grids[1:]] == [
+        [[7, *pads], [SEMANTIC_ID, *second]],
+        [[8, *pads], [7, *pads]],
+        [[SEMANTIC_ID, *first], [6, *pads]],
+        [[9, *first_next], [SEMANTIC_ID, *second_next]],
+    ]
