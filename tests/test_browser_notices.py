@@ -46,11 +46,15 @@ def test_a_refused_call_is_told_in_the_pages_language(
     assert page.input_value("#text") == "第一句"
 
 
-@pytest.mark.parametrize("num_frames", [10, 101], ids=["ends", "is cut off"])
+@pytest.mark.parametrize("is_cut_off", [False, True])
 def test_a_fault_stays_while_a_reply_goes_on_and_leaves_with_the_next_one(
-    open_page: Pages, model: FakeModel, monkeypatch, tmp_path: Path, num_frames: int
+    open_page: Pages, model: FakeModel, monkeypatch, tmp_path: Path, is_cut_off: bool
 ):
-    monkeypatch.setattr(model, "num_frames", num_frames)
+    if is_cut_off:
+        chunk = model.chunk
+        monkeypatch.setattr(
+            model, "chunk", lambda frame, _, ended, sampling: chunk(frame, 10, False, sampling)
+        )
     page = open_page("en-US")
     page.route("**/upload*", lambda route: route.fulfill(status=413, body="no"))
     (tmp_path / "a.wav").write_bytes(b"RIFF")
@@ -61,7 +65,8 @@ def test_a_fault_stays_while_a_reply_goes_on_and_leaves_with_the_next_one(
         page.wait_for_selector("#status .fault:has-text('413')")
     wait_for_reply(page)
     assert "413" in said(page)
-    monkeypatch.setattr(model, "num_frames", 10)
+    assert bool(page.inner_text("#status .said")) == is_cut_off
+    monkeypatch.undo()
     write(page, "第二句")
     wait_for_reply(page, 2)
     assert said(page) == ""
