@@ -17,6 +17,34 @@
   const halt = button(words.stop, () => ask("stop"));
   let chosen = []; // recordings: {path, name}
   let packed = null; // the zip file's path
+  const offers = { [offer.models[0]]: offer }; // what may be set of a model's replies, by its name
+
+  // Fields for what a model offers; one whose offer isn't known yet is left to itself.
+  function settingsOf({ styles, voices, fields } = { styles: {}, voices: [], fields: [] }) {
+    const style = choice([["", words.auto], ...Object.entries(styles).map(([key, text]) => [key, text[language]])], "");
+    const voice = choice([["", words.auto], ...voices.map((key) => [key, key])], "");
+    const numbers = fields.map(({ name: key, low, high, step, value }) => {
+      const input = make("input", { type: "number", min: low, max: high, step, value });
+      return [key, input];
+    });
+    const choices = [[words.style, style], [words.test_voice, voice]].filter(([, control]) => control.length > 1);
+    return {
+      choices: choices.map(([text, control]) => labelled(text, control)),
+      numbers: numbers.map(([key, input]) => labelled(words[key] ?? key, input)),
+      read: () => ({
+        style: style.value,
+        voice: voice.value,
+        sampling: Object.fromEntries(numbers.map(([key, input]) => [key, Number(input.value)])),
+      }),
+    };
+  }
+
+  heard.settings = ({ fault, offer: known }) => {
+    if (fault) return status.say(fault[language], true);
+    offers[known.model] = known;
+    status.say("");
+    for (const row of conditions.children) row.offered(known.model);
+  };
 
   function newCondition(name, values = {}) {
     const row = make("fieldset", { className: "condition" });
@@ -24,20 +52,10 @@
       name: make("input", { type: "text", maxlength: 80, value: name }),
       source: choice(["reply", "copy", "recording"].map((key) => [key, words[`test_source_${key}`]]), values.source),
       model: choice(offer.models.map((key) => [key, key])),
-      style: choice([["", words.auto], ...Object.entries(offer.styles).map(([key, text]) => [key, text[language]])], values.style ?? ""),
-      voice: choice([["", words.auto], ...offer.voices.map((key) => [key, key])]),
       seed: make("input", { type: "number", min: 0, step: 1, value: values.seed ?? "", placeholder: words.test_seed_drawn }),
     };
-    const fields = offer.fields.map(({ name: key, low, high, step, value }) => {
-      const input = make("input", { type: "number", min: low, max: high, step, value });
-      return [key, input];
-    });
-    const made = make("div", { className: "grid" }, ...[
-      labelled(words.style, inputs.style),
-      offer.voices.length ? labelled(words.test_voice, inputs.voice) : null,
-      labelled(words.seed, inputs.seed),
-      ...fields.map(([key, input]) => labelled(words[key] ?? key, input)),
-    ].filter(Boolean));
+    const made = make("div", { className: "grid" });
+    let settings = settingsOf();
     const model = labelled(words.test_model, inputs.model);
     const remove = button("×", () => { row.remove(); update(); }, "remove");
     row.append(
@@ -56,12 +74,23 @@
       name: inputs.name.value.trim(),
       source: inputs.source.value,
       model: inputs.source.value === "recording" ? "" : inputs.model.value,
-      style: inputs.style.value,
-      voice: inputs.voice.value,
       seed: inputs.seed.value === "" ? null : Number(inputs.seed.value),
-      sampling: Object.fromEntries(fields.map(([key, input]) => [key, Number(input.value)])),
+      ...settings.read(),
     });
+    const showSettings = () => {
+      const known = offers[inputs.model.value];
+      settings = settingsOf(known);
+      made.replaceChildren(...settings.choices, labelled(words.seed, inputs.seed), ...settings.numbers);
+      return known;
+    };
     inputs.source.onchange = inputs.name.oninput = show;
+    row.offered = (name) => inputs.model.value === name && showSettings();
+    inputs.model.onchange = () => {
+      if (showSettings()) return;
+      status.say(filled(words.loading_model, { name: inputs.model.value }));
+      ask("settings", { model: inputs.model.value });
+    };
+    showSettings();
     conditions.append(row);
     show();
   }

@@ -78,6 +78,7 @@ class CompareTab:
         )
         self._wire(BUILD, self._build, concurrency_id=BUILD, concurrency_limit=1)
         for name, steps in (
+            ("settings", self._settings),
             ("stop", self._stop),
             ("take", self._take),
             ("rate", self._rate),
@@ -90,7 +91,7 @@ class CompareTab:
             self._wire(name, steps, concurrency_id="quick", concurrency_limit=16)
 
     def _offer(self, served: SpeechModel) -> dict[str, Any]:
-        """What conditions may be made of, as build.js needs it."""
+        """What conditions may be made of, as build.js needs it; of other models see `_settings`."""
         return {
             "models": list(self.shelf.names),
             **offer_of(served),
@@ -99,6 +100,11 @@ class CompareTab:
                 for path in recordings_for(served)
             ],
         }
+
+    def _settings(self, value: dict, request: gr.Request) -> Iterator[dict]:
+        """What may be set of a model's replies; it is loaded, if it was not."""
+        name = str(value.get("model"))
+        yield {"offer": {"model": name, **offer_of(self.shelf.get(name))}}
 
     def _wire(self, name: str, steps: Callable[..., Iterator[dict]], **queue: Any) -> None:
         """What the scripts ask of the server: `testsAsk.<name>(value)`."""
