@@ -4,8 +4,9 @@ import random
 
 import pytest
 import torch
-from omni_talk import RATE, features, speech
+from omni_talk import RATE, ask, features, speech
 
+from models.contract import ReplyOptions
 from models.errors import UserError
 from models.omni import listen, user_turn
 from models.omni.listen import MelSettings, MelStream, encode_sound
@@ -52,13 +53,14 @@ def test_blocks_one_by_one_are_the_whole(omni, settings):
 
 
 def test_the_tower_hears_each_block_once_while_the_user_speaks(omni, monkeypatch):
-    heard = []
+    tower, heard = type(omni.checkpoint.audio_tower), []
+    forward = tower.forward
 
-    def counted(checkpoint, mel):
+    def counted(self, mel, **options):
         heard.append(mel.shape[1])
-        return encode_sound(checkpoint, mel)
+        return forward(self, mel, **options)
 
-    monkeypatch.setattr(user_turn, "encode_sound", counted)
+    monkeypatch.setattr(tower, "forward", counted)
     conversation = omni.new_conversation()
     turn = conversation.begin_turn(sample_rate=RATE)
     lengths = []
@@ -68,6 +70,8 @@ def test_the_tower_hears_each_block_once_while_the_user_speaks(omni, monkeypatch
     assert [num for num, _ in lengths][7:10] == [0, 1, 1]
     assert lengths[9][1] - lengths[7][1] == 50
     turn.finish()
+    list(conversation.reply(turn, ReplyOptions(max_frames=2)))
+    ask(omni, conversation, text="abc", frames=2)
     assert heard == [200, 200, 100]
 
 

@@ -1,5 +1,6 @@
 """Published folders of Qwen2.5-Omni load strictly and quietly; what is wrong is named."""
 
+import logging
 import os
 import pickle
 import shutil
@@ -26,6 +27,22 @@ def test_the_family_is_told_by_the_config_and_loading_is_quiet(folder, capfd, ca
     ask(model, text=LONG, frames=3)
     out, err = capfd.readouterr()
     assert (out, err) == ("", "") and caplog.records == []
+
+
+def test_what_transformers_warns_of_is_kept_back(copy):
+    """A token that the vocabulary lacks, as published configs have some."""
+    change_config(
+        copy, lambda config: config["thinker_config"]["text_config"].update(bos_token_id=151_643)
+    )
+    logger, records = logging.getLogger("transformers"), []
+    handler = logging.Handler()
+    handler.emit = records.append
+    logger.addHandler(handler)
+    try:
+        load_omni(copy, "cpu", "auto", None)
+    finally:
+        logger.removeHandler(handler)
+    assert [record.getMessage() for record in records] == []
 
 
 def test_every_part_is_the_published_one(omni, published):
