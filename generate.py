@@ -301,13 +301,10 @@ def _sampling(model: SpeechModel, options: argparse.Namespace) -> Any:
     if options.text_only:
         given["speaks"] = False
     if options.euler_evaluations is not None:
-        given["flow"] = _count("euler_evaluations", options.euler_evaluations)
+        given["euler_evaluations"] = _count("euler_evaluations", options.euler_evaluations)
     for name in given:
         if not hasattr(model.sampling, name):
             raise UserError("error_no_setting", name=name)
-    if "flow" in given:
-        steps = {"solver": "euler", "num_steps": given["flow"] + 1}
-        given["flow"] = dataclasses.replace(model.sampling.flow, **steps)
     return dataclasses.replace(model.sampling, **given)
 
 

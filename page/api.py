@@ -14,7 +14,7 @@ import numpy as np
 from generate import generate_long
 from models.audio import AudioClip, to_pcm16
 from models.audio_output import write_pcm16
-from models.contract import SpeechCodec
+from models.contract import SpeechCodec, SystemPrompts
 from models.errors import UserError, shown
 from models.hub import public_name
 
@@ -22,6 +22,7 @@ from .calls import visitor_of
 from .checks import check_text, reply_options
 from .limiter import READER_SECONDS, Readers
 from .metrics import measured
+from .once_more import new_conversation
 from .session import read_speech
 from .sessions import Sessions
 from .told import api_error, told
@@ -53,6 +54,8 @@ class Api:
         voice: str = "",
         image: gr.FileData | None = None,
         video: gr.FileData | None = None,
+        text_only: bool = False,
+        system: str = "",
     ) -> Iterator[tuple[str, gr.FileData | None]]:
         """Answer a sound file, a text, or both, and what is shown with it. Each answer has the text
         so far and the speech so far, as a wav file; the last one has all.
@@ -68,10 +71,14 @@ class Api:
             voice: one of the model's, where it has several; empty is its usual one.
             image: a picture that the user shows, as /upload answered, where the model sees any.
             video: a video likewise.
+            text_only: true answers without speech, where the model can.
+            system: how the model shall be, where it can be told; it counts from a conversation's
+                first turn on.
         """
         given: dict[str, object] = {"audio": audio, "image": image, "video": video}
-        settings = (style, seed, sampling, voice)
-        yield from told(self._speak(request, given, text, settings, conversation), api_error)
+        settings = (style, seed, sampling, voice, text_only)
+        where = (conversation, system)
+        yield from told(self._speak(request, given, text, settings, where), api_error)
 
     def encode(self, request: gr.Request, audio: gr.FileData) -> list[list[int]]:
         """The codec's codes of a sound file: a list for each codebook, a code for each frame.
@@ -95,7 +102,7 @@ class Api:
         given: dict[str, object],
         text: object,
         settings: tuple[object, ...],
-        conversation: object,
+        where: tuple[object, object],
     ) -> Generator[tuple]:
         limits, visitor = self.sessions.limits, visitor_of(request.session_hash)
         text = check_text("" if text is None else text, limits)
@@ -105,16 +112,17 @@ class Api:
         if not (paths or text):
             raise UserError("error_nothing_given")
         options = self._options(*settings)
-        name = self._name(conversation)
+        name, system = self._name(where[0]), self._system(where[1])
         self._check_read(request)
         path = paths.pop("audio", None)
         clip = read_speech(path, limits) if path else None
         options |= paths  # what is shown
         if name:
             session = self.sessions.open(f"{visitor}.{name}")
+            session.direct(system)
             turns = session.answer_clip(clip, text, **options)
         else:
-            turns = self._single_turn(clip, text, options)
+            turns = self._single_turn(clip, text, system, options)
         num_written = 0
         with closing(turns):
             for turn in turns:
@@ -127,14 +135,16 @@ class Api:
                     yield turn.reply, self._write(turn, visitor)
 
     def _single_turn(
-        self, clip: AudioClip | None, text: str, options: dict
+        self, clip: AudioClip | None, text: str, system: str, options: dict
     ) -> Generator[ShownTurn]:
         since = time.monotonic()
+        conversation = new_conversation(self.sessions.model, system)
         with self.sessions.limiter.reply():
             chunks = generate_long(
                 self.sessions.model,
                 audio=clip,
                 text=text or None,
+                conversation=conversation,
                 log_content=self.sessions.log_content,
                 **options,
             )
@@ -190,11 +200,13 @@ class Api:
         return self.sessions.files.check(audio.get("path"), visitor)
 
     def _options(
-        self, style: object, seed: object, sampling: object, voice: object
+        self, style: object, seed: object, sampling: object, voice: object, text_only: object
     ) -> dict[str, Any]:
         model, limits = self.sessions.model, self.sessions.limits
         settings = self._settings(sampling, seed)
-        options = reply_options(model, limits, style, limits.reply_seconds, settings, voice=voice)
+        options = reply_options(
+            model, limits, style, limits.reply_seconds, settings, voice=voice, text_only=text_only
+        )
         return options | {"chunk_frames": CHUNK_FRAMES}
 
     def _settings(self, sampling: object, seed: object) -> dict[str, Any]:
@@ -211,6 +223,12 @@ class Api:
         if not isinstance(name, str) or (name and not NAME.fullmatch(name)):
             raise UserError("error_conversation_name")
         return name
+
+    def _system(self, given: object) -> str:
+        system = check_text("" if given is None else given, self.sessions.limits)
+        if system and not isinstance(self.sessions.model, SystemPrompts):
+            raise UserError("error_no_systems")
+        return system
 
     def _check_read(self, request: gr.Request) -> None:
         if not self.readers.is_read(request.session_hash or ""):

@@ -138,7 +138,8 @@ class Settings:
         """The components' values of what `kept` gave; None if they are not allowed here."""
         sampling = kept.get("sampling")
         named = {**kept, **(sampling if isinstance(sampling, dict) else {})}
-        unset = {name: component.value for name, component in self._others.items()}
+        optional = {**self._others, **self._sampling}
+        unset = {name: component.value for name, component in optional.items()}
         values = [named.get(name, unset.get(name)) for name in self.components]
         try:
             self.options(values)

@@ -52,6 +52,8 @@ def test_the_endpoints_and_their_arguments(client: Client):
             "voice",
             "image",
             "video",
+            "text_only",
+            "system",
         ],
         "/encode": ["audio"],
         "/decode": ["codes"],

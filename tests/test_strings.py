@@ -11,6 +11,7 @@ import pytest
 from listening.definition import KINDS as TESTS
 from listening.definition import MOS_SCORES
 from listening.making import SOURCES as SOURCES_OF_SOUNDS
+from models.omni.speech_model import OmniModel
 from models.westlake.speech_model import WestlakeModel
 from page import glosses
 from page.glosses import EXAMPLES, FILE, gloss_of
@@ -21,7 +22,10 @@ ROOT = Path(__file__).parent.parent
 FOLDERS = ("models", "listening", "page")
 SOURCES = [ROOT / "app.py", ROOT / "generate.py"]
 SOURCES += [path for folder in FOLDERS for path in (ROOT / folder).rglob("*.[pj][ys]")]
-SETTINGS = [field.name for field in WestlakeModel.sampling_fields] + ["seed"]
+SETTINGS = ["seed"]
+SETTINGS += [
+    field.name for family in (WestlakeModel, OmniModel) for field in family.sampling_fields
+]
 # Keys that the code puts together, or that a checkpoint's tokenizer names.
 COMPOSED = {
     *(f"hands_free_{state}" for state in ("idle", "listening", "thinking", "speaking", "error")),

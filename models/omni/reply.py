@@ -65,7 +65,7 @@ class OpenReply:
             self.max_frames = max(1, min(MAX_CODES, room - CODES_WITHOUT_TEXT, limit))
             self.reader.read_as_talker()
             self.speech = CodeSteps(self.reader, voice, sampling, self.seed, self.max_frames)
-            self.sound = model.token2wav(sampling.flow, options)
+            self.sound = model.token2wav(sampling.solved_flow, options)
             self.state = self.sound.new_state(voice["cond"], voice["ref_mel"], self.seed)
 
     @property

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
@@ -84,6 +84,8 @@ class OmniSampling:
         text_top_p: of the text, 0 < text_top_p <= 1.
         speaks: False answers in text alone, and doesn't use the parts that speak.
         flow: how codes become sound.
+        euler_evaluations: 0 to 99; 0 solves the flow as `flow` says, more by so many evaluations of
+            Euler's method: fewer are faster and coarser.
         seed: the same seed gives the same reply; None draws a fresh one.
 
     Raises:
@@ -98,6 +100,7 @@ class OmniSampling:
     text_top_p: float = 1.0
     speaks: bool = True
     flow: FlowConfig = field(default_factory=FlowConfig)
+    euler_evaluations: int = 0
     seed: int | None = None
 
     def __post_init__(self) -> None:
@@ -113,12 +116,23 @@ class OmniSampling:
             "text_top_p": (self._is_positive("text_top_p", 1), "0 < text_top_p <= 1"),
             "speaks": (isinstance(self.speaks, bool), "True or False"),
             "flow": (isinstance(self.flow, FlowConfig), "a FlowConfig"),
+            "euler_evaluations": (
+                _is_count(self.euler_evaluations, 0, 99),
+                "0 to 99, a whole number",
+            ),
             "seed": (
                 self.seed is None or _is_count(self.seed, 0, 2**63 - 1),
                 "a whole number, 0 <= seed < 2^63",
             ),
         }
         _check(self, limits)
+
+    @property
+    def solved_flow(self) -> FlowConfig:
+        """How codes become sound, with what `euler_evaluations` changes."""
+        if not self.euler_evaluations:
+            return self.flow
+        return replace(self.flow, solver="euler", num_steps=self.euler_evaluations + 1)
 
     def _is_positive(self, name: str, high: float) -> bool:
         value = getattr(self, name)

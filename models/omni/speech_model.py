@@ -25,6 +25,7 @@ SAMPLING_FIELDS = (
     SamplingField(name="temperature", low=0.05, high=1.95, step=0.05),
     SamplingField(name="top_p", low=0.05, high=1.0, step=0.05),
     SamplingField(name="repetition_penalty", low=0.5, high=1.95, step=0.05),
+    SamplingField(name="euler_evaluations", low=0, high=36, step=1),
 )
 
 

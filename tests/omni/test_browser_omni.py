@@ -218,6 +218,19 @@ def test_a_reply_in_text_alone_has_no_sound(open_page: Pages, ours: tuple[app.Pa
     assert page.query_selector(".bot-row .actions .sound, .bot-row .download") is None
 
 
+def test_speech_by_fewer_evaluations(open_page: Pages, ours: tuple[app.Page, str]):
+    page = open_page("en-US")
+    set_seed(page)
+    for place, evaluations in enumerate(("1", "0"), 1):
+        field = page.get_by_label("number input for Euler evaluations")
+        field.fill(evaluations)
+        field.press("Tab")
+        write(page, LONG)
+        wait_for_reply(page, place)
+    coarse, published = session_of(ours[0]).turns
+    assert [turn.settings["euler_evaluations"] for turn in (coarse, published)] == [1, 0]
+
+
 @pytest.mark.parametrize("text_only", [False, True])
 def test_stop_keeps_what_was_said(
     open_page: Pages,
@@ -297,9 +310,15 @@ def test_the_api_takes_a_picture_and_a_voice(ours: tuple[app.Page, str], shown: 
         client.predict(**{**given, **more}, api_name="/speak")
         for more in ({}, {}, {"image": handle_file(shown)}, {"voice": "Chelsie"})
     ]
+    text, sound = client.predict(**given, text_only=True, api_name="/speak")
+    assert text == answers[0][0] and sound is None
+    told = client.predict(**given, system="You are a pirate.", api_name="/speak")
+    coarse = client.predict(**given, sampling={"euler_evaluations": 1}, api_name="/speak")
+    assert told[0] != text and coarse[0] == text
     same, again, seen, other = (soundfile.read(sound, dtype="int16")[0] for _, sound in answers)
     np.testing.assert_array_equal(same, again)
     assert not np.array_equal(same, other) and not np.array_equal(same, seen)
+    assert not np.array_equal(same, soundfile.read(coarse[1], dtype="int16")[0])
     with pytest.raises(AppError, match="unknown voice"):
         client.predict(text=LONG, voice="nobody", api_name="/speak")
 

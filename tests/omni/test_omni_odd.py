@@ -83,6 +83,7 @@ def test_what_looks_like_a_mark_is_text(omni):
     [
         {"temperature": 0}, {"top_p": 2}, {"top_k": 0}, {"seed": -1}, {"text_temperature": -1},
         {"speaks": 1}, {"repetition_penalty": float("nan")}, {"flow": None}, {"temperature": True},
+        {"euler_evaluations": 100}, {"euler_evaluations": 2.5},
     ],
 )  # fmt: skip
 def test_settings_out_of_range_are_told(settings):

@@ -19,10 +19,12 @@ from omni_talk import (
     speech,
 )
 
+from generate import generate_long
 from models.contract import ReplyOptions
 from models.omni.generation import CodeSteps, TextSteps
+from models.omni.reply import CODES_WITHOUT_TEXT
 from models.omni.sampling import FlowConfig, OmniSampling
-from models.omni.token2wav import Token2Wav
+from models.omni.token2wav import Token2Wav, _Piece
 
 
 @pytest.mark.parametrize(
@@ -47,6 +49,20 @@ def test_sound_with_the_defaults_is_near(omni, published):
     answer = ask(omni, text=LONG, flow=FlowConfig(), frames=40)
     expected = published_answer(published, answer, 40, num_steps=10)
     assert_same(answer, expected, tolerance=1e-3)
+
+
+@pytest.mark.parametrize("given, num_evaluations", [({}, 36), ({"euler_evaluations": 4}, 4)])
+def test_a_piece_of_sound_is_solved_by_so_many_evaluations(
+    omni, monkeypatch, given, num_evaluations
+):
+    evaluate, evaluated = _Piece.velocity, []
+    monkeypatch.setattr(
+        _Piece, "velocity", lambda *arguments: evaluated.append(1) or evaluate(*arguments)
+    )
+    sampling = OmniSampling(seed=3, **given)
+    chunks = list(generate_long(omni, text=LONG, sampling=sampling, max_new_tokens=12))
+    assert sum(len(chunk.new_audio) for chunk in chunks) == 12 * 480
+    assert len(evaluated) == num_evaluations
 
 
 def test_voices_and_seeds_differ(omni):
@@ -148,14 +164,19 @@ def test_three_turns_are_one_prompt_and_cost_only_themselves(omni, published, mo
         return step(self, model, cache, inputs, positions)
 
     monkeypatch.setattr(type(reader), "_step", counted)
-    length = reader.thinker.length
+    length, talker_length = reader.thinker.length, reader.talker.length
+    assert length - 20 <= talker_length < length  # of the reply, the text is still to be read
     answer = ask(omni, conversation, text=SHORT, frames=20)
     assert_same(answer, published_answer(published, answer, 20, **features(sound)))
     thinker = [(start, num) for is_talker, start, num in read if not is_talker]
     assert thinker[0][0] == length
     num_new = len(answer.prompt) - length + len(answer.ids) - 1  # the last is not read
     assert sum(num for _, num in thinker) == num_new
-    assert min(start for is_talker, start, _ in read if is_talker) >= length - 20
+    talker = [(start, num) for is_talker, start, num in read if is_talker]
+    starts = [talker_length + sum(num for _, num in talker[:place]) for place in range(len(talker))]
+    assert [start for start, _ in talker] == starts
+    num_spoken = len(answer.codes) + CODES_WITHOUT_TEXT - 1  # the last is not read
+    assert sum(num for _, num in talker) == len(answer.prompt) - talker_length + num_spoken
 
 
 def test_two_conversations_do_not_disturb_each_other(omni):
