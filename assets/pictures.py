@@ -195,6 +195,14 @@ def walk(browser: Browser, url: str, tab: str, language: str, wanted: dict[Path,
     context.close()
 
 
+def chromium_path() -> str:
+    """Where Chromium lies; the program ends where there is none."""
+    path = shutil.which("chromium") or shutil.which("chromium-browser")
+    if path is None:
+        sys.exit("there is no Chromium on the path: apt-get install chromium")
+    return path
+
+
 def small(png: bytes) -> bytes:
     """A picture with few colours."""
     picture = Image.open(io.BytesIO(png)).convert("RGB").quantize(COLOURS, dither=Image.Dither.NONE)
@@ -227,9 +235,6 @@ def main() -> None:
     if folder:
         folder.mkdir(parents=True, exist_ok=True)
         wanted = every(folder)
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
-    if chromium is None:
-        sys.exit("there is no Chromium on the path: apt-get install chromium")
     microphone = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
     flags = ["--no-sandbox", "--autoplay-policy=no-user-gesture-required", *microphone]
     with (
@@ -237,7 +242,7 @@ def main() -> None:
         served(Path(data)) as url,
         sync_playwright() as play,
     ):
-        browser = play.chromium.launch(executable_path=chromium, args=flags)
+        browser = play.chromium.launch(executable_path=chromium_path(), args=flags)
         for tab, language in product(WALKS, LOCALES):
             walk(browser, url, tab, language, wanted)
         browser.close()
