@@ -20,12 +20,14 @@ from ..errors import UserError
 from ..files import naming
 from ..hub import find_folder
 from ..tokenizer import TextTokenizer, load_tokenizer
+from ..transformer.graphs import are_wanted
 from ..transformer.native import load_library
 from ..transformer.quantisation import layers_fit_4_bits, quantise_layers
 from ..weights import fingerprint
 from .cache import KVCache
 from .config import quiet, read_config
 from .folder import FETCHED, WeightFiles, read_voices
+from .graphs import GraphedStep, checked, eager_step
 
 MARKS = {  # special tokens, and what config.json calls them
     "<|AUDIO|>": "audio_token_index",
@@ -78,6 +80,7 @@ class Checkpoint:
         self.fingerprint = fingerprint(self.files.files)
         self._lock = RLock()
         self._loaded: dict[str, Any] = {}
+        self._graphed: dict[nn.Module, GraphedStep] = {}
 
     @property
     def thinker_config(self):
@@ -95,7 +98,9 @@ class Checkpoint:
 
     @cached_property
     def language_model(self) -> PreTrainedModel:
-        return self._load("thinker.model", self._model.thinker.model, few_bits=self.dtype)
+        loaded = self._load("thinker.model", self._model.thinker.model, few_bits=self.dtype)
+        self._record_steps(loaded)
+        return loaded
 
     @cached_property
     def lm_head(self) -> nn.Module:
@@ -111,7 +116,9 @@ class Checkpoint:
 
     @cached_property
     def talker(self) -> transformers.Qwen2_5OmniTalkerForConditionalGeneration:
-        return self._load("talker", self._model.talker, few_bits=self.dtype)
+        loaded = self._load("talker", self._model.talker, few_bits=self.dtype)
+        self._record_steps(loaded.model)
+        return loaded
 
     @cached_property
     def token2wav(self) -> transformers.Qwen2_5OmniToken2WavModel:
@@ -121,6 +128,12 @@ class Checkpoint:
     def embed(self, ids: Tensor) -> Tensor:
         """The thinker's embeddings [n, C] of ids [n]."""
         return self.language_model.get_input_embeddings()(ids.to(self.device))
+
+    def step(self, model: Any, inputs: Tensor, positions: Tensor, cache: KVCache) -> Tensor:
+        """Let one of the two language models read on, see `eager_step`; quickly where it can be."""
+        if len(inputs) == 1 and (graphed := self._graphed.get(model)):
+            return graphed(inputs, positions, cache)
+        return eager_step(model, inputs, positions, cache)
 
     def new_caches(self) -> tuple[KVCache, KVCache]:
         """Of the thinker, and of the talker (which has no layers where there is none)."""
@@ -140,6 +153,11 @@ class Checkpoint:
                     module = quantise_layers(module, few_bits, load_library())
                 self._loaded[prefix] = module
             return self._loaded[prefix]
+
+    def _record_steps(self, model: Any) -> None:
+        """Record a language model's steps, where they can be recorded and are then the same."""
+        if are_wanted(self.device) and (graphed := checked(GraphedStep(model), model)):
+            self._graphed[model] = graphed
 
     @property
     def _float_dtype(self) -> torch.dtype:

@@ -114,13 +114,7 @@ class Reader:
 
     def _step(self, model, cache: KVCache, inputs: Tensor, positions: Tensor) -> Tensor:
         """A language model's states [n, C] for inputs [n, C]."""
-        out = model(
-            inputs_embeds=inputs[None],
-            position_ids=positions[:, None].to(inputs.device),
-            past_key_values=cache,
-            use_cache=True,
-        )
-        return out.last_hidden_state[0]
+        return self.checkpoint.step(model, inputs, positions, cache)
 
 
 class TextSteps:

@@ -1,0 +1,136 @@
+"""Decode steps in recorded pieces are the same, and where they are not they are left out."""
+
+import pytest
+import torch
+from loguru import logger
+from omni_talk import LONG, SHORT, ask
+from test_graph import record_in_fx
+
+from models.omni import checkpoint as loading
+from models.omni.graphs import GraphedStep, checked, eager_step
+from models.omni.speech_model import OmniModel, load_omni
+from models.transformer import graphs
+
+
+@pytest.fixture
+def recorded() -> list:
+    """The pieces that `graphed` has made, each with the shapes that it was called with."""
+    return []
+
+
+@pytest.fixture(autouse=True)
+def loaded(omni) -> None:
+    """What the others share is loaded before anything is changed."""
+    omni.warm_up()
+
+
+@pytest.fixture
+def graphed(folder, loaded, monkeypatch, recorded) -> OmniModel:
+    """A model as on a GPU; its pieces are recorded without one."""
+
+    def record(function):
+        run, shapes = record_in_fx(function), []
+        recorded.append(shapes)
+
+        def call(*inputs):
+            shapes.append([tuple(tensor.shape) for tensor in inputs])
+            return run(*inputs)
+
+        return call
+
+    monkeypatch.setattr(loading, "are_wanted", lambda device: True)
+    monkeypatch.setattr(loading, "GraphedStep", lambda model: GraphedStep(model, record))
+    return load_omni(folder, "cpu", "float32", None)
+
+
+def test_replies_of_recorded_steps_are_the_same(omni, graphed, recorded):
+    conversations = omni.new_conversation(), graphed.new_conversation()
+    for text in (LONG, SHORT):
+        expected, found = (ask(each.model, each, text=text, frames=30) for each in conversations)
+        assert (found.ids, found.codes) == (expected.ids, expected.codes)
+    models = graphed.checkpoint.language_model, graphed.checkpoint.talker.model
+    assert len(recorded) == sum(len(model.layers) + 1 for model in models)
+    for shapes in recorded:
+        assert len(shapes) > 30, "each step is made of the pieces"
+        assert all(each == shapes[0] for each in shapes), "what is recorded has fixed shapes"
+
+
+def test_pictures_and_replies_side_by_side(omni, graphed):
+    """Positions that are not those in the cache; pieces that two conversations share."""
+    from test_omni_looking import picture
+
+    given = {"text": LONG, "image": picture(), "frames": 12}
+    assert ask(graphed, **given).codes == ask(omni, **given).codes
+    alone = [ask(omni, text=text, speaks=False, frames=12).ids for text in (LONG, SHORT)]
+    readers = []
+    for text in (LONG, SHORT):
+        conversation = graphed.new_conversation()
+        conversation.begin_turn(text).finish()
+        conversation.read()
+        readers.append(conversation.reader)
+    for step in range(8):
+        for ids, reader in zip(alone, readers):
+            token = graphed.checkpoint.lm_head(reader.hidden).argmax()
+            assert int(token) == ids[step]
+            reader.think(int(token))
+
+
+class Broken(GraphedStep):
+    """Fails as graphs may."""
+
+    def __init__(self, model, fault) -> None:
+        super().__init__(model, lambda function: function)
+        self.fault = fault
+
+    def __call__(self, *given):
+        if self.fault == "error":
+            raise RuntimeError("operation not permitted when\nstream is capturing")
+        states = super().__call__(*given)
+        return states * 1.5 if self.fault == "other" else states * torch.nan
+
+
+@pytest.mark.parametrize(
+    ("fault", "said"),
+    [
+        ("error", "RuntimeError: operation not permitted when stream is capturing"),
+        ("other", "states differ by 0.5"),
+        ("nan", "states differ by nan"),
+    ],
+)
+def test_steps_that_fail_or_differ_are_left_out_with_a_warning(omni, fault, said):
+    model, lines = omni.checkpoint.language_model, []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    try:
+        assert checked(Broken(model, fault), model) is None
+        assert len(lines) == 1 and said in lines[0]
+        good = GraphedStep(model, record_in_fx)
+        assert checked(good, model) is good
+    finally:
+        logger.remove(sink)
+    assert len(lines) == 1
+
+
+def test_a_model_whose_steps_differ_speaks_without_them(omni, folder, monkeypatch):
+    monkeypatch.setattr(loading, "are_wanted", lambda device: True)
+    monkeypatch.setattr(loading, "GraphedStep", lambda model: Broken(model, "other"))
+    model = load_omni(folder, "cpu", "float32", None)
+    assert ask(model, text=LONG, frames=9).codes == ask(omni, text=LONG, frames=9).codes
+
+
+def test_graphs_are_for_gpus_and_can_be_switched_off(monkeypatch):
+    devices = [torch.device(name) for name in ("cpu", "cuda")]
+    assert [graphs.are_wanted(device) for device in devices] == [False, True]
+    monkeypatch.setenv("WESTLAKE_CUDA_GRAPHS", "0")
+    assert [graphs.are_wanted(device) for device in devices] == [False, False]
+
+
+@pytest.mark.gpu
+def test_graphs_do_the_same(folder):
+    model = load_omni(folder, "cuda", "float32", None)
+    checkpoint, width = model.checkpoint, model.checkpoint.language_model.config.hidden_size
+    step = GraphedStep(checkpoint.language_model)
+    caches = [checkpoint.new_caches()[0] for _ in range(2)]
+    for place in range(4):
+        given = torch.randn(1, width, device="cuda"), torch.full((3, 1), place)
+        expected = eager_step(checkpoint.language_model, *given, caches[0])
+        torch.testing.assert_close(step(*given, caches[1]), expected, rtol=1e-4, atol=1e-5)
