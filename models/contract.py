@@ -75,9 +75,8 @@ class Frames:
 class ReplyChunk:
     """A piece of a reply: `new_` is what came since the last piece, `total_` all so far.
 
-    Marks, frames without text and sound by which a model says what it heard and how it answers,
-    are among the new frames alone, and come with the frames that follow them or with the last
-    chunk.
+    Marks, frames without text and sound by which a model says how it answers, are among the new
+    frames alone, and come with the frames that follow them or with the last chunk.
 
     Fields:
         new_text: whole characters only.
@@ -87,8 +86,8 @@ class ReplyChunk:
         total_seconds, max_seconds: the same two in seconds of speech.
         emotion: the user's emotion as the model perceives it; None where it does not say.
         style: the reply's style; None likewise.
-        heard: what the model wrote down of the user's speech so far, its syllables in pinyin
-            without tones, with blanks between; None where it wrote nothing.
+        heard: what the model wrote down of the user's speech, its syllables in pinyin without
+            tones, with blanks between; None where it wrote nothing.
         seed: that the reply is drawn with; it gives the same reply again.
         ended: True on the last chunk, if the model ended the reply itself.
         first_frame_seconds: from asking for the reply to its first frame; 0 without one.

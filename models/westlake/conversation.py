@@ -119,12 +119,12 @@ class Conversation:
         self.turns[-1].columns = torch.cat([self.turns[-1].columns, columns], dim=1)
 
     @torch.no_grad()
-    def read(self) -> None:
-        """Bring the cache up to the last column."""
-        unread = self.unread
-        if unread.shape[1]:
-            engine = self.model.checkpoint.engine
-            engine.read(unread[None].to(engine.model.device), [self.cache])
+    def read(self) -> Tensor:
+        """Bring the cache up to the last column; returns hidden [T, dim] of those read now."""
+        engine, unread = self.model.checkpoint.engine, self.unread
+        if not unread.shape[1]:
+            return torch.zeros(0, engine.model.config.dim)
+        return engine.read(unread[None].to(engine.model.device), [self.cache])[0]
 
     def open(self) -> Turn:
         """Put a new turn at the end; one that is still open is forgotten."""

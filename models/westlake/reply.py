@@ -131,6 +131,7 @@ class _Chunks:
         self._waiting: list[Tensor] = []
         self._spoken: list[Tensor] = []  # of the waiting frames
         self._transcript = Transcript(model.checkpoint)
+        self._heard = turn.heard
         self._speech = SpeechDecoder(model.checkpoint)
         self._shown = 0  # characters
         self._first_frame_seconds = 0.0
@@ -173,7 +174,7 @@ class _Chunks:
             new_frames=shown_frames(self._columns(frames), self.checkpoint),
             emotion=self._transcript.emotion,
             style=self._transcript.style,
-            heard=self._transcript.heard,
+            heard=self._heard,
             seed=self.reply.seed,
             ended=ended,
         )

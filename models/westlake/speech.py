@@ -18,28 +18,23 @@ class Transcript:
     Fields:
         text: all so far.
         emotion, style: None until the model has said them.
-        heard: the syllables of the user's speech that it wrote down; None likewise.
     """
 
     def __init__(self, checkpoint: Checkpoint) -> None:
         self.text = ""
         self.emotion: str | None = None
         self.style: str | None = None
-        self.heard: str | None = None
         self._decoder = TextDecoder(
             checkpoint.tokenizer,
             {checkpoint.semantic_id, checkpoint.end_id, *checkpoint.mark_ids},
         )
         self._emotions = {id: name for name, id in checkpoint.emotion_ids.items()}
         self._styles = {id: name for name, id in checkpoint.style_ids.items()}
-        self._syllables = {id: name for name, id in checkpoint.heard_ids.items()}
 
     def add(self, token: int) -> None:
         """Take the next frame's text token."""
         self.emotion = self.emotion or self._emotions.get(token)
         self.style = self.style or self._styles.get(token)
-        if syllable := self._syllables.get(token):
-            self.heard = f"{self.heard} {syllable}" if self.heard else syllable
         self.text += self._decoder.push(token)
 
 

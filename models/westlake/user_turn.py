@@ -12,6 +12,7 @@ from ..contract import Frames
 from ..conversations import check_text
 from ..errors import UserError
 from ..tokenizer import text_tokens
+from .dictation import Dictation
 from .dual_ar.prompt import TurnStream
 from .speech import shown_frames
 
@@ -25,7 +26,8 @@ class UserTurn:
 
     What is left to do at the end does not depend on how long the user spoke. The text must be
     known at the start, as it stands on the first frames: its columns are read immediately, the
-    speech beneath them is held back until it is longer than the text (see `TurnStream`).
+    speech beneath them is held back until it is longer than the text (see `TurnStream`). What a
+    model writes down of speech without text (see `Dictation`) stands at the turn's end.
 
     Args:
         conversation: the conversation that this turn continues; one turn at a time.
@@ -50,6 +52,10 @@ class UserTurn:
         )
         self._codec_state = codec.new_state()
         self._stream = TurnStream(model.prompt_tokens, tokens, codec.config.num_codebooks)
+        self._dictation = Dictation(
+            model.checkpoint.model, {} if self.text else model.checkpoint.heard_ids
+        )
+        self._num_dictated = 0  # of the turn's columns
         self.turn = conversation.open()
         self._append(self._stream.start())
 
@@ -67,6 +73,11 @@ class UserTurn:
         return max(0.0, model.max_input_seconds - text_seconds - heard)
 
     @property
+    def heard(self) -> str | None:
+        """The syllables that the model wrote down of the speech so far; None for none."""
+        return self._dictation.text
+
+    @property
     def frames(self) -> Frames:
         """The turn's columns so far; see `contract.FramedTurn`."""
         columns = self.turn.columns
@@ -82,7 +93,7 @@ class UserTurn:
         """
         self._check_open()
         self._encode(self._resampler.push(samples), last=False)
-        self.conversation.read()
+        self._read()
 
     def finish(self) -> None:
         """The user has finished: complete the prompt, leaving its last columns to be read.
@@ -97,10 +108,14 @@ class UserTurn:
             config = self.conversation.model.checkpoint.codec.config
             missing = config.samples_per_frame - self.num_samples - len(tail)
             self._encode(torch.cat([tail, tail.new_zeros(max(0, missing))]), last=True)
+            self._read()
         if not self.text and not self.num_samples:
             self.abandon()
             raise UserError("error_nothing_given")
-        self._append(self._stream.finish())
+        closing = self._stream.finish()
+        room = self.conversation.model.max_input_columns - self.turn.columns.shape[1]
+        heard = self._dictation.tokens[: max(0, room - closing.shape[1])]
+        self._append(self._stream.finish(heard))
         self.turn.prompt_length = self.turn.columns.shape[1]
 
     def abandon(self) -> None:
@@ -119,6 +134,14 @@ class UserTurn:
         self.num_samples += len(samples)
         codes = codec.encode_chunk(samples[None, None].to(device), self._codec_state, last=last)
         self._append(self._stream.push(codes[0].cpu()))
+
+    def _read(self) -> None:
+        """Let the model read all columns so far, and write down what it hears in them."""
+        hidden = self.conversation.read()
+        new = self.turn.columns[0, self._num_dictated :]
+        is_speech = new == self.conversation.model.checkpoint.semantic_id
+        self._dictation.hear(hidden[len(hidden) - len(new) :][is_speech.to(hidden.device)])
+        self._num_dictated += len(new)
 
     def _append(self, columns: Tensor) -> None:
         try:

@@ -19,7 +19,7 @@ from training.language import model as language_model
 from training.language import wording
 from training.language.conversations import Conversations
 from training.language.corpus import Spoken
-from training.language.tokenizer import questions_of, write_tokenizer
+from training.language.tokenizer import late_tokens, write_tokenizer
 from training.speech import lines, pinyin, speakers, teacher
 
 SMALL_DIALOGUES = """\
@@ -113,7 +113,7 @@ def tokenizer(dialogues: Dialogues, tmp_path_factory: pytest.TempPathFactory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("training.language.tokenizer.traditional", lambda text: text)
         write_tokenizer(dialogues, folder, 400)
-    return load_tokenizer(folder, 400 + len(questions_of(dialogues.intents)))
+    return load_tokenizer(folder, 400 + len(late_tokens(dialogues)))
 
 
 @pytest.fixture

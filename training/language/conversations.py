@@ -25,8 +25,9 @@ from ..speech.lines import followup_styles, styled_replies
 from ..speech.pinyin import PUNCTUATION, plain_syllables, syllables
 from .corpus import Spoken
 from .example import Example, join
+from .mishearing import Mishearing
 from .splicing import Splicer, spoken_syllables, stretch
-from .tokenizer import emotion_token, topic_token
+from .tokenizer import emotion_token, heard_syllables, heard_token, topic_token
 from .wording import CORRECTIONS, loosen, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
@@ -56,19 +57,18 @@ LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 HEARING_FRAMES = 5  # that the model may take to tell a syllable
 SPLICED_SHARE = 0.8  # of spoken lines whose syllables others said
 LOOSE_SHARE = 0.5  # of lines that nobody recorded
-MIXED_SHARE = 0.3  # of spoken lines of which parts are written, so that words mean the same
-SWITCH_SHARE = 0.3  # of the places between their characters, where voice and writing change
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
     """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n], which is `spoken`, as the
-    model reads them, how many marks the reply begins with, what is `heard` in the prompt, see
-    `Example`, and the `question` in it."""
+    model reads them, how many marks the reply begins with, what is `heard` and `spelled` in the
+    prompt, see `Example`, and the `question` in it."""
 
     num_marks: int
     heard: list[tuple[int, Sequence[str]]]
+    spelled: list[tuple[int, int, Sequence[str]]]
     free_style: bool
     spoken: Spoken
     question: str
@@ -94,6 +94,7 @@ class Conversations:
         for user in users:
             self.users[user.intent].append(user)
         self.splicer = Splicer(user for spoken in self.users.values() for user in spoken)
+        self.mishearing = Mishearing(heard_syllables(dialogues))
         self.replies: dict[str, dict[str, Spoken]] = defaultdict(dict)  # text -> style -> spoken
         for reply in replies:
             self.replies[reply.text][reply.manner] = reply
@@ -134,44 +135,30 @@ class Conversations:
         inputs: str,
         after_reply: bool = False,
         rng: np.random.Generator | None = None,
+        heard: Sequence[str] = (),
     ) -> Tensor:
-        """The prompt [1+K, T] of one user turn, given as speech, speech_text or text.
+        """The prompt [1+K, T] of one user turn, given as speech, speech_text, text or as what was
+        `heard` alone, the transcript.
 
         Args:
+            heard: syllables that the model wrote down of speech without text.
             rng: cuts the text into random pieces, each of which becomes tokens of its own, so
                 that the model learns short tokens too (after BPE dropout: Provilkov et al., 2020).
         """
+        ids = self.tokenizer.encode("".join(map(heard_token, heard)))
+        if inputs == "transcript":
+            return turn_grid(self.tokens, ids, None, self.num_codebooks, after_reply=after_reply)
         text = []
         if inputs != "speech":
             text = [id for piece in _pieces(user.text, rng) for id in self.tokenizer.encode(piece)]
-        codes = user.codes.long() if inputs != "text" else None
-        return turn_grid(self.tokens, text, codes, self.num_codebooks, after_reply=after_reply)
-
-    def _mixed_prompt(
-        self, user: Spoken, after_reply: bool, rng: np.random.Generator
-    ) -> tuple[Tensor, list[tuple[int, Sequence[str]]]]:
-        """The prompt [1+K, T] of a spoken line of which some runs of characters are written; and
-        what is heard in the others, see `Example`."""
-        names, heard = spoken_syllables(user, plain_syllables(user.text)), []
-        chars = [char for char in user.text if char not in PUNCTUATION]
-        bounds = (0, *user.onsets[1:], user.codes.shape[1])
-        parts = [text_columns(self.tokens.opening(after_reply), self.num_codebooks)]
-        begin, spoken = 0, bool(rng.random() < 0.5)
-        for end in range(1, len(chars) + 1):
-            if end < len(chars) and rng.random() >= SWITCH_SHARE:
-                continue
-            if spoken:
-                column = sum(part.shape[1] for part in parts)
-                heard += _heard(column, names[bounds[begin] : bounds[end]])
-                codes = user.codes[:, bounds[begin] : bounds[end]].long() + 1
-                row = torch.full((1, codes.shape[1]), self.tokens.semantic)
-                parts.append(torch.cat([row, codes]))
-            else:
-                ids = self.tokenizer.encode("".join(chars[begin:end]))
-                parts.append(text_columns(ids, self.num_codebooks))
-            begin, spoken = end, not spoken
-        parts.append(text_columns(self.tokens.closing(), self.num_codebooks))
-        return torch.cat(parts, dim=1), heard
+        return turn_grid(
+            self.tokens,
+            text,
+            user.codes.long() if inputs != "text" else None,
+            self.num_codebooks,
+            after_reply=after_reply,
+            heard=ids,
+        )
 
     def marks(self, emotion: str, style: str, question: str) -> Tensor:
         """What a reply begins with, unheard: emotion, style, topic: [1+K, 3].
@@ -223,7 +210,7 @@ class Conversations:
         inputs = str(rng.choice(list(shares), p=list(shares.values())))
         if not written:
             inputs = "speech"
-        if inputs != "text":
+        if inputs in ("speech", "speech_text"):
             if written and (not spoken or rng.random() < SPLICED_SHARE):
                 spliced = self.splicer.say(intent.name, _line(written, corrects, rng), rng)
                 if spliced is not None:
@@ -233,20 +220,24 @@ class Conversations:
         text = _line(written, corrects, rng)
         emotion = intent.emotions[0] if kind is None else "neutral"
         codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
-        user = Spoken(intent=intent.name, text=reword(text, rng), manner=emotion, codes=codes)
-        return user, "text"
+        inputs = "transcript" if inputs == "transcript" else "text"
+        text = text if inputs == "transcript" else reword(text, rng)
+        return Spoken(intent=intent.name, text=text, manner=emotion, codes=codes), inputs
 
     def _draw_turn(
         self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
     ) -> _Turn:
         user, inputs = self._draw_user(intent, kind, index, rng, speak)
-        if inputs == "speech" and user.onsets and rng.random() < MIXED_SHARE:
-            prompt, heard = self._mixed_prompt(user, index > 0, rng)
-        else:
-            prompt, heard = self.prompt(user, inputs, after_reply=index > 0, rng=rng), []
-            if inputs == "speech" and user.text:
-                first = int((prompt[0] == self.tokens.semantic).nonzero()[0])
-                heard = _heard(first, spoken_syllables(user, plain_syllables(user.text)))
+        names = plain_syllables(user.text) if inputs in ("speech", "transcript") else []
+        written = self.mishearing.hear(names, rng) or names
+        if inputs == "speech" and not names:
+            written = self.mishearing.hear_noise(rng)
+        prompt = self.prompt(user, inputs, after_reply=index > 0, rng=rng, heard=written)
+        heard, spelled = [], []
+        if inputs == "speech":
+            first = int((prompt[0] == self.tokens.semantic).nonzero()[0])
+            heard = _heard(first, spoken_syllables(user, names))
+            spelled = [(first, user.codes.shape[1], names)]
         emotion = NO_EMOTION if intent.name in (UNCLEAR, SILENT) else user.manner
         free_style = rng.random() < FREE_STYLE_SHARE
         style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
@@ -256,6 +247,7 @@ class Conversations:
         return _Turn(
             num_marks=marks.shape[1],
             heard=heard,
+            spelled=spelled,
             free_style=free_style,
             spoken=spoken,
             prompt=prompt,
@@ -309,6 +301,7 @@ class Conversations:
             learn_codes=learn_codes,
             users=torch.arange(grid.shape[1]) < first,
             heard=turn.heard,
+            spelled=turn.spelled,
             asked=[(first - 1, turn.question)],
             said=[] if alone else [(words - 1, _reply_syllables(turn.spoken))],
         )

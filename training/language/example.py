@@ -20,6 +20,7 @@ class Example:
         users: [T] bool, the column is the user's, not a reply's.
         heard: (column, syllable to be told apart in each column from there) of what is spoken
             and not written besides.
+        spelled: (first column, number of columns, syllables) of what is spoken and not written.
         asked: (column before the reply, what it replies to) of each turn; see `questions_of`.
         said: (column before the reply's words, syllable heard in each from there) of each spoken
             turn.
@@ -30,13 +31,15 @@ class Example:
     learn_codes: Tensor
     users: Tensor
     heard: list[tuple[int, Sequence[str]]]
+    spelled: list[tuple[int, int, Sequence[str]]]
     asked: list[tuple[int, str]]
     said: list[tuple[int, Sequence[str]]]
 
 
 def join(turns: Sequence[Example]) -> Example:
     """Turns one after another; the end token of a reply is where the next turn begins."""
-    grids, texts, codes, users, heard, asked, said, start = [], [], [], [], [], [], [], 0
+    grids, texts, codes, users = [], [], [], []
+    heard, spelled, asked, said, start = [], [], [], [], 0
     for index, turn in enumerate(turns):
         skip = 1 if index else 0  # a further prompt opens with the end token that stands already
         grids.append(turn.grid[:, skip:])
@@ -45,6 +48,7 @@ def join(turns: Sequence[Example]) -> Example:
         users.append(turn.users[skip:])
         shift = start - skip
         heard += [(column + shift, names) for column, names in turn.heard]
+        spelled += [(column + shift, *rest) for column, *rest in turn.spelled]
         asked += [(column + shift, question) for column, question in turn.asked]
         said += [(column + shift, names) for column, names in turn.said]
         start += turn.grid.shape[1] - skip
@@ -54,6 +58,7 @@ def join(turns: Sequence[Example]) -> Example:
         learn_codes=torch.cat(codes),
         users=torch.cat(users),
         heard=heard,
+        spelled=spelled,
         asked=asked,
         said=said,
     )

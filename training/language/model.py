@@ -22,13 +22,13 @@ from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from ..codec.config import TINY_CODEC
 from ..dialogues import EMOTIONS, Dialogues
 from ..loop import Stage, autocast
-from ..speech.pinyin import plain_syllables, syllables
+from ..speech.pinyin import syllables
 from .batches import Corpus
 from .conversations import Conversations
 from .corpus import Spoken
 from .heads import Heads
 from .losses import losses, words_loss
-from .tokenizer import emotion_token, questions_of
+from .tokenizer import emotion_token, heard_syllables, heard_token, questions_of
 
 UNDERSTANDING_BATCH_SIZE = 36
 SPEAKING_BATCH_SIZE = 12
@@ -136,10 +136,9 @@ def start_language_model(model: DualARTransformer, tokenizer, folder: Path) -> N
     model.load_state_dict(own)
 
 
-def new_heads(model: DualARTransformer, dialogues: Dialogues) -> Heads:
+def new_heads(model: DualARTransformer, tokenizer, dialogues: Dialogues) -> Heads:
     """Heads that know all that is said and asked in training."""
-    asked = {text for intent in dialogues.intents for text in intent.users}
-    asked |= {text for users, _ in dialogues.followups.values() for text in users}
+    heard, vocab = heard_syllables(dialogues), tokenizer.get_vocab()
     replied = {
         text
         for intent in dialogues.intents
@@ -148,7 +147,8 @@ def new_heads(model: DualARTransformer, dialogues: Dialogues) -> Heads:
     }
     return Heads(
         model,
-        ["", *sorted({name for text in asked for name in plain_syllables(text)})],
+        ["", *heard],
+        [model.semantic_id, *(vocab[heard_token(syllable)] for syllable in heard)],
         questions_of(dialogues.intents),
         ["", *sorted({"".join(name) for text in replied for name in syllables(text)})],
     )
@@ -172,7 +172,7 @@ def train_understanding(
     if start is not None:
         start_language_model(model, tokenizer, start)
     model = share_levels(model).to(device)
-    heads = new_heads(model, dialogues).to(device)
+    heads = new_heads(model, tokenizer, dialogues).to(device)
 
     def step(index: int) -> Tensor:
         with autocast(device):
@@ -202,7 +202,7 @@ def train_language_model(
     """Learn to speak as well, from where `train_understanding` ended; in turn with more of that."""
     corpus = Corpus(dialogues, tokenizer, work)
     model = share_levels(new_language_model(tokenizer)).to(device)
-    heads = new_heads(model, dialogues).to(device)
+    heads = new_heads(model, tokenizer, dialogues).to(device)
     state = torch.load(work / "understanding.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(state["modules"]["model"])
     heads.load_state_dict(state["modules"]["heads"])

@@ -1,6 +1,6 @@
 """The embedded checkpoint's tokenizer, trained on the dialogues."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from loguru import logger
@@ -10,6 +10,7 @@ from models.tokenizer import save_tokenizer
 
 from ..dialogues import EMOTIONS, NO_EMOTION, STYLES, Dialogues, Intent
 from ..files import replacing
+from ..speech.pinyin import plain_syllables
 from .wording import traditional
 
 VOCAB_SIZE = 4800
@@ -31,8 +32,26 @@ def topic_token(question: str) -> str:
     return f"<|topic:{question}|>"
 
 
+def heard_token(syllable: str) -> str:
+    """What the model writes down while it hears a syllable."""
+    return f"<|heard:{syllable}|>"
+
+
+def heard_syllables(dialogues: Dialogues) -> list[str]:
+    """All syllables that users' lines are made of, without tones."""
+    asked = {text for intent in dialogues.intents for text in intent.users}
+    asked |= {text for users, _ in dialogues.followups.values() for text in users}
+    return sorted({name for text in asked for name in plain_syllables(text)})
+
+
+def late_tokens(dialogues: Dialogues) -> list[str]:
+    """The special tokens that come behind all others: topics, and syllables heard."""
+    heard = map(heard_token, heard_syllables(dialogues))
+    return [*map(topic_token, questions_of(dialogues.intents)), *heard]
+
+
 def special_tokens() -> list[str]:
-    """The special tokens but the topics, in the order of their ids, from 0.
+    """The other special tokens, in the order of their ids, from 0.
 
     `<|endoftext|>`, which no reply holds, is 0: what fills the repetition window at first.
     """
@@ -61,7 +80,7 @@ def training_lines(dialogues: Dialogues) -> Iterator[str]:
 
 
 def train_tokenizer(
-    lines: Iterable[str], vocab_size: int = VOCAB_SIZE, questions: Iterable[str] = ()
+    lines: Iterable[str], vocab_size: int = VOCAB_SIZE, late: Sequence[str] = ()
 ) -> Tokenizer:
     """Train a byte-level BPE of the Qwen2 kind; the same lines give the same tokenizer.
 
@@ -69,7 +88,7 @@ def train_tokenizer(
         lines: the text to learn merges from.
         vocab_size: special tokens, the 256 bytes and the merges together; a pair seen only once is
             not merged, so little text may give fewer.
-        questions: whose topic tokens come behind all others.
+        late: special tokens that come behind all others.
 
     Raises:
         ValueError: vocab_size leaves no room for merges.
@@ -94,14 +113,14 @@ def train_tokenizer(
         show_progress=False,
     )
     tokenizer.train_from_iterator(lines, trainer)
-    tokenizer.add_special_tokens([topic_token(question) for question in questions])
+    tokenizer.add_special_tokens(list(late))
     return tokenizer
 
 
 def write_tokenizer(dialogues: Dialogues, folder: Path, vocab_size: int = VOCAB_SIZE) -> None:
     """Train on the dialogues, write the files into a new `folder`, and log how dense it is."""
     lines = list(training_lines(dialogues))
-    tokenizer = train_tokenizer(lines, vocab_size, questions_of(dialogues.intents))
+    tokenizer = train_tokenizer(lines, vocab_size, late_tokens(dialogues))
     with replacing(folder) as temporary:
         temporary.mkdir(parents=True, exist_ok=True)
         save_tokenizer(temporary, tokenizer)

@@ -3,7 +3,8 @@
 A turn is `<|im_start|>user\\n`, the user's columns, and `<|im_end|><|im_start|>assistant\\n`. Row 0
 of the user's columns holds the text's tokens first and `<|semantic|>` on the rest; the other rows
 hold the speech's codes + 1. The model reads codes only beneath `<|semantic|>`, so text lies over
-the beginning of the speech. Text longer than the speech stands in front of it instead.
+the beginning of the speech. Text longer than the speech stands in front of it instead. What a
+model wrote down of the speech stands behind it.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ def turn_grid(
     num_codebooks: int,
     *,
     after_reply: bool = False,
+    heard: Sequence[int] = (),
 ) -> Tensor:
     """Lay out a user's turn.
 
@@ -76,6 +78,7 @@ def turn_grid(
         codes: the speech [K, n] long as the codec gives it; None without speech.
         num_codebooks: K.
         after_reply: the turn follows a reply, whose end token it begins with.
+        heard: ids of what was heard in the speech.
 
     Returns:
         grid [1+K, T] long.
@@ -94,7 +97,7 @@ def turn_grid(
         columns = _speech_columns(tokens, codes)
         columns[0, :num_text] = torch.tensor(text_tokens, dtype=torch.long)
         parts.append(columns)
-    parts.append(text_columns(tokens.closing(), num_codebooks))
+    parts.append(text_columns([*heard, *tokens.closing()], num_codebooks))
     return torch.cat(parts, dim=1)
 
 
@@ -141,14 +144,15 @@ class TurnStream:
                 codes, self._held = held[:, num_text:], held[:, :0]
         return _speech_columns(self.tokens, codes)
 
-    def finish(self) -> Tensor:
-        """The last columns [1+K, T]: speech shorter than the text, and the turn's closing.
+    def finish(self, heard: Sequence[int] = ()) -> Tensor:
+        """The last columns [1+K, T]: speech shorter than the text, what was heard (see
+        `turn_grid`), and the turn's closing.
 
         Raises:
             ValueError: the turn has neither text nor speech.
         """
         _check_turn(len(self.text_tokens), self._num_frames)
-        closing = text_columns(self.tokens.closing(), self.num_codebooks)
+        closing = text_columns([*heard, *self.tokens.closing()], self.num_codebooks)
         return torch.cat([_speech_columns(self.tokens, self._held), closing], dim=1)
 
 

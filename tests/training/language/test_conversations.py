@@ -8,11 +8,13 @@ import torch
 
 from training.dialogues import Dialogues
 from training.language import conversations as module
+from training.language import mishearing
 from training.language.conversations import Conversations
 from training.language.corpus import Spoken
 from training.language.example import Example, collate, join
-from training.language.tokenizer import questions_of, topic_token
+from training.language.tokenizer import heard_token, questions_of, topic_token
 from training.language.wording import CORRECTIONS
+from training.speech.pinyin import plain_syllables
 
 MARKS = re.compile(r"<\|user(:\w+)?\|><\|style:\w+\|><\|topic:[\w.]+\|>")
 
@@ -155,28 +157,40 @@ def test_new_topics_may_take_back_what_was_said(conversations: Conversations, mo
         assert inputs == "text" and user.text.startswith(CORRECTIONS) == corrected
 
 
-def test_parts_of_a_spoken_line_may_be_written(conversations: Conversations):
-    text, names = "我最近总是睡不着。", ["wo", "zui", "jin", "zong", "shi", "shui", "bu", "zhao"]
-    codes = torch.arange(2 + 3 * 8).repeat(8, 1).short()
-    onsets = tuple(range(2, 26, 3))
-    user = Spoken(intent="", text=text, manner="sad", codes=codes, onsets=onsets)
-    semantic, seen = conversations.tokens.semantic, set()
-    for seed in range(20):
-        prompt, told = conversations._mixed_prompt(user, False, np.random.default_rng(seed))
-        spoken = prompt[0] == semantic
-        heard = prompt[1, spoken] - 1
-        assert (prompt[1:, ~spoken] == 0).all() and (heard.diff() > 0).all()
-        characters = {max(0, int(frame) - 2) // 3 for frame in heard}
-        written = "".join(c for i, c in enumerate(text[:-1]) if i not in characters)
-        assert decode(conversations, prompt[0, ~spoken]).split("\n")[1].startswith(written)
-        assert len(heard) == 3 * len(characters) + 2 * (0 in characters)
-        for column, syllables in told:
-            frames = prompt[1, column : column + len(syllables)] - 1 - module.HEARING_FRAMES
-            assert [names[(int(frame) - 2) // 3] if frame >= 2 else "" for frame in frames] == [
-                *syllables
-            ]
-        seen.add((len(characters), any(syllables for _, syllables in told)))
-    assert len(seen) > 3 and {True, False} == {learned for _, learned in seen}
+def drawn(conversations: Conversations, monkeypatch, user: Spoken, inputs: str):
+    """A first turn in which the user says or writes that."""
+    monkeypatch.setattr(conversations, "_draw_user", lambda *_: (user, inputs))
+    intent = conversations.intents["health.insomnia"]
+    return conversations._draw_turn(intent, None, 0, np.random.default_rng(0), False)
+
+
+@pytest.mark.parametrize("inputs", ["speech", "speech_text", "text", "transcript"])
+def test_what_is_heard_is_written_where_nothing_else_is(
+    conversations: Conversations, monkeypatch, inputs: str
+):
+    monkeypatch.setattr(mishearing, "MISHEARD_SHARE", 0.0)
+    user = next(u for u in conversations.users["health.insomnia"] if u.onsets)
+    names = plain_syllables(user.text)
+    turn = drawn(conversations, monkeypatch, user, inputs)
+    written = conversations.tokenizer.decode(turn.prompt[0])
+    expected = "".join(map(heard_token, names)) if inputs in ("speech", "transcript") else ""
+    assert written.endswith(f"{expected}<|im_end|><|im_start|>assistant\n")
+    assert written.count("<|heard:") == expected.count("<|heard:")
+    if inputs != "speech":
+        assert turn.spelled == []
+        assert inputs == "speech_text" or (turn.prompt[1:] == 0).all()
+        return
+    ((first, length, spelled),) = turn.spelled
+    assert spelled == names and length == user.codes.shape[1]
+    assert torch.equal(turn.prompt[1:, first : first + length], user.codes.long() + 1)
+
+
+def test_of_sounds_without_words_nothing_is_to_be_written(
+    conversations: Conversations, monkeypatch
+):
+    (sound,) = {u.intent: u for u in conversations.users["unknown.unclear"]}.values()
+    turn = drawn(conversations, monkeypatch, sound, "speech")
+    assert [names for *_, names in turn.spelled] == [[]]
 
 
 def test_the_unknown_is_drawn_more_often(conversations: Conversations):

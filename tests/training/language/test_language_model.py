@@ -1,6 +1,7 @@
 """The language model's losses, heads and batches."""
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -115,9 +116,12 @@ def test_losses_are_the_cross_entropy_of_what_is_learned(
     torch.testing.assert_close(code_loss, torch.stack(codes).mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_losses_of_bfloat16_are_float32(model, conversations: Conversations, dialogues: Dialogues):
+def test_losses_of_bfloat16_are_float32(
+    model, tokenizer, conversations: Conversations, dialogues: Dialogues
+):
     examples = [conversations.draw(np.random.default_rng(n), speak=False) for n in range(2)]
-    spoken, heads = [conversations.draw(np.random.default_rng(0))], new_heads(model, dialogues)
+    spoken = [conversations.draw(np.random.default_rng(0))]
+    heads = new_heads(model, tokenizer, dialogues)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
         found = words_loss(model, heads, examples, "cpu")
         both = losses(model, spoken, "cpu", np.random.default_rng(0))
@@ -125,11 +129,15 @@ def test_losses_of_bfloat16_are_float32(model, conversations: Conversations, dia
 
 
 def test_the_words_and_the_heads_are_learned(
-    model, conversations: Conversations, dialogues: Dialogues, monkeypatch: pytest.MonkeyPatch
+    model,
+    tokenizer,
+    conversations: Conversations,
+    dialogues: Dialogues,
+    monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("training.language.conversations.SPACED_SHARE", 0.3)
     torch.manual_seed(0)
-    heads = new_heads(model, dialogues)
+    heads = new_heads(model, tokenizer, dialogues)
     rng = np.random.default_rng(0)
     examples = [conversations.draw(rng, speak=False) for _ in range(14)]
     grid, *_ = collate(examples)
@@ -214,9 +222,31 @@ def test_a_voice_is_changed_alike_in_all_its_frames(monkeypatch):
     assert found[:, 1:, :30].min() >= 1 and found.max() <= 1000
 
 
+def test_what_is_spelled_is_told_once_in_any_columns(model, tokenizer, dialogues):
+    heads = new_heads(model, tokenizer, dialogues)
+    torch.manual_seed(0)
+    last = torch.randn(2, 6, model.config.dim)
+    examples = [SimpleNamespace(spelled=[(1, 4, ["ni"])]), SimpleNamespace(spelled=[(2, 3, [])])]
+    vocab = tokenizer.get_vocab()
+    ids = [model.semantic_id, *(id for token, id in vocab.items() if "<|heard:" in token)]
+    with torch.no_grad():
+        found = heads._spelling_loss(examples, last)
+        probabilities = model.text_logits(last)[:, :, ids].softmax(-1)
+    ni, nothing = ids.index(vocab["<|heard:ni|>"]), 0
+    # 你 takes any run of the four columns; of the other speech nothing is told.
+    runs = [range(start, end) for start in range(4) for end in range(start + 1, 5)]
+    first = probabilities[0, 1:5]
+    said = sum(
+        torch.stack([first[t, ni if t in run else nothing] for t in range(4)]).prod()
+        for run in runs
+    )
+    silent = probabilities[1, 2:5, nothing].prod()
+    torch.testing.assert_close(found, -(said.log() + silent.log()))
+
+
 @pytest.mark.parametrize("speak", [True, False])
 def test_only_the_users_voice_is_changed(
-    model, conversations: Conversations, dialogues, monkeypatch, speak: bool
+    model, tokenizer, conversations: Conversations, dialogues, monkeypatch, speak: bool
 ):
     monkeypatch.setattr("training.language.conversations.SPACED_SHARE", 1.0)
     examples = [conversations.draw(np.random.default_rng(n), speak) for n in range(6)]
@@ -228,7 +258,7 @@ def test_only_the_users_voice_is_changed(
         if speak:
             losses(model, examples, "cpu", np.random.default_rng(0))
         else:
-            words_loss(model, new_heads(model, dialogues), examples, "cpu")
+            words_loss(model, new_heads(model, tokenizer, dialogues), examples, "cpu")
     (users,) = changed
     for row, example in zip(users, examples):
         begins = [column + 1 for column, _ in example.asked]

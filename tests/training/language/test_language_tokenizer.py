@@ -8,9 +8,8 @@ from models.tokenizer import load_tokenizer
 from training import files
 from training.dialogues import EMOTIONS, STYLES, Dialogues
 from training.language.tokenizer import (
-    questions_of,
+    late_tokens,
     special_tokens,
-    topic_token,
     train_tokenizer,
     training_lines,
     write_tokenizer,
@@ -24,9 +23,9 @@ def test_special_tokens_come_first(tokenizer):
     assert {f"<|user:{e}|>" for e in EMOTIONS} | {f"<|style:{s}|>" for s in STYLES} <= set(names)
 
 
-def test_topics_come_last_and_are_not_heard(tokenizer, dialogues: Dialogues):
-    names = [topic_token(question) for question in questions_of(dialogues.intents)]
-    assert "<|topic:talk.hello.more|>" in names
+def test_topics_and_syllables_come_last_and_are_not_heard(tokenizer, dialogues: Dialogues):
+    names = late_tokens(dialogues)
+    assert "<|topic:talk.hello.more|>" in names and names[-1].startswith("<|heard:")
     size = len(tokenizer)
     assert tokenizer.encode("".join(names)) == list(range(size - len(names), size))
     assert tokenizer.decode(tokenizer.encode(f"{names[0]}你好"), skip_special_tokens=True) == "你好"
@@ -65,5 +64,5 @@ def test_files_are_there_all_or_none(dialogues, tmp_path: Path, monkeypatch, no_
             write_tokenizer(dialogues, folder, 400)
     assert not folder.exists()
     write_tokenizer(dialogues, folder, 400)
-    topics = len(questions_of(dialogues.intents))
-    assert len(load_tokenizer(folder, 400 + topics)) <= 400 + topics
+    late = len(late_tokens(dialogues))
+    assert len(load_tokenizer(folder, 400 + late)) <= 400 + late
