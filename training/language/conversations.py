@@ -52,6 +52,7 @@ FOLLOWUP_SHARE = {False: 0.4, True: 0.75}
 CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
 SPACED_SHARE = 0.1  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
+EMOTION_WEIGHT = 8.0  # of the user's emotion, beside one token of the words
 TOPIC_WEIGHT = 20.0  # of the topic, which decides all words, beside one of them
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 HEARING_FRAMES = 5  # that the model may take to tell a syllable
@@ -292,6 +293,7 @@ class Conversations:
         words = first + turn.num_marks  # where they begin
         learn_codes = (learn_text > 0) & speak
         learn_codes[:words] = learn_codes[-1] = False
+        learn_text[first] = EMOTION_WEIGHT
         learn_text[words - 1] = TOPIC_WEIGHT
         if turn.free_style:
             learn_text[first + 1] = 0  # drawn, so not to be expected

@@ -46,11 +46,12 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
             assert MARKS.fullmatch(marks)
             assert (example.grid[1:, begin : topic + 1] == 0).all()
             assert not example.learn_codes[begin : topic + 1].any()
-            style, weight = example.learn_text[begin + 1 : topic + 1].tolist()
-            assert style in (0, 1) and weight == module.TOPIC_WEIGHT
+            emotion, style, weight = example.learn_text[begin : topic + 1].tolist()
+            assert emotion == module.EMOTION_WEIGHT and weight == module.TOPIC_WEIGHT
+            assert style in (0, 1)
             silent = question.startswith(("unknown.unclear", "unknown.silence"))
             assert ("<|user|>" in marks) == silent
-            assert example.learn_text[begin] and not example.learn_text[column]
+            assert not example.learn_text[column]
             assert question in questions_of(dialogues.intents)
             end = column + 1 + int((text[column + 1 :] == tokens.end).nonzero()[0])
             written = decode(conversations, text[column + 1 : end])
