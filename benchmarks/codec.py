@@ -11,6 +11,7 @@ import torch
 
 from generate import CHUNK_FRAMES
 from models.devices import FLOATS, multiplies_bfloat16
+from models.transformer.native import load_library
 from models.westlake.checkpoint import load_checkpoint
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
@@ -36,7 +37,7 @@ def main() -> None:
     else:
         codec.head.to(FLOATS[options.dtype])
         if options.dtype == "bfloat16" and multiplies_bfloat16(torch.device("cpu")):
-            codec.head.pack()
+            codec.head.pack(load_library())
     config = codec.config
     codes = torch.randint(config.codebook_size, (1, config.num_codebooks, options.frames))
     wave = 0.1 * torch.randn(1, 1, options.frames * config.samples_per_frame)

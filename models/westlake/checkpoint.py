@@ -116,15 +116,15 @@ def load_checkpoint(
     check_dtype(dtype, torch_device)
     give_back_large_blocks()
     folder = find_checkpoint(os.fspath(name_or_path), revision)
-    may_be_quantised = dtype not in FLOATS and torch_device.type == "cpu"
-    if may_be_quantised:
+    may_use_library = dtype != "float32" and torch_device.type == "cpu"
+    if may_use_library:
         compile_library()
     config, sampling = read_config(folder / "config.json", DualARConfig), read_sampling(folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
     special = tokenizer.get_added_vocab()
     semantic_id, end_id = special["<|semantic|>"], special["<|im_end|>"]
     codec = _load_codec(folder, config)  # first: meanwhile the C file is compiled
-    library = load_library() if may_be_quantised else None
+    library = load_library() if may_use_library else None
     model = _load_model(
         folder, config, tokenizer, dtype, torch_device, library, codec.config.frame_rate
     )
@@ -133,7 +133,7 @@ def load_checkpoint(
     if dtype != "float32" and multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
         if torch_device.type == "cpu":
-            codec.head.pack()
+            codec.head.pack(library)
     return Checkpoint(
         name=str(name_or_path),
         engine=choose_engine(model, library if model.quantisation else None),

@@ -1,10 +1,11 @@
-"""The C file: products with weights of few bits, and a decode step through a stack of them."""
+"""The C file: products with weights of few bits, a decode step through a stack, a vocoder."""
 
 from .compiled import (
     ISA_SWITCH,
     HeadStruct,
     NativeLinear,
     compile_library,
+    has_vocoder,
     load_library,
     native_correct,
     native_quantise,
@@ -20,6 +21,7 @@ __all__ = [
     "NativeLinear",
     "NativeStack",
     "compile_library",
+    "has_vocoder",
     "load_library",
     "native_correct",
     "native_form",

@@ -160,6 +160,11 @@ def isa_of(library: CDLL) -> str:
     return library.native_isa().decode()
 
 
+def has_vocoder(library: CDLL) -> bool:
+    """Whether the library has a vocoder, and none of PyTorch's products is faster here."""
+    return hasattr(library, "native_vocoder") and not torch.cpu._is_amx_tile_supported()
+
+
 def _wanted() -> str:
     wanted = os.environ.get(ISA_SWITCH, "")
     if wanted not in ("", *INSTRUCTION_SETS):
@@ -239,6 +244,10 @@ def _declared(library: CDLL) -> CDLL:
     library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_correct.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 3 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
+    if hasattr(library, "native_vocoder"):
+        library.native_vocoder.argtypes = [c_void_p] * 4 + [c_int64] * 2 + [c_void_p, c_int]
+        library.native_vocoder_scratch.argtypes = [c_void_p, c_int64, c_int64]
+        library.native_vocoder_scratch.restype = c_int64
     for scratch, sizes in (
         (library.native_product_scratch, [c_int64]),
         (library.native_scratch, [c_int64, c_int64, c_int]),

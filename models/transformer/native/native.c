@@ -1,6 +1,6 @@
 // Products with weights of 8 or 4 bits; one decode step through a stack of blocks of them, for a few
-// conversations at once, memory-bound; the draw of a token; a frame's codes; and the rounding to few
-// bits.
+// conversations at once, memory-bound; the draw of a token; a frame's codes; the rounding to few
+// bits; and a vocoder.
 //
 // The inputs of a product become integers of 8 bits, with a scale for every 128 of them: bytes are
 // what processors multiply the most of in one instruction. All else is float32. What depends on the
@@ -690,6 +690,10 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int 
     return rows * row + head->output.outputs * 4 + 7 * 64 +
            native_scratch(stack, rows, count, threads);
 }
+
+#ifdef HAS_VOCODER
+#include "vocoder.h"
+#endif
 
 // The instruction set that it is compiled for.
 const char *native_isa(void) { return ISA; }

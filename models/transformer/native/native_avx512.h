@@ -165,3 +165,40 @@ static INLINE void part_int4(
         totals[r] = fused(_mm512_cvtepi32_ps(sum), factor, totals[r]);
     }
 }
+
+#ifdef __AVX512BF16__
+
+#define HAS_VOCODER 1
+
+typedef __m512bh pairs; // of bf16, which are multiplied and added up
+
+static INLINE pairs read_weights(const bf16 *x) { return (pairs)_mm512_loadu_si512(x); }
+
+// One pair in all lanes.
+static INLINE pairs splat_pair(const bf16 *x) {
+    int32_t bits;
+    memcpy(&bits, x, 4);
+    return (pairs)_mm512_set1_epi32(bits);
+}
+
+static INLINE floats add_products(floats sum, pairs a, pairs b) {
+    return _mm512_dpbf16_ps(sum, a, b);
+}
+
+static INLINE void write_rounded(bf16 *to, floats x) {
+    _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
+}
+
+// x / (1 + e^-x), to more digits than bf16 has.
+static INLINE floats silu(floats x) {
+    __m512 power = x * splat(-1.44269504f);
+    __m512 r = _mm512_reduce_ps(power, 9); // what is above the whole number below
+    __m512 y = splat(0.01342655f);
+    y = fused(y, r, splat(0.05224090f));
+    y = fused(y, r, splat(0.24128269f));
+    y = fused(y, r, splat(0.69304401f));
+    y = fused(y, r, splat(1));
+    return x * _mm512_rcp14_ps(splat(1) + _mm512_scalef_ps(y, power));
+}
+
+#endif

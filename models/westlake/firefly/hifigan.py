@@ -1,12 +1,17 @@
 """Latents -> wave: a causal HiFi-GAN generator (Kong et al., 2020, arXiv:2010.05646)."""
 
+from collections.abc import Callable
+from ctypes import CDLL
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from ...transformer.native import has_vocoder
 from .config import FireflyConfig
 from .conv import FishConvNet, FishTransConvNet, StreamState
+from .native import NativeVocoder
 
 
 class ResidualStack(nn.Module):
@@ -55,7 +60,7 @@ class HiFiGANGenerator(nn.Module):
     def __init__(self, config: FireflyConfig, weight_norm: bool = True) -> None:
         super().__init__()
         channels = config.decoder_dim
-        self.gradient_checkpointing = config.gradient_checkpointing
+        self.config = config
         kernel_size = config.decoder_kernel_size
         self.conv_pre = FishConvNet(config.latent_dim, channels, kernel_size)
         self.ups = nn.ModuleList()
@@ -68,27 +73,55 @@ class HiFiGANGenerator(nn.Module):
                 ParallelBlock(channels, config.resblock_kernel_sizes, config.resblock_dilations)
             )
         self.conv_post = FishConvNet(channels, 1, kernel_size)
+        self.native: NativeVocoder | None = None
         if weight_norm:
             for module in list(self.modules()):
                 if isinstance(module, (FishConvNet, FishTransConvNet)):
                     module.weight_norm()
 
-    def pack(self) -> None:
-        """Lay final bfloat16 weights as this CPU multiplies them; what is computed stays the same.
+    def pack(self, library: CDLL | None = None) -> None:
+        """Lay final bfloat16 weights as this CPU multiplies them.
 
-        Else each call does so, which takes a short chunk longer than its products. Weights that are
-        loaded or converted later have to be packed again.
+        In PyTorch what is computed stays the same; else each call lays them anew, which takes a
+        short chunk longer than its products. In C it is rounded less. Weights that are loaded or
+        converted later have to be packed again.
+
+        Args:
+            library: from `load_library`; it is used where its vocoder is fastest.
         """
+        if library is not None and has_vocoder(library):
+            self.native = NativeVocoder(library, self)
+            return
         for module in self.modules():
             if isinstance(module, FishConvNet):
                 module.pack()
 
+    def _apply(self, fn: Callable, recurse: bool = True) -> "HiFiGANGenerator":
+        self.native = None
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        self.native = None
+        super()._load_from_state_dict(*args, **kwargs)
+
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
+        if self.native is not None:
+            return self.native(x, self._kept(x, state).unbind()).tanh_()
         x = self.conv_pre(x.to(self.conv_pre.conv.weight.dtype), state)
         for up, block in zip(self.ups, self.resblocks):
             x = up(F.silu(x), state)
-            if self.training and self.gradient_checkpointing and state is None:
+            if self.training and self.config.gradient_checkpointing and state is None:
                 x = checkpoint(block, x, use_reentrant=False)
             else:
                 x = block(x, state)
         return torch.tanh(self.conv_post(F.silu(x), state).float())
+
+    def _kept(self, x: Tensor, state: StreamState | None) -> Tensor:
+        """What the C file keeps of each signal [B, C, T]."""
+        assert self.native is not None
+        if state is None:
+            return self.native.new_state(len(x))
+        if self not in state.buffers:
+            state.buffers[self] = self.native.new_state(len(x))
+        return state.buffers[self]
