@@ -7,6 +7,7 @@ import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import gradio as gr
 import numpy as np
 import pytest
 import soundfile
@@ -18,6 +19,7 @@ from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
 from page.session import Session
+from page.settings import Settings
 from page.turn import ShownTurn
 
 LIMITS = Limits(wait_seconds=1, max_upload_bytes=1 << 20, max_audio_seconds=10)
@@ -242,3 +244,15 @@ def test_a_reply_again_begins_where_the_conversation_was(session: Session):
     *_, turn = session.again(turn.name)
     assert turn.again_of == names[2]
     assert isinstance(turn, ShownTurn) and len(session.turns) == 6
+
+
+def test_settings_that_a_file_lacks_are_as_they_were(model: FakeModel):
+    """An older one, written before there was a setting."""
+    with gr.Blocks():
+        settings = Settings(model, LIMITS)
+    kept = settings.kept(["calm", 3, 0.9, 5])
+    assert kept == {"style": "calm", "length": 3, "sampling": {"temperature": 0.9, "seed": 5}}
+    assert settings.restored(kept) == ["calm", 3, 0.9, 5]
+    del kept["sampling"]["temperature"]
+    assert settings.restored(kept) == ["calm", 3, model.sampling.temperature, 5]
+    assert settings.restored(kept | {"sampling": {"temperature": 99}}) is None
