@@ -179,7 +179,10 @@ def test_three_turns_are_one_prompt_and_cost_only_themselves(omni, published, mo
     assert sum(num for _, num in talker) == len(answer.prompt) - talker_length + num_spoken
 
 
-def test_two_conversations_do_not_disturb_each_other(omni):
+def test_two_conversations_do_not_disturb_each_other(omni, monkeypatch):
+    monkeypatch.setattr(
+        "models.omni.reply.TEXT_SECONDS", 1e9
+    )  # they take turns at each piece of sound
     flow = FlowConfig(num_steps=2)  # sound begins long before the end
     alone = [ask(omni, text=text, frames=72, flow=flow) for text in (LONG, SHORT)]
     replies = []
