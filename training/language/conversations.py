@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -49,6 +49,7 @@ TURN_SHARES = {
 # Of further turns, those that ask on; the others begin a new topic. What answers them is heard
 # nowhere else.
 FOLLOWUP_SHARE = {False: 0.4, True: 0.75}
+EARLIER_SPOKEN_SHARE = 0.5  # of replies that another turn follows, where that is spoken
 CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
 SPACED_SHARE = 0.1  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
@@ -127,7 +128,11 @@ class Conversations:
                 kind = str(rng.choice(kinds)) if kinds else None
             if index and kind is None:
                 intent = self._draw_intent(rng)
-            turns.append(self._turn(intent, kind, index, rng, speak))
+            spoken = speak and (index == num_turns - 1 or rng.random() < EARLIER_SPOKEN_SHARE)
+            turn = self._turn(intent, kind, index, rng, spoken)
+            if speak and not spoken:  # words alone: a short way to what follows them
+                turn = replace(turn, learn_text=torch.zeros_like(turn.learn_text))
+            turns.append(turn)
         return join(turns)
 
     def prompt(

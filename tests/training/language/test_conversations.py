@@ -46,9 +46,6 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
             assert MARKS.fullmatch(marks)
             assert (example.grid[1:, begin : topic + 1] == 0).all()
             assert not example.learn_codes[begin : topic + 1].any()
-            emotion, style, weight = example.learn_text[begin : topic + 1].tolist()
-            assert emotion == module.EMOTION_WEIGHT and weight == module.TOPIC_WEIGHT
-            assert style in (0, 1)
             silent = question.startswith(("unknown.unclear", "unknown.silence"))
             assert ("<|user|>" in marks) == silent
             assert not example.learn_text[column]
@@ -56,6 +53,11 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
             end = column + 1 + int((text[column + 1 :] == tokens.end).nonzero()[0])
             written = decode(conversations, text[column + 1 : end])
             assert written in conversations.replies
+            if speak and not example.learn_text[begin]:
+                continue  # in words alone: see below
+            emotion, style, weight = example.learn_text[begin : topic + 1].tolist()
+            assert emotion == module.EMOTION_WEIGHT and weight == module.TOPIC_WEIGHT
+            assert style in (0, 1)
             if speak:
                 assert example.learn_codes[topic + 1 : end].all()
                 assert example.learn_text[end] and not example.learn_codes[end]
@@ -70,6 +72,18 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
         for column, names in example.said:
             assert column + len(names) < length
     assert num_turns >= {1, 2, 3} and inputs == {True, False}
+
+
+def test_a_further_turn_may_follow_words_alone(conversations: Conversations):
+    kinds = set()
+    for example in draw(conversations, 80, speak=True):
+        begins = [column + 1 for column, _ in example.asked]
+        ends = [*begins[1:], example.grid.shape[1]]
+        for begin, end in zip(begins, ends):
+            is_spoken = bool(example.learn_codes[begin:end].any())
+            kinds.add((end == ends[-1], is_spoken))
+            assert is_spoken == bool(example.learn_text[begin:end].any())
+    assert kinds == {(True, True), (False, True), (False, False)}
 
 
 def test_the_same_generator_draws_the_same(conversations: Conversations):
