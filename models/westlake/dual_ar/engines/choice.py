@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from ctypes import CDLL
 
 import torch
 from loguru import logger
 from torch import Tensor
 
+from ....transformer import graphs
 from ....transformer.native import MAX_HEAD
 from ..model import DualARTransformer
 from ..sampling import WINDOW_SIZE, SamplingConfig
@@ -16,7 +16,6 @@ from .eager import EagerEngine
 from .graph import GraphEngine
 from .native import NativeEngine
 
-GRAPHS_SWITCH = "WESTLAKE_CUDA_GRAPHS"  # an environment variable; 0 leaves them out
 TOLERANCE = 0.02  # of hidden states between two engines, relative; bfloat16 rounds by 0.004
 PROMPT_LENGTH = 4
 ROWS = (1, 2)  # replies that are stepped together in the check
@@ -32,7 +31,7 @@ def choose_engine(model: DualARTransformer, library: CDLL | None) -> EagerEngine
     if library is not None and model.config.head_dim <= MAX_HEAD:
         return NativeEngine(model, library)
     eager = EagerEngine(model)
-    if model.device.type == "cuda" and os.environ.get(GRAPHS_SWITCH) != "0":
+    if graphs.are_wanted(model.device):
         return checked(GraphEngine(model), eager)
     return eager
 

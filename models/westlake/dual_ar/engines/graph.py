@@ -8,57 +8,13 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
-from typing import Any
 
-import torch
 from torch import Tensor
 
 from ....transformer import Block, KVCache, Stack
+from ....transformer.graphs import Graphed, Result
 from ..model import DualARTransformer
 from .eager import EagerEngine, draw_codes
-
-WARM_UP_RUNS = 2  # in which libraries allocate what a graph can't
-
-Result = Any  # a tensor or a tuple of them
-
-
-class Graphed:
-    """A function of tensors, recorded once for every number of rows and replayed from then on.
-
-    Its result holds until the next call.
-
-    Args:
-        function: of tensors with equal numbers of rows, B; never waits for the device.
-    """
-
-    def __init__(self, function: Callable[..., Result]) -> None:
-        self.function = function
-        self.recorded: dict[int, tuple[torch.cuda.CUDAGraph, list[Tensor], Result]] = {}
-
-    def __call__(self, *inputs: Tensor) -> Result:
-        num_rows = len(inputs[0])
-        if num_rows not in self.recorded:
-            self.recorded[num_rows] = self._record(inputs)
-        graph, places, result = self.recorded[num_rows]
-        for place, tensor in zip(places, inputs, strict=True):
-            place.copy_(tensor)
-        graph.replay()
-        return result
-
-    def _record(
-        self, inputs: tuple[Tensor, ...]
-    ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Result]:
-        places = [tensor.clone() for tensor in inputs]
-        side = torch.cuda.Stream()
-        side.wait_stream(torch.cuda.current_stream())
-        with torch.cuda.stream(side):
-            for _ in range(WARM_UP_RUNS):
-                self.function(*places)
-        torch.cuda.current_stream().wait_stream(side)
-        graph = torch.cuda.CUDAGraph()
-        with torch.cuda.graph(graph, capture_error_mode="thread_local"):  # others may decode
-            result = self.function(*places)
-        return graph, places, result
 
 
 class GraphedStack:
