@@ -37,7 +37,7 @@ def main() -> None:
     else:
         codec.head.to(FLOATS[options.dtype])
         if options.dtype == "bfloat16" and multiplies_bfloat16(torch.device("cpu")):
-            codec.head.pack(load_library())
+            codec.pack(load_library())
     config = codec.config
     codes = torch.randint(config.codebook_size, (1, config.num_codebooks, options.frames))
     wave = 0.1 * torch.randn(1, 1, options.frames * config.samples_per_frame)

@@ -1,5 +1,6 @@
 """The vocoder in C computes what PyTorch's does, in pieces and for several signals as for one."""
 
+import dataclasses
 from math import prod
 
 import pytest
@@ -9,6 +10,7 @@ from torch import Tensor
 from models.transformer.native import has_vocoder, load_library
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig, StreamState
 from models.westlake.firefly.hifigan import HiFiGANGenerator
+from models.westlake.firefly.quantizer import DownsampleFiniteScalarQuantize
 
 LIBRARY = load_library()
 pytestmark = [
@@ -95,10 +97,59 @@ def test_threads_change_no_bit(head: HiFiGANGenerator, num_threads: int):
         torch.set_num_threads(before)
 
 
+@pytest.fixture
+def quantizer(small_codec: FireflyArchitecture) -> DownsampleFiniteScalarQuantize:
+    """Small, with blocks that change what passes them."""
+    config = dataclasses.replace(small_codec.config, layer_scale_init=0.5)
+    quantizer = DownsampleFiniteScalarQuantize(config).eval().requires_grad_(False)
+    for seed, (name, weight) in enumerate(quantizer.named_parameters()):
+        if not name.endswith("gamma"):
+            weight.copy_(noise(*weight.shape, seed=seed) / weight[0].numel() ** 0.5)
+    return quantizer
+
+
+def test_latents_err_as_bfloat16_does(quantizer: DownsampleFiniteScalarQuantize):
+    codes = torch.arange(2 * 8 * 50).view(2, 8, 50) * 37 % 1000
+    expected, encoded = quantizer.decode(codes), quantizer.encode(noise(2, 64, 40))
+    quantizer.pack(LIBRARY)
+    found = quantizer.decode(codes)
+    assert found.shape == expected.shape
+    assert found.dtype == torch.float32
+    assert 0 < (found - expected).norm() < 0.01 * expected.norm()
+    assert torch.equal(quantizer.encode(noise(2, 64, 40)), encoded)
+
+
+def test_latents_of_pieces_and_signals_side_by_side_have_the_same_bits(
+    quantizer: DownsampleFiniteScalarQuantize,
+):
+    quantizer.pack(LIBRARY)
+    codes = torch.arange(3 * 8 * 50).view(3, 8, 50) * 37 % 1000
+    whole = quantizer.decode(codes)
+    assert torch.equal(torch.cat([quantizer.decode(row[None]) for row in codes]), whole)
+    state = StreamState(3)
+    pieces = [quantizer.decode(piece, state) for piece in codes.split([1, 2, 40, 7], dim=-1)]
+    assert torch.equal(torch.cat(pieces, dim=-1), whole)
+
+
+def test_other_latent_weights_are_used_after_they_are_loaded(
+    quantizer: DownsampleFiniteScalarQuantize,
+):
+    codes = torch.arange(8 * 5).view(1, 8, 5)
+    quantizer.pack(LIBRARY)
+    before = quantizer.decode(codes)
+    quantizer.load_state_dict({key: 2 * x for key, x in quantizer.state_dict().items()})
+    plain = quantizer.decode(codes)
+    assert not torch.allclose(plain, before, rtol=0.1)
+    quantizer.pack(LIBRARY)
+    assert (quantizer.decode(codes) - plain).norm() < 0.01 * plain.norm()
+
+
 def test_the_codec_streams_through_it(small_codec: FireflyArchitecture):
     codec = FireflyArchitecture(small_codec.config).eval()
     codec.load_state_dict(small_codec.state_dict())
-    codec.prepare_inference().head.bfloat16().pack(LIBRARY)
+    codec.prepare_inference().head.bfloat16()
+    codec.pack(LIBRARY)
+    assert codec.quantizer.native is not None
     codes = torch.arange(2 * 8 * 20).view(2, 8, 20) * 37 % 1000
     whole = codec.decode(codes, torch.tensor([20, 20]))[0]
     expected = small_codec.decode(codes, torch.tensor([20, 20]))[0]

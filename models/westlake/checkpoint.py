@@ -133,7 +133,7 @@ def load_checkpoint(
     if dtype != "float32" and multiplies_bfloat16(torch_device):
         codec.head.to(torch.bfloat16)
         if torch_device.type == "cpu":
-            codec.head.pack(library)
+            codec.pack(library)
     return Checkpoint(
         name=str(name_or_path),
         engine=choose_engine(model, library if model.quantisation else None),

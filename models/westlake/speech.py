@@ -60,8 +60,8 @@ class SpeechDecoder:
             return np.zeros(0, np.float32)
         config = self.codec.config
         codes = codec_codes(torch.stack(frames, dim=1), config.codebook_size)[None]  # [1, K, n]
-        if last:
-            # A power of 2: a size that is new to the process takes far longer.
+        if last and self.codec.compiles_sizes:
+            # A power of 2: the sizes are few.
             codes = F.pad(codes, (0, (1 << (len(frames) - 1).bit_length()) - len(frames)))
         wave = self.codec.decode_chunk(codes, self._state)[0, 0]
         return wave[: len(frames) * config.samples_per_frame].float().cpu().numpy()

@@ -248,6 +248,9 @@ def _declared(library: CDLL) -> CDLL:
         library.native_vocoder.argtypes = [c_void_p] * 4 + [c_int64] * 2 + [c_void_p, c_int]
         library.native_vocoder_scratch.argtypes = [c_void_p, c_int64, c_int64]
         library.native_vocoder_scratch.restype = c_int64
+        library.native_refinement.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p, c_int]
+        library.native_refinement_scratch.argtypes = [c_void_p] + [c_int64] * 3
+        library.native_refinement_scratch.restype = c_int64
     for scratch, sizes in (
         (library.native_product_scratch, [c_int64]),
         (library.native_scratch, [c_int64, c_int64, c_int]),

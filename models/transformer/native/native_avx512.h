@@ -189,16 +189,34 @@ static INLINE void write_rounded(bf16 *to, floats x) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
 }
 
-// x / (1 + e^-x), to more digits than bf16 has.
-static INLINE floats silu(floats x) {
-    __m512 power = x * splat(-1.44269504f);
-    __m512 r = _mm512_reduce_ps(power, 9); // what is above the whole number below
-    __m512 y = splat(0.01342655f);
+static INLINE floats power_of_two(floats x) {
+    floats r = _mm512_reduce_ps(x, 9); // what is above the whole number below
+    floats y = splat(0.01342655f);
     y = fused(y, r, splat(0.05224090f));
     y = fused(y, r, splat(0.24128269f));
     y = fused(y, r, splat(0.69304401f));
     y = fused(y, r, splat(1));
-    return x * _mm512_rcp14_ps(splat(1) + _mm512_scalef_ps(y, power));
+    return _mm512_scalef_ps(y, x);
+}
+
+// The next two have more digits than bf16.
+
+// x / (1 + e^-x)
+static INLINE floats silu(floats x) {
+    return x * _mm512_rcp14_ps(splat(1) + power_of_two(x * splat(-1.44269504f)));
+}
+
+// x times the normal distribution, in the form of Abramowitz and Stegun, 7.1.26.
+static INLINE floats gelu(floats x) {
+    floats z = magnitude(x) * splat(0.707106781f);
+    floats t = splat(1) / fused(z, splat(0.3275911f), splat(1));
+    floats y = fused(t, splat(1.061405429f), splat(-1.453152027f));
+    y = fused(y, t, splat(1.421413741f));
+    y = fused(y, t, splat(-0.284496736f));
+    y = fused(y, t, splat(0.254829592f));
+    floats tail = y * t * power_of_two(z * z * splat(-1.44269504f)) * splat(0.5f);
+    __mmask16 positive = _mm512_cmp_ps_mask(x, splat(0), _CMP_GE_OQ);
+    return x * _mm512_mask_sub_ps(tail, positive, splat(1), tail);
 }
 
 #endif

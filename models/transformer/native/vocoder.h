@@ -43,20 +43,27 @@ typedef struct {
     float *kept;                   // or NULL
     int64_t row_size, width;       // of these three; row_size from one row to the next
     const Signal *active;          // or NULL
-    float scale;                   // of what is activated
+    enum { SILU, GELU, NONE } activation;
+    float scale; // of what is activated; 0 is 1
 } Output;
 
+// Of whose signals a thread does which part.
 typedef struct {
+    int64_t rows;
+    bf16 *const *states; // of each row what is kept between its pieces
+    int thread, threads;
+} Share;
+
+typedef struct {
+    Share share;
     const Vocoder *vocoder;
     const float *hidden;
-    bf16 *const *states;
     float *wave;
-    int64_t rows, positions, samples, first_tile;
+    int64_t positions, samples, first_tile;
     int64_t tiles[MAX_STAGES];            // inputs of a stage that it takes at once
     Signal start, ups[MAX_STAGES + 1];    // of the first convolution, the stages and the last
     bf16 *shared, *before, *between;      // inputs within a stage
     float *x, *sum, *total;               // of a stage; of one of its stacks; of several
-    int thread, threads;
 } Speech;
 
 static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
@@ -122,7 +129,7 @@ static void some_taps(
     else
         switch (inputs) {
             CASE(64, 64, 4, 6) CASE(128, 128, 4, 6) CASE(256, 256, 4, 6)
-            CASE(512, 512, 4, 6) default: RUN(inputs, 4, 6);
+            CASE(512, 512, 4, 6) CASE(1024, 1024, 4, 6) default: RUN(inputs, 4, 6);
         }
 #undef CASE
 #undef RUN
@@ -143,30 +150,32 @@ static void finish(
             if (to->kept) write_floats(to->kept + at, y, left);
             if (active) {
                 int64_t begin = (row * (active->known + active->room) + active->known);
-                write_rounded(active->data + begin * active->channels + place, silu(y * splat(to->scale)));
+                if (to->scale) y *= splat(to->scale);
+                if (to->activation != NONE) y = to->activation == SILU ? silu(y) : gelu(y);
+                write_rounded(active->data + begin * active->channels + place, y);
             }
         }
 }
 
 // The calling thread's share of a convolution, of inputs that begin at one of the new ones.
 static void convolve(
-    const Speech *task, const Convolution *conv, const Signal *in, int64_t begin, int64_t count,
+    const Share *share, const Convolution *conv, const Signal *in, int64_t begin, int64_t count,
     const Output *to
 ) {
     int64_t item = 0, all = 0, vectors = conv->outputs / WIDTH;
     for (int pass = 0; pass < 2; pass++) {
-        int64_t mine = all * task->thread / task->threads;
-        int64_t end = all * (task->thread + 1) / task->threads;
+        int64_t mine = all * share->thread / share->threads;
+        int64_t end = all * (share->thread + 1) / share->threads;
         for (int64_t v = 0; v < vectors;) {
             int side = vectors - v >= 4 ? 4 : vectors - v >= 2 ? 2 : 1;
             int64_t times = times_of(conv, side), output = v * WIDTH;
             v += side;
             if (!pass) {
-                all += task->rows * ((count + times - 1) / times);
+                all += share->rows * ((count + times - 1) / times);
                 continue;
             }
             const bf16 *weight = conv->weight + output * conv->taps * conv->inputs;
-            for (int64_t row = 0; row < task->rows; row++) {
+            for (int64_t row = 0; row < share->rows; row++) {
                 int64_t start = row * (in->known + in->room) + in->known - reach(conv) + begin;
                 const bf16 *x = in->data + start * in->channels;
                 for (int64_t p = 0; p < count; p += times, item++) {
@@ -190,22 +199,35 @@ static int64_t size_of(const Signal *signal) {
 }
 
 // Puts what is known of each row's signal before what is new.
-static void recall(const Speech *task, const Signal *signal) {
-    for (int64_t row = task->thread; row < task->rows; row += task->threads)
+static void recall(const Share *share, const Signal *signal) {
+    for (int64_t row = share->thread; row < share->rows; row += share->threads)
         memcpy(
-            signal->data + row * size_of(signal), task->states[row] + signal->state,
+            signal->data + row * size_of(signal), share->states[row] + signal->state,
             signal->known * signal->channels * sizeof(bf16)
         );
 }
 
 // Keeps what will be needed once `count` new inputs have passed.
-static void keep(const Speech *task, const Signal *signal, int64_t count) {
-    for (int64_t row = task->thread; row < task->rows; row += task->threads)
+static void keep(const Share *share, const Signal *signal, int64_t count) {
+    for (int64_t row = share->thread; row < share->rows; row += share->threads)
         memcpy(
-            task->states[row] + signal->state,
+            share->states[row] + signal->state,
             signal->data + row * size_of(signal) + count * signal->channels,
             signal->known * signal->channels * sizeof(bf16)
         );
+}
+
+// Numbers [rows, all, channels] that are the signal's new inputs, of each row as many as `count`.
+static void take_in(
+    const Share *share, const float *from, int64_t all, int64_t count, const Signal *signal
+) {
+    int64_t channels = signal->channels;
+    for (int64_t row = share->thread; row < share->rows; row += share->threads)
+        for (int64_t i = 0; i < count * channels; i += WIDTH)
+            write_rounded(
+                signal->data + row * size_of(signal) + signal->known * channels + i,
+                read_floats(from + row * all * channels + i, WIDTH)
+            );
 }
 
 // The inputs that a stage's stacks share: as many are known as the longest one needs.
@@ -228,10 +250,10 @@ static void run_stacks(
             const Convolution *conv = stage->convs + (s * stage->num_pairs + p) * 2;
             Signal before = p ? inputs_of(conv, task->before, room) : *shared;
             Signal between = inputs_of(conv + 1, task->between, room);
-            Output first = {.width = width, .active = &between, .scale = 1};
-            recall(task, &between);
-            convolve(task, conv, &before, 0, count, &first);
-            if (p || !s) keep(task, &before, count);
+            Output first = {.width = width, .active = &between};
+            recall(&task->share, &between);
+            convolve(&task->share, conv, &before, 0, count, &first);
+            if (p || !s) keep(&task->share, &before, count);
             meet();
             Output second = {.residual = p ? task->sum : task->x, .row_size = row_size, .width = width};
             Signal after;
@@ -239,16 +261,15 @@ static void run_stacks(
                 after = inputs_of(conv + 2, task->before, room);
                 second.kept = task->sum;
                 second.active = &after;
-                second.scale = 1;
             } else {
                 second.total = s ? task->total : NULL;
                 if (s + 1 < stage->num_stacks) second.kept = task->total;
                 else second.active = next;
                 second.scale = 1.0f / stage->num_stacks;
             }
-            if (second.active) recall(task, second.active);
-            convolve(task, conv + 1, &between, 0, count, &second);
-            keep(task, &between, count);
+            if (second.active) recall(&task->share, second.active);
+            convolve(&task->share, conv + 1, &between, 0, count, &second);
+            keep(&task->share, &between, count);
             meet();
         }
 }
@@ -259,8 +280,8 @@ static void run_stage(const Speech *task, int64_t n, int64_t count, int64_t at) 
     const Signal *in = &task->ups[n];
     if (n == vocoder->num_stages) {
         Output wave = {.kept = task->wave + at, .row_size = task->samples, .width = 1};
-        convolve(task, &vocoder->last, in, 0, count, &wave);
-        keep(task, in, count);
+        convolve(&task->share, &vocoder->last, in, 0, count, &wave);
+        keep(&task->share, in, count);
         meet();
         return;
     }
@@ -269,13 +290,13 @@ static void run_stage(const Speech *task, int64_t n, int64_t count, int64_t at) 
     Signal shared = shared_inputs(stage, task->shared, tile * rate);
     Output raised = {
         .kept = task->x, .row_size = tile * stage->up.outputs, .width = stage->up.outputs,
-        .active = &shared, .scale = 1,
+        .active = &shared,
     };
     for (int64_t begin = 0; begin < count; begin += tile) {
         int64_t size = at_most(count - begin, tile);
-        recall(task, &shared);
-        convolve(task, &stage->up, in, begin, size, &raised);
-        if (!begin) keep(task, in, count);
+        recall(&task->share, &shared);
+        convolve(&task->share, &stage->up, in, begin, size, &raised);
+        if (!begin) keep(&task->share, in, count);
         meet();
         run_stacks(task, stage, &shared, size * rate, &task->ups[n + 1]);
         run_stage(task, n + 1, size * rate, (at + begin) * rate);
@@ -285,22 +306,18 @@ static void run_stage(const Speech *task, int64_t n, int64_t count, int64_t at) 
 static void vocoder_task(void *data, int thread, int threads) {
     Speech own = *(Speech *)data, *task = &own;
     const Convolution *first = &task->vocoder->first;
-    task->thread = thread;
-    task->threads = threads;
-    Output made = {.width = first->outputs, .active = &task->ups[0], .scale = 1};
+    task->share.thread = thread;
+    task->share.threads = threads;
+    int64_t inputs = first->inputs;
+    Output made = {.width = first->outputs, .active = &task->ups[0]};
     for (int64_t begin = 0; begin < task->positions; begin += task->first_tile) {
-        int64_t size = at_most(task->positions - begin, task->first_tile), inputs = first->inputs;
-        recall(task, &task->start);
-        for (int64_t row = thread; row < task->rows; row += threads) {
-            const float *from = task->hidden + (row * task->positions + begin) * inputs;
-            bf16 *to = task->start.data + row * size_of(&task->start) + task->start.known * inputs;
-            for (int64_t i = 0; i < size * inputs; i += WIDTH)
-                write_rounded(to + i, read_floats(from + i, WIDTH));
-        }
+        int64_t size = at_most(task->positions - begin, task->first_tile);
+        recall(&task->share, &task->start);
+        take_in(&task->share, task->hidden + begin * inputs, task->positions, size, &task->start);
         meet();
-        recall(task, made.active);
-        convolve(task, first, &task->start, 0, size, &made);
-        keep(task, &task->start, size);
+        recall(&task->share, made.active);
+        convolve(&task->share, first, &task->start, 0, size, &made);
+        keep(&task->share, &task->start, size);
         meet();
         run_stage(task, 0, size, begin);
     }
@@ -315,7 +332,7 @@ static bf16 *take_signal(char **scratch, int64_t *size, int64_t numbers, int64_t
 // Divides the scratch memory, and tells how much of it is needed; NULL only tells.
 static int64_t plan(Speech *task, char *scratch) {
     const Vocoder *vocoder = task->vocoder;
-    int64_t rows = task->rows, size = 0, shared = 0, inner = 0, results = 0, widest = 0;
+    int64_t rows = task->share.rows, size = 0, shared = 0, inner = 0, results = 0, widest = 0;
     int64_t tile = at_least(1, at_most(task->positions, TILE / (rows * vocoder->first.inputs)));
     task->first_tile = tile;
     task->samples = task->positions;
@@ -363,14 +380,14 @@ void native_vocoder(
     int64_t positions, char *scratch, int threads
 ) {
     Speech task = {
-        .vocoder = vocoder, .hidden = hidden, .states = states, .wave = wave, .rows = rows,
-        .positions = positions,
+        .share = {.rows = rows, .states = states}, .vocoder = vocoder, .hidden = hidden,
+        .wave = wave, .positions = positions,
     };
     plan(&task, scratch);
     together(vocoder_task, &task, threads);
 }
 
 int64_t native_vocoder_scratch(const Vocoder *vocoder, int64_t rows, int64_t positions) {
-    Speech task = {.vocoder = vocoder, .rows = rows, .positions = positions};
+    Speech task = {.share = {.rows = rows}, .vocoder = vocoder, .positions = positions};
     return plan(&task, NULL);
 }

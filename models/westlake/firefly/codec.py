@@ -1,5 +1,7 @@
 """The Firefly codec: wave <-> codes, whole or in pieces."""
 
+from ctypes import CDLL
+
 import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
@@ -9,6 +11,7 @@ from .conv import StreamState
 from .convnext import ConvNeXtEncoder
 from .hifigan import HiFiGANGenerator
 from .mel import LogMelSpectrogram
+from .native import WIDTH
 from .quantizer import DownsampleFiniteScalarQuantize
 
 
@@ -123,6 +126,21 @@ class FireflyArchitecture(nn.Module):
                 module.weight.data = module.weight.data.mT.contiguous().mT
         self.quantizer.tabulate()
         return self
+
+    def pack(self, library: CDLL | None = None) -> None:
+        """Lay the final weights that decode as this CPU multiplies them; the vocoder is bfloat16.
+
+        Args:
+            library: as for `HiFiGANGenerator.pack`; where the vocoder is in C, all of it is.
+        """
+        self.head.pack(library)
+        if self.head.native is not None and self.config.latent_dim % WIDTH == 0:
+            self.quantizer.pack(self.head.native.compiled)
+
+    @property
+    def compiles_sizes(self) -> bool:
+        """A number of frames that is new to the process takes far longer to decode."""
+        return self.head.native is None
 
     def _checked(self, codes: Tensor) -> Tensor:
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.codebook_size):

@@ -107,7 +107,8 @@ class HiFiGANGenerator(nn.Module):
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if self.native is not None:
-            return self.native(x, self._kept(x, state).unbind()).tanh_()
+            states = self.native.states(self, len(x), state)
+            return self.native(x, states.unbind()).tanh_()
         x = self.conv_pre(x.to(self.conv_pre.conv.weight.dtype), state)
         for up, block in zip(self.ups, self.resblocks):
             x = up(F.silu(x), state)
@@ -116,12 +117,3 @@ class HiFiGANGenerator(nn.Module):
             else:
                 x = block(x, state)
         return torch.tanh(self.conv_post(F.silu(x), state).float())
-
-    def _kept(self, x: Tensor, state: StreamState | None) -> Tensor:
-        """What the C file keeps of each signal [B, C, T]."""
-        assert self.native is not None
-        if state is None:
-            return self.native.new_state(len(x))
-        if self not in state.buffers:
-            state.buffers[self] = self.native.new_state(len(x))
-        return state.buffers[self]

@@ -1,21 +1,23 @@
-"""The vocoder in C: bfloat16 products, all layers in one call."""
+"""The codec's decoder in C: bfloat16 products, all layers in two calls."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ctypes import CDLL, POINTER, Structure, addressof, c_int64, c_void_p
+from ctypes import CDLL, POINTER, Structure, addressof, c_float, c_int64, c_void_p
 from typing import TYPE_CHECKING, cast
 
 import torch
 import torch.nn.functional as F
 from einops import rearrange
-from torch import Tensor
+from torch import Tensor, nn
 
 from ...transformer.native import scratch_of
-from .conv import FishConvNet, FishTransConvNet
+from .conv import FishConvNet, FishTransConvNet, StreamState
+from .convnext import ConvNeXtBlock
 
 if TYPE_CHECKING:
     from .hifigan import HiFiGANGenerator, ParallelBlock, ResidualStack
+    from .quantizer import DownsampleFiniteScalarQuantize
 
 WIDTH = 16  # numbers in a vector; channels are filled up to a multiple of it
 BLOCKS = (4, 2, 1)  # vectors of outputs that the C file computes at once
@@ -48,7 +50,57 @@ class VocoderStruct(Structure):
     ]
 
 
-class NativeVocoder:
+class RefinementStruct(Structure):
+    _fields_ = [
+        *((name, ConvolutionStruct) for name in ("up", "wide", "narrow")),
+        *((name, c_void_p) for name in ("depthwise", "bias", "norm_weight", "norm_bias")),
+        ("taps", c_int64),
+        ("state", c_int64),
+        ("eps", c_float),
+    ]
+
+
+class _NativeLayers:
+    """Layers' weights as the C file sees them, and what it keeps of a signal's inputs."""
+
+    def __init__(self, library: CDLL) -> None:
+        self.compiled = library
+        self.tensors: list[Tensor] = []  # what the pointers point to
+        self.state_size = 0  # numbers that are kept of a signal
+        self.rate = 1
+
+    def _keep(self, count: int) -> int:
+        """Where in a signal's state that many more numbers are."""
+        self.state_size += count
+        return self.state_size - count
+
+    def _floats(self, x: Tensor) -> int:
+        self.tensors.append(x.detach().float().contiguous())
+        return self.tensors[-1].data_ptr()
+
+    def _layer(
+        self, weight: Tensor, bias: Tensor, dilation: int = 1, state: int | None = None
+    ) -> ConvolutionStruct:
+        """Weight [out, in, taps] and bias [out], of filled up channels, as the C file's."""
+        num_outputs, num_inputs, taps = weight.shape
+        if state is None:
+            state = self._keep((taps - 1) * dilation * num_inputs)
+        blocks = [rearrange(x, "o (i two) k -> (k i o two)", two=2) for x in _blocks_of(weight)]
+        self.tensors.append(torch.cat(blocks).bfloat16())
+        packed, floats = self.tensors[-1].data_ptr(), self._floats(bias)
+        return ConvolutionStruct(packed, floats, num_inputs, num_outputs, taps, dilation, state)
+
+    def states(self, module: nn.Module, batch_size: int, state: StreamState | None) -> Tensor:
+        """What is kept of signals between their pieces, [B, N] bfloat16, also in the state."""
+        kept = None if state is None else state.buffers.get(module)
+        if kept is None:
+            kept = torch.zeros(batch_size, self.state_size, dtype=torch.bfloat16)
+        if state is not None:
+            state.buffers[module] = kept
+        return kept
+
+
+class NativeVocoder(_NativeLayers):
     """A vocoder's weights as the C file sees them.
 
     Args:
@@ -57,10 +109,7 @@ class NativeVocoder:
     """
 
     def __init__(self, library: CDLL, head: HiFiGANGenerator) -> None:
-        self.compiled = library
-        self.tensors: list[Tensor] = []  # what the pointers point to
-        self.state_size = 0  # numbers that are kept of a signal
-        self.rate = 1
+        super().__init__(library)
         first = self._layer(*_plain(head.conv_pre))
         stages = []
         assert len(head.ups) <= MAX_STAGES, len(head.ups)
@@ -73,11 +122,11 @@ class NativeVocoder:
         self.struct = VocoderStruct(first, last, array, len(stages))
 
     def _stage(self, up: FishTransConvNet, block: ParallelBlock) -> StageStruct:
-        raised, shared = self._layer(*_raising(up)), self.state_size
+        raised = self._layer(*_raising(up))
         stacks = [_convs_of(stack) for stack in cast("Iterable[ResidualStack]", block.blocks)]
         # All begin with the same inputs, which are kept once.
         needed = max(convs[0].left_padding for convs in stacks)
-        self.state_size += needed * _filled(stacks[0][0].conv.in_channels)
+        shared = self._keep(needed * _filled(stacks[0][0].conv.in_channels))
         layers = [
             self._layer(*_plain(conv), conv.conv.dilation[0], None if number else shared)
             for convs in stacks
@@ -86,31 +135,12 @@ class NativeVocoder:
         array = (ConvolutionStruct * len(layers))(*layers)
         return StageStruct(raised, array, len(stacks), len(stacks[0]) // 2)
 
-    def _layer(
-        self, weight: Tensor, bias: Tensor, dilation: int = 1, state: int | None = None
-    ) -> ConvolutionStruct:
-        """Weight [out, in, taps] and bias [out], both of filled up channels, as the C file's."""
-        num_outputs, num_inputs, taps = weight.shape
-        if state is None:
-            state = self.state_size
-            self.state_size += (taps - 1) * dilation * num_inputs
-        blocks = [rearrange(x, "o (i two) k -> (k i o two)", two=2) for x in _blocks_of(weight)]
-        packed, floats = torch.cat(blocks).bfloat16(), bias.float().contiguous()
-        self.tensors += [packed, floats]
-        return ConvolutionStruct(
-            packed.data_ptr(), floats.data_ptr(), num_inputs, num_outputs, taps, dilation, state
-        )
-
-    def new_state(self, batch_size: int) -> Tensor:
-        """What is kept between a signal's pieces: [B, N] bfloat16."""
-        return torch.zeros(batch_size, self.state_size, dtype=torch.bfloat16)
-
     def __call__(self, x: Tensor, states: Sequence[Tensor]) -> Tensor:
         """The next pieces of some signals, each as alone, to the bit.
 
         Args:
             x: hidden [B, C, T].
-            states: B rows as of `new_state`, which are brought up to date.
+            states: B rows as `states` gives them, which are brought up to date.
 
         Returns:
             [B, 1, T * rate] float32, before the final tanh.
@@ -126,6 +156,61 @@ class NativeVocoder:
             scratch_of((0,), num_bytes)[1].data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return wave
+
+
+class NativeRefinement(_NativeLayers):
+    """The weights between codes and latents as the C file sees them.
+
+    Args:
+        library: as above.
+        quantizer: with final weights, of channels that are whole vectors.
+    """
+
+    def __init__(self, library: CDLL, quantizer: DownsampleFiniteScalarQuantize) -> None:
+        super().__init__(library)
+        parts = cast("Iterable[tuple[FishTransConvNet, ConvNeXtBlock]]", quantizer.upsample)
+        blocks = [self._block(up, block) for up, block in parts]
+        self.blocks = (RefinementStruct * len(blocks))(*blocks)
+
+    def _block(self, up: FishTransConvNet, block: ConvNeXtBlock) -> RefinementStruct:
+        self.rate *= up.stride
+        conv, first, second = block.dwconv, block.pwconv1, block.pwconv2
+        gamma = block.gamma.detach()
+        state = self._keep(conv.left_padding * conv.conv.in_channels)
+        return RefinementStruct(
+            self._layer(*_raising(up)),
+            self._layer(first.weight.detach()[..., None], first.bias),
+            self._layer((gamma[:, None] * second.weight)[..., None], gamma * second.bias),
+            self._floats(conv.conv.weight[:, 0].mT),  # [taps, C]
+            self._floats(_bias_of(conv)),
+            self._floats(block.norm.weight),
+            self._floats(block.norm.bias),
+            conv.left_padding + 1,
+            state,
+            block.norm.eps,
+        )
+
+    def __call__(self, x: Tensor, states: Sequence[Tensor]) -> Tensor:
+        """The next pieces of some signals, each as alone, to the bit.
+
+        Args:
+            x: [B, C, L], what the codes stand for.
+            states: B rows as `states` gives them, which are brought up to date.
+
+        Returns:
+            hidden [B, C, L * rate] float32.
+        """
+        num_rows, channels, num_frames = x.shape
+        frames = x.mT.float().contiguous()  # [B, L, C]
+        hidden = frames.new_empty(num_rows, num_frames * self.rate, channels)
+        blocks, sizes = addressof(self.blocks), (len(self.blocks), num_rows, num_frames)
+        num_bytes = self.compiled.native_refinement_scratch(blocks, *sizes)
+        pointers = (c_void_p * num_rows)(*(state.data_ptr() for state in states))
+        self.compiled.native_refinement(
+            blocks, frames.data_ptr(), pointers, hidden.data_ptr(), *sizes,
+            scratch_of((0,), num_bytes)[1].data_ptr(), torch.get_num_threads(),
+        )  # fmt: skip
+        return hidden.mT
 
 
 def _filled(channels: int) -> int:

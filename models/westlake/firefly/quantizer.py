@@ -1,6 +1,7 @@
 """Latents <-> codes at a lower rate."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from ctypes import CDLL
 from typing import cast
 
 import torch
@@ -11,6 +12,7 @@ from .config import FireflyConfig
 from .conv import FishConvNet, FishTransConvNet, StreamState
 from .convnext import ConvNeXtBlock
 from .fsq import GroupedScalarQuantizer
+from .native import NativeRefinement
 
 
 class DownsampleFiniteScalarQuantize(nn.Module):
@@ -35,6 +37,7 @@ class DownsampleFiniteScalarQuantize(nn.Module):
         )
 
         self.register_buffer("table", None, persistent=False)
+        self.native: NativeRefinement | None = None
 
     @torch.no_grad()
     def tabulate(self) -> None:
@@ -44,6 +47,22 @@ class DownsampleFiniteScalarQuantize(nn.Module):
         num_groups = len(self.residual_fsq.rvqs)
         values = self.residual_fsq.decode(codes.expand(1, num_groups, -1))  # [1, codes, C]
         self.table = rearrange(values, "1 n (g c) -> g n c", g=num_groups).contiguous()
+
+    def pack(self, library: CDLL) -> None:
+        """Let C decode final weights, in bfloat16; encoding stays as it is.
+
+        Weights that are loaded or converted later have to be packed again.
+        """
+        self.native = NativeRefinement(library, self)
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> "DownsampleFiniteScalarQuantize":
+        self.native = None
+        super()._apply(fn, recurse)
+        return self
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        self.native = None
+        super()._load_from_state_dict(*args, **kwargs)
 
     def encode(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Hidden [B, C, T] -> codes [B, K, ceil(T / mels_per_frame)], long, 0..codebook_size-1."""
@@ -67,6 +86,9 @@ class DownsampleFiniteScalarQuantize(nn.Module):
         return x
 
     def _up(self, x: Tensor, state: StreamState | None) -> Tensor:
+        if self.native is not None:
+            states = self.native.states(self, len(x), state)
+            return self.native(x, states.unbind())
         for conv, block in cast(Iterable[nn.ModuleList], self.upsample):
             x = block(conv(x, state), state)
         return x
