@@ -6,6 +6,7 @@
 const MIN_LEAD = 0.06; // seconds between a piece's arrival and its sound
 const MAX_LEAD = 1.0; // after a gap, where pieces come slower than they sound
 const MAX_FIRST_LEAD = 0.25; // at the beginning of a turn, if the one before it had a gap
+const DRAW_MS = 80; // from one drawing to the next, between which page.css moves the bars
 const MARGIN = 256; // samples; what starts sooner than this comes too late
 
 let rate = props.sample_rate;
@@ -22,6 +23,7 @@ let late = false;
 let pieces = [];
 let total = 0; // samples of this turn so far
 let heardAll = null; // the turn of which no more will come
+let drawing = false;
 let stopped = null; // {turn, seconds, since}: silenced, and how much was heard
 
 function wake() {
@@ -131,7 +133,7 @@ function receive() {
     numLines += 1;
   }
   said();
-  requestAnimationFrame(draw);
+  if (!drawing) draw();
 }
 
 const bars = [...element.querySelectorAll(".bars i")];
@@ -139,9 +141,9 @@ const clock = element.querySelector(".clock");
 const levels = new Uint8Array(256);
 
 function draw() {
-  const sounds = pieces.length > 0;
-  element.querySelector(".player").classList.toggle("speaking", sounds);
-  if (!sounds) return;
+  drawing = pieces.length > 0;
+  element.querySelector(".player").classList.toggle("speaking", drawing);
+  if (!drawing) return;
   meter.getByteFrequencyData(levels);
   bars.forEach((bar, i) => {
     const band = levels.slice(4 * (i + 1) ** 2, 4 * (i + 2) ** 2);
@@ -149,8 +151,9 @@ function draw() {
     bar.style.transform = `scaleY(${Math.max(0.18, level).toFixed(2)})`;
   });
   const now = seconds();
-  clock.textContent = `${Math.floor(now / 60)}:${String(Math.floor(now % 60)).padStart(2, "0")}`;
-  requestAnimationFrame(draw);
+  const time = `${Math.floor(now / 60)}:${String(Math.floor(now % 60)).padStart(2, "0")}`;
+  if (clock.textContent !== time) clock.textContent = time;
+  setTimeout(() => requestAnimationFrame(draw), DRAW_MS);
 }
 
 watch("value", receive);

@@ -59,7 +59,7 @@ class TalkTab:
     def _build_conversation(self) -> None:
         self._html("bar", words.bar(self.model))
         recordings = recordings_for(self.model)
-        script = words.asset("chat.js") + words.asset("beside.js")
+        script = "".join(map(words.asset, ("actions.js", "follow.js", "chat.js", "beside.js")))
         self.chat = self._html(
             "chat", words.chat(self.model, recordings), script,
             models=list(self.shelf.names),

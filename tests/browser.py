@@ -6,7 +6,9 @@ import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from urllib.parse import urlsplit
 
+import numpy as np
 import pytest
 import soundfile
 import torch
@@ -53,6 +55,13 @@ new MutationObserver(() => {
 }).observe(document, {subtree: true, childList: true, attributes: true});
 }"""
 
+OPEN_IS_SEEN = """() => {
+  const { state } = document.querySelector("#hands-free")?.dataset ?? {};
+  const isSeen = ["listening", "thinking", "speaking"].includes(state);
+  const isRecorded = document.querySelector("#composer .record.on");
+  return isSeen || Boolean(isRecorded) || window.liveTracks() === 0;
+}"""
+
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[playwright.Browser]:
@@ -78,8 +87,30 @@ def chromium(folder: Path) -> Iterator[playwright.Browser]:
         browser.close()
 
 
+def watch(context: playwright.BrowserContext, faults: list[str]) -> None:
+    """Note every error of a browser's pages, and what they ask of another machine."""
+
+    def complained(message: playwright.ConsoleMessage) -> None:
+        # That an answer is missing the network alone says, as tests cut it and refuse.
+        if message.type == "error" and not message.text.startswith("Failed to load resource"):
+            faults.append(message.text)
+
+    def asked(request: playwright.Request) -> None:
+        url = urlsplit(request.url)
+        if url.hostname not in (None, "127.0.0.1"):
+            faults.append(f"{request.url} was asked for")
+
+    context.on("weberror", lambda error: faults.append(str(error.error)))
+    context.on("console", complained)
+    context.on("request", asked)
+
+
 class Pages:
-    """Opens the page at a URL in fresh windows; `close` fails if one of them had an error."""
+    """Opens the page at a URL in fresh windows.
+
+    `close` fails if one of them had an error, asked another machine for something, or shows no
+    sign that its microphone is open.
+    """
 
     def __init__(self, browser: playwright.Browser, url: str) -> None:
         self.browser, self.url = browser, url
@@ -102,18 +133,21 @@ class Pages:
             **options,
         )
         self.contexts.append(context)
+        watch(context, self.errors)
         context.add_init_script(LISTEN_IN)
         if script:
             context.add_init_script(script)
         page = context.new_page()
         page.set_default_timeout(120_000)
-        page.on("pageerror", lambda error: self.errors.append(str(error)))
         page.goto(address or self.url)
         wait_until_ready(page)
         return page
 
     def close(self) -> None:
         for context in self.contexts:
+            for page in context.pages:
+                if not page.evaluate(OPEN_IS_SEEN):
+                    self.errors.append("a microphone is open, and nobody sees it")
             context.close()
         assert self.errors == [], self.errors
 
@@ -142,6 +176,16 @@ def bubbles(page: playwright.Page, who: str) -> list[str]:
     return [row.inner_text() for row in page.query_selector_all(f"#chat .{who}-row")]
 
 
+def text_of(page: playwright.Page, number: int = 1) -> str:
+    """The text of a reply, as far as it is shown."""
+    return page.inner_text(f".bot-row >> nth={number - 1} >> .text")
+
+
+def path_of(page: playwright.Page, link: str) -> str:
+    """The file on this machine that a link leads to."""
+    return page.get_attribute(link, "href").partition("file=")[2]
+
+
 def wait_for_reply(page: playwright.Page, number: int = 1) -> None:
     """Wait until so many replies have ended, and all that came with the last one is shown."""
     page.wait_for_function(
@@ -153,6 +197,10 @@ def wait_for_reply(page: playwright.Page, number: int = 1) -> None:
 def record(page: playwright.Page, seconds: int = 2) -> None:
     """Begin to record, and wait until there is so much of it."""
     page.click("#composer .record")
+    wait_until_recorded(page, seconds)
+
+
+def wait_until_recorded(page: playwright.Page, seconds: int) -> None:
     page.wait_for_function(
         """seconds => {
           const recorded = document.querySelector("#status [data-kind=recording] .said");
@@ -176,3 +224,12 @@ def wait_until_silent(page: playwright.Page) -> None:
 def said(page: playwright.Page) -> str:
     """What the status says, a fault or anything else."""
     return page.inner_text("#status .fault") or page.inner_text("#status .said")
+
+
+def download(page: playwright.Page, folder: Path) -> np.ndarray:
+    """The int16 samples of the last reply, from the file that its link gives."""
+    with page.expect_download() as event:
+        page.click("#chat .bot-row:last-child .download")
+    path = folder / event.value.suggested_filename
+    event.value.save_as(path)
+    return soundfile.read(path, dtype="int16")[0]

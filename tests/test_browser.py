@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import gc
 import weakref
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +14,7 @@ from browser import (
     Pages,
     attach_recording,
     bubbles,
+    download,
     playwright,
     said,
     wait_for_reply,
@@ -23,10 +23,8 @@ from browser import (
     write,
 )
 from fake_model import SAMPLE_RATE, FakeModel
-from page_client import served
 
 import app
-from models.load import load_model
 from page.limits import Limits
 from page.session import Session
 
@@ -43,41 +41,9 @@ def page_of_ours(ours: tuple[app.Page, str]) -> app.Page:
     return ours[0]
 
 
-@pytest.fixture
-def tiny_url() -> Iterator[str]:
-    """The page with the embedded checkpoint."""
-    with served(load_model("tiny"), Limits(reply_seconds=2)) as (_, address):
-        yield address
-
-
 def upload(page: playwright.Page, path: Path) -> None:
     page.set_input_files("#composer input[type=file]", path)
     page.wait_for_selector("#composer .attached:not([hidden])")
-
-
-def download(page: playwright.Page, folder: Path) -> np.ndarray:
-    with page.expect_download() as event:
-        page.click("#chat .bot-row:last-child .download")
-    path = folder / event.value.suggested_filename
-    event.value.save_as(path)
-    return soundfile.read(path, dtype="int16")[0]
-
-
-def test_a_recording_is_answered_and_played_exactly(
-    open_page: Pages, tiny_url: str, tmp_path: Path
-):
-    page = open_page(address=tiny_url)
-    attach_recording(page)
-    page.click("#send")
-    wait_for_reply(page)
-    played = page.evaluate("window.played")
-    samples = np.concatenate([piece["samples"] for piece in played])
-    np.testing.assert_array_equal(samples, download(page, tmp_path))
-    assert {piece["rate"] for piece in played} == {22050}
-    for before, after in zip(played, played[1:]):
-        assert after["first"] >= before["first"] + len(before["samples"])
-    assert page.query_selector("#chat .user-row .sound")
-    assert page.query_selector("#composer .attached[hidden]")  # it was taken
 
 
 def test_stop_silences_and_a_further_turn_works(
@@ -205,6 +171,13 @@ def test_examples_are_taken(open_page: Pages):
     assert page.query_selector("#chat .user-row .sound")
     write(page, "我并不喜欢现在的工作。")
     page.wait_for_selector(".user-row .gloss:has-text('my present job')")
+
+
+def test_nothing_stands_loose_at_the_foot(open_page: Pages):
+    for width in (1280, 390):
+        page = open_page(width=width)
+        foot = page.inner_text("footer").strip()
+        assert foot and foot[-1] != "·", foot
 
 
 def test_what_is_written_is_shown_as_written(open_page: Pages):
