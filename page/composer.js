@@ -11,6 +11,7 @@ const slots = Object.fromEntries([...element.querySelectorAll(".attached")].map(
 const MAX_SECONDS = props.max_seconds;
 const attached = {}; // what will be sent, by kind: {path, name, url}
 let uploading = null;
+let busy = false; // the status says that something goes on
 let recording = null; // {pieces, rate}
 
 const tell = window.pageTell;
@@ -147,10 +148,19 @@ async function send() {
 
 function stop() {
   const heard = window.pagePlayer.heard();
+  if (document.activeElement === stopButton) document.querySelector("#chat .log").focus({ preventScroll: true });
+  uploading = null;
   cancelRecording();
   tell("leave");
   tell("silence");
   ask.stop(heard ?? {});
+}
+
+// What Stop would end: a reply that is made or heard, an upload, hands-free talk.
+function showStop() {
+  const { state } = element.querySelector(".round").dataset;
+  const isTalking = state !== "idle" && state !== "error";
+  element.querySelector(".composer").classList.toggle("stoppable", busy || isTalking || window.pagePlayer?.isSpeaking() === true);
 }
 
 // Only what was taken leaves the composer: not what was typed or recorded since.
@@ -210,6 +220,11 @@ element.addEventListener("drop", (event) => {
   if (given) take(given, given.name);
 });
 window.addEventListener("leave", cancelRecording);
+window.addEventListener("spoken", showStop);
+window.addEventListener("status", ({ detail }) => {
+  busy = detail === "busy";
+  showStop();
+});
 window.addEventListener("example", async ({ detail }) => {
   if (detail.text) {
     write(detail.text);

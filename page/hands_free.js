@@ -4,7 +4,8 @@
 const round = element.querySelector(".round");
 const SEND_SECONDS = 0.16; // of sound in a call, if the server keeps up; 375 calls a minute
 const MOST_SECONDS = 2; // in one call, after which another follows
-const LOST_MS = 8000; // without an answer to a call
+const LOST_MS = 8000; // without an answer to a call, while this page runs
+const LONGEST_MS = 100; // from piece to piece; what is longer, this page did not run
 const RETRY_MS = 2000;
 let state = "idle";
 let pieces = []; // not sent yet
@@ -12,7 +13,8 @@ let pieceRate = 0;
 let numOpened = 0;
 let number = 0; // of the call under way, or of the next one; below 0 while it is opened
 let toEnd = null; // seconds of silence, after what was sent, that will end the user's speech
-let calling = null; // {sound, since} of the call under way
+let calling = null; // {sound, waited} of the call under way
+let heardAt = 0; // when the last piece came
 let unanswered = false; // the user has finished, and no reply has begun
 
 function show(next) {
@@ -20,6 +22,7 @@ function show(next) {
   round.dataset.state = next;
   round.ariaPressed = String(next !== "idle" && next !== "error");
   round.querySelector(".word").textContent = words[`hands_free_${next}`];
+  showStop();
 }
 
 async function enter() {
@@ -27,7 +30,7 @@ async function enter() {
   tell("silence");
   [pieces, toEnd, unanswered] = [[], null, false];
   number = -(numOpened += 1);
-  calling = { since: performance.now() };
+  calling = { waited: 0 };
   show("listening");
   window.pageStatus("listening", "hearing_nothing");
   ask.open({ open: true, number });
@@ -58,8 +61,12 @@ function hear(samples, rate) {
   pieces.push(samples);
   pieceRate = rate;
   round.style.setProperty("--level", Math.min(1, 6 * Math.sqrt(samples.reduce((sum, x) => sum + x * x, 0) / samples.length)).toFixed(2));
-  if (calling && performance.now() - calling.since > LOST_MS) return fail("connection_lost");
-  if (!calling) call();
+  const now = performance.now();
+  const waited = Math.min(now - heardAt, LONGEST_MS);
+  heardAt = now;
+  if (!calling) return call();
+  calling.waited += waited;
+  if (calling.waited > LOST_MS) fail("connection_lost");
 }
 
 function call() {
@@ -67,7 +74,7 @@ function call() {
   // The sound that may end the speech goes as soon as it is there, and waits for no call before it.
   const wanted = toEnd !== null && toEnd < 1.5 * SEND_SECONDS ? toEnd : SEND_SECONDS;
   if (pieces.length * 0.02 < wanted - 0.001) return;
-  calling = { sound: window.pageMicrophone.base64(pieces.slice(0, most)), since: performance.now() };
+  calling = { sound: window.pageMicrophone.base64(pieces.slice(0, most)), waited: 0 };
   pieces = pieces.slice(most);
   sendCall();
 }
@@ -133,5 +140,12 @@ window.addEventListener("refused", () => {
   window.pageStatus("busy", "waiting");
   setTimeout(() => unanswered && state === "thinking" && ask.heard({}), RETRY_MS);
 });
+// In another tab nobody would see that a microphone is open.
+new ResizeObserver(() => {
+  if (element.offsetParent) return;
+  if (recording) finishRecording();
+  if (state === "listening") window.pageStatus("");
+  leave();
+}).observe(element);
 window.pageHeard = answered;
 show("idle");

@@ -13,6 +13,8 @@ const answer = button(words.inspect_answer, () => ask(true), "primary");
 let path = null;
 let isSpoken = false; // what is looked at
 let recorder = null;
+let opening = false;
+let taken = null; // the promise of what is recorded
 
 function say(message, isFault = false) {
   status.textContent = message ?? "";
@@ -45,19 +47,25 @@ examples.onchange = () => took(examples.value || null, examples.value ? examples
 // The microphone is closed as soon as a recording ends, whatever ends it.
 async function recording() {
   if (recorder) return recorder.stop();
+  if (opening) return;
+  opening = true;
+  window.pageTell("silence");
   try {
     const stream = await navigator.mediaDevices.getUserMedia({ audio: true });
+    if (!place.offsetParent) return stream.getTracks().forEach((track) => track.stop());
     recorder = new MediaRecorder(stream);
     const pieces = [];
     recorder.ondataavailable = ({ data }) => pieces.push(data);
-    recorder.onstop = () => {
-      clearTimeout(timer);
-      for (const track of stream.getTracks()) track.stop();
-      const kind = recorder.mimeType.split(";")[0];
-      recorder = null;
-      record.textContent = words.inspect_record;
-      take(new File(pieces, `recording.${kind.endsWith("mp4") ? "m4a" : "webm"}`, { type: kind }), words.recording);
-    };
+    taken = new Promise((resolve) => {
+      recorder.onstop = () => {
+        clearTimeout(timer);
+        for (const track of stream.getTracks()) track.stop();
+        const kind = recorder.mimeType.split(";")[0];
+        recorder = null;
+        record.textContent = words.inspect_record;
+        resolve(take(new File(pieces, `recording.${kind.endsWith("mp4") ? "m4a" : "webm"}`, { type: kind }), words.recording));
+      };
+    });
     const timer = setTimeout(() => recorder?.stop(), 1000 * (props.max_seconds - 1));
     recorder.start();
     record.textContent = words.inspect_record_stop;
@@ -65,11 +73,16 @@ async function recording() {
   } catch {
     recorder = null;
     say(words.inspect_no_microphone, true);
+  } finally {
+    opening = false;
   }
 }
 
-function ask(answers) {
-  recorder?.stop();
+async function ask(answers) {
+  if (recorder) {
+    recorder.stop();
+    await taken;
+  }
   seen.replaceChildren();
   running(true);
   say(words.inspect_looking);
@@ -201,3 +214,6 @@ place.append(
   make("div", { className: "buttons" }, look, answer), bar, status, seen,
 );
 examples.ariaLabel = words.inspect_example;
+new ResizeObserver(() => {
+  if (!place.offsetParent) recorder?.stop(); // in another tab nobody would see that it records
+}).observe(place);

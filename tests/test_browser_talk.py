@@ -1,9 +1,8 @@
-"""The talk tab in a real browser: hands-free talk, the microphone, replies and conversations."""
+"""The talk tab in a real browser: replies, what can be done with them, and conversations."""
 
 from __future__ import annotations
 
 import json
-import time
 import zipfile
 from pathlib import Path
 
@@ -13,10 +12,12 @@ import soundfile
 from browser import (
     MARKS,
     Pages,
+    attach_recording,
     bubbles,
+    path_of,
     playwright,
-    record,
     said,
+    text_of,
     wait_for_reply,
     wait_for_value,
     wait_until_silent,
@@ -25,15 +26,8 @@ from browser import (
 from fake_model import FakeModel
 
 import app
-from page.ears import Ears
 
 pytestmark = MARKS
-# A browser whose microphone can't be opened.
-REFUSING = """
-navigator.mediaDevices.getUserMedia = async () => {
-  throw new DOMException("no", "NAME");
-};
-"""
 
 
 @pytest.fixture(scope="module")
@@ -44,170 +38,6 @@ def model() -> FakeModel:
 @pytest.fixture(autouse=True)
 def as_it_was(model: FakeModel) -> None:
     model.__init__(num_frames=25, frame_seconds=0.01)
-
-
-def wait_for_state(page: playwright.Page, state: str) -> None:
-    page.wait_for_selector(f"#hands-free[data-state={state}]")
-
-
-def text_of(page: playwright.Page, number: int = 1) -> str:
-    return page.inner_text(f".bot-row >> nth={number - 1} >> .text")
-
-
-def test_hands_free_talk_goes_on_by_itself_and_is_left_for_good(open_page: Pages):
-    page = open_page()
-    page.click("#hands-free")
-    wait_for_reply(page, 2)
-    assert page.evaluate("window.liveTracks()") == 1
-    states = page.evaluate("window.states")
-    turn = ["listening", "thinking", "speaking"]
-    assert states[: 1 + 2 * len(turn)] == ["idle", *turn, *turn]
-    assert len(page.query_selector_all("#chat .user-row .sound")) >= 2
-    page.click("#hands-free")
-    wait_for_state(page, "idle")
-    assert page.evaluate("window.liveTracks()") == 0
-    assert page.evaluate("window.sounding.size") == 0
-
-
-def test_speaking_over_a_reply_stops_it(open_page: Pages, model: FakeModel):
-    model.num_frames, model.frame_seconds = 200, 0.03  # 10 s, made in less
-    page = open_page()
-    page.click("#hands-free")
-    page.wait_for_selector("#chat .bot-row .cut")
-    said = text_of(page)
-    assert 0 < len(said) < 200
-    reply = soundfile.info(_path_of(page, ".bot-row >> nth=0 >> a.download"))
-    assert abs(len(said) - 20 * reply.duration) <= 2  # a character a frame
-    page.wait_for_function("document.querySelectorAll('#chat .user-row').length >= 2")
-    page.keyboard.press("Escape")
-    wait_for_state(page, "idle")
-    assert page.evaluate("window.liveTracks()") == 0
-
-
-def test_the_sound_that_may_end_speech_is_sent_as_soon_as_it_is_there(open_page: Pages):
-    page = open_page()
-    sizes = page.evaluate(
-        """async () => {
-          const sizes = [];
-          let hear;
-          window.pageMicrophone.open = async (onPiece) => { hear = onPiece; return null; };
-          window.pageAsk.open = () => {};
-          window.pageAsk.hear = ({ pcm }) => sizes.push(atob(pcm).length / 2 / 480);
-          document.querySelector("#hands-free").click();
-          await null;
-          const piece = new Float32Array(480);
-          window.pageHeard({ number: -1, change: null });
-          for (const [number, to_end] of [null, 0.1, 0.2, 0.5].entries()) {
-            while (sizes.length === number) hear(piece, 24000);
-            window.pageHeard({ number, change: null, to_end });
-          }
-          while (sizes.length === 4) hear(piece, 24000);
-          return sizes;
-        }"""
-    )
-    assert sizes == [8, 8, 5, 10, 8]  # pieces of 20 ms
-
-
-def test_nothing_is_heard_before_the_server_listens(
-    open_page: Pages, monkeypatch: pytest.MonkeyPatch
-):
-    open_ear = Ears.open
-
-    def open_late(self, *given):
-        time.sleep(1)
-        return open_ear(self, *given)
-
-    monkeypatch.setattr(Ears, "open", open_late)
-    page = open_page()
-    page.click("#hands-free")
-    page.wait_for_selector("#status [data-kind=hearing]")
-    assert page.evaluate("window.states") == ["idle", "listening"]
-    page.keyboard.press("Escape")
-
-
-def test_a_microphone_that_the_server_has_closed_is_told(
-    open_page: Pages, monkeypatch: pytest.MonkeyPatch
-):
-    page = open_page()
-    page.click("#hands-free")
-    page.wait_for_selector("#status [data-kind=hearing]")
-    monkeypatch.setattr(Ears, "hear", lambda self, *given: None)
-    page.wait_for_selector("#status .fault:has-text('麦克风')")
-    wait_for_state(page, "error")
-    assert page.evaluate("window.liveTracks()") == 0
-
-
-@pytest.mark.parametrize("end", ["window.pageTell('leave')", "lose('microphone_lost')"])
-def test_a_microphone_that_is_left_is_not_opened_again_by_a_refusal(open_page: Pages, end: str):
-    page = open_page()
-    opened = page.evaluate(
-        f"""async () => {{
-          const opened = [];
-          let lose;
-          window.pageMicrophone.open = async (_, onLost) => {{ lose = onLost; return null; }};
-          window.pageAsk.open = ({{ open }}) => opened.push(open);
-          document.querySelector("#hands-free").click();
-          await null;
-          {end};
-          window.setTimeout = (run) => run();
-          window.pageTell("refused");
-          return opened;
-        }}"""
-    )
-    assert opened == [True, False]
-
-
-def _path_of(page: playwright.Page, link: str) -> str:
-    return page.get_attribute(link, "href").partition("file=")[2]
-
-
-@pytest.mark.parametrize("way", ["button", "stop", "escape", "new", "send", "record"])
-def test_whatever_leaves_hands_free_talk_closes_the_microphone(open_page: Pages, way: str):
-    page = open_page()
-    page.fill("#text", "你好")
-    page.click("#hands-free")
-    wait_for_state(page, "listening")
-    page.wait_for_function("window.liveTracks() === 1")
-    if way == "escape":
-        page.keyboard.press("Escape")
-    else:
-        ids = {"button": "#hands-free", "record": "#composer .record"}
-        page.click(ids.get(way, f"#{way}"))
-    wait_for_state(page, "idle")
-    if way == "record":  # it is another microphone, which is seen
-        page.wait_for_selector("#composer .record[aria-pressed=true]")
-        page.click("#composer .record")
-        page.wait_for_selector("#composer .record[aria-pressed=false]")
-    page.wait_for_function("window.liveTracks() === 0")
-
-
-@pytest.mark.parametrize(
-    ("name", "told"),
-    [("NotAllowedError", "没有开放麦克风"), ("NotFoundError", "没有找到麦克风")],
-)
-def test_a_microphone_that_can_not_be_opened_is_told_in_every_mode(
-    open_page: Pages, name: str, told: str
-):
-    page = open_page(script=REFUSING.replace("NAME", name))
-    page.click("#hands-free")
-    wait_for_state(page, "error")
-    page.wait_for_selector(f"#status .fault:has-text('{told}')")
-    page.click("#composer .record")
-    page.wait_for_selector("#composer .record[aria-pressed=false]")
-    page.wait_for_selector(f"#status .fault:has-text('{told}')")
-    wait_for_state(page, "idle")
-    write(page, "你好")  # what goes well clears it
-    wait_for_reply(page)
-    assert page.inner_text("#status .fault") == ""
-
-
-def test_sending_while_recording_sends_the_recording(open_page: Pages):
-    page = open_page()
-    record(page)
-    page.click("#send")
-    wait_for_reply(page)
-    assert page.query_selector("#chat .user-row .sound")
-    assert page.evaluate("window.liveTracks()") == 0
 
 
 def test_a_reply_made_fast_is_heard_whole(open_page: Pages, model: FakeModel):
@@ -237,22 +67,50 @@ def test_the_keyboard_sends_and_stops(open_page: Pages, model: FakeModel):
     assert 0 < len(text_of(page)) < 400
 
 
-def test_a_replys_text_grows_with_its_sound(open_page: Pages, model: FakeModel):
-    model.num_frames, model.frame_seconds = 160, 0.001  # 8 s, made at once
+def test_stop_is_there_where_it_would_end_something(open_page: Pages, model: FakeModel):
+    model.num_frames, model.frame_seconds = 400, 0.001
+    page = open_page()
+    assert not page.is_visible("#stop")
+    write(page, "你好")
+    page.wait_for_selector("#stop:visible")
+    page.wait_for_function("window.pagePlayer.isSpeaking()")
+    assert page.is_visible("#stop")
+    page.focus("#stop")
+    page.keyboard.press("Enter")
+    page.wait_for_selector("#chat .log:focus")  # the keyboard goes on from what was said
+    page.wait_for_selector("#stop", state="hidden")
+    page.click("#hands-free")
+    page.wait_for_selector("#stop:visible")
+    page.click("#stop")
+    page.wait_for_selector("#stop", state="hidden")
+
+
+def test_an_old_sound_silences_the_reply(open_page: Pages, model: FakeModel):
     page = open_page()
     write(page, "你好")
+    wait_for_reply(page)
+    model.num_frames, model.frame_seconds = 400, 0.001
+    write(page, "第二句")
+    page.wait_for_function("window.pagePlayer.heard()?.seconds > 0.2")
+    page.click("#chat .bot-row .sound >> nth=0")
+    page.wait_for_selector("#chat .bot-row .sound.playing")
+    assert page.evaluate("window.sounding.size") == 0
+    write(page, "第三句")
     page.wait_for_function("window.pagePlayer.isSpeaking()")
-    page.wait_for_selector(".bot-row .actions")  # all of it has come
-    before = 0
-    for _ in range(2):  # a character a frame, 20 a second
-        page.wait_for_function(f"""() => {{
-          const {{ length }} = document.querySelector(".bot-row .text").textContent;
-          const said = 20 * window.pagePlayer.heard()?.seconds;
-          return length > {before} && length < 155 && Math.abs(length - said) <= 4;
-        }}""")
-        before = len(text_of(page))
-    wait_until_silent(page)
-    page.wait_for_function("document.querySelector('.bot-row .text').textContent.length == 160")
+    assert page.query_selector("#chat .sound.playing") is None
+
+
+def test_a_feeling_is_read_in_what_is_written_and_heard_in_what_is_said(open_page: Pages):
+    page = open_page()
+    write(page, "你好")
+    wait_for_reply(page)
+    attach_recording(page)
+    page.click("#send")
+    wait_for_reply(page, 2)
+    badges = [
+        " ".join(row.inner_text().split()) for row in page.query_selector_all(".user-row .badge")
+    ]
+    assert badges == ["看起来 难过", "听起来 难过"]
 
 
 def test_a_reply_again_has_another_seed_and_a_seed_repeats_it(open_page: Pages):
@@ -276,7 +134,7 @@ def test_a_reply_again_has_another_seed_and_a_seed_repeats_it(open_page: Pages):
 
 
 def _read(page: playwright.Page, link: str) -> np.ndarray:
-    return soundfile.read(_path_of(page, link), dtype="int16")[0]
+    return soundfile.read(path_of(page, link), dtype="int16")[0]
 
 
 def test_replies_are_copied_rated_and_timed(open_page: Pages):

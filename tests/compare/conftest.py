@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser import playwright
+from browser import playwright, watch
 
 
 @pytest.fixture
@@ -21,7 +21,7 @@ def context(browser: playwright.Browser) -> Iterator[Callable[..., playwright.Br
             **options,
         )
         context.set_default_timeout(120_000)
-        context.on("weberror", lambda error: errors.append(str(error.error)))
+        watch(context, errors)
         contexts.append(context)
         return context
 
