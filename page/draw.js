@@ -61,8 +61,6 @@ function curve(values, low, high, marks, isLog, label) {
     for (const mark of marks) {
       pen.fillStyle = colour("--border-color-primary");
       pen.fillRect(0, y(mark), width, 1);
-      pen.fillStyle = colour("--note");
-      pen.fillText(mark, 2, y(mark) - 2);
     }
     pen.strokeStyle = pen.fillStyle = colour("--page-accent");
     pen.lineWidth = 1.8;
@@ -74,6 +72,14 @@ function curve(values, low, high, marks, isLog, label) {
       before = value;
     });
     pen.stroke();
+    // The scale is read through the curve: each number has a rim of the place's own colour.
+    pen.strokeStyle = colour("--block-background-fill");
+    pen.fillStyle = colour("--note");
+    pen.lineWidth = 3.5;
+    for (const mark of marks) {
+      pen.strokeText(mark, 2, y(mark) - 2);
+      pen.fillText(mark, 2, y(mark) - 2);
+    }
   });
 }
 
