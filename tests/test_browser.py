@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import json
 import weakref
 from pathlib import Path
 
@@ -23,10 +24,12 @@ from browser import (
     write,
 )
 from fake_model import SAMPLE_RATE, FakeModel
+from page_client import served
 
 import app
 from page.limits import Limits
 from page.session import Session
+from page.talk import EXAMPLE_FOLDER
 
 pytestmark = MARKS
 
@@ -171,6 +174,21 @@ def test_examples_are_taken(open_page: Pages):
     assert page.query_selector("#chat .user-row .sound")
     write(page, "我并不喜欢现在的工作。")
     page.wait_for_selector(".user-row .gloss:has-text('my present job')")
+
+
+def test_another_page_on_this_machine_takes_no_sound_along(open_page: Pages, tmp_path: Path):
+    page = open_page()
+    write(page, "你好")
+    wait_for_reply(page)
+    with served(FakeModel()) as (_, address):
+        open_page(address=address).click(".examples.sounds button >> nth=0")
+    assert len(download(page, tmp_path))
+    page.click("#new")
+    example = page.locator(".examples.sounds button >> nth=0")
+    example.click()
+    page.wait_for_function("document.querySelector('#composer audio').duration > 1")
+    path = Path(json.loads(example.get_attribute("data-example"))["path"])
+    assert path.parent == EXAMPLE_FOLDER  # which nothing empties
 
 
 def test_nothing_stands_loose_at_the_foot(open_page: Pages):
