@@ -164,6 +164,6 @@ def test_what_cant_be_is_said_in_the_readers_language(context, tmp_path: Path):
         page.wait_for_selector(".line.fault:has-text('不是可读取的 zip')")
         page.click("#compare [role=tab]:has-text('评分')")
         page.get_by_label("测试代码").fill("nothing")
-        page.get_by_label("您的名字").fill("安")
+        page.get_by_label("你的名字").fill("安")
         page.keyboard.press("Enter")
         page.wait_for_selector(".line.fault:has-text('没有听音测试 nothing')")
