@@ -8,7 +8,7 @@ enum {
     TIMES = 6,      // positions for which they are
     MOST_TIMES = 24,
     MAX_STAGES = 16,
-    TILE = 1 << 16, // numbers of a stage's signal that are made before the next stage goes on
+    TILE = 1 << 17, // numbers of a stage's signal that are made before the next stage goes on
 };
 
 typedef struct {
