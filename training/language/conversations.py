@@ -32,8 +32,8 @@ from .wording import CORRECTIONS, loosen, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
-    False: {"speech": 0.85, "speech_text": 0.03, "text": 0.12},
-    True: {"speech": 0.4, "speech_text": 0.05, "text": 0.55},
+    False: {"speech": 0.45, "speech_text": 0.03, "text": 0.12, "transcript": 0.4},
+    True: {"speech": 0.4, "speech_text": 0.15, "text": 0.45},
 }
 UNKNOWN_OTHER = "unknown.other"
 WEIGHTS = {
@@ -57,7 +57,7 @@ EMOTION_WEIGHT = 8.0  # of the user's emotion, beside one token of the words
 TOPIC_WEIGHT = 20.0  # of the topic, which decides all words, beside one of them
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 HEARING_FRAMES = 5  # that the model may take to tell a syllable
-SPLICED_SHARE = 0.8  # of spoken lines whose syllables others said
+SPLICED_SHARE = 0.6  # of spoken lines whose syllables others said
 LOOSE_SHARE = 0.5  # of lines that nobody recorded
 CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
 

@@ -13,7 +13,7 @@ import numpy as np
 
 MISHEARD_SHARE = 0.6  # most syllables of a line that are taken for others
 ALIKE_SHARE = 0.7  # of them that are taken for like ones
-LOST_SHARE, ADDED_SHARE = 0.25, 0.1  # of the errors
+LOST_SHARE, ADDED_SHARE = 0.4, 0.03  # of the errors
 MOST_OF_NOISE = 5  # syllables that are heard where nobody speaks
 
 
