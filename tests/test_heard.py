@@ -10,6 +10,8 @@ from replying import NUM_FRAMES, log_lines, reply_to, speech
 from small import rigged, small_model
 from small_checkpoint import HEARD_TOKENS, SEMANTIC_ID, new_model, save_small
 
+from models.audio import AudioClip
+from models.contract import ReplyOptions
 from models.westlake.checkpoint import load_checkpoint
 from models.westlake.dictation import Dictation
 from models.westlake.speech_model import WestlakeModel
@@ -111,25 +113,55 @@ def test_where_text_is_given_nothing_is_written_down(model, given):
     assert not {*IDS.values()} & {*turn.turn.columns[0].tolist()}
 
 
-def test_speech_that_fills_the_room_is_heard_out(model):
-    room = model.max_input_columns - len(
-        [*model.prompt_tokens.opening(False), *model.prompt_tokens.closing()]
-    )
+@pytest.mark.parametrize("fits", [True, False])
+def test_what_was_heard_is_written_whole_or_not_at_all(model, fits):
     config = model.checkpoint.codec.config
-    samples = torch.rand(room * config.samples_per_frame) - 0.5
+    layout = [*model.prompt_tokens.opening(False), *model.prompt_tokens.closing()]
+    room = model.max_input_columns - len(layout)
+    samples = torch.rand(room // (2 if fits else 1) * config.samples_per_frame) - 0.5
     turn = model.new_conversation().begin_turn(None, config.sample_rate)
     turn.push(samples)
-    assert turn.heard
+    heard = turn.heard
+    assert heard
     turn.finish()
-    assert turn.turn.columns.shape[1] == model.max_input_columns
-    reply = list(reply_chunks(turn))
-    assert reply[-1].total_frames == NUM_FRAMES
+    written = [id for id in turn.turn.columns[0].tolist() if id in IDS.values()]
+    assert len(written) == (len(turn.heard.split()) if fits else 0)
+    assert turn.heard.startswith(heard) if fits else turn.heard is None
+    chunks = list(turn.conversation.reply(turn, ReplyOptions(max_frames=NUM_FRAMES)))
+    assert chunks[-1].total_frames == NUM_FRAMES and chunks[-1].heard == turn.heard
 
 
-def reply_chunks(turn):
-    from models.contract import ReplyOptions
+def test_a_turn_for_which_others_are_dropped_is_heard_whole(model, monkeypatch):
+    heard, plain = [], Dictation.hear
+    monkeypatch.setattr(
+        Dictation, "hear", lambda self, hidden: heard.append(len(hidden)) or plain(self, hidden)
+    )
+    config = model.checkpoint.codec.config
+    length = int(0.4 * model.max_input_columns) * config.samples_per_frame
+    audio = AudioClip(torch.rand(length) - 0.5, config.sample_rate)
+    conversation = model.new_conversation()
+    for _ in range(3):
+        heard.clear()
+        turn = conversation.begin_turn(None, audio.sample_rate)
+        for piece in audio.samples.split(3_000):
+            turn.push(piece)
+        turn.finish()
+        assert sum(heard) == turn.turn.columns[0].tolist().count(SEMANTIC_ID)
+        list(conversation.reply(turn, ReplyOptions(max_frames=2)))
+    assert len(conversation.turns) < 3
 
-    return turn.conversation.reply(turn, ReplyOptions(max_frames=NUM_FRAMES))
+
+@pytest.mark.parametrize("text, heard_ids", [(None, IDS), ("ok", IDS), (None, {})])
+def test_who_writes_nothing_down_reads_no_more_often(model, monkeypatch, text, heard_ids):
+    listening = WestlakeModel(dataclasses.replace(model.checkpoint, heard_ids=heard_ids))
+    engine, reads = listening.checkpoint.engine, []
+    plain = engine.read
+    monkeypatch.setattr(engine, "read", lambda *given: reads.append(given) or plain(*given))
+    turn = listening.new_conversation().begin_turn(text, 16_000)
+    turn.push(speech(2.0).samples)
+    reads.clear()
+    turn.finish()
+    assert len(reads) == (text is None and bool(heard_ids))
 
 
 def test_a_checkpoint_without_such_tokens_hears_nothing(small_codec):

@@ -33,6 +33,11 @@ class Dictation:
         self._names = {id: name for name, id in heard_ids.items()}
 
     @property
+    def is_taken(self) -> bool:
+        """Whether anything can be written down."""
+        return len(self._ids) > 1
+
+    @property
     def text(self) -> str | None:
         """What was written down, with blanks between; None where nothing was."""
         return " ".join(self._names[token] for token in self.tokens) or None
@@ -40,7 +45,7 @@ class Dictation:
     @torch.no_grad()
     def hear(self, hidden: Tensor) -> None:
         """Hear on: hidden [T, dim] of the next columns of speech, as the slow stack gives it."""
-        if len(self._ids) == 1 or not len(hidden):
+        if not len(hidden):
             return
         best = self._model.text_logits(hidden)[:, self._ids].argmax(-1)
         for token in self._ids[best].tolist():

@@ -108,14 +108,17 @@ class UserTurn:
             config = self.conversation.model.checkpoint.codec.config
             missing = config.samples_per_frame - self.num_samples - len(tail)
             self._encode(torch.cat([tail, tail.new_zeros(max(0, missing))]), last=True)
-            self._read()
+            if self._dictation.is_taken:
+                self._read()
         if not self.text and not self.num_samples:
             self.abandon()
             raise UserError("error_nothing_given")
-        closing = self._stream.finish()
+        closing = self._stream.finish(self._dictation.tokens)
         room = self.conversation.model.max_input_columns - self.turn.columns.shape[1]
-        heard = self._dictation.tokens[: max(0, room - closing.shape[1])]
-        self._append(self._stream.finish(heard))
+        if closing.shape[1] > room:
+            self._dictation.tokens.clear()  # all or nothing: a part would be taken for the whole
+            closing = self._stream.finish()
+        self._append(closing)
         self.turn.prompt_length = self.turn.columns.shape[1]
 
     def abandon(self) -> None:
@@ -138,8 +141,11 @@ class UserTurn:
     def _read(self) -> None:
         """Let the model read all columns so far, and write down what it hears in them."""
         hidden = self.conversation.read()
+        if not self._dictation.is_taken:
+            return
         new = self.turn.columns[0, self._num_dictated :]
         is_speech = new == self.conversation.model.checkpoint.semantic_id
+        assert len(hidden) >= len(new)  # dropped turns make it read more, never less
         self._dictation.hear(hidden[len(hidden) - len(new) :][is_speech.to(hidden.device)])
         self._num_dictated += len(new)
 
