@@ -1,6 +1,7 @@
-"""The vocoder in C computes what PyTorch's does, in pieces and for several signals as for one."""
+"""The decoder in C computes what PyTorch's does, in pieces and for several signals as for one."""
 
 import dataclasses
+from ctypes import CDLL
 from math import prod
 
 import pytest
@@ -8,8 +9,9 @@ import torch
 from torch import Tensor
 
 from models.transformer.native import has_vocoder, load_library
-from models.westlake.firefly import FireflyArchitecture, FireflyConfig, StreamState
-from models.westlake.firefly.hifigan import HiFiGANGenerator
+from models.westlake.firefly import FireflyArchitecture, FireflyConfig, StreamState, hifigan
+from models.westlake.firefly.conv import FishTransConvNet
+from models.westlake.firefly.hifigan import HiFiGANGenerator, ParallelBlock
 from models.westlake.firefly.quantizer import DownsampleFiniteScalarQuantize
 
 LIBRARY = load_library()
@@ -19,7 +21,8 @@ pytestmark = [
         LIBRARY is None or not has_vocoder(LIBRARY), reason="the vocoder is PyTorch's on this CPU"
     ),
 ]
-LATENT_DIM = 40
+LATENT_DIM, FILLED_DIM = 40, 48
+TILE = 1 << 17  # numbers of a signal, as in vocoder.h
 RATES, KERNELS = (4, 3, 2), (8, 5, 2)
 CONFIGS = {
     "whole vectors": {"decoder_dim": 128, "resblock_kernel_sizes": (3, 7, 11)},
@@ -85,6 +88,55 @@ def test_pieces_and_signals_side_by_side_give_the_same_bits(head: HiFiGANGenerat
     assert torch.equal(torch.cat(pieces, dim=-1), whole)
 
 
+@pytest.mark.parametrize("head", ["parts of vectors"], indirect=True)
+@pytest.mark.parametrize("shape", [(3, LATENT_DIM, 1000), (40, LATENT_DIM, 72)])
+def test_more_than_a_tile_of_positions_gives_the_same_bits(
+    head: HiFiGANGenerator, shape: tuple[int, ...]
+):
+    head = packed(head)
+    x = noise(*shape)
+    assert x[:, 0].numel() > TILE // FILLED_DIM
+    whole = head(x)
+    for row in (0, -1):
+        alone = StreamState(1)
+        pieces = [head(piece, alone) for piece in x[row, None].split(33, dim=-1)]
+        assert torch.equal(torch.cat(pieces, dim=-1)[0], whole[row])
+
+
+@pytest.mark.parametrize("head", ["parts of vectors"], indirect=True)
+@pytest.mark.parametrize("num_states", [1, 3])
+def test_each_signal_needs_a_state(head: HiFiGANGenerator, num_states: int):
+    head = packed(head)
+    with pytest.raises(ValueError, match=rf"2 signals.*{num_states} state"):
+        head(noise(2, LATENT_DIM, 3), kept_by(head, num_states))
+
+
+def kept_by(module: HiFiGANGenerator | DownsampleFiniteScalarQuantize, num: int) -> StreamState:
+    state = StreamState(num)
+    module.native.states(module, num, state)
+    return state
+
+
+@pytest.mark.parametrize("head", ["parts of vectors"], indirect=True)
+def test_more_stages_than_it_takes_are_for_pytorch(head: HiFiGANGenerator):
+    def longer(head: HiFiGANGenerator) -> HiFiGANGenerator:
+        channels = head.config.decoder_dim // 2 ** len(RATES)
+        for _ in range(14):
+            head.ups.append(FishTransConvNet(channels, channels, 1, stride=1))
+            head.resblocks.append(ParallelBlock(channels, (3,), (1,)))
+        return head.bfloat16()
+
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        found = longer(in_bfloat16(head))
+    plain = longer(in_bfloat16(head))
+    plain.load_state_dict(found.state_dict())
+    found.pack(LIBRARY)
+    assert found.native is None
+    x = noise(1, LATENT_DIM, 3)
+    torch.testing.assert_close(found(x), plain(x))
+
+
 @pytest.mark.parametrize("num_threads", [1, 2, 3])
 def test_threads_change_no_bit(head: HiFiGANGenerator, num_threads: int):
     head = packed(head)
@@ -131,6 +183,24 @@ def test_latents_of_pieces_and_signals_side_by_side_have_the_same_bits(
     assert torch.equal(torch.cat(pieces, dim=-1), whole)
 
 
+def test_latents_of_more_signals_than_a_tile_has_frames_have_the_same_bits(
+    quantizer: DownsampleFiniteScalarQuantize,
+):
+    quantizer.pack(LIBRARY)
+    codes = torch.arange(40 * 8 * 3).view(40, 8, 3) * 37 % 1000
+    whole = quantizer.decode(codes)
+    assert torch.equal(torch.cat([quantizer.decode(row[None]) for row in codes]), whole)
+
+
+@pytest.mark.parametrize("num_states", [1, 3])
+def test_each_signals_latents_need_a_state(
+    quantizer: DownsampleFiniteScalarQuantize, num_states: int
+):
+    quantizer.pack(LIBRARY)
+    with pytest.raises(ValueError, match=rf"2 signals.*{num_states} state"):
+        quantizer.decode(torch.zeros(2, 8, 3).long(), kept_by(quantizer, num_states))
+
+
 def test_other_latent_weights_are_used_after_they_are_loaded(
     quantizer: DownsampleFiniteScalarQuantize,
 ):
@@ -144,11 +214,37 @@ def test_other_latent_weights_are_used_after_they_are_loaded(
     assert (quantizer.decode(codes) - plain).norm() < 0.01 * plain.norm()
 
 
+def packed_codec(codec: FireflyArchitecture, library: CDLL | None) -> FireflyArchitecture:
+    packed = FireflyArchitecture(codec.config).eval()
+    packed.load_state_dict(codec.state_dict())
+    packed.prepare_inference().head.bfloat16()
+    packed.pack(library)
+    return packed
+
+
+def test_no_signals_are_no_waves(small_codec: FireflyArchitecture):
+    nothing = torch.zeros(0, 8, 3).long(), torch.zeros(0).long()
+    expected, lengths = small_codec.decode(*nothing)
+    found, found_lengths = packed_codec(small_codec, LIBRARY).decode(*nothing)
+    assert found.shape == expected.shape == (0, 1, 3 * small_codec.config.samples_per_frame)
+    assert found.dtype == expected.dtype
+    assert found_lengths.shape == lengths.shape
+
+
+def test_a_library_is_not_used_where_pytorch_is_faster(
+    small_codec: FireflyArchitecture, monkeypatch: pytest.MonkeyPatch
+):
+    plain = packed_codec(small_codec, None)
+    monkeypatch.setattr(hifigan, "has_vocoder", lambda library: False)
+    codec = packed_codec(small_codec, LIBRARY)
+    assert codec.head.native is None and codec.quantizer.native is None
+    assert codec.compiles_sizes
+    codes, lengths = torch.arange(8 * 5).view(1, 8, 5), torch.tensor([5])
+    assert torch.equal(codec.decode(codes, lengths)[0], plain.decode(codes, lengths)[0])
+
+
 def test_the_codec_streams_through_it(small_codec: FireflyArchitecture):
-    codec = FireflyArchitecture(small_codec.config).eval()
-    codec.load_state_dict(small_codec.state_dict())
-    codec.prepare_inference().head.bfloat16()
-    codec.pack(LIBRARY)
+    codec = packed_codec(small_codec, LIBRARY)
     assert codec.quantizer.native is not None
     codes = torch.arange(2 * 8 * 20).view(2, 8, 20) * 37 % 1000
     whole = codec.decode(codes, torch.tensor([20, 20]))[0]

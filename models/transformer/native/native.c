@@ -1,6 +1,6 @@
 // Products with weights of 8 or 4 bits; one decode step through a stack of blocks of them, for a few
 // conversations at once, memory-bound; the draw of a token; a frame's codes; the rounding to few
-// bits; and a vocoder.
+// bits; and a codec's decoder: what refines its latents, and a vocoder.
 //
 // The inputs of a product become integers of 8 bits, with a scale for every 128 of them: bytes are
 // what processors multiply the most of in one instruction. All else is float32. What depends on the
@@ -692,8 +692,9 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int 
 }
 
 #ifdef HAS_VOCODER
-#include "vocoder.h"
+#include "convolution.h"
 #include "refinement.h"
+#include "vocoder.h"
 #endif
 
 // The instruction set that it is compiled for.

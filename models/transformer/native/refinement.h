@@ -1,5 +1,5 @@
 // Frames of a few numbers become latents at a higher rate: each time a transposed convolution and a
-// ConvNeXt block, in pieces, as the vocoder's signals.
+// ConvNeXt block, in pieces.
 
 enum { FRAMES = 32 }; // of all rows, that are computed at once
 
@@ -116,7 +116,7 @@ static void refinement_task(void *data, int thread, int threads) {
     }
 }
 
-// As of the vocoder.
+// Divides the scratch memory, and tells how much of it is needed; NULL only tells.
 static int64_t plan_refinement(Refining *task, char *scratch) {
     int64_t rows = task->share.rows, channels = task->blocks->up.inputs, size = 0, wide = 0;
     int64_t known = 0;
@@ -144,8 +144,10 @@ static int64_t plan_refinement(Refining *task, char *scratch) {
     return size + 2 * (bytes + 64);
 }
 
-// The next latents [rows, frames * rate, channels] of frames [rows, frames, channels]; the rest is as
-// for native_vocoder.
+// The next latents [rows, frames * rate, channels] of frames [rows, frames, channels].
+//
+// states: of each row what is kept between its pieces, at first zeros. Scratch: 64-byte aligned,
+// native_refinement_scratch(blocks, num_blocks, rows, frames) bytes.
 void native_refinement(
     const Refinement *blocks, const float *frame, bf16 *const *states, float *latent,
     int64_t num_blocks, int64_t rows, int64_t frames, char *scratch, int threads

@@ -1,22 +1,11 @@
-// A HiFi-GAN vocoder: products of bf16, sums and residuals of float32, signals in pieces.
-//
-// Signals lie as [positions, channels], whose numbers are multiples of WIDTH. A result is summed in
-// one order, whatever is computed beside it: pieces give what the whole gives, and so do rows alone.
+// A HiFi-GAN vocoder, tile by tile, so that what passes between its layers stays in the cache.
 
 enum {
-    SIDE = 4,       // vectors of outputs that are computed at once; of the last ones fewer
-    TIMES = 6,      // positions for which they are
-    MOST_TIMES = 24,
     MAX_STAGES = 16,
     TILE = 1 << 17, // numbers of a stage's signal that are made before the next stage goes on
 };
 
-typedef struct {
-    const bf16 *weight; // of each SIDE vectors of outputs [taps, inputs / 2, outputs, 2]
-    const float *bias;  // [outputs]
-    int64_t inputs, outputs, taps, dilation;
-    int64_t state; // where the inputs are kept of which it needs more, in a row's state
-} Convolution;
+const int64_t native_max_stages = MAX_STAGES;
 
 typedef struct {
     Convolution up;           // what one input becomes are its outputs, position by position
@@ -30,30 +19,6 @@ typedef struct {
     int64_t num_stages;
 } Vocoder;
 
-// The inputs of a convolution: of each row some that are known, then new ones.
-typedef struct {
-    bf16 *data; // [rows, known + room, channels]
-    int64_t known, room, channels, state;
-} Signal;
-
-// What a convolution's results [positions, width] become: they are added to others, kept, and
-// activated as inputs of the next one.
-typedef struct {
-    const float *residual, *total; // or NULL
-    float *kept;                   // or NULL
-    int64_t row_size, width;       // of these three; row_size from one row to the next
-    const Signal *active;          // or NULL
-    enum { SILU, GELU, NONE } activation;
-    float scale; // of what is activated; 0 is 1
-} Output;
-
-// Of whose signals a thread does which part.
-typedef struct {
-    int64_t rows;
-    bf16 *const *states; // of each row what is kept between its pieces
-    int thread, threads;
-} Share;
-
 typedef struct {
     Share share;
     const Vocoder *vocoder;
@@ -66,169 +31,7 @@ typedef struct {
     float *x, *sum, *total;               // of a stage; of one of its stacks; of several
 } Speech;
 
-static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
-
-static int64_t at_least(int64_t x, int64_t limit) { return x > limit ? x : limit; }
-
-// Inputs before the newest one that a convolution needs.
-static int64_t reach(const Convolution *conv) { return (conv->taps - 1) * conv->dilation; }
-
 static int64_t rate_of(const Stage *stage) { return stage->up.outputs / stage->convs->inputs; }
-
-// `times` positions of `side` vectors of outputs: to [times, side].
-static INLINE void taps_of(
-    const Convolution *conv, int64_t inputs, const bf16 *x, const bf16 *weight, const float *bias,
-    int side, int times, floats *to
-) {
-    floats sums[SIDE * TIMES];
-#pragma GCC unroll 24
-    for (int n = 0; n < times * side; n++) sums[n] = read_floats(bias + n % side * WIDTH, WIDTH);
-    for (int64_t tap = 0; tap < conv->taps; tap++, x += conv->dilation * inputs)
-        for (int64_t i = 0; i < inputs; i += 2, weight += 2 * side * WIDTH) {
-            pairs w[SIDE];
-#pragma GCC unroll 4
-            for (int s = 0; s < side; s++) w[s] = read_weights(weight + 2 * s * WIDTH);
-#pragma GCC unroll 24
-            for (int t = 0; t < times; t++) {
-                pairs both = splat_pair(x + t * inputs + i);
-#pragma GCC unroll 4
-                for (int s = 0; s < side; s++)
-                    sums[t * side + s] = add_products(sums[t * side + s], both, w[s]);
-            }
-        }
-#pragma GCC unroll 24
-    for (int n = 0; n < times * side; n++) to[n] = sums[n];
-}
-
-// Positions that are computed at once.
-static int64_t times_of(const Convolution *conv, int side) {
-    if (side == 1 && conv->inputs == 16) return MOST_TIMES;
-    if (side == 2 && conv->inputs == 32) return MOST_TIMES / 2;
-    return TIMES;
-}
-
-// The same for at most `count` positions, the others being nobody's.
-static void some_taps(
-    const Convolution *conv, const bf16 *x, const bf16 *weight, const float *bias, int side,
-    int64_t count, floats *to
-) {
-// The compiler makes a version of its own for each of these: addresses that it knows cost nothing.
-#define RUN(INPUTS, SIDE, TIMES) taps_of(conv, INPUTS, x, weight, bias, SIDE, TIMES, to)
-#define CASE(VALUE, INPUTS, SIDE, TIMES)                                                          \
-    case VALUE: RUN(INPUTS, SIDE, TIMES); break;
-    int64_t inputs = conv->inputs;
-    if (side == 1 && inputs == 16) RUN(16, 1, 24);
-    else if (side == 2 && inputs == 32) RUN(32, 2, 12);
-    else if (side == 1) RUN(inputs, 1, 6);
-    else if (side == 2) RUN(inputs, 2, 6);
-    else if (count < TIMES)
-        switch (count) {
-            CASE(1, inputs, 4, 1) CASE(2, inputs, 4, 2) CASE(3, inputs, 4, 3)
-            CASE(4, inputs, 4, 4) default: RUN(inputs, 4, 5);
-        }
-    else
-        switch (inputs) {
-            CASE(64, 64, 4, 6) CASE(128, 128, 4, 6) CASE(256, 256, 4, 6)
-            CASE(512, 512, 4, 6) CASE(1024, 1024, 4, 6) default: RUN(inputs, 4, 6);
-        }
-#undef CASE
-#undef RUN
-}
-
-static void finish(
-    const Output *to, const floats *sums, int64_t row, int64_t position, int64_t count,
-    int64_t output, int side
-) {
-    const Signal *active = to->active;
-    for (int64_t t = 0; t < count; t++)
-        for (int s = 0; s < side; s++) {
-            floats y = sums[t * side + s];
-            int64_t place = (position + t) * to->width + output + s * WIDTH;
-            int64_t at = row * to->row_size + place, left = to->width - output - s * WIDTH;
-            if (to->residual) y += read_floats(to->residual + at, left);
-            if (to->total) y += read_floats(to->total + at, left);
-            if (to->kept) write_floats(to->kept + at, y, left);
-            if (active) {
-                int64_t begin = (row * (active->known + active->room) + active->known);
-                if (to->scale) y *= splat(to->scale);
-                if (to->activation != NONE) y = to->activation == SILU ? silu(y) : gelu(y);
-                write_rounded(active->data + begin * active->channels + place, y);
-            }
-        }
-}
-
-// The calling thread's share of a convolution, of inputs that begin at one of the new ones.
-static void convolve(
-    const Share *share, const Convolution *conv, const Signal *in, int64_t begin, int64_t count,
-    const Output *to
-) {
-    int64_t item = 0, all = 0, vectors = conv->outputs / WIDTH;
-    for (int pass = 0; pass < 2; pass++) {
-        int64_t mine = all * share->thread / share->threads;
-        int64_t end = all * (share->thread + 1) / share->threads;
-        for (int64_t v = 0; v < vectors;) {
-            int side = vectors - v >= 4 ? 4 : vectors - v >= 2 ? 2 : 1;
-            int64_t times = times_of(conv, side), output = v * WIDTH;
-            v += side;
-            if (!pass) {
-                all += share->rows * ((count + times - 1) / times);
-                continue;
-            }
-            const bf16 *weight = conv->weight + output * conv->taps * conv->inputs;
-            for (int64_t row = 0; row < share->rows; row++) {
-                int64_t start = row * (in->known + in->room) + in->known - reach(conv) + begin;
-                const bf16 *x = in->data + start * in->channels;
-                for (int64_t p = 0; p < count; p += times, item++) {
-                    if (item < mine || item >= end) continue;
-                    floats sums[MOST_TIMES];
-                    int64_t size = at_most(count - p, times);
-                    some_taps(conv, x + p * in->channels, weight, conv->bias + output, side, size, sums);
-                    finish(to, sums, row, p, size, output, side);
-                }
-            }
-        }
-    }
-}
-
-static Signal inputs_of(const Convolution *conv, bf16 *data, int64_t room) {
-    return (Signal){data, reach(conv), room, conv->inputs, conv->state};
-}
-
-static int64_t size_of(const Signal *signal) {
-    return (signal->known + signal->room) * signal->channels;
-}
-
-// Puts what is known of each row's signal before what is new.
-static void recall(const Share *share, const Signal *signal) {
-    for (int64_t row = share->thread; row < share->rows; row += share->threads)
-        memcpy(
-            signal->data + row * size_of(signal), share->states[row] + signal->state,
-            signal->known * signal->channels * sizeof(bf16)
-        );
-}
-
-// Keeps what will be needed once `count` new inputs have passed.
-static void keep(const Share *share, const Signal *signal, int64_t count) {
-    for (int64_t row = share->thread; row < share->rows; row += share->threads)
-        memcpy(
-            share->states[row] + signal->state,
-            signal->data + row * size_of(signal) + count * signal->channels,
-            signal->known * signal->channels * sizeof(bf16)
-        );
-}
-
-// Numbers [rows, all, channels] that are the signal's new inputs, of each row as many as `count`.
-static void take_in(
-    const Share *share, const float *from, int64_t all, int64_t count, const Signal *signal
-) {
-    int64_t channels = signal->channels;
-    for (int64_t row = share->thread; row < share->rows; row += share->threads)
-        for (int64_t i = 0; i < count * channels; i += WIDTH)
-            write_rounded(
-                signal->data + row * size_of(signal) + signal->known * channels + i,
-                read_floats(from + row * all * channels + i, WIDTH)
-            );
-}
 
 // The inputs that a stage's stacks share: as many are known as the longest one needs.
 static Signal shared_inputs(const Stage *stage, bf16 *data, int64_t room) {
@@ -321,12 +124,6 @@ static void vocoder_task(void *data, int thread, int threads) {
         meet();
         run_stage(task, 0, size, begin);
     }
-}
-
-static bf16 *take_signal(char **scratch, int64_t *size, int64_t numbers, int64_t channels) {
-    int64_t bytes = (numbers + MOST_TIMES * channels) * sizeof(bf16); // more are read than counts
-    *size += bytes + 64;
-    return *scratch ? take(scratch, bytes) : NULL;
 }
 
 // Divides the scratch memory, and tells how much of it is needed; NULL only tells.

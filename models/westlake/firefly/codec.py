@@ -11,7 +11,6 @@ from .conv import StreamState
 from .convnext import ConvNeXtEncoder
 from .hifigan import HiFiGANGenerator
 from .mel import LogMelSpectrogram
-from .native import WIDTH
 from .quantizer import DownsampleFiniteScalarQuantize
 
 
@@ -134,8 +133,9 @@ class FireflyArchitecture(nn.Module):
             library: as for `HiFiGANGenerator.pack`; where the vocoder is in C, all of it is.
         """
         self.head.pack(library)
-        if self.head.native is not None and self.config.latent_dim % WIDTH == 0:
-            self.quantizer.pack(self.head.native.compiled)
+        native = self.head.native
+        if native is not None and self.config.latent_dim % native.width == 0:
+            self.quantizer.pack(native.compiled)
 
     @property
     def compiles_sizes(self) -> bool:

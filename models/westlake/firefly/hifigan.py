@@ -87,9 +87,10 @@ class HiFiGANGenerator(nn.Module):
         converted later have to be packed again.
 
         Args:
-            library: from `load_library`; it is used where its vocoder is fastest.
+            library: from `load_library`; it is used where its vocoder is fastest and has room for
+                all stages.
         """
-        if library is not None and has_vocoder(library):
+        if library is not None and has_vocoder(library) and NativeVocoder.takes(library, self):
             self.native = NativeVocoder(library, self)
             return
         for module in self.modules():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
-from ctypes import CDLL, POINTER, Structure, addressof, c_float, c_int64, c_void_p
+from ctypes import CDLL, POINTER, Array, Structure, addressof, c_float, c_int64, c_void_p
 from typing import TYPE_CHECKING, cast
 
 import torch
@@ -18,10 +18,6 @@ from .convnext import ConvNeXtBlock
 if TYPE_CHECKING:
     from .hifigan import HiFiGANGenerator, ParallelBlock, ResidualStack
     from .quantizer import DownsampleFiniteScalarQuantize
-
-WIDTH = 16  # numbers in a vector; channels are filled up to a multiple of it
-BLOCKS = (4, 2, 1)  # vectors of outputs that the C file computes at once
-MAX_STAGES = 16  # as in the C file, like the two above
 
 
 class ConvolutionStruct(Structure):
@@ -65,6 +61,8 @@ class _NativeLayers:
 
     def __init__(self, library: CDLL) -> None:
         self.compiled = library
+        self.width = _number(library, "width")  # of a vector; channels are filled up to whole ones
+        self.side = _number(library, "side")  # vectors of outputs that are computed at once
         self.tensors: list[Tensor] = []  # what the pointers point to
         self.state_size = 0  # numbers that are kept of a signal
         self.rate = 1
@@ -85,10 +83,42 @@ class _NativeLayers:
         num_outputs, num_inputs, taps = weight.shape
         if state is None:
             state = self._keep((taps - 1) * dilation * num_inputs)
-        blocks = [rearrange(x, "o (i two) k -> (k i o two)", two=2) for x in _blocks_of(weight)]
-        self.tensors.append(torch.cat(blocks).bfloat16())
+        blocks = self._blocks_of(weight)
+        parts = [rearrange(x, "o (i two) k -> (k i o two)", two=2) for x in blocks]
+        self.tensors.append(torch.cat(parts).bfloat16())
         packed, floats = self.tensors[-1].data_ptr(), self._floats(bias)
         return ConvolutionStruct(packed, floats, num_inputs, num_outputs, taps, dilation, state)
+
+    def _filled(self, channels: int) -> int:
+        return -(-channels // self.width) * self.width
+
+    def _fill(self, x: Tensor, *dims: int) -> Tensor:
+        """Zeros at the ends of some dimensions, up to whole vectors."""
+        for dim in dims:
+            missing = self._filled(x.shape[dim]) - x.shape[dim]
+            x = torch.cat([x, x.new_zeros(*x.shape[:dim], missing, *x.shape[dim + 1 :])], dim)
+        return x
+
+    def _plain(self, layer: FishConvNet) -> tuple[Tensor, Tensor]:
+        return self._fill(layer.conv.weight.detach(), 0, 1), self._fill(_bias_of(layer), 0)
+
+    def _raising(self, layer: FishTransConvNet) -> tuple[Tensor, Tensor]:
+        """A transposed convolution as a plain one, with all outputs up to the next input."""
+        kernel = self._fill(layer.conv.weight.detach(), 0, 1)
+        kernel = F.pad(kernel, (0, -kernel.shape[-1] % layer.stride))
+        weight = rearrange(kernel, "c d (m s) -> (s d) c m", s=layer.stride)
+        bias = self._fill(_bias_of(layer), 0).repeat(layer.stride)
+        return weight.flip(-1), bias  # oldest input first
+
+    def _blocks_of(self, weight: Tensor) -> list[Tensor]:
+        """Outputs that the C file computes at once, together."""
+        blocks, rest, size = [], weight, self.side * self.width
+        while len(rest):
+            while size > len(rest):
+                size //= 2
+            blocks.append(rest[:size])
+            rest = rest[size:]
+        return blocks
 
     def states(self, module: nn.Module, batch_size: int, state: StreamState | None) -> Tensor:
         """What is kept of signals between their pieces, [B, N] bfloat16, also in the state."""
@@ -99,36 +129,47 @@ class _NativeLayers:
             state.buffers[module] = kept
         return kept
 
+    def _pointers(self, states: Sequence[Tensor], num_rows: int) -> Array[c_void_p]:
+        if len(states) != num_rows:
+            raise ValueError(
+                f"{num_rows} signals came with {len(states)} states: each needs one of its own"
+            )
+        return (c_void_p * num_rows)(*(state.data_ptr() for state in states))
+
 
 class NativeVocoder(_NativeLayers):
     """A vocoder's weights as the C file sees them.
 
     Args:
         library: from `load_library`, with a vocoder.
-        head: with final weights, of plain layers.
+        head: with final weights, of plain layers, that it `takes`.
     """
 
     def __init__(self, library: CDLL, head: HiFiGANGenerator) -> None:
         super().__init__(library)
-        first = self._layer(*_plain(head.conv_pre))
+        first = self._layer(*self._plain(head.conv_pre))
         stages = []
-        assert len(head.ups) <= MAX_STAGES, len(head.ups)
         parts = zip(head.ups, head.resblocks, strict=True)
         for up, block in cast("Iterable[tuple[FishTransConvNet, ParallelBlock]]", parts):
             self.rate *= up.stride
             stages.append(self._stage(up, block))
-        last = self._layer(*_plain(head.conv_post))
+        last = self._layer(*self._plain(head.conv_post))
         array = (StageStruct * len(stages))(*stages)
         self.struct = VocoderStruct(first, last, array, len(stages))
 
+    @staticmethod
+    def takes(library: CDLL, head: HiFiGANGenerator) -> bool:
+        """Whether a vocoder has no more stages than the library has room for."""
+        return len(head.ups) <= _number(library, "max_stages")
+
     def _stage(self, up: FishTransConvNet, block: ParallelBlock) -> StageStruct:
-        raised = self._layer(*_raising(up))
+        raised = self._layer(*self._raising(up))
         stacks = [_convs_of(stack) for stack in cast("Iterable[ResidualStack]", block.blocks)]
         # All begin with the same inputs, which are kept once.
         needed = max(convs[0].left_padding for convs in stacks)
-        shared = self._keep(needed * _filled(stacks[0][0].conv.in_channels))
+        shared = self._keep(needed * self._filled(stacks[0][0].conv.in_channels))
         layers = [
-            self._layer(*_plain(conv), conv.conv.dilation[0], None if number else shared)
+            self._layer(*self._plain(conv), conv.conv.dilation[0], None if number else shared)
             for convs in stacks
             for number, conv in enumerate(convs)
         ]
@@ -144,13 +185,19 @@ class NativeVocoder(_NativeLayers):
 
         Returns:
             [B, 1, T * rate] float32, before the final tanh.
+
+        Raises:
+            ValueError: fewer or more states than signals.
         """
         num_rows, channels, num_steps = x.shape
-        hidden = F.pad(x.mT.float(), (0, _filled(channels) - channels)).contiguous()  # [B, T, C]
+        pointers = self._pointers(states, num_rows)
+        missing = self._filled(channels) - channels
+        hidden = F.pad(x.mT.float(), (0, missing)).contiguous()  # [B, T, C]
         wave = hidden.new_empty(num_rows, 1, num_steps * self.rate)
+        if not num_rows:
+            return wave
         vocoder = addressof(self.struct)
         num_bytes = self.compiled.native_vocoder_scratch(vocoder, num_rows, num_steps)
-        pointers = (c_void_p * num_rows)(*(state.data_ptr() for state in states))
         self.compiled.native_vocoder(
             vocoder, hidden.data_ptr(), pointers, wave.data_ptr(), num_rows, num_steps,
             scratch_of((0,), num_bytes)[1].data_ptr(), torch.get_num_threads(),
@@ -178,7 +225,7 @@ class NativeRefinement(_NativeLayers):
         gamma = block.gamma.detach()
         state = self._keep(conv.left_padding * conv.conv.in_channels)
         return RefinementStruct(
-            self._layer(*_raising(up)),
+            self._layer(*self._raising(up)),
             self._layer(first.weight.detach()[..., None], first.bias),
             self._layer((gamma[:, None] * second.weight)[..., None], gamma * second.bias),
             self._floats(conv.conv.weight[:, 0].mT),  # [taps, C]
@@ -199,30 +246,23 @@ class NativeRefinement(_NativeLayers):
 
         Returns:
             hidden [B, C, L * rate] float32.
+
+        Raises:
+            ValueError: fewer or more states than signals.
         """
         num_rows, channels, num_frames = x.shape
+        pointers = self._pointers(states, num_rows)
         frames = x.mT.float().contiguous()  # [B, L, C]
         hidden = frames.new_empty(num_rows, num_frames * self.rate, channels)
+        if not num_rows:
+            return hidden.mT
         blocks, sizes = addressof(self.blocks), (len(self.blocks), num_rows, num_frames)
         num_bytes = self.compiled.native_refinement_scratch(blocks, *sizes)
-        pointers = (c_void_p * num_rows)(*(state.data_ptr() for state in states))
         self.compiled.native_refinement(
             blocks, frames.data_ptr(), pointers, hidden.data_ptr(), *sizes,
             scratch_of((0,), num_bytes)[1].data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return hidden.mT
-
-
-def _filled(channels: int) -> int:
-    return -(-channels // WIDTH) * WIDTH
-
-
-def _fill(x: Tensor, *dims: int) -> Tensor:
-    """Zeros at the ends of some dimensions, up to whole vectors."""
-    for dim in dims:
-        missing = _filled(x.shape[dim]) - x.shape[dim]
-        x = torch.cat([x, x.new_zeros(*x.shape[:dim], missing, *x.shape[dim + 1 :])], dim)
-    return x
 
 
 def _convs_of(stack: ResidualStack) -> list[FishConvNet]:
@@ -231,28 +271,11 @@ def _convs_of(stack: ResidualStack) -> list[FishConvNet]:
     return [conv for pair in cast("Iterable[tuple[FishConvNet, ...]]", pairs) for conv in pair]
 
 
-def _plain(layer: FishConvNet) -> tuple[Tensor, Tensor]:
-    return _fill(layer.conv.weight.detach(), 0, 1), _fill(_bias_of(layer), 0)
-
-
-def _raising(layer: FishTransConvNet) -> tuple[Tensor, Tensor]:
-    """A transposed convolution as a plain one, with all outputs up to the next input."""
-    kernel = _fill(layer.conv.weight.detach(), 0, 1)
-    kernel = F.pad(kernel, (0, -kernel.shape[-1] % layer.stride))
-    weight = rearrange(kernel, "c d (m s) -> (s d) c m", s=layer.stride)
-    return weight.flip(-1), _fill(_bias_of(layer), 0).repeat(layer.stride)  # oldest input first
-
-
 def _bias_of(layer: FishConvNet | FishTransConvNet) -> Tensor:
     assert layer.conv.bias is not None
     return layer.conv.bias.detach()
 
 
-def _blocks_of(weight: Tensor) -> list[Tensor]:
-    """Outputs that the C file computes at once, together."""
-    blocks, rest = [], weight
-    for size in BLOCKS:
-        while len(rest) >= size * WIDTH:
-            blocks.append(rest[: size * WIDTH])
-            rest = rest[size * WIDTH :]
-    return blocks
+def _number(library: CDLL, name: str) -> int:
+    """One that the C file was written with."""
+    return c_int64.in_dll(library, f"native_{name}").value

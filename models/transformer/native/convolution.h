@@ -1,0 +1,223 @@
+// Causal convolutions of signals in pieces: products of bf16, sums and residuals of float32.
+//
+// Signals lie as [positions, channels], whose numbers are multiples of WIDTH. A result is summed in
+// one order, whatever is computed beside it: pieces give what the whole gives, and so do rows alone.
+
+enum {
+    SIDE = 4,  // vectors of outputs that are computed at once; of the last ones half, or one
+    TIMES = 6, // positions for which they are, as a rule
+    MOST_TIMES = 24,
+};
+
+// What those who lay out weights and signals go by.
+const int64_t native_width = WIDTH, native_side = SIDE;
+
+typedef struct {
+    const bf16 *weight; // of each SIDE vectors of outputs [taps, inputs / 2, outputs, 2]
+    const float *bias;  // [outputs]
+    int64_t inputs, outputs, taps, dilation;
+    int64_t state; // where the inputs are kept of which it needs more, in a row's state
+} Convolution;
+
+// The inputs of a convolution: of each row some that are known, then new ones.
+typedef struct {
+    bf16 *data; // [rows, known + room, channels]
+    int64_t known, room, channels, state;
+} Signal;
+
+// What a convolution's results [positions, width] become: they are added to others, kept, and
+// activated as inputs of the next one.
+typedef struct {
+    const float *residual, *total; // or NULL
+    float *kept;                   // or NULL
+    int64_t row_size, width;       // of these three; row_size from one row to the next
+    const Signal *active;          // or NULL
+    enum { SILU, GELU, NONE } activation;
+    float scale; // of what is activated; 0 is 1
+} Output;
+
+// What a thread knows of a task: the rows, whose work all threads divide among them, and which one
+// of the threads it is. A thread has a copy of its own.
+typedef struct {
+    int64_t rows;
+    bf16 *const *states; // of each row what is kept between its pieces
+    int thread, threads; // its number, from 0; how many there are
+} Share;
+
+static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
+
+static int64_t at_least(int64_t x, int64_t limit) { return x > limit ? x : limit; }
+
+// Inputs before the newest one that a convolution needs.
+static int64_t reach(const Convolution *conv) { return (conv->taps - 1) * conv->dilation; }
+
+// `times` positions of `side` vectors of outputs: to [times, side].
+static INLINE void taps_of(
+    const Convolution *conv, int64_t inputs, const bf16 *x, const bf16 *weight, const float *bias,
+    int side, int times, floats *to
+) {
+    floats sums[SIDE * TIMES];
+#pragma GCC unroll 24
+    for (int n = 0; n < times * side; n++) sums[n] = read_floats(bias + n % side * WIDTH, WIDTH);
+    for (int64_t tap = 0; tap < conv->taps; tap++, x += conv->dilation * inputs)
+        for (int64_t i = 0; i < inputs; i += 2, weight += 2 * side * WIDTH) {
+            pairs w[SIDE];
+#pragma GCC unroll 4
+            for (int s = 0; s < side; s++) w[s] = read_weights(weight + 2 * s * WIDTH);
+#pragma GCC unroll 24
+            for (int t = 0; t < times; t++) {
+                pairs both = splat_pair(x + t * inputs + i);
+#pragma GCC unroll 4
+                for (int s = 0; s < side; s++)
+                    sums[t * side + s] = add_products(sums[t * side + s], both, w[s]);
+            }
+        }
+#pragma GCC unroll 24
+    for (int n = 0; n < times * side; n++) to[n] = sums[n];
+}
+
+// Of each the compiler makes a version of its own: inputs, vectors of outputs, and for how many
+// positions they are computed at once. Addresses that it knows cost nothing.
+#define VERSIONS(VERSION)                                                                         \
+    VERSION(16, 1, MOST_TIMES) VERSION(32, 2, MOST_TIMES / 2) VERSION(64, SIDE, TIMES)            \
+    VERSION(128, SIDE, TIMES) VERSION(256, SIDE, TIMES) VERSION(512, SIDE, TIMES)                 \
+    VERSION(1024, SIDE, TIMES)
+
+static int64_t times_of(const Convolution *conv, int side) {
+#define VERSION(inputs_, side_, times_)                                                           \
+    if (conv->inputs == inputs_ && side == side_) return times_;
+    VERSIONS(VERSION)
+#undef VERSION
+    return TIMES;
+}
+
+// taps_of for `count` positions or more, as many as are computed at once; others are nobody's.
+static void some_taps(
+    const Convolution *conv, const bf16 *x, const bf16 *weight, const float *bias, int side,
+    int64_t count, floats *to
+) {
+#define RUN(inputs_, side_, times_)                                                               \
+    do {                                                                                          \
+        taps_of(conv, inputs_, x, weight, bias, side_, times_, to);                               \
+        return;                                                                                   \
+    } while (0)
+#define VERSION(inputs_, side_, times_)                                                           \
+    if (inputs == inputs_ && side == side_) RUN(inputs_, side_, times_);
+    int64_t inputs = conv->inputs;
+    if (side == SIDE && count < TIMES)
+        switch (count) {
+            case 1: RUN(inputs, SIDE, 1);
+            case 2: RUN(inputs, SIDE, 2);
+            case 3: RUN(inputs, SIDE, 3);
+            case 4: RUN(inputs, SIDE, 4);
+            default: RUN(inputs, SIDE, 5);
+        }
+    VERSIONS(VERSION)
+    if (side == 1) RUN(inputs, 1, TIMES);
+    if (side == 2) RUN(inputs, 2, TIMES);
+    RUN(inputs, SIDE, TIMES);
+#undef VERSION
+#undef RUN
+}
+
+static void finish(
+    const Output *to, const floats *sums, int64_t row, int64_t position, int64_t count,
+    int64_t output, int side
+) {
+    const Signal *active = to->active;
+    for (int64_t t = 0; t < count; t++)
+        for (int s = 0; s < side; s++) {
+            floats y = sums[t * side + s];
+            int64_t place = (position + t) * to->width + output + s * WIDTH;
+            int64_t at = row * to->row_size + place, left = to->width - output - s * WIDTH;
+            if (to->residual) y += read_floats(to->residual + at, left);
+            if (to->total) y += read_floats(to->total + at, left);
+            if (to->kept) write_floats(to->kept + at, y, left);
+            if (active) {
+                int64_t begin = (row * (active->known + active->room) + active->known);
+                if (to->scale) y *= splat(to->scale);
+                if (to->activation != NONE) y = to->activation == SILU ? silu(y) : gelu(y);
+                write_rounded(active->data + begin * active->channels + place, y);
+            }
+        }
+}
+
+// The calling thread's share of a convolution, of inputs that begin at one of the new ones.
+static void convolve(
+    const Share *share, const Convolution *conv, const Signal *in, int64_t begin, int64_t count,
+    const Output *to
+) {
+    int64_t item = 0, all = 0, vectors = conv->outputs / WIDTH;
+    for (int pass = 0; pass < 2; pass++) {
+        int64_t mine = all * share->thread / share->threads;
+        int64_t end = all * (share->thread + 1) / share->threads;
+        for (int64_t v = 0; v < vectors;) {
+            int side = SIDE;
+            while (side > vectors - v) side /= 2;
+            int64_t times = times_of(conv, side), output = v * WIDTH;
+            v += side;
+            if (!pass) {
+                all += share->rows * ((count + times - 1) / times);
+                continue;
+            }
+            const bf16 *weight = conv->weight + output * conv->taps * conv->inputs;
+            for (int64_t row = 0; row < share->rows; row++) {
+                int64_t start = row * (in->known + in->room) + in->known - reach(conv) + begin;
+                const bf16 *x = in->data + start * in->channels;
+                for (int64_t p = 0; p < count; p += times, item++) {
+                    if (item < mine || item >= end) continue;
+                    floats sums[MOST_TIMES];
+                    int64_t size = at_most(count - p, times);
+                    some_taps(conv, x + p * in->channels, weight, conv->bias + output, side, size, sums);
+                    finish(to, sums, row, p, size, output, side);
+                }
+            }
+        }
+    }
+}
+
+static Signal inputs_of(const Convolution *conv, bf16 *data, int64_t room) {
+    return (Signal){data, reach(conv), room, conv->inputs, conv->state};
+}
+
+static int64_t size_of(const Signal *signal) {
+    return (signal->known + signal->room) * signal->channels;
+}
+
+// Puts what is known of each row's signal before what is new.
+static void recall(const Share *share, const Signal *signal) {
+    for (int64_t row = share->thread; row < share->rows; row += share->threads)
+        memcpy(
+            signal->data + row * size_of(signal), share->states[row] + signal->state,
+            signal->known * signal->channels * sizeof(bf16)
+        );
+}
+
+// Keeps what will be needed once `count` new inputs have passed.
+static void keep(const Share *share, const Signal *signal, int64_t count) {
+    for (int64_t row = share->thread; row < share->rows; row += share->threads)
+        memcpy(
+            share->states[row] + signal->state,
+            signal->data + row * size_of(signal) + count * signal->channels,
+            signal->known * signal->channels * sizeof(bf16)
+        );
+}
+
+// Numbers [rows, all, channels] that are the signal's new inputs, of each row as many as `count`.
+static void take_in(
+    const Share *share, const float *from, int64_t all, int64_t count, const Signal *signal
+) {
+    int64_t channels = signal->channels;
+    for (int64_t row = share->thread; row < share->rows; row += share->threads)
+        for (int64_t i = 0; i < count * channels; i += WIDTH)
+            write_rounded(
+                signal->data + row * size_of(signal) + signal->known * channels + i,
+                read_floats(from + row * all * channels + i, WIDTH)
+            );
+}
+
+static bf16 *take_signal(char **scratch, int64_t *size, int64_t numbers, int64_t channels) {
+    int64_t bytes = (numbers + MOST_TIMES * channels) * sizeof(bf16); // more are read than counts
+    *size += bytes + 64;
+    return *scratch ? take(scratch, bytes) : NULL;
+}
