@@ -52,7 +52,7 @@ class Checkpoint:
 
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
     `DTYPES` of models/devices.py; the codec is float32, but for the vocoder, which is bfloat16
-    unless the model is float32 or the CPU is slow at it.
+    unless the model is float32 or the CPU is slow at it; in C the latents are computed so too.
     `emotion_ids`, `style_ids` and `heard_ids` give the token of each word in the tokenizer's
     `<|user:word|>`, `<|style:word|>` and `<|heard:syllable|>`; `mark_ids` are these and all others
     that a reply writes without speaking, see `dual_ar.Reply`. All four are empty where it has none.

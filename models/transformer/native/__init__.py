@@ -1,4 +1,4 @@
-"""The C file: products with weights of few bits, a decode step through a stack, a vocoder."""
+"""The C file: products with weights of few bits, a stack's decode step, a codec's decoder."""
 
 from .compiled import (
     ISA_SWITCH,

@@ -115,15 +115,15 @@ def _load() -> CDLL | None:
             with place() as folder:
                 library = _load_from(Path(folder))
             isa = isa_of(library)
-            hint = ", faster where there is AVX-512 VNNI" if isa == "avx2" else ""
-            logger.info(f"quantised weights are used through native.c for {isa}{hint}")
+            hint = "; it is faster where there is AVX-512 VNNI" if isa == "avx2" else ""
+            logger.info(f"native.c for {isa} is used{hint}")
             return library
         except _CompileError as error:
             reason = error
             break
         except OSError as error:  # a folder that can't be written, or whose files can't be loaded
             reason = error
-    logger.info(f"quantised weights are used through PyTorch, more slowly: {reason}")
+    logger.info(f"native.c is not used, but PyTorch alone, more slowly: {reason}")
     return None
 
 
@@ -161,7 +161,7 @@ def isa_of(library: CDLL) -> str:
 
 
 def has_vocoder(library: CDLL) -> bool:
-    """Whether the library has a vocoder, and none of PyTorch's products is faster here."""
+    """Whether the library has a codec's decoder, and none of PyTorch's products is faster here."""
     return hasattr(library, "native_vocoder") and not torch.cpu._is_amx_tile_supported()
 
 
