@@ -2,9 +2,12 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from loguru import logger
+from omni_small import small_config
 from omni_talk import LONG, SHORT, ask
 from test_graph import record_in_fx
+from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as published
 
 from models.omni import checkpoint as loading
 from models.omni.graphs import GraphedStep, checked, eager_step
@@ -89,6 +92,51 @@ class Broken(GraphedStep):
         return states * 1.5 if self.fault == "other" else states * torch.nan
 
 
+class Flat(GraphedStep):
+    """Places what it reads in time alone."""
+
+    def __call__(self, inputs, positions, cache):
+        return super().__call__(inputs, positions[:1].expand(3, 1), cache)
+
+
+class Forgetful(GraphedStep):
+    """Sees the cache's last block alone."""
+
+    def _mixed(self, layer, heads, cache):
+        query, *new = heads
+        keys, values = (kept[:, :, -256:] for kept in cache.update(*new, layer))
+        scale = self._attentions[layer].scaling
+        mixed = F.scaled_dot_product_attention(query, keys, values, scale=scale, enable_gqa=True)
+        return mixed.transpose(1, 2).flatten(2)
+
+
+@pytest.fixture
+def warnings():
+    """The lines that are logged meanwhile."""
+    lines = []
+    sink = logger.add(lines.append, level="WARNING", format="{message}")
+    yield lines
+    logger.remove(sink)
+
+
+@pytest.mark.parametrize("kind", [Flat, Forgetful])
+def test_positions_and_what_was_read_count(omni, warnings, kind):
+    for model in (omni.checkpoint.language_model, omni.checkpoint.talker.model):
+        assert checked(kind(model, lambda function: function), model) is None
+        assert "states differ by 0." in warnings.pop()
+
+
+def test_a_window_that_slides_leaves_them_out(warnings):
+    """Also one that is longer than what the check reads."""
+    config = small_config().thinker_config.text_config
+    window = {"use_sliding_window": True, "sliding_window": 400, "max_window_layers": 1}
+    config = type(config)(**{**config.to_dict(), **window, "layer_types": None})
+    torch.manual_seed(0)
+    model = published.Qwen2_5OmniThinkerTextModel(config).eval()
+    assert checked(GraphedStep(model, lambda function: function), model) is None
+    assert "a layer attends within a sliding window" in warnings.pop()
+
+
 @pytest.mark.parametrize(
     ("fault", "said"),
     [
@@ -97,17 +145,13 @@ class Broken(GraphedStep):
         ("nan", "states differ by nan"),
     ],
 )
-def test_steps_that_fail_or_differ_are_left_out_with_a_warning(omni, fault, said):
-    model, lines = omni.checkpoint.language_model, []
-    sink = logger.add(lines.append, level="WARNING", format="{message}")
-    try:
-        assert checked(Broken(model, fault), model) is None
-        assert len(lines) == 1 and said in lines[0]
-        good = GraphedStep(model, record_in_fx)
-        assert checked(good, model) is good
-    finally:
-        logger.remove(sink)
-    assert len(lines) == 1
+def test_steps_that_fail_or_differ_are_left_out_with_a_warning(omni, warnings, fault, said):
+    model = omni.checkpoint.language_model
+    assert checked(Broken(model, fault), model) is None
+    assert len(warnings) == 1 and said in warnings[0]
+    good = GraphedStep(model, record_in_fx)
+    assert checked(good, model) is good
+    assert len(warnings) == 1
 
 
 def test_a_model_whose_steps_differ_speaks_without_them(omni, folder, monkeypatch):
@@ -131,6 +175,7 @@ def test_graphs_do_the_same(folder):
     step = GraphedStep(checkpoint.language_model)
     caches = [checkpoint.new_caches()[0] for _ in range(2)]
     for place in range(4):
-        given = torch.randn(1, width, device="cuda"), torch.full((3, 1), place)
+        positions = torch.tensor([[place], [3 * place], [7 - place]])
+        given = torch.randn(1, width, device="cuda"), positions
         expected = eager_step(checkpoint.language_model, *given, caches[0])
         torch.testing.assert_close(step(*given, caches[1]), expected, rtol=1e-4, atol=1e-5)
