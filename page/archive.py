@@ -30,7 +30,7 @@ SHOWN = {
     "video": (".mp4", ".mov", ".webm", ".mkv", ".3gp", ".m4v"),
 }
 WORD = 40  # characters of an emotion, a style
-MAX_HEARD = 1000  # characters of what a model wrote down of the user's speech
+SYLLABLE = 7  # characters of pinyin at most, with its blank
 
 
 def write_archive(
@@ -191,7 +191,7 @@ def _read_turn(
         entry["reply_audio"], limits.max_reply_seconds + 10, "reply.wav"
     )
     turn.emotion, turn.style = _word(entry["emotion"]), _word(entry["style"])
-    turn.heard = _word(entry.get("heard"), MAX_HEARD)
+    turn.heard = _word(entry.get("heard"), _longest_heard(model, limits))
     turn.seed = _whole(entry["seed"])
     turn.rating = max(-1, min(1, _whole(entry["rating"]) or 0))
     turn.stopped, turn.ended = bool(entry["stopped"]), True
@@ -203,6 +203,11 @@ def _read_turn(
         if value is None or isinstance(value, (int, float)) or _is_word(value)
     }
     return turn
+
+
+def _longest_heard(model: SpeechModel, limits: Limits) -> int:
+    """Characters that a model can write down of speech: a syllable in each of its frames."""
+    return math.ceil((limits.max_audio_seconds + 1) * model.frame_rate) * SYLLABLE
 
 
 def _text(value: object, limit: int) -> str:
