@@ -73,7 +73,7 @@ class Api:
             video: a video likewise.
             text_only: true answers without speech, where the model can.
             system: how the model shall be, where it can be told; it counts from a conversation's
-                first turn on.
+                first turn on. Later turns leave it out, or repeat it.
         """
         given: dict[str, object] = {"audio": audio, "image": image, "video": video}
         settings = (style, seed, sampling, voice, text_only)
@@ -119,8 +119,7 @@ class Api:
         options |= paths  # what is shown
         if name:
             session = self.sessions.open(f"{visitor}.{name}")
-            session.direct(system)
-            turns = session.answer_clip(clip, text, **options)
+            turns = session.answer_clip(clip, text, system=system, **options)
         else:
             turns = self._single_turn(clip, text, system, options)
         num_written = 0

@@ -101,11 +101,21 @@ class Session:
         """
         if system == self.system or self.turns:
             return
+        with self._alone():
+            if not self.turns:  # the turn that was under way may have left some
+                self._begin_with(system)
+
+    def _begin_with(self, system: str) -> None:
+        """Begin a conversation with a system prompt; the caller has the floor."""
         if not isinstance(self.model, SystemPrompts):
             raise UserError("error_no_systems")
-        with self._alone():
-            self.conversation, self.system = new_conversation(self.model, system), system
-            self.transcript.replace([], None)
+        self.conversation, self.system = new_conversation(self.model, system), system
+        self.transcript.replace([], None)
+
+    def _check_system(self, system: str) -> None:
+        """Raise a UserError if it would count no more."""
+        if system and system != self.system and self.turns:
+            raise UserError("error_system_late")
 
     def restore(self, conversation: Conversation, turns: list[ShownTurn], state: Path) -> None:
         """Go on with a conversation that was saved.
@@ -195,12 +205,28 @@ class Session:
         yield from self._reply(clip, text, audio, stop, image=image, video=video, **options)
 
     def answer_clip(
-        self, clip: AudioClip | None, text: str, **options
+        self, clip: AudioClip | None, text: str, *, system: str, **options
     ) -> Generator[ShownTurn | None]:
-        """Answer speech that was read already, of which no file is kept; like `answer`."""
+        """Answer speech that was read already, of which no file is kept; like `answer`.
+
+        Args:
+            system: how the model shall be; may be empty after the first turn.
+
+        Raises:
+            UserError: as `answer`, or something was said with another `system`.
+        """
+        self._check_system(system)
         stop = self.hearing.take_floor(self.limits.wait_seconds)
-        if stop is not None:
-            yield from self._reply(clip, text, None, stop, **options)
+        if stop is None:
+            return
+        try:
+            self._check_system(system)
+            if system != self.system and not self.turns:
+                self._begin_with(system)
+        except BaseException:
+            self._floor.give()
+            raise
+        yield from self._reply(clip, text, None, stop, **options)
 
     def again(self, name: object, **options) -> Generator[ShownTurn | None]:
         """Answer a turn once more, from where the conversation was then; as `answer`.

@@ -319,6 +319,10 @@ def test_the_api_takes_a_picture_and_a_voice(ours: tuple[app.Page, str], shown: 
     np.testing.assert_array_equal(same, again)
     assert not np.array_equal(same, other) and not np.array_equal(same, seen)
     assert not np.array_equal(same, soundfile.read(coarse[1], dtype="int16")[0])
+    begun = {"text": LONG, "text_only": True, "conversation": "a", "api_name": "/speak"}
+    client.predict(**begun, system="You are a pirate.")
+    with pytest.raises(AppError, match="a system prompt counts from a conversation's first turn"):
+        client.predict(**begun, system="You are a nurse.")
     with pytest.raises(AppError, match="unknown voice"):
         client.predict(text=LONG, voice="nobody", api_name="/speak")
 
