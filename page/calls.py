@@ -20,7 +20,9 @@ from .limits import Limits
 
 MODEL = "model"  # the concurrency_id of all events that make a reply
 BUILD = "build"  # and of those that make many, a listening test's
-LONG = (MODEL, BUILD)
+LOAD = "load"  # and of those that load a model, one at a time: more would wait for its lock
+LOADING: dict[str, Any] = {"concurrency_id": LOAD, "concurrency_limit": 1}
+LONG = (MODEL, BUILD, LOAD)
 WHO = "who"  # in a request's state: (user, address) that limits are counted for
 MAX_WAITING_EVENTS = 256  # of all others
 MAX_DEPTH = 6  # of what is nested in a call

@@ -23,7 +23,7 @@ from models.errors import UserError
 
 from . import words
 from .building import Builder
-from .calls import BUILD, WHO, visitor_of
+from .calls import BUILD, LOADING, WHO, visitor_of
 from .checks import read_object
 from .metrics import count_error
 from .sessions import Sessions
@@ -77,8 +77,8 @@ class CompareTab:
             visible="hidden",
         )
         self._wire(BUILD, self._build, concurrency_id=BUILD, concurrency_limit=1)
+        self._wire("settings", self._settings, trigger_mode="multiple", **LOADING)
         for name, steps in (
-            ("settings", self._settings),
             ("stop", self._stop),
             ("take", self._take),
             ("rate", self._rate),

@@ -11,7 +11,7 @@ import gradio as gr
 from models.contract import SpeechModel
 
 from . import words
-from .calls import MODEL
+from .calls import LOADING, MODEL
 from .comparing import Comparing
 from .hands_free import HandsFree
 from .limiter import Readers
@@ -118,8 +118,7 @@ class TalkTab:
         ]
         comparing = Comparing(showing, self.shelf, self.offered)
         replies.append(self._ask("compare", comparing.compare, settings, shown, **reply))
-        loading: dict[str, Any] = {"concurrency_id": "load", "concurrency_limit": 1}
-        self._ask("offer", comparing.offer, [], [self.offered, self.status], **loading)
+        self._ask("offer", comparing.offer, [], [self.offered, self.status], **LOADING)
         seen = [self.chat, self.status]
         self._ask("stop", talking.stop, [], seen, cancels=replies, **quick)
         self._ask("reset", talking.reset, [], seen, cancels=replies, **quick)

@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fake_model import FakeModel
+from fake_model import FakeModel, OtherModel
 from page_client import API, Visitor, function, served
 from strangers import LIMITS, SETTINGS, shown_faults, wait_until, written
 
@@ -81,6 +81,35 @@ def test_a_full_queue_is_told(url: str, page: app.Page, model: FakeModel):
     for stream in streams:
         stream.close()
     wait_until(lambda: page.calls.num_waiting == 0 and model.num_running == 0)
+
+
+def test_models_are_loaded_one_by_one_and_keep_nobody_else_waiting(
+    monkeypatch: pytest.MonkeyPatch,
+):
+    begun, gate, limits = threading.Event(), threading.Event(), Limits()
+
+    def load(*_) -> OtherModel:
+        begun.set()
+        assert gate.wait(100)
+        return OtherModel()
+
+    monkeypatch.setattr("page.shelf.load_model", load)
+    with served(FakeModel(), limits, compare_with=["other:float32"]) as (page, url):
+
+        def ask(name: str) -> int:
+            given = {"model": "other:float32"}
+            value = given if name == "offer" else json.dumps(given)
+            return Visitor(url).join(function(page, name), [value])[0]
+
+        try:
+            assert ask("_tests_settings") == 200 and begun.wait(60)
+            names = ["offer", "_tests_settings"] * (limits.max_waiting // 2)
+            assert [ask(name) for name in names] == [200] * limits.max_waiting
+            assert [ask("offer"), ask("_tests_settings")] == [503, 503]
+            rater = json.dumps({"code": "0", "name": "ann", "key": ""})
+            assert Visitor(url).run(function(page, "_tests_take"), [rater])["success"]
+        finally:
+            gate.set()
 
 
 def test_an_address_has_its_share_of_the_connections():

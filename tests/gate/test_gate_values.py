@@ -52,6 +52,7 @@ TABS = {
         "kind": "ab", "title": "t", "question": "", "reference": "a", "folder": "",
         "conditions": [CONDITION, {**CONDITION, "name": "b"}], "texts": ["好"], "recordings": [],
     },
+    "_tests_settings": {"model": "fake:float32"},
     "_tests_stop": {},
     "_tests_take": RATER,
     "_tests_rate": RATER | {"position": 0, "answer": 1, "seconds": 1},
