@@ -56,6 +56,7 @@
     };
     const made = make("div", { className: "grid" });
     let settings = settingsOf();
+    let fitted = null; // the model whose offer is shown
     const model = labelled(words.test_model, inputs.model);
     const remove = button("×", () => { row.remove(); update(); }, "remove");
     row.append(
@@ -79,12 +80,13 @@
     });
     const showSettings = () => {
       const known = offers[inputs.model.value];
+      fitted = known ? inputs.model.value : null;
       settings = settingsOf(known);
       made.replaceChildren(...settings.choices, labelled(words.seed, inputs.seed), ...settings.numbers);
       return known;
     };
     inputs.source.onchange = inputs.name.oninput = show;
-    row.offered = (name) => inputs.model.value === name && showSettings();
+    row.offered = (name) => inputs.model.value === name && fitted !== name && showSettings();
     inputs.model.onchange = () => {
       if (showSettings()) return;
       status.say(filled(words.loading_model, { name: inputs.model.value }));

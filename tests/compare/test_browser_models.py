@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
+from threading import Event
 
 import pytest
 from browser import MARKS, playwright
 from fake_model import FakeModel, FakeSampling, OtherModel
 from page_client import served
 from rating import build, opened
+
+from page.shelf import offer_of
 
 pytestmark = MARKS
 
@@ -48,6 +51,43 @@ def test_a_condition_has_the_settings_of_its_model(
         assert made["B"]["voice"] == "Ann" and made["B"]["sampling"]["seed"] == 5
         second.get_by_label("Model").select_option("fake:float32")
         assert fields(second) == fields(first)
+
+
+def test_what_was_typed_outlasts_a_second_answer(context, monkeypatch: pytest.MonkeyPatch):
+    """Two conditions ask for the same model before it is loaded."""
+    gates = [Event(), Event()]
+    waiting = iter(gates)
+
+    def offer_late(model: FakeModel) -> dict:
+        if model is other and (gate := next(waiting, None)):
+            assert gate.wait(100)
+        return offer_of(model)
+
+    other = Toneless()
+    monkeypatch.setattr("page.shelf.load_model", lambda *_: other)
+    monkeypatch.setattr("page.compare.offer_of", offer_late)
+    with served(FakeModel(), compare_with=["other:float32"]) as (_, url):
+        page = opened(context(), url)
+        page.evaluate("""() => {
+          window.told = 0;
+          const hear = window.testsHeard;
+          window.testsHeard = (answer) => {
+            hear(answer);
+            window.told += answer.to === "settings";
+          };
+        }""")
+        conditions = [page.locator(".condition").nth(place) for place in (0, 1)]
+        for each in conditions:
+            each.get_by_label("Model").select_option("other:float32")
+        gates[0].set()
+        for each, value in zip(conditions, ("0.9", "1.1")):
+            each.get_by_label("Temperature").fill(value)
+            each.get_by_label("Voice").select_option("Ann")
+        gates[1].set()
+        page.wait_for_function("window.told === 2")
+        typed = [each.get_by_label("Temperature").input_value() for each in conditions]
+        assert typed == ["0.9", "1.1"]
+        assert [each.get_by_label("Voice").input_value() for each in conditions] == ["Ann"] * 2
 
 
 def test_a_model_without_tones_is_offered_none(context):
