@@ -148,19 +148,24 @@ async function send() {
 
 function stop() {
   const heard = window.pagePlayer.heard();
+  const ends = isStoppable() || Boolean(uploading || recording);
   if (document.activeElement === stopButton) document.querySelector("#chat .log").focus({ preventScroll: true });
   uploading = null;
   cancelRecording();
   tell("leave");
   tell("silence");
-  ask.stop(heard ?? {});
+  ask.stop({ ...heard, ends });
 }
 
-// What Stop would end: a reply that is made or heard, an upload, hands-free talk.
-function showStop() {
+// There is what Stop would end: a reply that is made or heard, an upload, hands-free talk.
+function isStoppable() {
   const { state } = element.querySelector(".round").dataset;
   const isTalking = state !== "idle" && state !== "error";
-  element.querySelector(".composer").classList.toggle("stoppable", busy || isTalking || window.pagePlayer?.isSpeaking() === true);
+  return busy || isTalking || window.pagePlayer?.isSpeaking() === true;
+}
+
+function showStop() {
+  element.querySelector(".composer").classList.toggle("stoppable", isStoppable());
 }
 
 // Only what was taken leaves the composer: not what was typed or recorded since.

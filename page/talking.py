@@ -79,16 +79,20 @@ class Talking:
         yield from self.showing.reply(session, lambda: session.again(name, **options))
 
     def stop(self, request: gr.Request, given) -> dict:
-        """End what is under way; keep of the reply what was heard."""
+        """End what is under way, here or on the page; keep of the reply what was heard."""
         session = self.showing.session(request)
         if session is None:
             return {self.status: words.status()}
         under_way = next((turn.name for turn in session.turns if not turn.ended), None)
+        ends = under_way or object_of(given).get("ends") is True
         session.interrupt()
         session.wait()
         if under_way and object_of(given).get("turn") != under_way:
             given = {"turn": under_way, "seconds": 0}  # nothing was heard of it
-        return {**self._cut(session, given), self.status: words.status("note", "stopped")}
+        return {
+            **self._cut(session, given),
+            self.status: words.status(*(("note", "stopped") if ends else ())),
+        }
 
     def cut(self, request: gr.Request, given) -> dict:
         """The user spoke over a reply: keep what was heard of it."""

@@ -16,6 +16,7 @@ from browser import (
     bubbles,
     path_of,
     playwright,
+    record,
     said,
     text_of,
     wait_for_reply,
@@ -83,6 +84,24 @@ def test_stop_is_there_where_it_would_end_something(open_page: Pages, model: Fak
     page.wait_for_selector("#stop:visible")
     page.click("#stop")
     page.wait_for_selector("#stop", state="hidden")
+
+
+def test_escape_says_nothing_where_nothing_goes_on(open_page: Pages):
+    page = open_page()
+    write(page, "你好")
+    wait_for_reply(page)
+    wait_until_silent(page)
+    page.evaluate("""() => {
+      window.told = [];
+      window.addEventListener("status", ({ detail }) => window.told.push(detail));
+    }""")
+    page.keyboard.press("Escape")
+    page.wait_for_function("window.told.length > 0")
+    assert page.evaluate("window.told") == [""] and said(page) == ""
+    record(page, 1)
+    page.keyboard.press("Escape")
+    page.wait_for_selector("#status [data-kind=note]")
+    assert said(page) == "已停止"
 
 
 def test_an_old_sound_silences_the_reply(open_page: Pages, model: FakeModel):
