@@ -79,7 +79,7 @@ def test_damaged_requests_are_told(url: str, body: str):
         ([None], "neither speech nor text"),
         ([None, "a", 5], "unknown style"),
         ([None, "a", "", 0, None, "", 5], "one voice only"),
-        ([None, "a", "", 0, None, "", "", None, None, 5], "list of: audio, text"),
+        ([None, "a", *[None] * 20], "list of: audio, text"),
         ({"text": "a"}, "list of: audio, text"),
         ([5, ""], "came as int"),
         (["/etc/passwd", ""], "came as str"),
