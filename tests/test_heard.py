@@ -10,7 +10,6 @@ from replying import NUM_FRAMES, log_lines, reply_to, speech
 from small import rigged, small_model
 from small_checkpoint import HEARD_TOKENS, SEMANTIC_ID, new_model, save_small
 
-from models.audio import AudioClip
 from models.contract import ReplyOptions
 from models.westlake.checkpoint import load_checkpoint
 from models.westlake.dictation import Dictation
@@ -118,7 +117,8 @@ def test_what_was_heard_is_written_whole_or_not_at_all(model, fits):
     config = model.checkpoint.codec.config
     layout = [*model.prompt_tokens.opening(False), *model.prompt_tokens.closing()]
     room = model.max_input_columns - len(layout)
-    samples = torch.rand(room // (2 if fits else 1) * config.samples_per_frame) - 0.5
+    seconds = room // (3 if fits else 1) / config.frame_rate
+    samples = speech(seconds, rate=config.sample_rate).samples
     turn = model.new_conversation().begin_turn(None, config.sample_rate)
     turn.push(samples)
     heard = turn.heard
@@ -137,8 +137,8 @@ def test_a_turn_for_which_others_are_dropped_is_heard_whole(model, monkeypatch):
         Dictation, "hear", lambda self, hidden: heard.append(len(hidden)) or plain(self, hidden)
     )
     config = model.checkpoint.codec.config
-    length = int(0.4 * model.max_input_columns) * config.samples_per_frame
-    audio = AudioClip(torch.rand(length) - 0.5, config.sample_rate)
+    seconds = 0.4 * model.max_input_columns / config.frame_rate
+    audio = speech(seconds, rate=config.sample_rate)
     conversation = model.new_conversation()
     for _ in range(3):
         heard.clear()

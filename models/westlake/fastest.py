@@ -19,7 +19,7 @@ LARGE_MODEL = 100_000_000  # weights
 MEASURED_BYTES = 1 << 27  # several times a processor's cache
 START_SECONDS = 1.0  # in which all threads that measure must have begun
 MEMORY_SHARE = 0.85  # of what memory allows, that decode steps in C reach
-CODEC_SECONDS = 0.11  # of work per second of speech, at full size
+CODEC_SECONDS = 0.16  # of work per second of speech, at full size
 MOST_WORK = 0.9  # seconds per second of speech: a tenth is to spare
 
 
