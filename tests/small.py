@@ -26,7 +26,8 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
     tokenizer = load_tokenizer(TINY, 10**6)
     semantic_id, end_id = (tokenizer.get_vocab()[token] for token in ("<|semantic|>", "<|im_end|>"))
     sizes = {
-        "vocab_size": max(tokenizer.get_vocab().values()) + 1,
+        # It writes nothing down of what it hears: the tokens for that, the last ones, are left out.
+        "vocab_size": len(tokenizer) - len(special_words(tokenizer, "heard")),
         "n_layer": 2,
         "n_head": 2,
         "dim": 32,
@@ -52,7 +53,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         sampling=SamplingConfig(),
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
-        heard_ids=special_words(tokenizer, "heard"),
+        heard_ids={},
         mark_ids=frozenset(),
         fingerprint="small",
     )
@@ -62,7 +63,9 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
 def marking(model: WestlakeModel) -> WestlakeModel:
     """The same, but what the embedded checkpoint writes without speaking it doesn't speak either,
     and it often does so."""
-    marks, plain = sorted(mark_ids(model.checkpoint.tokenizer)), model.checkpoint.model.text_logits
+    tokenizer, plain = model.checkpoint.tokenizer, model.checkpoint.model.text_logits
+    heard = special_words(tokenizer, "heard").values()
+    marks = sorted(mark_ids(tokenizer).difference(heard))
     likelier = torch.zeros(model.checkpoint.model.config.vocab_size)
     likelier[marks] = MARK_LOGIT
     marked = rigged(model, text_logits=lambda hidden: plain(hidden) + likelier)

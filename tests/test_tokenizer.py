@@ -46,7 +46,7 @@ def test_marks_are_what_a_reply_notes_of_the_turn(tiny, folder):
     added = tiny.get_added_vocab()
     topics = {id for token, id in added.items() if token.startswith("<|topic:")}
     assert len(topics) > 400 and any("." in tiny.decode([id]) for id in topics)
-    words = {*special_words(tiny, "user").values(), *special_words(tiny, "style").values()}
+    words = {id for kind in ("user", "style", "heard") for id in special_words(tiny, kind).values()}
     assert mark_ids(tiny) == topics | words | {added["<|user|>"]}
     before = mark_ids(load_tokenizer(folder, 10**6))
     backend = Tokenizer.from_file(str(folder / "tokenizer.json"))
