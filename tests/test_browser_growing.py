@@ -80,6 +80,7 @@ def test_who_reads_what_was_said_is_left_there(open_page: Pages, model: FakeMode
     with held(model):
         write(page, "你好")
         page.wait_for_function("document.querySelectorAll('.bot-row').length === 4")
+        page.wait_for_timeout(300)  # nobody scrolls in the frame in which a row appears
         page.evaluate("document.querySelector('#chat .log').scrollTop = 0")
     page.wait_for_function("window.pagePlayer.heard()?.seconds > 0.5")
     wait_for_reply(page, 4)
