@@ -182,7 +182,7 @@ def test_bfloat16(saved, model, monkeypatch, is_fast, head):
     for name, weight in checkpoint.codec.named_parameters():  # the codes stay exact
         assert weight.dtype == (head if name.startswith("head.") else torch.float32)
     vocoder = checkpoint.codec.head
-    assert (vocoder.native is not None or vocoder.conv_pre.packed is not None) == is_fast
+    assert (vocoder.packed is not None or vocoder.conv_pre.packed is not None) == is_fast
     logits, _ = checkpoint.model(torch.ones(1, 9, 4, dtype=torch.long))
     assert logits.dtype == torch.bfloat16
     assert logits.isfinite().all()

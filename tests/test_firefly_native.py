@@ -57,7 +57,7 @@ def packed(head: HiFiGANGenerator) -> HiFiGANGenerator:
     """The same vocoder in C."""
     other = in_bfloat16(head)
     other.pack(LIBRARY)
-    assert other.native is not None
+    assert other.packed is not None
     return other
 
 
@@ -113,7 +113,7 @@ def test_each_signal_needs_a_state(head: HiFiGANGenerator, num_states: int):
 
 def kept_by(module: HiFiGANGenerator | DownsampleFiniteScalarQuantize, num: int) -> StreamState:
     state = StreamState(num)
-    module.native.states(module, num, state)
+    module.packed.states(module, num, state)
     return state
 
 
@@ -132,7 +132,7 @@ def test_more_stages_than_it_takes_are_for_pytorch(head: HiFiGANGenerator):
     plain = longer(in_bfloat16(head))
     plain.load_state_dict(found.state_dict())
     found.pack(LIBRARY)
-    assert found.native is None
+    assert found.packed is None
     x = noise(1, LATENT_DIM, 3)
     torch.testing.assert_close(found(x), plain(x))
 
@@ -237,7 +237,7 @@ def test_a_library_is_not_used_where_pytorch_is_faster(
     plain = packed_codec(small_codec, None)
     monkeypatch.setattr(hifigan, "has_vocoder", lambda library: False)
     codec = packed_codec(small_codec, LIBRARY)
-    assert codec.head.native is None and codec.quantizer.native is None
+    assert codec.head.packed is None and codec.quantizer.packed is None
     assert codec.compiles_sizes
     codes, lengths = torch.arange(8 * 5).view(1, 8, 5), torch.tensor([5])
     assert torch.equal(codec.decode(codes, lengths)[0], plain.decode(codes, lengths)[0])
@@ -245,7 +245,7 @@ def test_a_library_is_not_used_where_pytorch_is_faster(
 
 def test_the_codec_streams_through_it(small_codec: FireflyArchitecture):
     codec = packed_codec(small_codec, LIBRARY)
-    assert codec.quantizer.native is not None
+    assert codec.quantizer.packed is not None
     codes = torch.arange(2 * 8 * 20).view(2, 8, 20) * 37 % 1000
     whole = codec.decode(codes, torch.tensor([20, 20]))[0]
     expected = small_codec.decode(codes, torch.tensor([20, 20]))[0]

@@ -133,14 +133,14 @@ class FireflyArchitecture(nn.Module):
             library: as for `HiFiGANGenerator.pack`; where the vocoder is in C, all of it is.
         """
         self.head.pack(library)
-        native = self.head.native
+        native = self.head.packed
         if native is not None and self.config.latent_dim % native.width == 0:
             self.quantizer.pack(native.compiled)
 
     @property
     def compiles_sizes(self) -> bool:
         """A number of frames that is new to the process takes far longer to decode."""
-        return self.head.native is None
+        return self.head.packed is None
 
     def _checked(self, codes: Tensor) -> Tensor:
         if codes.numel() and (codes.min() < 0 or codes.max() >= self.config.codebook_size):

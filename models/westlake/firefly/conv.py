@@ -5,6 +5,7 @@ order, which makes the whole vocoder about twice as fast in bfloat16.
 """
 
 from collections.abc import Callable
+from typing import Any, Self
 
 import torch
 import torch.nn.functional as F
@@ -33,7 +34,22 @@ class StreamState:
         return sum(buffer.numel() * buffer.element_size() for buffer in self.buffers.values())
 
 
-class FishConvNet(nn.Module):
+class Packable(nn.Module):
+    """Keeps in `packed` what it makes of final weights to be quick; weights that come or are
+    converted later undo it."""
+
+    packed: Any = None
+
+    def _apply(self, fn: Callable, recurse: bool = True) -> Self:
+        self.packed = None
+        return super()._apply(fn, recurse)
+
+    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
+        self.packed = None
+        super()._load_from_state_dict(*args, **kwargs)
+
+
+class FishConvNet(Packable):
     """Causal Conv1d (published part of that name).
 
     Left of the signal stand ``kernel_span - stride`` zeros, with
@@ -106,15 +122,6 @@ class FishConvNet(nn.Module):
             *([0, 0], [1, self.stride], [1, conv.dilation[0]], conv.groups),
             [1, conv.in_channels, 1, length],
         )
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> "FishConvNet":
-        self.packed = None
-        super()._apply(fn, recurse)
-        return self
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        self.packed = None
-        super()._load_from_state_dict(*args, **kwargs)
 
     def weight_norm(self) -> "FishConvNet":
         weight_norm(self.conv)

@@ -1,6 +1,5 @@
 """Latents -> wave: a causal HiFi-GAN generator (Kong et al., 2020, arXiv:2010.05646)."""
 
-from collections.abc import Callable
 from ctypes import CDLL
 
 import torch
@@ -10,7 +9,7 @@ from torch.utils.checkpoint import checkpoint
 
 from ...transformer.native import has_vocoder
 from .config import FireflyConfig
-from .conv import FishConvNet, FishTransConvNet, StreamState
+from .conv import FishConvNet, FishTransConvNet, Packable, StreamState
 from .native import NativeVocoder
 
 
@@ -48,7 +47,7 @@ class ParallelBlock(nn.Module):
         return sum(block(x, state) for block in self.blocks) / len(self.blocks)
 
 
-class HiFiGANGenerator(nn.Module):
+class HiFiGANGenerator(Packable):
     """Hidden [B, C, T] -> wave [B, 1, T * hop_length] in -1..1 (published part ``head``).
 
     Both are float32, whatever the dtype of its weights, in which it computes.
@@ -73,7 +72,7 @@ class HiFiGANGenerator(nn.Module):
                 ParallelBlock(channels, config.resblock_kernel_sizes, config.resblock_dilations)
             )
         self.conv_post = FishConvNet(channels, 1, kernel_size)
-        self.native: NativeVocoder | None = None
+        self.packed: NativeVocoder | None = None
         if weight_norm:
             for module in list(self.modules()):
                 if isinstance(module, (FishConvNet, FishTransConvNet)):
@@ -91,25 +90,16 @@ class HiFiGANGenerator(nn.Module):
                 all stages.
         """
         if library is not None and has_vocoder(library) and NativeVocoder.takes(library, self):
-            self.native = NativeVocoder(library, self)
+            self.packed = NativeVocoder(library, self)
             return
         for module in self.modules():
             if isinstance(module, FishConvNet):
                 module.pack()
 
-    def _apply(self, fn: Callable, recurse: bool = True) -> "HiFiGANGenerator":
-        self.native = None
-        super()._apply(fn, recurse)
-        return self
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        self.native = None
-        super()._load_from_state_dict(*args, **kwargs)
-
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
-        if self.native is not None:
-            states = self.native.states(self, len(x), state)
-            return self.native(x, states.unbind()).tanh_()
+        if self.packed is not None:
+            states = self.packed.states(self, len(x), state)
+            return self.packed(x, states.unbind()).tanh_()
         x = self.conv_pre(x.to(self.conv_pre.conv.weight.dtype), state)
         for up, block in zip(self.ups, self.resblocks):
             x = up(F.silu(x), state)

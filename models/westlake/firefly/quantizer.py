@@ -1,6 +1,6 @@
 """Latents <-> codes at a lower rate."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from ctypes import CDLL
 from typing import cast
 
@@ -9,13 +9,13 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from .config import FireflyConfig
-from .conv import FishConvNet, FishTransConvNet, StreamState
+from .conv import FishConvNet, FishTransConvNet, Packable, StreamState
 from .convnext import ConvNeXtBlock
 from .fsq import GroupedScalarQuantizer
 from .native import NativeRefinement
 
 
-class DownsampleFiniteScalarQuantize(nn.Module):
+class DownsampleFiniteScalarQuantize(Packable):
     """Lowers the rate, quantises each frame, and mirrors that (published part ``quantizer``)."""
 
     def __init__(self, config: FireflyConfig) -> None:
@@ -37,7 +37,7 @@ class DownsampleFiniteScalarQuantize(nn.Module):
         )
 
         self.register_buffer("table", None, persistent=False)
-        self.native: NativeRefinement | None = None
+        self.packed: NativeRefinement | None = None
 
     @torch.no_grad()
     def tabulate(self) -> None:
@@ -53,16 +53,7 @@ class DownsampleFiniteScalarQuantize(nn.Module):
 
         Weights that are loaded or converted later have to be packed again.
         """
-        self.native = NativeRefinement(library, self)
-
-    def _apply(self, fn: Callable, recurse: bool = True) -> "DownsampleFiniteScalarQuantize":
-        self.native = None
-        super()._apply(fn, recurse)
-        return self
-
-    def _load_from_state_dict(self, *args: object, **kwargs: object) -> None:
-        self.native = None
-        super()._load_from_state_dict(*args, **kwargs)
+        self.packed = NativeRefinement(library, self)
 
     def encode(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         """Hidden [B, C, T] -> codes [B, K, ceil(T / mels_per_frame)], long, 0..codebook_size-1."""
@@ -86,9 +77,9 @@ class DownsampleFiniteScalarQuantize(nn.Module):
         return x
 
     def _up(self, x: Tensor, state: StreamState | None) -> Tensor:
-        if self.native is not None:
-            states = self.native.states(self, len(x), state)
-            return self.native(x, states.unbind())
+        if self.packed is not None:
+            states = self.packed.states(self, len(x), state)
+            return self.packed(x, states.unbind())
         for conv, block in cast(Iterable[nn.ModuleList], self.upsample):
             x = block(conv(x, state), state)
         return x
