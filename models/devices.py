@@ -24,7 +24,18 @@ def find_device(name: str) -> torch.device:
         raise UserError("error_unknown_device", name=shown(name))
     if name == "cuda" and not torch.cuda.is_available():
         raise UserError("error_no_gpu")
-    return torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    device = torch.device("cuda" if name != "cpu" and torch.cuda.is_available() else "cpu")
+    if device.type == "cuda":
+        _settle_cuda()
+    return device
+
+
+def _settle_cuda() -> None:
+    """Set what PyTorch decides for the process: how a GPU attends and convolves."""
+    # cuDNN plans each length of its attention anew, and with every frame there is one more.
+    torch.backends.cuda.enable_cudnn_sdp(False)
+    # Rounded to 10 bits, float32 convolutions would make other codes of the same sound.
+    torch.backends.cudnn.allow_tf32 = False
 
 
 def check_dtype(name: str, device: torch.device) -> None:

@@ -1,13 +1,17 @@
 """CUDA graphs: what is recorded does the same, and where it does not it is left out."""
 
 import copy
+from contextlib import nullcontext
 from functools import partial
+from unittest.mock import Mock
 
 import pytest
 import torch
 from loguru import logger
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from models.devices import find_device
+from models.transformer.graphs import Graphed
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from models.westlake.dual_ar.engines import choose_engine
 from models.westlake.dual_ar.engines.choice import checked
@@ -93,15 +97,45 @@ def test_a_step_in_recorded_pieces_is_the_same(model):
     torch.testing.assert_close(steps_of(engine), expected, rtol=1e-5, atol=1e-6)
 
 
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+@pytest.mark.gpu
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
 @torch.inference_mode()
-def test_graphs_do_the_same(model):
-    model = copy.deepcopy(model).to("cuda")
+def test_graphs_do_the_same_bit_for_bit(model, dtype):
+    model = copy.deepcopy(model).to(find_device("cuda"), dtype)
     engine = GraphEngine(model)
-    torch.testing.assert_close(steps_of(engine), steps_of(EagerEngine(model)), rtol=1e-5, atol=1e-6)
+    for _ in range(2):  # recorded, and replayed
+        assert torch.equal(steps_of(engine), steps_of(EagerEngine(model)))
     for num_rows in (1, 3, 1):
-        some = inputs(num_rows, "cuda")
+        hidden, *others = inputs(num_rows, "cuda")
+        some = [hidden.to(dtype), *others]
         assert torch.equal(engine.draw_codes(*some), draw_codes(model, *some))
+
+
+class NoGraph:
+    """A CUDA graph where there is no GPU: what was recorded does nothing."""
+
+    def replay(self) -> None:
+        pass
+
+
+@pytest.fixture
+def no_gpu(monkeypatch) -> None:
+    """Graphs are recorded as on a GPU, by what does nothing."""
+    for name in ("Stream", "current_stream"):
+        monkeypatch.setattr(torch.cuda, name, Mock)
+    monkeypatch.setattr(torch.cuda, "CUDAGraph", NoGraph)
+    for name in ("stream", "graph"):
+        monkeypatch.setattr(torch.cuda, name, lambda *_, **options: nullcontext())
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_what_was_recorded_in_inference_mode_is_used_outside_of_it():
+    """Speech is read column by column outside of it, and replies are made inside."""
+    double = Graphed(lambda x: 2 * x)
+    with torch.inference_mode():
+        double(torch.ones(1, 3))
+    with torch.no_grad():
+        assert torch.equal(double(torch.ones(1, 3)), torch.full((1, 3), 2.0))
 
 
 class Broken(EagerEngine):

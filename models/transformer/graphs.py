@@ -46,7 +46,8 @@ class Graphed:
     def _record(
         self, inputs: tuple[Tensor, ...]
     ) -> tuple[torch.cuda.CUDAGraph, list[Tensor], Result]:
-        places = [tensor.clone() for tensor in inputs]
+        with torch.inference_mode(False):  # else they couldn't be written outside of that mode
+            places = [tensor.clone() for tensor in inputs]
         side = torch.cuda.Stream()
         side.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(side):
