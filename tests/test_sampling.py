@@ -6,7 +6,7 @@ from libraries import INSTRUCTION_SETS, library_for
 from parity import ASSETS
 from safetensors.torch import load_file
 
-from models.westlake.dual_ar import SamplingConfig
+from models.westlake.dual_ar import SamplingConfig, sampling
 from models.westlake.dual_ar.engines.native import NativeDraw
 from models.westlake.dual_ar.sampling import candidates, draw, draw_points, penalise
 
@@ -37,6 +37,13 @@ def test_probabilities_equal_published(with_window):
     torch.testing.assert_close(probs, expected, atol=1e-4, rtol=0)
 
 
+@pytest.fixture(params=["on a CPU", "on a GPU"])
+def device_kind(request, monkeypatch) -> None:
+    """Few and many candidates are found in the way of either device."""
+    monkeypatch.setattr(sampling, "_waits", lambda x: request.param == "on a GPU")
+
+
+@pytest.mark.usefixtures("device_kind")
 @pytest.mark.parametrize("scale", [0.0, 0.5, 4.0, 20.0])
 @pytest.mark.parametrize("top_p", [1e-6, 0.7, 0.99, 1.0])
 def test_large_vocabulary_is_not_cut_short(scale, top_p):
@@ -107,6 +114,7 @@ def test_native_draws_bear_logits_that_are_no_numbers(native_draw):
     assert (drawn >= 0).all() and (drawn < 3000).all() and drawn[1] != 7
 
 
+@pytest.mark.usefixtures("device_kind")
 def test_rows_have_their_own_settings():
     logits = torch.randn(3, 5000, generator=torch.Generator().manual_seed(0))
     logits[0, 7] = 30

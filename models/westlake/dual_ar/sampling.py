@@ -111,11 +111,11 @@ def candidates(
     is_small = vocab_size <= SORT_LIMIT
     top_scores, ids = scores.topk(vocab_size if is_small else NUM_CANDIDATES)
     mass = top_scores.exp().cumsum(-1)
-    if not is_small and not bool((mass[:, -1:] >= top_p).all()):
-        if num_rows == 1:
-            kept = scores >= _lowest_kept(scores, top_p)
-            ids = torch.arange(vocab_size, device=scores.device)[None]
-            return ids, (scores / temperature).masked_fill(~kept, -torch.inf).softmax(-1)
+    are_enough = mass[:, -1:] >= top_p
+    are_too_few = not is_small and not bool(are_enough.all())
+    if are_too_few and num_rows == 1:
+        return _of_all(scores, temperature, top_p)
+    if are_too_few and not _waits(scores):
         # row by row, so that no row's draw depends on the others
         settings = (torch.as_tensor(x).expand(num_rows, 1) for x in (temperature, top_p))
         rows = [candidates(*row) for row in zip(logits.split(1), *(x.split(1) for x in settings))]
@@ -126,11 +126,41 @@ def candidates(
         return ids, probs
     dropped = mass > top_p
     dropped[:, 0] = False
-    return ids, (top_scores / temperature).masked_fill(dropped, -torch.inf).softmax(-1)
+    probs = (top_scores / temperature).masked_fill(dropped, -torch.inf).softmax(-1)
+    if not are_too_few:
+        return ids, probs
+    missing = (0, vocab_size - NUM_CANDIDATES)
+    all_ids, all_probs = _of_all(scores, temperature, top_p)
+    return (
+        torch.where(are_enough, F.pad(ids, missing), all_ids),
+        torch.where(are_enough, F.pad(probs, missing), all_probs),
+    )
 
 
-def _lowest_kept(scores: Tensor, top_p: Tensor | float) -> float:
-    """The least log probability in [1, vocab] that top-p keeps: halving is cheaper than a sort."""
+def _of_all(
+    scores: Tensor, temperature: Tensor | float, top_p: Tensor | float
+) -> tuple[Tensor, Tensor]:
+    """As `candidates`, of log probabilities [B, vocab] whose likeliest tokens are too few."""
+    lowest = (_lowest_by_sorting if _waits(scores) else _lowest_by_halving)(scores, top_p)
+    kept = scores >= lowest
+    ids = torch.arange(scores.shape[1], device=scores.device).expand_as(scores)
+    return ids, (scores / temperature).masked_fill(~kept, -torch.inf).softmax(-1)
+
+
+def _waits(x: Tensor) -> bool:
+    """A look at one of its values waits for all that its device still has to do."""
+    return x.device.type != "cpu"
+
+
+def _lowest_by_sorting(scores: Tensor, top_p: Tensor | float) -> Tensor:
+    """The least log probabilities [B, 1] that top-p keeps of [B, vocab], without a look at them."""
+    likeliest = scores.sort(dim=-1, descending=True).values
+    num_kept = (likeliest.exp().cumsum(-1) <= top_p).sum(-1, keepdim=True).clamp(min=1)
+    return likeliest.gather(1, num_kept - 1)
+
+
+def _lowest_by_halving(scores: Tensor, top_p: Tensor | float) -> float:
+    """The same of [1, vocab]: on a CPU cheaper than a sort."""
     probs = scores.exp()
     fits = float(scores.max())
     too_low = fits - NEGLIGIBLE
