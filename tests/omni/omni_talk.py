@@ -7,6 +7,7 @@ from unittest.mock import patch
 import numpy as np
 import torch
 from omni_reference import Reference, reference
+from PIL import Image
 from transformers import WhisperFeatureExtractor
 
 from models.contract import ReplyChunk, ReplyOptions
@@ -23,6 +24,13 @@ def speech(seconds: float, seed: int = 0) -> torch.Tensor:
     generator = torch.Generator().manual_seed(seed)
     wave = torch.rand(int(seconds * RATE), generator=generator) - 0.5
     return wave * (1 + torch.sin(torch.arange(len(wave)) / 1500)) / 2
+
+
+def picture(width=90, height=60, seed=0) -> Image.Image:
+    """Spots of colour."""
+    generator = np.random.default_rng(seed)
+    small = generator.integers(0, 255, (4, 6, 3), dtype=np.uint8)
+    return Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR)
 
 
 @dataclass

@@ -23,8 +23,8 @@ from browser import (
 from gradio_client import Client, handle_file
 from gradio_client.exceptions import AppError
 from omni_small import END, PAD
-from omni_talk import LONG
-from test_omni_looking import picture, write_video
+from omni_talk import LONG, picture
+from test_omni_looking import write_video
 
 import app
 from generate import generate_long

@@ -10,8 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from omni_talk import SHORT
-from test_omni_looking import picture
+from omni_talk import SHORT, picture
 
 from generate import generate_long
 from models.audio import to_pcm16

@@ -5,7 +5,7 @@ import torch
 import torch.nn.functional as F
 from loguru import logger
 from omni_small import small_config
-from omni_talk import LONG, SHORT, ask
+from omni_talk import LONG, SHORT, ask, picture, speech
 from test_graph import record_in_fx
 from transformers.models.qwen2_5_omni import modeling_qwen2_5_omni as published
 
@@ -13,6 +13,8 @@ from models.omni import checkpoint as loading
 from models.omni.graphs import GraphedStep, checked, eager_step
 from models.omni.speech_model import OmniModel, load_omni
 from models.transformer import graphs
+
+SOUND = 1e-3  # of the loudest sample, in float32
 
 
 @pytest.fixture
@@ -60,8 +62,6 @@ def test_replies_of_recorded_steps_are_the_same(omni, graphed, recorded):
 
 def test_pictures_and_replies_side_by_side(omni, graphed):
     """Positions that are not those in the cache; pieces that two conversations share."""
-    from test_omni_looking import picture
-
     given = {"text": LONG, "image": picture(), "frames": 12}
     assert ask(graphed, **given).codes == ask(omni, **given).codes
     alone = [ask(omni, text=text, speaks=False, frames=12).ids for text in (LONG, SHORT)]
@@ -169,13 +169,33 @@ def test_graphs_are_for_gpus_and_can_be_switched_off(monkeypatch):
 
 
 @pytest.mark.gpu
-def test_graphs_do_the_same(folder):
-    model = load_omni(folder, "cuda", "float32", None)
-    checkpoint, width = model.checkpoint, model.checkpoint.language_model.config.hidden_size
-    step = GraphedStep(checkpoint.language_model)
-    caches = [checkpoint.new_caches()[0] for _ in range(2)]
-    for place in range(4):
-        positions = torch.tensor([[place], [3 * place], [7 - place]])
-        given = torch.randn(1, width, device="cuda"), positions
-        expected = eager_step(checkpoint.language_model, *given, caches[0])
-        torch.testing.assert_close(step(*given, caches[1]), expected, rtol=1e-4, atol=1e-5)
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_graphs_do_the_same_bit_for_bit(folder, dtype):
+    checkpoint = load_omni(folder, "cuda", dtype, None).checkpoint
+    models = checkpoint.language_model, checkpoint.talker.model
+    for model, *caches in zip(models, checkpoint.new_caches(), checkpoint.new_caches()):
+        step, dtype = checkpoint._graphed[model], model.norm.weight.dtype
+        for place in range(4):
+            positions = torch.tensor([[place], [3 * place], [7 - place]])
+            inputs = torch.randn(1, model.config.hidden_size, device="cuda", dtype=dtype)
+            expected = eager_step(model, inputs, positions, caches[0])
+            assert torch.equal(step(inputs, positions, caches[1]), expected)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["text", "sound", "picture"])
+def test_replies_on_a_gpu_are_those_on_the_cpu(omni, folder, kind, monkeypatch):
+    given = {
+        "text": {"text": LONG},
+        "sound": {"sound": speech(2.5)},
+        "picture": {"text": SHORT, "image": picture()},
+    }[kind]
+    expected = ask(omni, frames=60, **given)
+    for switch in ("1", "0"):
+        monkeypatch.setenv("WESTLAKE_CUDA_GRAPHS", switch)
+        model = load_omni(folder, "cuda", "float32", None)
+        found = ask(model, frames=60, **given)
+        assert bool(model.checkpoint._graphed) == (switch == "1")
+        assert (found.ids, found.codes) == (expected.ids, expected.codes)
+        error = abs(found.wave - expected.wave).max()
+        assert len(found.wave) and error <= SOUND * abs(expected.wave).max()

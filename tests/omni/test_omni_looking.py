@@ -9,8 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from omni_talk import LONG, ask, assert_same, features, published_answer
-from PIL import Image
+from omni_talk import LONG, ask, assert_same, features, picture, published_answer
 from transformers.models.qwen2_vl.image_processing_pil_qwen2_vl import Qwen2VLImageProcessorPil
 
 from models.audio import load_audio, resample
@@ -22,12 +21,6 @@ from models.omni.video import load_video
 
 SETTINGS = PatchSettings(patch=14, merge=2, frames=2)
 RATE = 16_000
-
-
-def picture(width=90, height=60, seed=0) -> Image.Image:
-    generator = np.random.default_rng(seed)
-    small = generator.integers(0, 255, (4, 6, 3), dtype=np.uint8)
-    return Image.fromarray(small).resize((width, height), Image.Resampling.BILINEAR)
 
 
 def write_video(path, seconds=2.5, sound=True, fps=8):
