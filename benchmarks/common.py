@@ -75,9 +75,9 @@ def load_parts(shape: str, dtype: str) -> tuple[Checkpoint, float]:
         return checkpoint, time.perf_counter() - started
 
 
-def memory_bandwidth(num_bytes: int = 1 << 30) -> float:
+def memory_bandwidth(num_bytes: int = 1 << 30, device: torch.device | str = "cpu") -> float:
     """Bytes a second that a large sum reads, the best of three."""
-    data = torch.ones(num_bytes // 4)
+    data = torch.ones(num_bytes // 4, device=device)
     data.sum()
     return max(num_bytes / seconds_of(data.sum) for _ in range(3))
 
@@ -96,9 +96,24 @@ def bytes_of(*modules: nn.Module) -> int:
 
 
 def seconds_of(work: Callable, *args) -> float:
+    """Of a call, and of what it gave a GPU to do."""
+    _wait_for_gpu()
     started = time.perf_counter()
     work(*args)
+    _wait_for_gpu()
     return time.perf_counter() - started
+
+
+def warm_seconds_of(work: Callable, *args) -> float:
+    """The same, on a GPU after a first call, which finds and loads what computes it."""
+    if torch.cuda.is_initialized():
+        work(*args)
+    return seconds_of(work, *args)
+
+
+def _wait_for_gpu() -> None:
+    if torch.cuda.is_initialized():
+        torch.cuda.synchronize()
 
 
 def report(name: str, figures: Mapping[str, object]) -> None:

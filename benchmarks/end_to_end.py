@@ -23,10 +23,19 @@ PIECE_SECONDS = 0.5
 LONG_SECONDS = 30.0
 
 
+@dataclasses.dataclass(frozen=True)
+class Times:
+    """Of a reply: seconds to its first frame and sound, and of work per second of speech."""
+
+    first_frame: float
+    first_sound: float
+    rtf: float
+
+
 def answer(
     model: SpeechModel, seconds: float, num_frames: int, seed: int, *, streamed: bool = True
-) -> tuple[float, float]:
-    """Seconds to the first sound, and seconds of work per second of speech.
+) -> Times:
+    """What a reply to that many seconds of noise takes.
 
     Speech that is not streamed comes at once, and is counted from its beginning.
     """
@@ -43,7 +52,8 @@ def answer(
     first = next(chunks)
     first_sound = time.perf_counter() - started
     samples = len(first.new_audio) + sum(len(chunk.new_audio) for chunk in chunks)
-    return first_sound, (time.perf_counter() - started) * rate / max(1, samples)
+    rtf = (time.perf_counter() - started) * rate / max(1, samples)
+    return Times(first.first_frame_seconds, first_sound, rtf)
 
 
 def main() -> None:
@@ -61,20 +71,22 @@ def main() -> None:
     for seed in range(options.runs):
         speeds.append(memory_bandwidth())
         runs.append(answer(model, options.seconds, options.frames, seed))
-    rtf = statistics.median(rtf for _, rtf in runs)
+    rtf = statistics.median(run.rtf for run in runs)
     assert isinstance(model, WestlakeModel)
     needed = model.frame_rate * bytes_per_step(model.checkpoint)  # bytes per second of speech
     long, short = (
-        statistics.median(answer(model, s, 4, seed)[0] for seed in range(5))
+        statistics.median(answer(model, s, 4, seed).first_sound for seed in range(5))
         for s in (LONG_SECONDS, 3)
     )
-    at_once = [answer(model, LONG_SECONDS, 4, seed, streamed=False)[0] for seed in range(3)]
+    at_once = [
+        answer(model, LONG_SECONDS, 4, seed, streamed=False).first_sound for seed in range(3)
+    ]
     report(
         "end_to_end",
         {
             "shape": options.shape,
             "dtype": model.dtype,
-            "first_sound_seconds": statistics.median(first for first, _ in runs),
+            "first_sound_seconds": statistics.median(run.first_sound for run in runs),
             "rtf": rtf,
             "rtf_over_memory_limit": rtf * statistics.median(speeds) / needed,
             "bandwidth_bytes_per_second": statistics.median(speeds),
