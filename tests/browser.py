@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.parse import urlsplit
 
@@ -23,6 +24,7 @@ MARKS = [
 ]
 EXAMPLE = Path(__file__).parent.parent / "examples" / "4-family.wav"
 PAUSE_SECONDS = 4.0
+NOWHERE = "http://127.0.0.1/nothing"
 
 # What the page's player gives to Web Audio: where each piece starts, its samples, and its end; and
 # every track of a microphone.
@@ -81,14 +83,15 @@ def chromium(folder: Path) -> Iterator[playwright.Browser]:
                 "--use-fake-device-for-media-stream",
                 "--use-fake-ui-for-media-stream",
                 f"--use-file-for-fake-audio-capture={path}",
+                "--process-per-site",  # a further window of a person's is ready in half the time
             ],
         )
         yield browser
         browser.close()
 
 
-def watch(context: playwright.BrowserContext, faults: list[str]) -> None:
-    """Note every error of a browser's pages, and what they ask of another machine."""
+def watch(context: playwright.BrowserContext, faults: list[str], origins: set[str]) -> None:
+    """Note every error of a browser's pages, whom they ask, and what of another machine."""
 
     def complained(message: playwright.ConsoleMessage) -> None:
         # That an answer is missing the network alone says, as tests cut it and refuse.
@@ -97,12 +100,71 @@ def watch(context: playwright.BrowserContext, faults: list[str]) -> None:
 
     def asked(request: playwright.Request) -> None:
         url = urlsplit(request.url)
+        origins.add(f"{url.scheme}://{url.netloc}")
         if url.hostname not in (None, "127.0.0.1"):
             faults.append(f"{request.url} was asked for")
 
     context.on("weberror", lambda error: faults.append(str(error.error)))
     context.on("console", complained)
     context.on("request", asked)
+
+
+@dataclass
+class Traces:
+    """How a browser was made, what went wrong in it, and whose pages it may keep something of."""
+
+    kind: str
+    faults: list[str] = field(default_factory=list)
+    origins: set[str] = field(default_factory=set)
+
+
+class People:
+    """Browsers of people, whose pages note their errors.
+
+    A new one takes three times as long to show the page as one that showed it before, so they are
+    used again, once all that they kept is deleted.
+    """
+
+    def __init__(self, browser: playwright.Browser) -> None:
+        self.browser = browser
+        self._traces: dict[playwright.BrowserContext, Traces] = {}
+        self._free: dict[str, list[playwright.BrowserContext]] = {}
+
+    def come(self, **options) -> playwright.BrowserContext:
+        """The browser of somebody who was never here; see `new_context` for the options."""
+        kind = repr(sorted(options.items()))
+        if self._free.get(kind):
+            return self._free[kind].pop()
+        context = self.browser.new_context(**options)
+        traces = self._traces[context] = Traces(kind)
+        watch(context, traces.faults, traces.origins)
+        return context
+
+    def leave(self, context: playwright.BrowserContext) -> list[str]:
+        """Somebody goes, and all that their browser kept; what went wrong in it."""
+        context.set_offline(False)
+        traces, pages = self._traces[context], pages_of(context)
+        if len(pages) == len(context.pages):  # its process goes on with a page that does nothing
+            empty = context.new_page()
+            empty.route(NOWHERE, lambda route: route.fulfill(body=""))
+            empty.goto(NOWHERE)
+        for page in pages:
+            page.close()
+        (empty,) = context.pages
+        storage = context.new_cdp_session(empty)
+        for origin in traces.origins:
+            storage.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
+        storage.detach()
+        context.clear_cookies()
+        self._free.setdefault(traces.kind, []).append(context)
+        faults = traces.faults.copy()
+        traces.faults.clear()
+        traces.origins.clear()
+        return faults
+
+
+def pages_of(context: playwright.BrowserContext) -> list[playwright.Page]:
+    return [page for page in context.pages if page.url != NOWHERE]
 
 
 class Pages:
@@ -112,10 +174,9 @@ class Pages:
     sign that its microphone is open.
     """
 
-    def __init__(self, browser: playwright.Browser, url: str) -> None:
-        self.browser, self.url = browser, url
+    def __init__(self, people: People, url: str) -> None:
+        self.people, self.url = people, url
         self.contexts: list[playwright.BrowserContext] = []
-        self.errors: list[str] = []
 
     def __call__(
         self,
@@ -126,30 +187,30 @@ class Pages:
         script: str = "",
         **options,
     ) -> playwright.Page:
-        context = self.browser.new_context(
+        context = self.people.come(
             locale=locale,
             permissions=["microphone", "clipboard-read", "clipboard-write"],
             viewport={"width": width, "height": height},
             **options,
         )
         self.contexts.append(context)
-        watch(context, self.errors)
-        context.add_init_script(LISTEN_IN)
-        if script:
-            context.add_init_script(script)
         page = context.new_page()
+        page.add_init_script(LISTEN_IN)
+        if script:
+            page.add_init_script(script)
         page.set_default_timeout(120_000)
         page.goto(address or self.url)
         wait_until_ready(page)
         return page
 
     def close(self) -> None:
+        errors = []
         for context in self.contexts:
-            for page in context.pages:
+            for page in pages_of(context):
                 if not page.evaluate(OPEN_IS_SEEN):
-                    self.errors.append("a microphone is open, and nobody sees it")
-            context.close()
-        assert self.errors == [], self.errors
+                    errors.append("a microphone is open, and nobody sees it")
+            errors += self.people.leave(context)
+        assert errors == [], errors
 
 
 def wait_until_ready(page: playwright.Page) -> None:

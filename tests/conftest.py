@@ -19,8 +19,7 @@ from models.mini_omni.speech_model import MiniOmniModel, load_mini_omni
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
 
 if TYPE_CHECKING:  # what few tests need is imported when one of them begins
-    from browser import Pages
-    from playwright.sync_api import Browser
+    from browser import Pages, People
 
     import app
 
@@ -60,12 +59,12 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 
 @pytest.fixture(scope="module")
-def browser(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Browser]:
-    """Chromium, whose microphone hears somebody speak."""
-    from browser import chromium
+def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
+    """Browsers, whose microphones hear somebody speak."""
+    from browser import People, chromium
 
     with chromium(tmp_path_factory.mktemp("microphone")) as browser:
-        yield browser
+        yield People(browser)
 
 
 @pytest.fixture(scope="module")
@@ -78,11 +77,11 @@ def ours(model: SpeechModel, request: pytest.FixtureRequest) -> Iterator[tuple[a
 
 
 @pytest.fixture
-def open_page(browser: Browser, ours: tuple[app.Page, str]) -> Iterator[Pages]:
+def open_page(people: People, ours: tuple[app.Page, str]) -> Iterator[Pages]:
     """Opens it in fresh windows; an error in one of them fails the test."""
     from browser import Pages
 
-    pages = Pages(browser, ours[1])
+    pages = Pages(people, ours[1])
     yield pages
     pages.close()
 

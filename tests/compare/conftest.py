@@ -5,27 +5,19 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 
 import pytest
-from browser import playwright, watch
+from browser import People, playwright
 
 
 @pytest.fixture
-def context(browser: playwright.Browser) -> Iterator[Callable[..., playwright.BrowserContext]]:
+def context(people: People) -> Iterator[Callable[..., playwright.BrowserContext]]:
     """Makes browsers of different people; an error in any page fails the test."""
-    contexts, errors = [], []
+    contexts = []
 
     def new(locale: str = "en-US", width: int = 1280, **options) -> playwright.BrowserContext:
-        context = browser.new_context(
-            locale=locale,
-            viewport={"width": width, "height": 844},
-            accept_downloads=True,
-            **options,
-        )
+        context = people.come(locale=locale, viewport={"width": width, "height": 844}, **options)
         context.set_default_timeout(120_000)
-        watch(context, errors)
         contexts.append(context)
         return context
 
     yield new
-    for context in contexts:
-        context.close()
-    assert errors == []
+    assert [error for context in contexts for error in people.leave(context)] == []

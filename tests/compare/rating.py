@@ -31,9 +31,12 @@ def build(page: playwright.Page, kind: str, texts: str) -> tuple[str, str]:
     ).input_value()
 
 
-def begin(context: playwright.BrowserContext, url: str, code: str, name: str) -> playwright.Page:
+def begin(
+    context: playwright.BrowserContext, url: str, code: str, name: str, script: str = ""
+) -> playwright.Page:
     """A rater follows the link that they were sent."""
     page = context.new_page()
+    page.add_init_script(script)
     page.goto(f"{url}?test={code}")
     page.get_by_label("Your name").fill(name)
     page.click("text=Begin")

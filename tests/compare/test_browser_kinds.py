@@ -39,9 +39,7 @@ def test_a_difference_is_heard_or_guessed(context, tmp_path: Path):
         maker = opened(context(), url)
         code, _ = build(maker, "abx", "one\ntwo\nthree")
         for name, is_right in (("Ann", True), ("Bob", False)):
-            rater = context()
-            rater.add_init_script(KEEP_SOUNDS)
-            page = begin(rater, url, code, name)
+            page = begin(context(), url, code, name, KEEP_SOUNDS)
             total = int(page.inner_text(".trial .count").split()[-1])
             for _ in range(total):
                 a, b, x = page.evaluate("window.fetched.splice(0)")
