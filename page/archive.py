@@ -23,7 +23,7 @@ DESCRIPTION, STATE = "conversation.json", "conversation"
 MAX_TURNS = 200
 MAX_DIRECTORY = 256 * 1024  # bytes
 END = struct.Struct("<4s4H2IH")  # a zip file's last bytes, without a comment
-MAX_TEXT = 10_000  # characters of a reply
+ENTRY_BYTES = 512  # that a zip file takes at most to name one of its files, and to pack it
 # Endings of what users show: browsers take a file for nothing else by them.
 SHOWN = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"),
@@ -34,34 +34,87 @@ SYLLABLE = 7  # characters of pinyin at most, with its blank
 
 
 def write_archive(
-    path: Path, model: SpeechModel, turns: list[ShownTurn], state: Path, settings: dict[str, Any]
-) -> None:
-    """Write a conversation.
+    path: Path,
+    model: SpeechModel,
+    turns: list[ShownTurn],
+    state: Path,
+    settings: dict[str, Any],
+    limits: Limits,
+) -> int:
+    """Write a conversation: all of it, or as many of its last turns as `read_archive` takes.
 
     Args:
         path: of the zip file.
         state: the conversation's own file.
         settings: as the page has them now.
+
+    Returns:
+        How many turns were left out, the first ones.
+
+    Raises:
+        UserError: not even the last turn can be read again.
     """
+    about = {
+        "format": FORMAT,
+        "model": model.name,
+        "sample_rate": model.sample_rate,
+        "settings": settings,
+        "turns": [],
+    }
+    state_bytes = state.stat().st_size + ENTRY_BYTES
+    num_kept = _num_fitting(turns, _num_bytes(about), state_bytes, limits)
+    if not num_kept:
+        size = limits.max_upload_bytes / MIB
+        raise UserError("error_too_large_to_save", limit=f"{size:g} MB")
+    num_left_out = len(turns) - num_kept
+    entries = [_entry(*numbered) for numbered in enumerate(turns[num_left_out:], 1)]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
-        entries = [_write_turn(archive, number, turn) for number, turn in enumerate(turns, 1)]
-        about = {
-            "format": FORMAT,
-            "model": model.name,
-            "sample_rate": model.sample_rate,
-            "settings": settings,
-            "turns": entries,
-        }
-        archive.writestr(DESCRIPTION, json.dumps(about, ensure_ascii=False, indent=1))
+        for _, files in entries:
+            for name, file in files.items():
+                archive.write(file, name)
+        about["turns"] = [entry for entry, _ in entries]
+        archive.writestr(DESCRIPTION, _description(about))
         archive.write(state, STATE)
+    return num_left_out
 
 
-def _write_turn(archive: zipfile.ZipFile, number: int, turn: ShownTurn) -> dict[str, Any]:
+def _num_fitting(turns: list[ShownTurn], about_bytes: int, state_bytes: int, limits: Limits) -> int:
+    """How many of the last turns can be uploaded and read again, beside what is always there."""
+    text_room = MIB - about_bytes
+    room = limits.max_upload_bytes - about_bytes - state_bytes - ENTRY_BYTES
+    sound_room = limits.max_user_bytes
+    if room < 0:
+        return 0
+    for number, turn in enumerate(reversed(turns)):
+        entry, files = _entry(1, turn)
+        text_bytes = _num_bytes({"turns": [entry]})
+        sound_bytes = sum(file.stat().st_size for file in files.values())
+        text_room, sound_room = text_room - text_bytes, sound_room - sound_bytes
+        room -= text_bytes + sound_bytes + ENTRY_BYTES * len(files)
+        if number == MAX_TURNS or min(room, text_room, sound_room) < 0:
+            return number
+    return len(turns)
+
+
+def _description(about: dict[str, Any]) -> str:
+    return json.dumps(about, ensure_ascii=False, indent=1)
+
+
+def _num_bytes(about: dict[str, Any]) -> int:
+    return len(_description(about).encode())
+
+
+def _entry(number: int, turn: ShownTurn) -> tuple[dict[str, Any], dict[str, Path]]:
+    """A turn's description, and its files by their names in the archive."""
+    files = {}
+
     def add(path: str | None, who: str) -> str | None:
         if not path or not Path(path).is_file():
             return None
-        name = f"{number:03d}-{who}{Path(path).suffix}"
-        archive.write(path, name)
+        ending = Path(path).suffix
+        allowed = SHOWN.get(who, (ending,))  # a picture is known by its content, whatever its name
+        name = f"{number:03d}-{who}{ending if ending.lower() in allowed else allowed[0]}"
+        files[name] = Path(path)
         return name
 
     return {
@@ -83,7 +136,7 @@ def _write_turn(archive: zipfile.ZipFile, number: int, turn: ShownTurn) -> dict[
         "heard": turn.heard,
         "stopped": turn.stopped,
         "rating": turn.rating,
-    }
+    }, files
 
 
 def read_archive(
@@ -186,7 +239,7 @@ def _read_turn(
         _text(entry["text"], limits.max_text_characters), audio, model.sample_rate, audio_seconds
     )
     turn.image, turn.video = seen("image"), seen("video")
-    turn.reply = _text(entry["reply"], MAX_TEXT)
+    turn.reply = _text(entry["reply"], MIB)
     turn.reply_audio, turn.seconds = sound(
         entry["reply_audio"], limits.max_reply_seconds + 10, "reply.wav"
     )

@@ -29,19 +29,25 @@ class Saving:
     def save(self, request: gr.Request, given, *settings) -> dict:
         """Make the conversation a file to download."""
         session, showing = self.showing.session(request), self.showing
-        if session is None or not session.turns or session.transcript.state is None:
+        turns = [turn for turn in session.turns if turn.ended] if session else []
+        if session is None or not turns or session.transcript.state is None:
             fault = showing.fault(UserError("error_nothing_to_save"))
             return {showing.taken: gr.skip(), **fault}
-        kept, files, state = (
-            showing.settings.kept(settings),
-            session.files,
-            session.transcript.state,
-        )
-        path = files.new_folder() / ARCHIVE
-        turns = [turn for turn in session.turns if turn.ended]
-        write_archive(path, session.model, turns, state, kept)
-        files.add(path, session.owner)
-        return {showing.taken: json.dumps({"saved": str(path)}), showing.status: words.status()}
+        kept, state = showing.settings.kept(settings), session.transcript.state
+        num_left_out = 0
+
+        def write(path: Path) -> None:
+            nonlocal num_left_out
+            num_left_out = write_archive(path, session.model, turns, state, kept, session.limits)
+
+        try:
+            path = session.files.make(ARCHIVE, write, session.owner)
+        except UserError as error:
+            return {showing.taken: gr.skip(), **showing.fault(error)}
+        status = words.status()
+        if num_left_out:
+            status = words.status("note", "saved_in_part", count=num_left_out)
+        return {showing.taken: json.dumps({"saved": path}), showing.status: status}
 
     def load(self, request: gr.Request, given) -> tuple:
         """Go on with a conversation from a file; gives chat, status and the settings."""

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 import soundfile
 from fake_model import FakeModel, OtherModel
+from page_client import Visitor, function, served
+from strangers import SETTINGS, written
 
 from models.errors import UserError
 from page.archive import read_archive, write_archive
@@ -41,7 +43,7 @@ def session(model: FakeModel, tmp_path: Path) -> Iterator[Session]:
 
 @pytest.fixture
 def new_file(tmp_path: Path) -> Callable[[str], Path]:
-    numbers = iter(range(100))
+    numbers = iter(range(1000))
 
     def new_file(name: str) -> Path:
         folder = tmp_path / f"new{next(numbers)}"
@@ -64,7 +66,7 @@ def saved(session: Session, model: FakeModel, tmp_path: Path) -> Path:
     list(session.again(session.turns[1].name))
     session.turns[0].rating = 1
     path = tmp_path / "conversation.zip"
-    write_archive(path, model, session.turns, session.transcript.state, {"style": ""})
+    write_archive(path, model, session.turns, session.transcript.state, {"style": ""}, LIMITS)
     return path
 
 
@@ -92,7 +94,7 @@ def test_what_was_shown_and_compared_comes_back(
     *_, turn = session.answer(None, "看", image=str(shown))
     list(session.beside(turn.name, other, "other:float32"))
     path = tmp_path / "conversation.zip"
-    write_archive(path, model, session.turns, session.transcript.state, {})
+    write_archive(path, model, session.turns, session.transcript.state, {}, LIMITS)
     _, (first, second), _, _ = read_archive(str(path), model, LIMITS, new_file)
     assert Path(first.image).suffix == ".png" and Path(first.image).read_bytes() == b"a picture"
     assert (second.beside, second.model) == (first.name, "other:float32")
@@ -181,7 +183,7 @@ def test_all_that_was_heard_in_the_longest_speech_comes_back(
     model.heard = " ".join(["zhuang"] * int(LIMITS.max_audio_seconds * model.frame_rate))
     list(session.answer(str(speech), ""))
     path = tmp_path / "conversation.zip"
-    write_archive(path, model, session.turns, session.transcript.state, {})
+    write_archive(path, model, session.turns, session.transcript.state, {}, LIMITS)
     _, (turn,), _, _ = read_archive(str(path), model, LIMITS, new_file)
     assert turn.heard == model.heard and len(turn.heard) > 1000
 
@@ -194,6 +196,90 @@ def test_an_archive_of_before_has_nothing_heard(saved: Path, model: FakeModel, n
     path = changed(saved, conversation_json=json.dumps(about).encode())
     _, turns, _, _ = read_archive(str(path), model, LIMITS, new_file)
     assert {turn.heard for turn in turns} == {None}
+
+
+def shown(number: int, **fields: object) -> ShownTurn:
+    turn = ShownTurn(f"turn {number}", None, 16_000, ended=True)
+    for name, value in fields.items():
+        setattr(turn, name, value)
+    return turn
+
+
+@pytest.mark.parametrize(
+    ("num_turns", "fields", "limits"),
+    [
+        (205, {}, {}),
+        (100, {"reply": "长" * 11_000}, {}),
+        (60, {"reply": "\x01" * 4_000}, {}),
+        (3, {"seconds": 12}, {}),
+        (3, {"seconds": 12}, {"max_upload_bytes": 4 << 20, "max_user_bytes": 1 << 20}),
+    ],
+    ids=["turns", "long replies", "escaped", "file", "sounds"],
+)
+def test_what_is_written_can_be_read(
+    model: FakeModel, tmp_path: Path, new_file, num_turns: int, fields: dict, limits: dict
+):
+    """Of a conversation that is too long, its end."""
+    limits = Limits(max_audio_seconds=10, **{"max_upload_bytes": 1 << 20, **limits})
+    turns = [shown(number, **fields) for number in range(num_turns)]
+    noise = np.random.default_rng(0).uniform(-0.5, 0.5, 16_000 * fields.get("seconds", 0))
+    for turn in turns if len(noise) else []:
+        turn.reply_audio = str(tmp_path / f"{turn.text}.wav")
+        soundfile.write(turn.reply_audio, noise, 16_000)
+    model.new_conversation().save(tmp_path / "state")
+    path = tmp_path / "conversation.zip"
+    num_left_out = write_archive(path, model, turns, tmp_path / "state", {}, limits)
+    assert path.stat().st_size <= limits.max_upload_bytes
+    _, read, _, _ = read_archive(str(path), model, limits, new_file)
+    assert 0 < num_left_out < num_turns
+    assert [turn.text for turn in read] == [turn.text for turn in turns[num_left_out:]]
+    assert [turn.reply for turn in read] == [turn.reply for turn in turns[num_left_out:]]
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"), [("image", "a.jfif"), ("video", "a"), ("image", "A.PNG")]
+)
+def test_a_picture_of_another_ending_can_be_read(
+    model: FakeModel, tmp_path: Path, new_file, kind: str, name: str
+):
+    (tmp_path / name).write_bytes(b"seen")
+    model.new_conversation().save(tmp_path / "state")
+    turn = shown(1, **{kind: str(tmp_path / name)})
+    path = tmp_path / "conversation.zip"
+    assert write_archive(path, model, [turn], tmp_path / "state", {}, LIMITS) == 0
+    _, (read,), _, _ = read_archive(str(path), model, LIMITS, new_file)
+    assert Path(getattr(read, kind)).read_bytes() == b"seen"
+
+
+def test_the_page_tells_what_it_could_not_save(monkeypatch: pytest.MonkeyPatch):
+    with served(FakeModel()) as (page, url):
+        visitor = Visitor(url)
+
+        def save() -> str:
+            return str(visitor.run(function(page, "save"), [{}, *SETTINGS])["output"]["data"])
+
+        assert "nothing to save yet" in save()
+        for text in ("第一句", "第二句"):
+            assert visitor.run(function(page, "answer"), written(text))["success"]
+        said = save()
+        assert "conversation.zip" in said and "without the first" not in said
+        monkeypatch.setattr("page.archive.MAX_TURNS", 1)
+        said = save()
+        assert "conversation.zip" in said and "without the first 1 turns" in said
+        monkeypatch.setattr("page.archive.MAX_TURNS", 0)
+        said = save()
+        assert "conversation.zip" not in said and "can be uploaded again" in said
+
+
+@pytest.mark.parametrize("large", ["state", "turn"])
+def test_what_can_never_be_read_again_is_not_written(model: FakeModel, tmp_path: Path, large: str):
+    state = tmp_path / "state"
+    state.write_bytes(b" " * (LIMITS.max_upload_bytes if large == "state" else 1))
+    turn = shown(1, reply="长" * (400_000 if large == "turn" else 1))
+    with pytest.raises(UserError, match="begin a new conversation") as told:
+        write_archive(tmp_path / "conversation.zip", model, [turn], state, {}, LIMITS)
+    assert told.value.code == "error_too_large_to_save"
+    assert not (tmp_path / "conversation.zip").exists()
 
 
 def test_what_is_no_archive_is_told(saved: Path, model: FakeModel, new_file, tmp_path: Path):
