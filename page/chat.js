@@ -68,11 +68,10 @@ function gloss(known) {
 function seen(tag, path) {
   const made = document.createElement(tag);
   const what = tag === "img" ? words.picture_shown : words.video_shown;
-  const wasAtEnd = isAtEnd;
   made.onerror = () => made.replaceWith(make("p", "gone", words.not_shown.replace("{what}", what)));
   made.onload = made.onloadedmetadata = () => {
     if (made.videoWidth === 0) made.onerror(); // its sound alone is understood
-    if (wasAtEnd) toEnd();
+    if (isAtEnd) toEnd();
   };
   if (tag === "img") made.alt = what;
   else [made.controls, made.preload, made.ariaLabel] = [true, "metadata", what];

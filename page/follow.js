@@ -3,20 +3,27 @@
 const log = element.querySelector(".log");
 const NEAR = 140; // pixels from the end
 let isAtEnd = true; // where the reader is, or was before more came
+let top = 0; // as it was last scrolled to
 let ending = false;
 let following = false;
 
 log.addEventListener("scroll", () => {
-  isAtEnd = log.scrollHeight - log.scrollTop - log.clientHeight < NEAR;
+  if (log.scrollTop === top) return; // toEnd did it, and more may have come since
+  top = log.scrollTop;
+  isAtEnd = log.scrollHeight - top - log.clientHeight < NEAR;
 });
 
-// At most once a frame: to know a size, the browser lays the page out.
+// At most once a frame: to know a size, the browser lays the page out. Who scrolls up before it
+// comes to that stays there.
 function toEnd() {
+  isAtEnd = true;
   if (ending) return;
   ending = true;
   requestAnimationFrame(() => {
     ending = false;
+    if (!isAtEnd) return;
     log.scrollTop = log.scrollHeight;
+    top = log.scrollTop;
   });
 }
 

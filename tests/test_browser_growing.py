@@ -28,6 +28,18 @@ COUNT = """() => {
   };
 }"""
 
+# In the very frame in which a reply's row comes.
+SCROLL_UP = """() => {
+  const log = document.querySelector("#chat .log");
+  const number = log.querySelectorAll(".bot-row").length + 1;
+  new MutationObserver((_, observer) => {
+    if (log.querySelectorAll(".bot-row").length < number) return;
+    observer.disconnect();
+    log.scrollTop = 0;
+    requestAnimationFrame(() => requestAnimationFrame(() => (window.scrolled = true)));
+  }).observe(log, { childList: true, subtree: true });
+}"""
+
 
 @pytest.fixture(scope="module")
 def model() -> FakeModel:
@@ -77,11 +89,10 @@ def test_who_reads_what_was_said_is_left_there(open_page: Pages, model: FakeMode
         wait_for_reply(page, number)
         page.keyboard.press("Escape")
     page.wait_for_function("document.querySelector('#chat .log').scrollTop > 200")
+    page.evaluate(SCROLL_UP)
     with held(model):
         write(page, "你好")
-        page.wait_for_function("document.querySelectorAll('.bot-row').length === 4")
-        page.wait_for_timeout(300)  # nobody scrolls in the frame in which a row appears
-        page.evaluate("document.querySelector('#chat .log').scrollTop = 0")
+        page.wait_for_function("window.scrolled")
     page.wait_for_function("window.pagePlayer.heard()?.seconds > 0.5")
     wait_for_reply(page, 4)
     assert page.evaluate("document.querySelector('#chat .log').scrollTop") == 0
