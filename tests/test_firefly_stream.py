@@ -106,7 +106,7 @@ def test_full_size_stream_equals_offline(full_codec: FireflyArchitecture):
         full_codec,
         golden["wav"][:1, :, :25900],  # 50 mels and a part of one: 12.5 code frames
         golden["decode_codes"][:1, :, :6],
-        num=30,
+        num=10,
         max_pieces=6,
     )
 

@@ -175,11 +175,18 @@ def test_an_engine_that_fails_or_differs_is_left_out_with_a_warning(model, fault
         assert checked(Broken(model, fault), eager) is eager
         (line,) = lines
         assert "the broken engine is left out" in line and said in line
-        good = GraphEngine(model, record_in_fx)
-        assert checked(good, eager) is good
     finally:
         logger.remove(sink)
-    assert len(lines) == 1
+
+
+def test_an_engine_that_does_the_same_is_taken_without_a_word(model):
+    good, lines = GraphEngine(model, record_in_fx), []
+    sink = logger.add(lines.append, level="WARNING")
+    try:
+        assert checked(good, EagerEngine(model)) is good
+    finally:
+        logger.remove(sink)
+    assert lines == []
 
 
 CHECKED = "models.westlake.dual_ar.engines.choice.checked"
