@@ -20,10 +20,10 @@ from models.hub import public_name
 
 from .calls import visitor_of
 from .checks import check_text, reply_options
+from .hearing import read_speech
 from .limiter import READER_SECONDS, Readers
 from .metrics import measured
 from .once_more import new_conversation
-from .session import read_speech
 from .sessions import Sessions
 from .told import api_error, told
 from .turn import ShownTurn

@@ -13,6 +13,7 @@ from models.errors import UserError
 
 from . import words
 from .checks import reply_options
+from .once_more import beside
 from .shelf import Shelf, offer_of
 from .showing import Showing, Steps, object_of
 
@@ -54,7 +55,7 @@ class Comparing:
         options = self._options(model, wish, self.showing.settings.kept(settings))
         yield {self.showing.status: words.status("busy", "thinking")}
         yield from self.showing.reply(
-            session, lambda: session.beside(wish.get("turn"), model, name, **options)
+            session, lambda: beside(session, wish.get("turn"), model, name, **options)
         )
 
     def _options(

@@ -6,9 +6,10 @@ import time
 from collections.abc import Mapping
 from threading import Event, Lock
 
-from models.audio import AudioClip
+from models.audio import AudioClip, load_audio
 from models.contract import Conversation
 from models.errors import UserError
+from models.level import level_speech
 
 from .limiter import Limiter
 from .limits import Limits
@@ -165,3 +166,12 @@ class Hearing:
             max_seconds=self._limits.max_audio_seconds,
             shown=shown,
         )
+
+
+def read_speech(path: str, limits: Limits) -> AudioClip:
+    """A sound file's speech, its level raised if it is quiet.
+
+    Raises:
+        UserError: as `load_audio`, or there is no speech in it.
+    """
+    return level_speech(load_audio(path, limits.max_audio_seconds, limits.max_upload_bytes))

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import BoundedSemaphore, Condition
+from collections.abc import Generator, Iterator
+from contextlib import ExitStack, contextmanager
+from threading import BoundedSemaphore, Condition, Event
 
 from models.errors import UserError
 
 READER_SECONDS = 3.0  # from a call to the connection that reads its answer
+PATIENT_SECONDS = 120.0  # that what was said live waits for a slot, as nobody wants to repeat it
+NOTICE_SECONDS = 2.0  # after which one who waits is told, again and again
 MAX_CALLED = 1000  # sessions whose last call is remembered
 
 
@@ -39,6 +41,32 @@ class Limiter:
         """
         with _held(self._replies, self.wait_seconds if seconds is None else seconds):
             yield
+
+    def reply_when_free(
+        self, slot: ExitStack, stop: Event, patient: bool
+    ) -> Generator[None, None, bool]:
+        """Enter a slot for a reply, held as long as `slot` is open.
+
+        Args:
+            stop: set once another turn has begun.
+            patient: wait long; None comes while it waits.
+
+        Returns:
+            Whether it was entered: False after a stop.
+
+        Raises:
+            UserError: none became free in time.
+        """
+        end = time.monotonic() + PATIENT_SECONDS
+        while not stop.is_set():
+            try:
+                slot.enter_context(self.reply(NOTICE_SECONDS if patient else None))
+                return True
+            except UserError:
+                if not patient or time.monotonic() > end:
+                    raise
+            yield None
+        return False
 
     @contextmanager
     def listening(self, seconds: float | None = None) -> Iterator[None]:

@@ -2,12 +2,18 @@
 
 from __future__ import annotations
 
+from collections.abc import Generator
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from models.contract import Conversation, SpeechModel, SystemPrompts
 from models.errors import UserError
 
+from .hearing import read_speech
 from .turn import ShownTurn
+
+if TYPE_CHECKING:
+    from .session import Session
 
 
 @dataclass(frozen=True)
@@ -34,7 +40,61 @@ class OnceMore:
             turn.model, turn.beside = self.label, self.turn.name
 
 
-def once_more(
+def again(session: Session, name: object, **options) -> Generator[ShownTurn | None]:
+    """Answer a turn once more, from where the conversation was then; as `Session.answer`.
+
+    If it is the last turn, the conversation goes on from the new reply.
+
+    Args:
+        name: of the turn.
+
+    Raises:
+        UserError: as `Session.answer`; there is no such turn, or what was before it is not kept.
+    """
+    yield from _answer(session, name, session.model, None, options)
+
+
+def beside(
+    session: Session, name: object, model: SpeechModel, label: str, **options
+) -> Generator[ShownTurn | None]:
+    """Answer a turn once more to compare the replies; the conversation goes on as it was.
+
+    A checkpoint that can't read the conversation answers without what was said before.
+
+    Args:
+        name: of the turn.
+        model: that answers.
+        label: its name, as it is shown.
+
+    Raises:
+        UserError: as `again`.
+    """
+    yield from _answer(session, name, model, label, options)
+
+
+def _answer(
+    session: Session, name: object, model: SpeechModel, label: str | None, options: dict
+) -> Generator[ShownTurn | None]:
+    """Answer a turn once more, as `again`, or where there is a `label` as `beside`."""
+    turn = session.transcript.turn(name)
+    if not turn.can_repeat:
+        raise UserError("error_cannot_repeat")
+    stop = session.hearing.take_floor(session.limits.wait_seconds)
+    if stop is None:
+        return
+    try:
+        more = _once_more(turn, model, session.system, session.model, label)
+        clip = read_speech(turn.audio, session.limits) if turn.audio else None
+    except BaseException:
+        session.floor.give()
+        raise
+    yield from session.reply_to(
+        clip, turn.text, turn.audio, stop, image=turn.image, video=turn.video,
+        again=more, **options,
+    )  # fmt: skip
+
+
+def _once_more(
     turn: ShownTurn, model: SpeechModel, system: str | None, own: SpeechModel, label: str | None
 ) -> OnceMore:
     """Prepare to answer a turn once more.

@@ -10,24 +10,20 @@ from pathlib import Path
 from threading import Event
 
 from generate import generate_long
-from models.audio import AudioClip, load_audio
+from models.audio import AudioClip
 from models.contract import Conversation, ReplyChunk, SpeechModel, SystemPrompts, UserTurn
 from models.errors import UserError
-from models.level import level_speech
 
 from .files import Files
-from .hearing import Hearing
+from .hearing import Hearing, read_speech
 from .limiter import Limiter
 from .limits import Limits
 from .listener import Floor
 from .metrics import measured
-from .once_more import OnceMore, new_conversation, once_more
+from .once_more import OnceMore, new_conversation
 from .shelf import label_of
 from .transcript import CLOSE_SECONDS, Transcript
 from .turn import ShownTurn
-
-PATIENT_SECONDS = 120.0  # that what was said live waits for a slot, as nobody wants to repeat it
-NOTICE_SECONDS = 2.0  # after which one who waits is told, again and again
 
 
 class Session:
@@ -38,6 +34,7 @@ class Session:
     Fields:
         transcript: what was said.
         hearing: the microphone, and a recording that is read before it is sent.
+        floor: whose turn is under way.
 
     Args:
         owner: the visitor, as `files` knows them.
@@ -60,8 +57,8 @@ class Session:
         self.conversation = model.new_conversation()
         self.system: str | None = ""  # how the model shall be; None if it isn't known
         self.transcript = Transcript(owner, files)
-        self._floor = Floor()
-        self.hearing = Hearing(self._floor, limiter, limits)
+        self.floor = Floor()
+        self.hearing = Hearing(self.floor, limiter, limits)
 
     @property
     def turns(self) -> list[ShownTurn]:
@@ -70,7 +67,7 @@ class Session:
     @property
     def is_busy(self) -> bool:
         """A turn is under way."""
-        return not self._floor.is_free
+        return not self.floor.is_free
 
     def interrupt(self) -> None:
         """Let the reply or the listening that is under way end; returns at once."""
@@ -78,9 +75,9 @@ class Session:
 
     def wait(self) -> bool:
         """Whether no turn is under way any more, soon after `interrupt`."""
-        if not self._floor.take(Event(), CLOSE_SECONDS):
+        if not self.floor.take(Event(), CLOSE_SECONDS):
             return False
-        self._floor.give()
+        self.floor.give()
         return True
 
     def reset(self) -> None:
@@ -143,7 +140,7 @@ class Session:
         try:
             yield
         finally:
-            self._floor.give()
+            self.floor.give()
 
     def close(self) -> None:
         """Free what the session holds."""
@@ -192,7 +189,7 @@ class Session:
             listener = self.hearing.take_prepared(audio)
         if listener:
             if turn := listener.finish(self.hearing.seconds):
-                yield from self._reply(turn, "", audio, listener.stop, **options)
+                yield from self.reply_to(turn, "", audio, listener.stop, **options)
             return
         stop = self.hearing.take_floor(self.limits.wait_seconds)
         if stop is None:
@@ -200,9 +197,9 @@ class Session:
         try:
             clip = read_speech(audio, self.limits) if audio else None
         except BaseException:
-            self._floor.give()
+            self.floor.give()
             raise
-        yield from self._reply(clip, text, audio, stop, image=image, video=video, **options)
+        yield from self.reply_to(clip, text, audio, stop, image=image, video=video, **options)
 
     def answer_clip(
         self, clip: AudioClip | None, text: str, *, system: str, **options
@@ -224,56 +221,9 @@ class Session:
             if system != self.system and not self.turns:
                 self._begin_with(system)
         except BaseException:
-            self._floor.give()
+            self.floor.give()
             raise
-        yield from self._reply(clip, text, None, stop, **options)
-
-    def again(self, name: object, **options) -> Generator[ShownTurn | None]:
-        """Answer a turn once more, from where the conversation was then; as `answer`.
-
-        If it is the last turn, the conversation goes on from the new reply.
-
-        Raises:
-            UserError: as `answer`; there is no such turn, or what was before it is not kept.
-        """
-        yield from self._once_more(name, self.model, None, options)
-
-    def beside(
-        self, name: object, model: SpeechModel, label: str, **options
-    ) -> Generator[ShownTurn | None]:
-        """Answer a turn once more to compare the replies; the conversation goes on as it was.
-
-        A checkpoint that can't read the conversation answers without what was said before.
-
-        Args:
-            model: that answers.
-            label: its name, as it is shown.
-
-        Raises:
-            UserError: as `again`.
-        """
-        yield from self._once_more(name, model, label, options)
-
-    def _once_more(
-        self, name: object, model: SpeechModel, label: str | None, options: dict
-    ) -> Generator[ShownTurn | None]:
-        """Answer a turn once more, as `again`, or where there is a `label` as `beside`."""
-        turn = self.transcript.turn(name)
-        if not turn.can_repeat:
-            raise UserError("error_cannot_repeat")
-        stop = self.hearing.take_floor(self.limits.wait_seconds)
-        if stop is None:
-            return
-        try:
-            more = once_more(turn, model, self.system, self.model, label)
-            clip = read_speech(turn.audio, self.limits) if turn.audio else None
-        except BaseException:
-            self._floor.give()
-            raise
-        yield from self._reply(
-            clip, turn.text, turn.audio, stop, image=turn.image, video=turn.video,
-            again=more, **options,
-        )  # fmt: skip
+        yield from self.reply_to(clip, text, None, stop, **options)
 
     def answer_heard(self, **options) -> Generator[ShownTurn | None]:
         """Answer what the microphone heard, if it is open; like `answer`.
@@ -287,17 +237,17 @@ class Session:
                 path = self.transcript.keep_heard(listener)
             except BaseException:
                 turn.abandon()
-                self._floor.give()
+                self.floor.give()
                 raise
             try:
-                yield from self._reply(
+                yield from self.reply_to(
                     turn, "", path, listener.stop, patient=True, shown=listener.shown, **options
                 )
             finally:
                 if all(shown.audio != path for shown in self.turns):
                     self.files.remove(path)
 
-    def _reply(
+    def reply_to(
         self,
         source: AudioClip | UserTurn | None,
         text: str,
@@ -309,7 +259,7 @@ class Session:
         shown: Mapping[str, str] | None = None,
         **options,
     ) -> Generator[ShownTurn | None]:
-        """Has the floor when it begins, and gives it when it ends.
+        """Answer a turn; the caller has the floor, and the end of the reply gives it.
 
         Args:
             again: where the turn was answered before.
@@ -322,7 +272,7 @@ class Session:
         since = time.monotonic()
         try:
             with ExitStack() as slot:
-                if not (yield from self._wait_for_slot(slot, stop, patient)):
+                if not (yield from self.limiter.reply_when_free(slot, stop, patient)):
                     return
                 reply = generate_long(
                     model,
@@ -354,7 +304,7 @@ class Session:
                 self.conversation = conversation
                 self.transcript.keep_state(conversation)
             self.hearing.last_used = time.monotonic()
-            self._floor.give()
+            self.floor.give()
 
     def _grow(
         self, turn: ShownTurn, chunks: Generator[ReplyChunk], stop: Event
@@ -379,30 +329,6 @@ class Session:
                 self.transcript.keep_sound(turn)
             finally:
                 turn.ended = True
-
-    def _wait_for_slot(
-        self, slot: ExitStack, stop: Event, patient: bool
-    ) -> Generator[None, None, bool]:
-        """Enter a slot for the reply; False if another turn has begun meanwhile."""
-        end = time.monotonic() + PATIENT_SECONDS
-        while not stop.is_set():
-            try:
-                slot.enter_context(self.limiter.reply(NOTICE_SECONDS if patient else None))
-                return True
-            except UserError:
-                if not patient or time.monotonic() > end:
-                    raise
-            yield None
-        return False
-
-
-def read_speech(path: str, limits: Limits) -> AudioClip:
-    """A sound file's speech, its level raised if it is quiet.
-
-    Raises:
-        UserError: as `load_audio`, or there is no speech in it.
-    """
-    return level_speech(load_audio(path, limits.max_audio_seconds, limits.max_upload_bytes))
 
 
 def _settings(options: dict) -> dict:

@@ -13,6 +13,7 @@ from .calls import visitor_of
 from .chat import chat_value, cleared_value, nothing_value
 from .checks import check_text
 from .limiter import Readers
+from .once_more import again
 from .session import Session
 from .showing import SHOWN_KINDS, Showing, Steps, object_of
 
@@ -76,7 +77,7 @@ class Talking:
             raise UserError("error_no_such_turn")
         yield {self.status: words.status("busy", "thinking")}
         name = object_of(given).get("turn")
-        yield from self.showing.reply(session, lambda: session.again(name, **options))
+        yield from self.showing.reply(session, lambda: again(session, name, **options))
 
     def stop(self, request: gr.Request, given) -> dict:
         """End what is under way, here or on the page; keep of the reply what was heard."""

@@ -20,6 +20,7 @@ from page.archive import read_archive, write_archive
 from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
+from page.once_more import again, beside
 from page.session import Session
 from page.settings import Settings
 from page.turn import ShownTurn
@@ -63,7 +64,7 @@ def saved(session: Session, model: FakeModel, tmp_path: Path) -> Path:
     model.heard = "di er ju"
     list(session.answer(None, "第一句"))
     list(session.answer(str(speech), "第二句"))
-    list(session.again(session.turns[1].name))
+    list(again(session, session.turns[1].name))
     session.turns[0].rating = 1
     path = tmp_path / "conversation.zip"
     write_archive(path, model, session.turns, session.transcript.state, {"style": ""}, LIMITS)
@@ -92,7 +93,7 @@ def test_what_was_shown_and_compared_comes_back(
     shown.write_bytes(b"a picture")
     session.files.add(shown, "v")
     *_, turn = session.answer(None, "看", image=str(shown))
-    list(session.beside(turn.name, other, "other:float32"))
+    list(beside(session, turn.name, other, "other:float32"))
     path = tmp_path / "conversation.zip"
     write_archive(path, model, session.turns, session.transcript.state, {}, LIMITS)
     _, (first, second), _, _ = read_archive(str(path), model, LIMITS, new_file)
@@ -338,14 +339,14 @@ def test_a_reply_again_begins_where_the_conversation_was(session: Session):
     list(session.answer(None, "第二句"))
     list(session.answer(None, "第三句"))
     names = [turn.name for turn in session.turns]
-    *_, turn = session.again(names[1])
+    *_, turn = again(session, names[1])
     assert [shown.again_of for shown in session.turns] == [None, None, names[1], None]
     assert [text for text, _ in session.conversation.heard] == ["第一句", "第二句", "第三句"]
     before = session.conversation
-    *_, turn = session.again(names[2])  # the last one: the conversation goes on from the new reply
+    *_, turn = again(session, names[2])  # the last one: the conversation goes on from the new reply
     assert session.conversation is not before and session.turns[-1] is turn
     assert [text for text, _ in session.conversation.heard] == ["第一句", "第二句", "第三句"]
-    *_, turn = session.again(turn.name)
+    *_, turn = again(session, turn.name)
     assert turn.again_of == names[2]
     assert isinstance(turn, ShownTurn) and len(session.turns) == 6
 

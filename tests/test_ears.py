@@ -21,6 +21,7 @@ from page.ears import Ears, Heard, read_piece
 from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
+from page.once_more import again
 from page.session import Session
 from page.sessions import Sessions
 
@@ -40,7 +41,7 @@ def speech() -> torch.Tensor:
 
 @pytest.fixture
 def model(monkeypatch: pytest.MonkeyPatch) -> FakeModel:
-    monkeypatch.setattr("page.session.NOTICE_SECONDS", 0.2)
+    monkeypatch.setattr("page.limiter.NOTICE_SECONDS", 0.2)
     return FakeModel()
 
 
@@ -174,8 +175,8 @@ def test_what_is_shown_goes_with_what_is_said(
     first, second = sessions.get("v").turns
     assert begun == [{"image": picture}, {}]
     assert (first.image, second.image) == (picture, None)
-    *_, again = sessions.get("v").again(second.name)
-    assert again.reply and again.image is None
+    *_, repeated = again(sessions.get("v"), second.name)
+    assert repeated.reply and repeated.image is None
 
 
 def test_silence_makes_no_session(ears: Ears, sessions: Sessions):

@@ -14,6 +14,7 @@ from page.chat import chat_value
 from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
+from page.once_more import beside
 from page.session import Session
 
 LIMITS = Limits(wait_seconds=2)
@@ -31,7 +32,7 @@ def test_the_conversation_goes_on_as_if_nothing_was_compared(session: Session):
     *_, second = session.answer(None, "第二句")
     conversation, state = session.conversation, session.transcript.state
     other = OtherModel(num_frames=7)
-    *_, compared = session.beside(second.name, other, "other:float32", voice="Bob")
+    *_, compared = beside(session, second.name, other, "other:float32", voice="Bob")
     assert session.conversation is conversation and session.transcript.state == state
     assert (compared.beside, compared.model) == (second.name, "other:float32")
     assert compared.settings["voice"] == "Bob" and compared.sample_rate == 24_000
@@ -51,7 +52,7 @@ def test_who_knew_what_was_said_before_is_told(session: Session):
             (second.name, OtherModel()),
             (second.name, FakeModel()),
         )
-        for turn in [*session.beside(name, model, "x")][-1:]
+        for turn in [*beside(session, name, model, "x")][-1:]
     ]
     assert known == [True, False, True]  # nothing was said before the first turn
     assert '"knows_before": false' in chat_value(session, session.turns)
@@ -59,10 +60,10 @@ def test_who_knew_what_was_said_before_is_told(session: Session):
 
 def test_a_turn_that_is_not_kept_is_told(session: Session):
     with pytest.raises(UserError) as told:
-        list(session.beside("nobody", OtherModel(), "other"))
+        list(beside(session, "nobody", OtherModel(), "other"))
     assert told.value.code == "error_no_such_turn"
     *_, turn = session.answer(None, "第一句")
     turn.can_repeat = False
     with pytest.raises(UserError) as told:
-        list(session.beside(turn.name, OtherModel(), "other"))
+        list(beside(session, turn.name, OtherModel(), "other"))
     assert told.value.code == "error_cannot_repeat" and not session.is_busy

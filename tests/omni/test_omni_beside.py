@@ -21,6 +21,7 @@ from models.omni.sampling import FlowConfig
 from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
+from page.once_more import beside
 from page.session import Session
 
 LIMITS = Limits(reply_seconds=2)
@@ -62,7 +63,7 @@ def test_any_two_answer_the_same_turn(families, talk, own):
     asked = session.turns[-1]
     kept = session.conversation
     for name, other in families.items():
-        *_, shown = session.beside(asked.name, other, name, **options(other))
+        *_, shown = beside(session, asked.name, other, name, **options(other))
         assert (shown.model, shown.beside, shown.text) == (name, asked.name, SHORT)
         assert shown.knows_before == (name == own)
         sound, rate = soundfile.read(shown.reply_audio, dtype="int16")
@@ -86,7 +87,7 @@ def test_who_sees_nothing_says_so_beside_a_picture(families, talk, tmp_path: Pat
     for name in ("mini_omni", "westlake"):
         other = families[name]
         with pytest.raises(UserError) as caught:
-            list(session.beside(asked.name, other, name, **options(other)))
+            list(beside(session, asked.name, other, name, **options(other)))
         assert caught.value.code == "error_not_accepted"
-    *_, shown = session.beside(asked.name, families["omni"], "omni", **options(families["omni"]))
+    *_, shown = beside(session, asked.name, families["omni"], "omni", **options(families["omni"]))
     assert shown.reply == asked.reply and session.turns == [asked, shown]

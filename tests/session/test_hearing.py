@@ -229,8 +229,8 @@ def test_a_full_disk_does_not_keep_the_floor(
 def test_speech_that_a_busy_server_does_not_answer_is_forgotten(
     model: FakeModel, files: Files, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("page.session.PATIENT_SECONDS", 0.5)
-    monkeypatch.setattr("page.session.NOTICE_SECONDS", 0.2)
+    monkeypatch.setattr("page.limiter.PATIENT_SECONDS", 0.5)
+    monkeypatch.setattr("page.limiter.NOTICE_SECONDS", 0.2)
     limiter, heard = Limiter(1, 0.2), []
     model.on_push = heard.append
     sessions = [Session(f"v{i}", model, files, limiter, LIMITS) for i in range(2)]

@@ -50,10 +50,10 @@ class TestSessions:
         for visitor, idle in (("a", 70), ("b", 80), ("c", 90)):
             sessions.connect(visitor, True)
             sessions.open(visitor).hearing.last_used -= idle
-        sessions.get("c")._floor.take(threading.Event(), 1)  # it speaks
+        sessions.get("c").floor.take(threading.Event(), 1)  # it speaks
         sessions.open("d")
         assert [bool(sessions.get(visitor)) for visitor in "abcd"] == [True, False, True, True]
-        sessions.get("c")._floor.give()
+        sessions.get("c").floor.give()
         sessions.close()
 
     def test_who_leaves_is_interrupted_and_ends_later(self, sessions: Sessions, model: FakeModel):
