@@ -254,6 +254,7 @@ def test_a_recording_goes_on_in_no_other_tab(open_page: Pages):
     page.click("#inspect-tab-button")
     page.click("#inspect .plain:has-text('录音')")
     page.wait_for_function("window.liveTracks() === 1")
+    page.wait_for_timeout(500)  # what is shorter than a block of the recorder's is no sound
     page.click("#inspect .primary")  # it ends, and is what is looked at
     page.wait_for_selector("#inspect audio")
     assert page.evaluate("window.liveTracks()") == 0
