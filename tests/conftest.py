@@ -41,8 +41,13 @@ class Together(LoadScopeScheduling):
 
 
 def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Together:
-    config.option.loadscopereorder = False  # folders, which take longest, come first
+    config.option.loadscopereorder = False  # else what has most tests would come first
     return Together(config, log)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Browsers, which take longest and can't be shared among processes, come first."""
+    items.sort(key=lambda item: not item.path.name.startswith("test_browser"))
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
