@@ -24,6 +24,7 @@ MARKS = [
 ]
 EXAMPLE = Path(__file__).parent.parent / "examples" / "4-family.wav"
 PAUSE_SECONDS = 4.0
+NUM_KEPT = 6  # browsers of people who have left
 NOWHERE = "http://127.0.0.1/nothing"
 
 # What the page's player gives to Web Audio: where each piece starts, its samples, and its end; and
@@ -128,13 +129,15 @@ class People:
     def __init__(self, browser: playwright.Browser) -> None:
         self.browser = browser
         self._traces: dict[playwright.BrowserContext, Traces] = {}
-        self._free: dict[str, list[playwright.BrowserContext]] = {}
+        self._free: list[playwright.BrowserContext] = []  # who left last at the end
 
     def come(self, **options) -> playwright.BrowserContext:
         """The browser of somebody who was never here; see `new_context` for the options."""
         kind = repr(sorted(options.items()))
-        if self._free.get(kind):
-            return self._free[kind].pop()
+        for context in reversed(self._free):
+            if self._traces[context].kind == kind:
+                self._free.remove(context)
+                return context
         context = self.browser.new_context(**options)
         traces = self._traces[context] = Traces(kind)
         watch(context, traces.faults, traces.origins)
@@ -156,7 +159,10 @@ class People:
             storage.send("Storage.clearDataForOrigin", {"origin": origin, "storageTypes": "all"})
         storage.detach()
         context.clear_cookies()
-        self._free.setdefault(traces.kind, []).append(context)
+        self._free.append(context)
+        if len(self._free) > NUM_KEPT:
+            del self._traces[self._free[0]]
+            self._free.pop(0).close()
         faults = traces.faults.copy()
         traces.faults.clear()
         traces.origins.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 from collections.abc import Iterator
+from contextlib import ExitStack
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,9 @@ if TYPE_CHECKING:  # what few tests need is imported when one of them begins
 # each other at every small product would make all of them slow.
 torch.set_num_threads(1)
 
+everybody: list[People] = []  # who has browsers, once a test has asked for them
+chromium_open = ExitStack()
+
 
 class Together(LoadScopeScheduling):
     """Which tests stay in one process where there are several, by `-n`.
@@ -45,9 +49,24 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Producer) -> Togethe
     return Together(config, log)
 
 
+def needs_browsers(item: pytest.Item) -> bool:
+    return item.path.name.startswith("test_browser")
+
+
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Browsers, which take longest and can't be shared among processes, come first."""
-    items.sort(key=lambda item: not item.path.name.startswith("test_browser"))
+    items.sort(key=lambda item: not needs_browsers(item))
+
+
+@pytest.hookimpl(trylast=True)
+def pytest_runtest_teardown(item: pytest.Item, nextitem: pytest.Item | None) -> None:
+    if nextitem is None or not needs_browsers(nextitem):  # their event loop would be in its way
+        pytest_sessionfinish()
+
+
+def pytest_sessionfinish() -> None:
+    everybody.clear()
+    chromium_open.close()
 
 
 def pytest_runtest_setup(item: pytest.Item) -> None:
@@ -63,13 +82,15 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         yield
 
 
-@pytest.fixture(scope="module")
-def people(tmp_path_factory: pytest.TempPathFactory) -> Iterator[People]:
-    """Browsers, whose microphones hear somebody speak."""
+@pytest.fixture
+def people(tmp_path_factory: pytest.TempPathFactory) -> People:
+    """Browsers, whose microphones hear somebody speak: the same ones for all tests in a row."""
     from browser import People, chromium
 
-    with chromium(tmp_path_factory.mktemp("microphone")) as browser:
-        yield People(browser)
+    if not everybody:
+        browser = chromium_open.enter_context(chromium(tmp_path_factory.mktemp("microphone")))
+        everybody.append(People(browser))
+    return everybody[0]
 
 
 @pytest.fixture(scope="module")
