@@ -120,11 +120,6 @@ class Stage:
     ) -> None:
         torch.manual_seed(progress.step)  # so that a resumed run draws what an uninterrupted does
         loss = step(progress.step)
-        progress.losses.append(loss.item())
-        if not math.isfinite(progress.losses[-1]):
-            raise RuntimeError(
-                f"{self.name}: the loss is {progress.losses[-1]} at step {progress.step}"
-            )
         for optimizer in optimizers:
             optimizer.zero_grad(set_to_none=True)
         loss.backward()
@@ -133,6 +128,11 @@ class Stage:
         nn.utils.clip_grad_norm_(learned, MAX_GRADIENT_NORM)
         for optimizer in optimizers:
             optimizer.step()
+        progress.losses.append(loss.item())  # last, as it waits for a GPU
+        if not math.isfinite(progress.losses[-1]):
+            raise RuntimeError(
+                f"{self.name}: the loss is {progress.losses[-1]} at step {progress.step}"
+            )
         progress.step += 1
 
     def _log(

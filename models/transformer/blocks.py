@@ -65,7 +65,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_past: int, dropout: float = 0.0)
         [B, n_head, T, head_dim].
     """
     num_new = q.shape[2]
-    if q.requires_grad:
+    if q.requires_grad and q.device.type == "cpu":
         return _attend_in_training(q, k, v, dropout)
     if num_new == 1:
         # A lone query sees everything, so a group of heads can pose as a group of queries.
@@ -76,7 +76,7 @@ def attend(q: Tensor, k: Tensor, v: Tensor, num_past: int, dropout: float = 0.0)
         mask = torch.ones(num_new, num_past + num_new, dtype=torch.bool, device=q.device)
         mask = mask.tril(num_past)
     return F.scaled_dot_product_attention(
-        q, k, v, attn_mask=mask, is_causal=mask is None, enable_gqa=True
+        q, k, v, attn_mask=mask, dropout_p=dropout, is_causal=mask is None, enable_gqa=True
     )
 
 

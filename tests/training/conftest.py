@@ -17,6 +17,7 @@ from training.codec import config as codec_config
 from training.dialogues import Dialogues, load_dialogues
 from training.language import model as language_model
 from training.language import wording
+from training.language.batches import BatchSizes
 from training.language.conversations import Conversations
 from training.language.corpus import Spoken
 from training.language.tokenizer import late_tokens, write_tokenizer
@@ -176,7 +177,8 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
             "FIRST_UTTERANCES": 4, "FRESH_UTTERANCES": 2,
         },
         "language.model": {
-            "UNDERSTANDING_BATCH_SIZE": 3, "SPEAKING_BATCH_SIZE": 2, "MAX_WORDS": 4,
+                "BATCH_SIZES": {"cpu": BatchSizes(words=3, spoken=2, code_frames=200)},
+                "VALIDATION_CONVERSATIONS": 2, "MAX_WORDS": 4,
         },
         "language.batches": {"POOL_BATCHES": 2, "VALIDATION_USERS": 2},
         "language.preference": {

@@ -1,4 +1,4 @@
-"""A conversation as the model reads it, and batches of them."""
+"""A conversation as the model reads it."""
 
 from __future__ import annotations
 
@@ -61,19 +61,4 @@ def join(turns: Sequence[Example]) -> Example:
         spelled=spelled,
         asked=asked,
         said=said,
-    )
-
-
-def collate(examples: Sequence[Example]) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-    """Pad on the right: grid [B, 1+K, T], learn_text, learn_codes and users [B, T]."""
-    length = max(example.grid.shape[1] for example in examples)
-
-    def pad(x: Tensor) -> Tensor:
-        return torch.nn.functional.pad(x, (0, length - x.shape[-1]))
-
-    return (
-        torch.stack([pad(e.grid) for e in examples]),
-        torch.stack([pad(e.learn_text) for e in examples]),
-        torch.stack([pad(e.learn_codes) for e in examples]),
-        torch.stack([pad(e.users) for e in examples]),
     )

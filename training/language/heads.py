@@ -6,7 +6,6 @@ which one is spoken in every frame of a reply. Beside them the model's own text 
 down the syllables while it hears them.
 """
 
-from collections.abc import Mapping, Sequence
 from functools import partial
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor, nn
 
 from models.westlake.dual_ar import DualARTransformer
 
-from .example import Example
+from .batch import Batch, Labels
 
 LISTENING_LAYER = 2  # its output is what the heads of words and syllables read
 HEARING_WEIGHT = 1.0
@@ -26,32 +25,17 @@ SPELLING_WEIGHT = 2.0
 
 class Heads(nn.Module):
     """Heads that are trained beside the model: what words were heard, what was asked, and which
-    syllable is spoken next.
+    syllable is spoken next."""
 
-    Args:
-        heard: all syllables that users' lines are made of, without tones, and "" for silence.
-        written: the text tokens that the model writes them down as, and that for nothing new.
-        questions: all that may be asked.
-        spoken: all syllables that replies are made of, and "" for silence.
-    """
+    written: Tensor
 
-    def __init__(
-        self,
-        model: DualARTransformer,
-        heard: Sequence[str],
-        written: Sequence[int],
-        questions: Sequence[str],
-        spoken: Sequence[str],
-    ) -> None:
+    def __init__(self, model: DualARTransformer, labels: Labels) -> None:
         super().__init__()
         dim = model.config.dim
-        self.heard = {syllable: index for index, syllable in enumerate(heard)}
-        self.hearing_head = nn.Linear(dim, len(heard))
-        self.register_buffer("written", torch.tensor(written), persistent=False)
-        self.questions = {question: index for index, question in enumerate(questions)}
-        self.question_head = nn.Linear(dim, len(questions))
-        self.spoken = {syllable: index for index, syllable in enumerate(spoken)}
-        self.speaking_head = nn.Linear(dim, len(spoken))
+        self.hearing_head = nn.Linear(dim, len(labels.heard))
+        self.register_buffer("written", torch.tensor(labels.written), persistent=False)
+        self.question_head = nn.Linear(dim, len(labels.questions))
+        self.speaking_head = nn.Linear(dim, len(labels.said))
         self.models = [model]  # in a list: it isn't a part of this module
         self.hidden: dict[int, Tensor] = {}
         for layer in (LISTENING_LAYER, len(model.layers) - 1):
@@ -61,68 +45,43 @@ class Heads(nn.Module):
     def _keep(self, layer: int, module, args, output: Tensor) -> None:
         self.hidden[layer] = output
 
-    def loss(self, examples: Sequence[Example]) -> Tensor:
+    def loss(self, batch: Batch) -> Tensor:
         """Of the last forward pass: cross-entropy of questions and of syllables."""
-        inner, last = (
-            self.hidden[layer].unflatten(0, (len(examples), -1))  # [B, T, dim]
-            for layer in (LISTENING_LAYER, self.last_layer)
-        )
-        asked = [(row, *question) for row, e in enumerate(examples) for question in e.asked]
-        rows, columns, names = zip(*asked)
-        indices = torch.tensor([self.questions[name] for name in names], device=last.device)
-        loss = QUESTION_WEIGHT * F.cross_entropy(
-            self.question_head(last[list(rows), list(columns)]).float(), indices
-        )
-        heard = [(row, *span) for row, e in enumerate(examples) for span in e.heard]
-        said = [(row, *span) for row, e in enumerate(examples) for span in e.said]
+        inner, last = self.hidden[LISTENING_LAYER], self.hidden[self.last_layer]  # [B * T, dim]
+        asked = self.question_head(last[batch.question_places]).float()
+        heard = self.hearing_head(inner[batch.heard_places])
+        said = self.speaking_head(inner[batch.said_places])
         return (
-            loss
-            + HEARING_WEIGHT * _syllable_loss(self.hearing_head, self.heard, inner, heard)
-            + SPEAKING_WEIGHT * _syllable_loss(self.speaking_head, self.spoken, inner, said)
-            + SPELLING_WEIGHT * self._spelling_loss(examples, last)
+            QUESTION_WEIGHT * F.cross_entropy(asked, batch.questions)
+            + HEARING_WEIGHT * _mean_cross_entropy(heard, batch.heard)
+            + SPEAKING_WEIGHT * _mean_cross_entropy(said, batch.said)
+            + SPELLING_WEIGHT * self._spelling_loss(batch, last)
         )
 
-    def _spelling_loss(self, examples: Sequence[Example], last: Tensor) -> Tensor:
+    def _spelling_loss(self, batch: Batch, last: Tensor) -> Tensor:
         """How little the text head writes, over the columns of speech, what is said in them; per
         syllable (connectionist temporal classification: Graves et al., 2006).
 
         Args:
-            last: hidden [B, T, dim] of the last layer.
+            last: hidden [B * T, dim] of the last layer.
         """
-        spelled = [(row, *span) for row, e in enumerate(examples) for span in e.spelled]
-        if not spelled:
+        if not len(batch.spelled_lengths):
             return last.new_zeros((), dtype=torch.float32)
         (model,) = self.models
-        pieces = [last[row, first : first + length] for row, first, length, _ in spelled]
-        hidden = model.norm(nn.utils.rnn.pad_sequence(pieces))  # [T, N, dim]
+        hidden = model.norm(last[batch.spelled_places])  # [L, u, dim]
         head = model.embed_tokens if model.lm_head is None else model.lm_head
         logits = F.linear(hidden, head.weight[self.written]).float()
-        targets = [self.heard[name] for *_, names in spelled for name in names]
         losses = F.ctc_loss(
             logits.log_softmax(-1),
-            torch.tensor(targets, device=last.device, dtype=torch.long),
-            torch.tensor([len(piece) for piece in pieces]),
-            torch.tensor([len(names) for *_, names in spelled]),
+            batch.spelled,
+            batch.spelled_lengths,
+            batch.spelling_lengths,
             reduction="sum",
             zero_infinity=True,  # of speech so fast that it has fewer frames than syllables
         )
-        return losses / max(1, len(targets))
+        return losses / max(1, len(batch.spelled))
 
 
-def _syllable_loss(
-    head: nn.Linear,
-    indices: Mapping[str, int],
-    hidden: Tensor,
-    spans: Sequence[tuple[int, int, Sequence[str]]],
-) -> Tensor:
-    """Cross-entropy of the syllables in columns of hidden states [B, T, dim].
-
-    Args:
-        spans: (row, first column, syllable in each column from there).
-    """
-    if not any(names for *_, names in spans):  # some are too short to be told
-        return hidden.new_zeros((), dtype=torch.float32)
-    columns = [hidden[row, start : start + len(names)] for row, start, names in spans]
-    targets = [indices[name] for *_, names in spans for name in names]
-    logits = head(torch.cat(columns)).float()
-    return F.cross_entropy(logits, torch.tensor(targets, device=hidden.device))
+def _mean_cross_entropy(logits: Tensor, targets: Tensor) -> Tensor:
+    """Of syllables' logits [n, ...]; 0 of none, as some are too short to be told."""
+    return F.cross_entropy(logits.float(), targets, reduction="sum") / max(1, len(targets))

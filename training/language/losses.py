@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
@@ -12,76 +9,54 @@ from torch import Tensor
 from models.westlake.dual_ar import DualARTransformer
 
 from ..codec.config import TINY_CODEC
-from .example import Example, collate
+from .batch import Batch
 from .heads import Heads
 
-MAX_CODE_FRAMES = 1200  # frames a step whose codes are learned, drawn from the batch's replies
 # Of the codes that the model reads in training, some are replaced by any others: of a reply's own
 # as many that it learns to tell its speech from the words, and does not stumble over its errors.
 CORRUPTED_SHARE, CORRUPTED_REPLY_SHARE, CORRUPTED_FRAME_SHARE = 0.02, 0.5, 0.5
 VOICE_SPREAD = 0.8  # most that a voice's levels are moved, in standard deviations of whole levels
+# Of the user's speech whole codebooks and frames are left out (as SpecAugment does: Park et al.,
+# 2019), so that no voice is told by a few of them.
+MASKED_CODEBOOK_SHARE, MASKED_FRAME_SHARE = 0.06, 0.04
 JITTERED_SHARE = 0.1  # of all codes that it reads, off by one level, as another voice might be
 
 
-def words_loss(
-    model: DualARTransformer, heads: Heads, examples: Sequence[Example], device: str
-) -> Tensor:
+def words_loss(model: DualARTransformer, heads: Heads, batch: Batch) -> Tensor:
     """Cross-entropy of the replies' words, which are known to be no `<|semantic|>`, and the
     heads' loss."""
-    grid, learn_text, _, users = (x.to(device) for x in collate(examples))
-    heard = _jitter(_change_voice(grid[:, :, :-1], users[:, :-1]))
-    heard = _corrupt(heard, model.config.codebook_size, CORRUPTED_SHARE)
-    text_loss = _text_loss(
-        model, model.forward_hidden(heard), grid, learn_text, (model.semantic_id,)
-    )
-    return text_loss + heads.loss(examples)
+    hidden = _read(model, batch, CORRUPTED_SHARE)
+    return _text_loss(model, hidden, batch, spoken=False) + heads.loss(batch)
 
 
-def losses(
-    model: DualARTransformer,
-    examples: Sequence[Example],
-    device: str,
-    rng: np.random.Generator,
-) -> tuple[Tensor, Tensor]:
+def losses(model: DualARTransformer, batch: Batch) -> tuple[Tensor, Tensor]:
     """Cross-entropy of the replies' text tokens, and of their codes."""
-    grid, learn_text, learn_codes, users = (x.to(device) for x in collate(examples))
-    codebook_size = model.config.codebook_size
-    share = torch.where(learn_codes, CORRUPTED_REPLY_SHARE, CORRUPTED_SHARE)[:, None, :-1]
-    heard = _jitter(_change_voice(grid[:, :, :-1], users[:, :-1]))
-    heard = _corrupt(heard, codebook_size, share)
-    hidden = model.forward_hidden(heard)
-    text_loss = _text_loss(model, hidden, grid, learn_text)
-
-    learn_codes = learn_codes[:, 1:]
-    targets = grid[:, :, 1:].transpose(1, 2)  # [B, T, 1+K]
-    rows, columns = learn_codes.nonzero(as_tuple=True)
-    if len(rows) > MAX_CODE_FRAMES:
-        kept = torch.from_numpy(rng.choice(len(rows), MAX_CODE_FRAMES, replace=False)).to(device)
-        rows, columns = rows[kept], columns[kept]
-    codes = targets[rows, columns, 1:]
-    heard = _corrupt(codes[:, :-1], codebook_size, CORRUPTED_FRAME_SHARE)
-    logits = model.forward_fast(hidden[rows, columns], heard)
-    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), codes.flatten())
+    share = torch.where(batch.replies, CORRUPTED_REPLY_SHARE, CORRUPTED_SHARE)[:, None]
+    hidden = _read(model, batch, share)
+    text_loss = _text_loss(model, hidden, batch, spoken=True)
+    heard = _corrupt(batch.codes[:, :-1], model.config.codebook_size, CORRUPTED_FRAME_SHARE)
+    logits = model.forward_fast(hidden[batch.code_places], heard)
+    return text_loss, F.cross_entropy(logits.float().flatten(0, 1), batch.codes.flatten())
 
 
-def _text_loss(
-    model: DualARTransformer,
-    hidden: Tensor,
-    grid: Tensor,
-    learn_text: Tensor,
-    excluded: Sequence[int] = (),
-) -> Tensor:
-    """Cross-entropy of the text after hidden [B, T-1, dim], per token of words, not of speech.
+def _read(model: DualARTransformer, batch: Batch, corrupted: Tensor | float) -> Tensor:
+    """Hidden [B * T, dim] after a batch's columns, of whose codes some are not what they were."""
+    heard = _jitter(_change_voice(batch.grid.long(), batch.users))
+    heard = _mask(_corrupt(heard, model.config.codebook_size, corrupted), batch.users)
+    return model.forward_hidden(heard).flatten(0, 1)
+
+
+def _text_loss(model: DualARTransformer, hidden: Tensor, batch: Batch, spoken: bool) -> Tensor:
+    """Cross-entropy of the text after hidden [B * T, dim], per token of words, not of speech.
 
     Args:
-        learn_text: [B, T] float32, the tokens' weights.
+        spoken: else no speech is expected between the words.
     """
-    learned = learn_text[:, 1:] > 0
-    targets = grid[:, 0, 1:][learned]
-    logits = model.text_logits(hidden[learned]).float()
-    logits[:, excluded] = -torch.inf
-    losses = F.cross_entropy(logits, targets, reduction="none") * learn_text[:, 1:][learned]
-    return losses.sum() / (targets != model.semantic_id).sum()
+    logits = model.text_logits(hidden[batch.word_places]).float()
+    if not spoken:
+        logits[:, model.semantic_id] = -torch.inf
+    losses = F.cross_entropy(logits, batch.words, reduction="none") * batch.word_weights
+    return losses.sum() / (batch.words != model.semantic_id).sum()
 
 
 def _corrupt(tokens: Tensor, codebook_size: int, share: Tensor | float) -> Tensor:
@@ -94,6 +69,20 @@ def _corrupt(tokens: Tensor, codebook_size: int, share: Tensor | float) -> Tenso
     if tokens.dim() == 3:
         wrong[:, 0] = False
     return torch.where(wrong, torch.randint_like(tokens, 1, codebook_size), tokens)
+
+
+def _mask(grid: Tensor, users: Tensor) -> Tensor:
+    """Leave some codebooks and some frames of a conversation's user out, as the pad code.
+
+    Args:
+        grid: [B, 1+K, T].
+        users: [B, T] bool, the user's columns.
+    """
+    batch_size, num_rows, length = grid.shape
+    codebooks = torch.rand(batch_size, num_rows - 1, 1, device=grid.device) < MASKED_CODEBOOK_SHARE
+    frames = torch.rand(batch_size, 1, length, device=grid.device) < MASKED_FRAME_SHARE
+    masked = (codebooks | frames) & users[:, None]
+    return torch.cat([grid[:, :1], grid[:, 1:].masked_fill(masked, 0)], dim=1)
 
 
 def _change_voice(grid: Tensor, users: Tensor) -> Tensor:

@@ -6,10 +6,9 @@ at a fraction of the work of codes; then to speak. Beside either it learns what 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -22,17 +21,22 @@ from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from ..codec.config import TINY_CODEC
 from ..dialogues import EMOTIONS, Dialogues
 from ..loop import Stage, autocast
-from ..speech.pinyin import syllables
-from .batches import Corpus
+from .batch import Batch
+from .batches import Batches, BatchSizes, Corpus
 from .conversations import Conversations
 from .corpus import Spoken
 from .heads import Heads
 from .losses import losses, words_loss
-from .tokenizer import emotion_token, heard_syllables, heard_token, questions_of
+from .tokenizer import emotion_token
 
-UNDERSTANDING_BATCH_SIZE = 36
-SPEAKING_BATCH_SIZE = 12
+# By the kind of device; and how many processes draw for it.
+BATCH_SIZES = {
+    "cpu": BatchSizes(words=36, spoken=12, code_frames=1200),
+    "cuda": BatchSizes(words=224, spoken=72, code_frames=6000),
+}
+DRAWING_WORKERS = {"cpu": 0, "cuda": 12}
 WORDS_OF_5_STEPS = 3  # of speaking, that learn words alone
+VALIDATION_CONVERSATIONS = 12  # spoken, whose losses are logged
 MAX_WORDS = 100  # tokens of a reply's words
 STAGE = {
     "betas": (0.9, 0.95),
@@ -43,16 +47,16 @@ STAGE = {
 
 
 def new_language_model(tokenizer, seed: int = 0) -> DualARTransformer:
-    """The embedded checkpoint's model, 9 M parameters, untrained."""
+    """The embedded checkpoint's model, 22 M parameters, untrained."""
     config = DualARConfig(
         vocab_size=len(tokenizer),
-        n_layer=6,
-        n_head=4,
-        dim=256,
-        intermediate_size=704,
-        intermediate_size_fast=704,
-        n_local_heads=4,
-        n_local_heads_fast=4,
+        n_layer=8,
+        n_head=6,
+        dim=384,
+        intermediate_size=1024,
+        intermediate_size_fast=1024,
+        n_local_heads=6,
+        n_local_heads_fast=6,
         max_seq_len=2048,
         n_fast_layer=1,
         codebook_size=TINY_CODEC.codebook_size + 1,  # 0 is the pad
@@ -136,22 +140,14 @@ def start_language_model(model: DualARTransformer, tokenizer, folder: Path) -> N
     model.load_state_dict(own)
 
 
-def new_heads(model: DualARTransformer, tokenizer, dialogues: Dialogues) -> Heads:
-    """Heads that know all that is said and asked in training."""
-    heard, vocab = heard_syllables(dialogues), tokenizer.get_vocab()
-    replied = {
-        text
-        for intent in dialogues.intents
-        for texts in (*intent.replies.values(), tuple(intent.then.values()))
-        for text in texts
-    }
-    return Heads(
-        model,
-        ["", *heard],
-        [model.semantic_id, *(vocab[heard_token(syllable)] for syllable in heard)],
-        questions_of(dialogues.intents),
-        ["", *sorted({"".join(name) for text in replied for name in syllables(text)})],
-    )
+def draw_batches(
+    corpus: Corpus, device: str, seed: int, speaks: Callable[[int], bool]
+) -> Callable[[int], Batch]:
+    """The batches of a stage by their number, on its device."""
+    kind = torch.device(device).type
+    sizes = BATCH_SIZES.get(kind, BATCH_SIZES["cpu"])
+    batches = Batches(corpus, sizes, seed, speaks, DRAWING_WORKERS.get(kind, 0))
+    return lambda number: batches(number).to(device)
 
 
 def train_understanding(
@@ -172,15 +168,14 @@ def train_understanding(
     if start is not None:
         start_language_model(model, tokenizer, start)
     model = share_levels(model).to(device)
-    heads = new_heads(model, tokenizer, dialogues).to(device)
+    heads = Heads(model, corpus.labels).to(device)
+    batches = draw_batches(corpus, device, 7, lambda number: False)
 
     def step(index: int) -> Tensor:
         with autocast(device):
-            examples = corpus.batch(index, UNDERSTANDING_BATCH_SIZE, 7, speak=False)
-            return words_loss(model, heads, examples, device)
+            return words_loss(model, heads, batches(index))
 
     def validate(index: int) -> dict[str, float]:
-        corpus.refresh()
         some = corpus.validation_users()
         with autocast(device):
             figures = understanding(model, corpus.conversations, some)
@@ -202,28 +197,28 @@ def train_language_model(
     """Learn to speak as well, from where `train_understanding` ended; in turn with more of that."""
     corpus = Corpus(dialogues, tokenizer, work)
     model = share_levels(new_language_model(tokenizer)).to(device)
-    heads = new_heads(model, tokenizer, dialogues).to(device)
+    heads = Heads(model, corpus.labels).to(device)
     state = torch.load(work / "understanding.pt", weights_only=True, map_location="cpu")
     model.load_state_dict(state["modules"]["model"])
     heads.load_state_dict(state["modules"]["heads"])
 
+    # Only with words in between, else it would forget them for the codes.
+    batches = draw_batches(corpus, device, 5, lambda number: number % 5 >= WORDS_OF_5_STEPS)
+    fixed = corpus.fixed_batch(VALIDATION_CONVERSATIONS).to(device)
+
     def step(index: int) -> Tensor:
         with autocast(device):
-            if index % 5 < WORDS_OF_5_STEPS:  # else it would forget the words for the codes
-                examples = corpus.batch(index, UNDERSTANDING_BATCH_SIZE, 5, speak=False)
-                return words_loss(model, heads, examples, device)
-            examples = corpus.batch(index, SPEAKING_BATCH_SIZE, 6, speak=True)
-            text_loss, code_loss = losses(model, examples, device, np.random.default_rng(index))
-            return text_loss + code_loss + heads.loss(examples)
+            batch = batches(index)
+            if not len(batch.code_places):
+                return words_loss(model, heads, batch)
+            text_loss, code_loss = losses(model, batch)
+            return text_loss + code_loss + heads.loss(batch)
 
     def validate(index: int) -> dict[str, float]:
-        corpus.refresh()
         some = corpus.validation_users()
         with autocast(device):
             figures = understanding(model, corpus.conversations, some)
-            fixed = np.random.default_rng(6)
-            examples = [corpus.conversations.draw(fixed) for _ in range(SPEAKING_BATCH_SIZE)]
-            text_loss, code_loss = losses(model, examples, device, fixed)
+            text_loss, code_loss = losses(model, fixed)
         return figures | {"text_loss": text_loss.item(), "code_loss": code_loss.item()}
 
     Stage(

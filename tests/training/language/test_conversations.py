@@ -9,9 +9,10 @@ import torch
 from training.dialogues import Dialogues
 from training.language import conversations as module
 from training.language import mishearing
+from training.language.batch import Labels
 from training.language.conversations import Conversations
 from training.language.corpus import Spoken
-from training.language.example import Example, collate, join
+from training.language.example import Example, join
 from training.language.tokenizer import heard_token, questions_of, topic_token
 from training.language.wording import CORRECTIONS
 from training.speech.pinyin import plain_syllables
@@ -234,13 +235,16 @@ def test_replies_that_are_not_recorded_yet_are_not_drawn(
         assert all(name.startswith("talk.hello") for _, name in example.asked)
 
 
-def test_examples_are_padded_on_the_right(conversations: Conversations):
+def test_examples_are_padded_on_the_right(
+    conversations: Conversations, dialogues: Dialogues, tokenizer
+):
     examples = draw(conversations, 3, True)
-    grid, learn_text, learn_codes, users = collate(examples)
+    batch = Labels(dialogues, tokenizer).collate(examples, 1000, np.random.default_rng(0))
     longest = max(e.grid.shape[1] for e in examples)
-    assert grid.shape == (3, 9, longest) and learn_text.shape == learn_codes.shape == (3, longest)
+    assert batch.grid.shape == (3, 9, longest)
     for row, example in enumerate(examples):
         length = example.grid.shape[1]
-        assert torch.equal(grid[row, :, :length], example.grid) and not grid[row, :, length:].any()
-        assert learn_text[row].sum() == example.learn_text.sum()
-        assert torch.equal(users[row, :length], example.users) and not users[row, length:].any()
+        grid, users = batch.grid[row], batch.users[row]
+        assert torch.equal(grid[:, :length].long(), example.grid) and not grid[:, length:].any()
+        assert torch.equal(users[:length], example.users) and not users[length:].any()
+        assert torch.equal(batch.replies[row, :length], example.learn_codes)

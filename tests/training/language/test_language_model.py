@@ -11,14 +11,14 @@ from training.codec.config import new_codec
 from training.dialogues import Dialogues
 from training.language import losses as loss_module
 from training.language import model as model_module
-from training.language.batches import Corpus
+from training.language.batch import Labels
+from training.language.batches import Batches, BatchSizes, Corpus
 from training.language.conversations import Conversations
 from training.language.corpus import _write
-from training.language.example import collate
-from training.language.losses import _change_voice, _corrupt, _jitter, losses, words_loss
+from training.language.heads import Heads
+from training.language.losses import _change_voice, _corrupt, _jitter, _mask, losses, words_loss
 from training.language.model import (
     code_numbers,
-    new_heads,
     new_language_model,
     separate_levels,
     share_levels,
@@ -30,6 +30,24 @@ from training.language.model import (
 @pytest.fixture
 def model(tokenizer, small_models):
     return new_language_model(tokenizer)
+
+
+@pytest.fixture
+def labels(dialogues: Dialogues, tokenizer) -> Labels:
+    return Labels(dialogues, tokenizer)
+
+
+@pytest.fixture
+def untouched(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The model reads what was drawn, without errors."""
+    monkeypatch.setattr(loss_module, "_corrupt", lambda tokens, size, share: tokens)
+    monkeypatch.setattr(loss_module, "_jitter", lambda tokens: tokens)
+    for name in ("_change_voice", "_mask"):
+        monkeypatch.setattr(loss_module, name, lambda tokens, users: tokens)
+
+
+def collate(labels: Labels, examples, max_code_frames: int = 1000):
+    return labels.collate(examples, max_code_frames, np.random.default_rng(0))
 
 
 def test_code_numbers_are_the_quantisers():
@@ -89,15 +107,13 @@ def test_jittered_codes_are_neighbours():
     assert torch.equal(_jitter(grid, 0.0), grid)
 
 
+@pytest.mark.usefixtures("untouched")
 def test_losses_are_the_cross_entropy_of_what_is_learned(
-    model, conversations: Conversations, monkeypatch
+    model, labels: Labels, conversations: Conversations
 ):
-    monkeypatch.setattr(loss_module, "_corrupt", lambda tokens, size, share: tokens)
-    monkeypatch.setattr(loss_module, "_jitter", lambda tokens: tokens)
-    monkeypatch.setattr(loss_module, "_change_voice", lambda tokens, users: tokens)
     examples = [conversations.draw(np.random.default_rng(n)) for n in range(2)]
     with torch.no_grad():
-        text_loss, code_loss = losses(model, examples, "cpu", np.random.default_rng(0))
+        text_loss, code_loss = losses(model, collate(labels, examples))
         texts, codes, spoken = [], [], 0
         for e in examples:
             hidden = model.forward_hidden(e.grid[None, :, :-1])[0]
@@ -116,35 +132,31 @@ def test_losses_are_the_cross_entropy_of_what_is_learned(
     torch.testing.assert_close(code_loss, torch.stack(codes).mean(), rtol=1e-4, atol=1e-4)
 
 
-def test_losses_of_bfloat16_are_float32(
-    model, tokenizer, conversations: Conversations, dialogues: Dialogues
-):
+def test_losses_of_bfloat16_are_float32(model, labels: Labels, conversations: Conversations):
     examples = [conversations.draw(np.random.default_rng(n), speak=False) for n in range(2)]
     spoken = [conversations.draw(np.random.default_rng(0))]
-    heads = new_heads(model, tokenizer, dialogues)
+    heads = Heads(model, labels)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
-        found = words_loss(model, heads, examples, "cpu")
-        both = losses(model, spoken, "cpu", np.random.default_rng(0))
+        found = words_loss(model, heads, collate(labels, examples))
+        both = losses(model, collate(labels, spoken))
     assert [loss.dtype for loss in (found, *both)] == [torch.float32] * 3
 
 
 def test_the_words_and_the_heads_are_learned(
     model,
-    tokenizer,
+    labels: Labels,
     conversations: Conversations,
-    dialogues: Dialogues,
     monkeypatch: pytest.MonkeyPatch,
 ):
     monkeypatch.setattr("training.language.conversations.SPACED_SHARE", 0.3)
     torch.manual_seed(0)
-    heads = new_heads(model, tokenizer, dialogues)
+    heads = Heads(model, labels)
     rng = np.random.default_rng(0)
-    examples = [conversations.draw(rng, speak=False) for _ in range(14)]
-    grid, *_ = collate(examples)
+    batch = collate(labels, [conversations.draw(rng, speak=False) for _ in range(14)])
     optimizer = torch.optim.Adam([*model.parameters(), *heads.parameters()], 1e-2)
     first = None
     for _ in range(25):
-        loss = words_loss(model, heads, examples, "cpu")
+        loss = words_loss(model, heads, batch)
         first = first or loss.item()
         optimizer.zero_grad()
         loss.backward()
@@ -160,21 +172,83 @@ def write_corpus(work: Path, users, replies) -> None:
         _write(work / name / f"{len(list((work / name).iterdir()))}.pt", spoken)
 
 
+def same(one, other) -> bool:
+    return all(torch.equal(x, getattr(other, name)) for name, x in vars(one).items())
+
+
 def test_batches_are_drawn_by_their_number(
     tmp_path: Path, dialogues, tokenizer, spoken_users, spoken_replies, small_models, no_converter
 ):
     write_corpus(tmp_path, spoken_users, spoken_replies)
-    one, other = (Corpus(dialogues, tokenizer, tmp_path) for _ in range(2))
-    whole = [one.batch(step, 3, 7, False) for step in range(5)]
-    for step in (4, 1):
-        for first, second in zip(whole[step], other.batch(step, 3, 7, False)):
-            assert torch.equal(first.grid, second.grid)
-    # What came since is taken up at once, as a resumed training does.
-    write_corpus(tmp_path, spoken_users[:4], spoken_replies[:4])
-    one.refresh()
-    resumed = Corpus(dialogues, tokenizer, tmp_path)
-    for first, second in zip(one.batch(4, 3, 7, False), resumed.batch(4, 3, 7, False)):
-        assert torch.equal(first.grid, second.grid)
+    corpus = Corpus(dialogues, tokenizer, tmp_path)
+    sizes = BatchSizes(words=3, spoken=2, code_frames=50)
+
+    def batches(workers: int = 0) -> Batches:
+        return Batches(corpus, sizes, 7, lambda number: number % 5 == 4, workers)
+
+    one = batches()
+    whole = [one(number) for number in range(24)]
+    for number, batch in enumerate(whole):
+        assert len(batch.grid) == (2 if number % 5 == 4 else 3)
+        assert (len(batch.code_places) > 0) == (number % 5 == 4)
+        assert len(batch.code_places) <= 50
+    assert not same(whole[0], whole[20])
+    for other in (batches(), batches(2)):  # in processes of their own the same
+        for number in (4, 22, 23, 1):
+            assert same(other(number), whole[number])
+
+
+def test_what_is_learned_stands_at_its_place(labels: Labels, conversations: Conversations):
+    rng = np.random.default_rng(1)
+    examples = [conversations.draw(rng, speak) for speak in (True, False) * 6]
+    batch = collate(labels, examples)
+    length = batch.grid.shape[2]
+    columns = batch.grid.long().transpose(1, 2).flatten(0, 1)
+    assert torch.equal(columns[batch.word_places + 1, 0], batch.words)
+    assert torch.equal(columns[batch.code_places + 1, 1:], batch.codes)
+    assert torch.equal(batch.replies.flatten()[batch.code_places + 1].sum(), batch.replies.sum())
+    names = [list(numbers) for numbers in (labels.questions, labels.heard, labels.said)]
+    asked, heard, said = [], [], []
+    for row, e in enumerate(examples):
+        asked += [(row * length + column, name) for column, name in e.asked]
+        for found, spans in ((heard, e.heard), (said, e.said)):
+            found += [(row * length + c + i, n) for c, ns in spans for i, n in enumerate(ns)]
+    for expected, places, numbers, known in (
+        (asked, batch.question_places, batch.questions, names[0]),
+        (heard, batch.heard_places, batch.heard, names[1]),
+        (said, batch.said_places, batch.said, names[2]),
+    ):
+        assert expected and expected == [
+            (place, known[number]) for place, number in zip(places.tolist(), numbers.tolist())
+        ]
+    spelled = [(row, *span) for row, e in enumerate(examples) for span in e.spelled]
+    assert len(spelled) == batch.spelled_places.shape[1] > 0
+    ends = batch.spelling_lengths.cumsum(0).tolist()
+    for index, (row, first, number, syllables) in enumerate(spelled):
+        assert batch.spelled_lengths[index] == number
+        assert batch.spelled_places[:number, index].tolist() == [
+            row * length + first + i for i in range(number)
+        ]
+        part = batch.spelled[ends[index] - len(syllables) : ends[index]].tolist()
+        assert [names[1][n] for n in part] == list(syllables)
+    few = labels.collate(examples, 5, np.random.default_rng(0))
+    assert few.codes.shape == (5, 8)
+    assert set(few.code_places.tolist()) < set(batch.code_places.tolist())
+
+
+def test_masked_codes_are_whole_codebooks_and_frames_of_the_users(monkeypatch):
+    monkeypatch.setattr(loss_module, "MASKED_CODEBOOK_SHARE", 0.2)
+    torch.manual_seed(0)
+    grid = torch.randint(1, 1001, (16, 9, 60))
+    users = torch.zeros(16, 60, dtype=torch.bool)
+    users[:, :40] = True
+    found = _mask(grid, users)
+    assert torch.equal(found[:, 0], grid[:, 0]) and torch.equal(found[:, :, 40:], grid[:, :, 40:])
+    masked = found[:, 1:, :40] == 0
+    assert torch.equal(found[:, 1:, :40][~masked], grid[:, 1:, :40][~masked])
+    codebooks, frames = masked.all(dim=2, keepdim=True), masked.all(dim=1, keepdim=True)
+    assert torch.equal(masked, codebooks | frames)
+    assert 0.05 < codebooks.float().mean() < 0.4 and 0.005 < frames.float().mean() < 0.1
 
 
 def test_understanding_is_counted(model, conversations: Conversations, spoken_users, monkeypatch):
@@ -222,17 +296,22 @@ def test_a_voice_is_changed_alike_in_all_its_frames(monkeypatch):
     assert found[:, 1:, :30].min() >= 1 and found.max() <= 1000
 
 
-def test_what_is_spelled_is_told_once_in_any_columns(model, tokenizer, dialogues):
-    heads = new_heads(model, tokenizer, dialogues)
+def test_what_is_spelled_is_told_once_in_any_columns(model, tokenizer, labels: Labels):
+    heads = Heads(model, labels)
     torch.manual_seed(0)
     last = torch.randn(2, 6, model.config.dim)
-    examples = [SimpleNamespace(spelled=[(1, 4, ["ni"])]), SimpleNamespace(spelled=[(2, 3, [])])]
     vocab = tokenizer.get_vocab()
     ids = [model.semantic_id, *(id for token, id in vocab.items() if "<|heard:" in token)]
-    with torch.no_grad():
-        found = heads._spelling_loss(examples, last)
-        probabilities = model.text_logits(last)[:, :, ids].softmax(-1)
     ni, nothing = ids.index(vocab["<|heard:ni|>"]), 0
+    batch = SimpleNamespace(
+        spelled_places=torch.tensor([[1, 2, 3, 4], [8, 9, 10, 10]]).T,
+        spelled_lengths=torch.tensor([4, 3]),
+        spelling_lengths=torch.tensor([1, 0]),
+        spelled=torch.tensor([labels.heard["ni"]]),
+    )
+    with torch.no_grad():
+        found = heads._spelling_loss(batch, last.flatten(0, 1))
+        probabilities = model.text_logits(last)[:, :, ids].softmax(-1)
     # 你 takes any run of the four columns; of the other speech nothing is told.
     runs = [range(start, end) for start in range(4) for end in range(start + 1, 5)]
     first = probabilities[0, 1:5]
@@ -246,20 +325,18 @@ def test_what_is_spelled_is_told_once_in_any_columns(model, tokenizer, dialogues
 
 @pytest.mark.parametrize("speak", [True, False])
 def test_only_the_users_voice_is_changed(
-    model, tokenizer, conversations: Conversations, dialogues, monkeypatch, speak: bool
+    model, labels: Labels, conversations: Conversations, monkeypatch, speak: bool
 ):
     monkeypatch.setattr("training.language.conversations.SPACED_SHARE", 1.0)
     examples = [conversations.draw(np.random.default_rng(n), speak) for n in range(6)]
     changed = []
-    monkeypatch.setattr(
-        loss_module, "_change_voice", lambda grid, users: changed.append(users) or grid
-    )
+    for name in ("_change_voice", "_mask"):
+        monkeypatch.setattr(loss_module, name, lambda grid, users: changed.append(users) or grid)
+    batch = collate(labels, examples)
     with torch.no_grad():
-        if speak:
-            losses(model, examples, "cpu", np.random.default_rng(0))
-        else:
-            words_loss(model, new_heads(model, tokenizer, dialogues), examples, "cpu")
-    (users,) = changed
+        losses(model, batch) if speak else words_loss(model, Heads(model, labels), batch)
+    users, masked = changed
+    assert torch.equal(users, masked)
     for row, example in zip(users, examples):
         begins = [column + 1 for column, _ in example.asked]
         ends = [column + len(names) for column, names in example.said]
