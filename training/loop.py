@@ -17,7 +17,7 @@ from tqdm import tqdm
 from .files import replacing
 
 WARMUP_STEPS = 100
-FINAL_LEARNING_RATE = 0.05  # of the peak
+FINAL_LEARNING_RATE = 0.01  # of the peak
 MAX_GRADIENT_NORM = 1.0
 SHOWN_LOSSES = 50  # the progress bar shows their mean
 

@@ -14,6 +14,8 @@ from pathlib import Path
 import torch
 from loguru import logger
 
+from models.devices import find_device
+from models.errors import UserError
 from models.tokenizer import TextTokenizer, load_tokenizer
 from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
@@ -59,7 +61,8 @@ NUM_SOUNDS = 1200  # that nobody can understand
 HELDOUT_RECORDINGS = 400
 RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
 ASSISTANT_SHARE = 0.5  # of the codec's training
-SAMPLING = SamplingConfig(temperature=0.5, top_p=0.7, repetition_penalty=1.0)
+# A top_p below 1 would never let the second of two equally good replies through.
+SAMPLING = SamplingConfig(temperature=0.3, top_p=1.0, repetition_penalty=1.0)
 
 
 class MissingStageError(RuntimeError):
@@ -269,7 +272,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=180, help="of training, over all stages")
     parser.add_argument("--work", type=Path, default=Path("runs/tiny"))
     parser.add_argument("--output", type=Path, default=Path("checkpoints/tiny"))
-    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes that synthesise")
     parser.add_argument("--start", type=Path, help="folder of a checkpoint to train on from")
     parser.add_argument("--stage", help="only this one")
@@ -278,11 +281,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--minutes is {options.minutes:g}, but must be a number above 0")
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}, but must be at least 1")
+    try:
+        device = find_device(options.device)
+    except UserError as error:
+        parser.error(str(error))
     recipe = Recipe(
         options.work,
         options.output,
         options.minutes,
-        options.device,
+        device.type,
         options.workers,
         options.start,
     )

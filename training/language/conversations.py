@@ -32,7 +32,7 @@ from .wording import CORRECTIONS, loosen, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
-    False: {"speech": 0.45, "speech_text": 0.03, "text": 0.12, "transcript": 0.4},
+    False: {"speech": 0.45, "speech_text": 0.05, "text": 0.2, "transcript": 0.3},
     True: {"speech": 0.4, "speech_text": 0.15, "text": 0.45},
 }
 UNKNOWN_OTHER = "unknown.other"
