@@ -24,7 +24,8 @@ from models.westlake.firefly import FireflyArchitecture
 from .codec.clips import write_clips
 from .codec.config import load_start
 from .codec.encoder import load_codes, train_codes
-from .codec.vocoder import load_codec, polish_vocoder, train_slow_stages, train_vocoder
+from .codec.polish import polish_vocoder
+from .codec.vocoder import load_codec, train_slow_stages, train_vocoder
 from .dialogues import load_dialogues
 from .files import is_up_to_date, replacing
 from .language.batches import Corpus

@@ -14,6 +14,7 @@ from models.tokenizer import load_tokenizer
 from models.westlake.dual_ar import DualARConfig
 from training import loop
 from training.codec import config as codec_config
+from training.codec.polish import Size
 from training.dialogues import Dialogues, load_dialogues
 from training.language import model as language_model
 from training.language import wording
@@ -172,6 +173,7 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
         "codec.vocoder": {
             "SLOW_BATCH": (2, 8), "BATCH": (1, 8), "SLOW_VALIDATION": (2, 8), "VALIDATION": (2, 8),
         },
+        "codec.polish": {"CPU": Size(batch=(1, 8), width=4), "VALIDATION": (2, 8)},
         "recogniser.recogniser": {
             "WIDTH": 16, "DILATIONS": (1, 2), "BATCH_SIZE": 2, "ROUND_BATCHES": 2,
             "FIRST_UTTERANCES": 4, "FRESH_UTTERANCES": 2,

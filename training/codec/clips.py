@@ -42,17 +42,17 @@ def write_clips(recordings: Iterable[Recording], path: Path, seed: int, rounds: 
 
 
 class Crops:
-    """Random pieces of long waves, int16 [T] each.
+    """Random pieces of long waves, int16 [T] each, which lie on the device.
 
     Args:
         shares: of the pieces, for each file.
     """
 
     def __init__(self, shares: Mapping[Path, float], seed: int, device: str) -> None:
-        self.waves = [np.load(path, mmap_mode="r") for path in shares]
+        waves = (np.load(path, mmap_mode="c") for path in shares)  # "r" gives no tensors
+        self.waves = [torch.from_numpy(wave).to(device) for wave in waves]
         self.shares = list(shares.values())
         self.seed = seed
-        self.device = device
 
     def draw(self, step: int, batch_size: int, num_samples: int) -> Tensor:
         """Float32 [B, 1, T]; the same step draws the same."""
@@ -62,7 +62,7 @@ class Crops:
             wave = self.waves[index]
             start = int(rng.integers(0, len(wave) - num_samples))
             batch.append(wave[start : start + num_samples])
-        return torch.from_numpy(np.stack(batch) / np.float32(32768))[:, None].to(self.device)
+        return torch.stack(batch)[:, None].float() / 32768
 
 
 class CodedCrops(Crops):
@@ -72,7 +72,7 @@ class CodedCrops(Crops):
         self, codec: FireflyArchitecture, shares: Mapping[Path, float], seed: int, device: str
     ) -> None:
         super().__init__(shares, seed, device)
-        self.codes = [_codes_of(codec, path) for path in shares]
+        self.codes = [_codes_of(codec, path).to(device) for path in shares]
 
     def draw_coded(self, step: int, batch_size: int, num_frames: int) -> tuple[Tensor, Tensor]:
         """Codes [B, K, L] long and their wave [B, 1, L * samples per frame]."""
@@ -83,8 +83,7 @@ class CodedCrops(Crops):
             start = int(rng.integers(0, rows.shape[1] - num_frames))
             codes.append(rows[:, start : start + num_frames])
             waves.append(wave[start * FRAME : (start + num_frames) * FRAME])
-        wave = torch.from_numpy(np.stack(waves) / np.float32(32768))[:, None]
-        return torch.stack(codes).long().to(self.device), wave.to(self.device)
+        return torch.stack(codes).long(), torch.stack(waves)[:, None].float() / 32768
 
 
 @torch.no_grad()

@@ -97,8 +97,10 @@ def spread_projections(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
         hidden = block(conv(hidden))
     groups = codec.quantizer.residual_fsq.rvqs
     parts = hidden.float().mT.flatten(0, 1).chunk(len(groups), dim=-1)
-    spread = torch.tensor(SPREAD, device=hidden.device)
-    return torch.cat([fsq.project_in(part) / spread for fsq, part in zip(groups, parts)], dim=1)
+    projected = torch.stack([fsq.project_in(part) for fsq, part in zip(groups, parts)], dim=1)
+    # By numbers, not by a tensor: what comes from the CPU in every step would hold up a GPU.
+    spread = [numbers / deviation for numbers, deviation in zip(projected.unbind(-1), SPREAD)]
+    return torch.stack(spread, dim=-1).flatten(1)
 
 
 class Components:

@@ -2,8 +2,8 @@
 
 Its slow stages learn first, by the log-mel that a linear head reads off them: for the same speech
 that costs a tenth of what the whole vocoder does, and what is said depends on them. Then the whole
-of it learns, and has to please the ears of the encoder and of a recogniser; at last also
-discriminators, which take away the blur that all that is right on average has.
+of it learns, and has to please the ears of the encoder and of a recogniser; at last it is
+polished: see `polish`.
 """
 
 from __future__ import annotations
@@ -22,11 +22,9 @@ from ..loop import Stage, autocast
 from ..recogniser.recogniser import Recogniser
 from .clips import CodedCrops
 from .config import MEL_FLOOR
-from .discriminators import Discriminators
 from .encoder import load_codes, spread_projections
 
 HEARING_WEIGHT, WORDS_WEIGHT = 1.0, 2.0
-DECEPTION_WEIGHT, LIKENESS_WEIGHT = 0.5, 2.0
 STFT_SIZES = (256, 512, 1024, 2048)
 # Pieces in a batch and frames of codes in each: of the slow stages, and of the whole.
 SLOW_BATCH, BATCH = (16, 64), (6, 36)
@@ -138,61 +136,14 @@ def train_vocoder(
         return likeness_loss(codec, ear, audio, wave) + mel_loss(codec, ear, mel, wave)
 
     def validate(index: int) -> dict[str, float]:
-        return _validate(codec, fixed, folder, "vocoder", device)
+        return validate_speech(codec, fixed, folder, "vocoder", device)
 
     Stage(
         name="vocoder", folder=folder, minutes=minutes, learning_rate=4e-4, betas=(0.8, 0.99)
     ).run({"decoder": decoder, "mel": slow.mel}, step, validate)
 
 
-def polish_vocoder(
-    codes: Path,
-    vocoder: Path,
-    ear: Recogniser | None,
-    speech: Mapping[Path, float],
-    heldout: Mapping[Path, float],
-    folder: Path,
-    minutes: float,
-    device: str,
-) -> None:
-    """Train on what `train_vocoder` left, so that discriminators take it for recorded.
-
-    Args:
-        ear: a recogniser that the speech has to please too.
-    """
-    ear = ear and ear.to(device).requires_grad_(False)
-    codec = load_codec(codes, vocoder).to(device).requires_grad_(False)
-    decoder = new_decoder(codec).requires_grad_(True)
-    torch.manual_seed(0)
-    discriminators = Discriminators().to(device)
-    crops = CodedCrops(codec, speech, 7, device)
-    fixed = CodedCrops(codec, heldout, 6, device).draw_coded(0, *VALIDATION)
-
-    def step(index: int) -> Tensor:
-        indices, wave = crops.draw_coded(index, *BATCH)
-        with autocast(device):
-            audio = codec.head(codec.quantizer.decode(indices)).float()
-            told, deception, likeness = discriminators.losses(audio, wave)
-        return (
-            likeness_loss(codec, ear, audio, wave)
-            + DECEPTION_WEIGHT * deception
-            + LIKENESS_WEIGHT * likeness
-            + told
-        )
-
-    def validate(index: int) -> dict[str, float]:
-        figures = _validate(codec, fixed, folder, "polished", device)
-        with autocast(device):
-            audio = codec.head(codec.quantizer.decode(fixed[0])).float()
-            _, deception, likeness = discriminators.losses(audio, fixed[1])
-        return figures | {"deception": deception.item(), "likeness": likeness.item()}
-
-    Stage(
-        name="polished", folder=folder, minutes=minutes, learning_rate=3e-4, betas=(0.8, 0.99)
-    ).run({"decoder": decoder, "discriminators": discriminators}, step, validate)
-
-
-def _validate(
+def validate_speech(
     codec: FireflyArchitecture,
     heldout: tuple[Tensor, Tensor],
     folder: Path,

@@ -4,7 +4,7 @@ import torch
 
 from training.codec.discriminators import Discriminators
 
-SAMPLES = 4096
+SAMPLES = 2048
 
 
 def waves() -> tuple[torch.Tensor, torch.Tensor]:
@@ -18,7 +18,7 @@ def waves() -> tuple[torch.Tensor, torch.Tensor]:
 
 def test_they_learn_to_tell_recorded_from_spoken():
     torch.manual_seed(0)
-    discriminators, (tone, noise) = Discriminators(), waves()
+    discriminators, (tone, noise) = Discriminators(16), waves()
     optimizer = torch.optim.AdamW(discriminators.parameters(), 1e-3)
     before = discriminators.losses(noise, tone)[0].item()
     for _ in range(30):
@@ -33,7 +33,7 @@ def test_they_learn_to_tell_recorded_from_spoken():
 
 def test_each_side_learns_only_its_own_loss():
     torch.manual_seed(0)
-    discriminators, (tone, noise) = Discriminators(), waves()
+    discriminators, (tone, noise) = Discriminators(16), waves()
     spoken = noise.clone().requires_grad_(True)
     _, deception, likeness = discriminators.losses(spoken, tone)
     (deception + likeness).backward()
@@ -48,6 +48,6 @@ def test_each_side_learns_only_its_own_loss():
 
 def test_a_recording_is_like_itself():
     torch.manual_seed(0)
-    discriminators, (tone, noise) = Discriminators(), waves()
-    assert discriminators.losses(tone, tone)[2].item() == 0
+    discriminators, (tone, noise) = Discriminators(16), waves()
+    assert discriminators.losses(tone, tone)[2].item() < 1e-6  # judged in batches of other sizes
     assert discriminators.losses(noise, tone)[2].item() > 0.1
