@@ -21,7 +21,7 @@ from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
 
-from .codec.clips import write_clips
+from .codec.clips import write_clips, write_shifted_clips
 from .codec.config import load_start
 from .codec.encoder import load_codes, train_codes
 from .codec.polish import polish_vocoder
@@ -62,6 +62,7 @@ NUM_SOUNDS = 1200  # that nobody can understand
 HELDOUT_RECORDINGS = 400
 RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
 ASSISTANT_SHARE = 0.5  # of the codec's training
+POLISH_SHARES = {"assistant_shifted_clips": 0.5, "user_clean_clips": 0.28, "user_clips": 0.22}
 # A top_p below 1 would never let the second of two equally good replies through.
 SAMPLING = SamplingConfig(temperature=0.3, top_p=1.0, repetition_penalty=1.0)
 
@@ -115,14 +116,18 @@ class Recipe:
 
     def clips(self) -> None:
         self.need_recordings()
-        for name, takes, most in (
-            ("heldout_clips", "heldout", None),
-            ("assistant_clips", "replies", None),
-            ("user_clips", "users", CLIP_RECORDINGS),
+        for name, takes, most, clean in (
+            ("heldout_clips", "heldout", None, False),
+            ("assistant_clips", "replies", None, False),
+            ("user_clips", "users", CLIP_RECORDINGS, False),
+            ("user_clean_clips", "users", CLIP_RECORDINGS, True),
         ):
             path = self.work / f"{name}.npy"
             if not path.exists():
-                write_clips(islice(read(self.takes / takes), most), path, seed=1)
+                write_clips(islice(read(self.takes / takes), most), path, seed=1, clean=clean)
+        shifted = self.work / "assistant_shifted_clips.npy"
+        if not shifted.exists():
+            write_shifted_clips(self.work / "assistant_clips.npy", shifted)
 
     def load_tokenizer(self) -> TextTokenizer:
         size = VOCAB_SIZE + len(questions_of(self.dialogues.intents))
@@ -189,7 +194,7 @@ class Recipe:
             self.work / "codes.pt",
             self.work / "vocoder.pt",
             self.ear,
-            self.speech,
+            {self.work / f"{name}.npy": share for name, share in POLISH_SHARES.items()},
             {self.work / "heldout_clips.npy": 1.0},
             self.work,
             self.minutes * SHARES["polish"],

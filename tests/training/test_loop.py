@@ -24,13 +24,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> None:
 class Trial:
     """A stage whose batches and dropout are random."""
 
-    def __init__(self, folder: Path, minutes: float = 10 / 60) -> None:
+    def __init__(self, folder: Path, minutes: float = 10 / 60, averaged: tuple = ()) -> None:
         torch.manual_seed(0)
         self.net = nn.Sequential(
             nn.Linear(4, 8), nn.Dropout(0.5), nn.BatchNorm1d(8), nn.Linear(8, 1)
         )
         self.stage = Stage(
-            name="trial", folder=folder, minutes=minutes, learning_rate=0.1, validate_seconds=3
+            name="trial",
+            folder=folder,
+            minutes=minutes,
+            learning_rate=0.1,
+            validate_seconds=3,
+            averaged=averaged,
         )
         self.steps: list[int] = []
 
@@ -81,10 +86,13 @@ def test_a_stage_learns_and_logs(tmp_path: Path, clock: None):
     ]
 
 
+@pytest.mark.parametrize("averaged", [(), ("net",)])
 @pytest.mark.parametrize("end", [1, 5, 9])
-def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path, clock: None, end: int):
-    whole = Trial(tmp_path / "whole").run()
-    killed = Trial(tmp_path / "killed")
+def test_a_resumed_training_is_the_uninterrupted_one(
+    tmp_path: Path, clock: None, end: int, averaged: tuple[str, ...]
+):
+    whole = Trial(tmp_path / "whole", averaged=averaged).run()
+    killed = Trial(tmp_path / "killed", averaged=averaged)
 
     def step(index: int) -> Tensor:
         if index == end:
@@ -94,12 +102,68 @@ def test_a_resumed_training_is_the_uninterrupted_one(tmp_path: Path, clock: None
     with pytest.raises(KeyboardInterrupt):
         killed.run(step)
     torch.manual_seed(99)
-    resumed = Trial(tmp_path / "killed")
+    resumed = Trial(tmp_path / "killed", averaged=averaged)
     state = resumed.run()
     assert resumed.steps == list(range(3 * (end // 3), 10))
     assert_equal(state, whole)
     for name in ("trial.csv", "trial.png"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+def test_the_mean_of_the_weights_is_validated_and_saved(
+    tmp_path: Path, clock: None, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(loop, "MEAN_DECAY", 0.3)  # which is reached in the fourth step
+    plain, trial = Trial(tmp_path / "plain").run(), Trial(tmp_path, averaged=("net",))
+    biases = []
+
+    def step(index: int) -> Tensor:
+        biases.append(trial.net[3].bias.item())
+        return trial.step(index)
+
+    state = trial.run(step)
+    biases.append(trial.net[3].bias.item())
+    means = [biases[0]]
+    for decay, bias in zip((1 / 10, 2 / 11, 3 / 12, *[0.3] * 7), biases[1:], strict=True):
+        means.append(decay * means[-1] + (1 - decay) * bias)
+    shown = [row["bias"] for row in state["rows"]]
+    assert shown == pytest.approx([means[n] for n in (3, 6, 9, 10)], rel=1e-4)
+    assert state["modules"]["net_mean"]["3.bias"].item() == pytest.approx(means[-1], rel=1e-4)
+    assert state["modules"]["net_mean"]["2.num_batches_tracked"] == 10
+    # What learns does as without a mean.
+    assert_equal(state["modules"]["net"], plain["modules"]["net"])
+    assert_equal(trial.net.state_dict(), plain["modules"]["net"])
+    assert means[-1] != pytest.approx(biases[-1], rel=1e-4)
+
+
+@pytest.mark.parametrize("apart", [{}, {"second": 0.03}])
+def test_modules_that_learn_apart_have_their_own_rate_and_clipping(
+    tmp_path: Path, clock: None, apart: dict[str, float]
+):
+    modules = {name: nn.Linear(3, 1, bias=False) for name in ("first", "third", "second")}
+    before = {name: module.weight.detach().clone() for name, module in modules.items()}
+    Stage(
+        name="sides",
+        folder=tmp_path,
+        minutes=1 / 60,
+        learning_rate=0.1,
+        weight_decay=0,
+        apart=apart,
+    ).run(
+        modules,
+        lambda _: sum(10**n * m.weight.sum() for n, m in enumerate(modules.values(), start=1)),
+        lambda _: {},
+    )
+    norms = {name: module.weight.grad.norm().item() for name, module in modules.items()}
+    if apart:
+        assert norms["second"] == pytest.approx(1, rel=1e-4)
+        assert norms["first"] ** 2 + norms["third"] ** 2 == pytest.approx(1, rel=1e-4)
+    else:
+        assert sum(norm**2 for norm in norms.values()) == pytest.approx(1, rel=1e-4)
+    assert norms["third"] == pytest.approx(10 * norms["first"], rel=1e-4)
+    for name, module in modules.items():  # AdamW's first step is as long as its rate
+        rate = apart.get(name, 0.1) / loop.WARMUP_STEPS
+        torch.testing.assert_close(before[name] - module.weight, torch.full((1, 3), rate))
 
 
 @pytest.mark.parametrize("failing", ["csv", "png", "pt"])

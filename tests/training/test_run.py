@@ -59,6 +59,9 @@ def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
     for name in names:
         assert torch.load(work / f"{name}.pt", weights_only=True)["step"] == 1, name
     assert not list(work.rglob("*.new"))
+    polished_with = ["assistant_shifted_clips", "user_clean_clips", "user_clips"]
+    assert list(run.POLISH_SHARES) == polished_with and sum(run.POLISH_SHARES.values()) == 1
+    assert all((work / f"{name}.codes.pt").exists() for name in polished_with)
 
     # Once more: nothing is said, encoded, trained or spoken again.
     before = {path: path.stat().st_mtime_ns for path in work.rglob("*") if path.is_file()}

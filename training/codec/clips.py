@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -18,27 +18,45 @@ from .config import TINY_CODEC
 
 VARIATION = (0.9, 1.12)  # of the voices' size, when they are recorded once more
 FRAME = TINY_CODEC.samples_per_frame
+SHIFTS = 4  # within a frame, at which clear speech is coded to be polished
 
 
-def write_clips(recordings: Iterable[Recording], path: Path, seed: int, rounds: int = 1) -> None:
+def write_clips(
+    recordings: Iterable[Recording], path: Path, seed: int, rounds: int = 1, clean: bool = False
+) -> None:
     """Users as microphones hear them, and the assistant as it is, one after another: int16 [T].
 
     Args:
         rounds: how often each user is heard, each time larger or smaller and elsewhere.
+        clean: users as they are, and then without a microphone.
     """
     rng = np.random.default_rng(seed)
     pieces = []
     for recording in recordings:
         wave = recording.wave.astype(np.float32) / 32768
-        if recording.line.seed is None:
+        if clean or recording.line.seed is None:
             pieces.append(recording.wave)
+        if recording.line.seed is None:
             continue
         for _ in range(rounds):
             varied = vary(wave, rng.uniform(*VARIATION))
-            pieces.append((Microphone.draw(rng).record(varied) * 32767).astype(np.int16))
+            heard = varied.clip(-1, 1) if clean else Microphone.draw(rng).record(varied)
+            pieces.append((heard * 32767).astype(np.int16))
     order = rng.permutation(len(pieces))
+    _save([pieces[index] for index in order], path)
+
+
+def write_shifted_clips(clips: Path, path: Path) -> None:
+    """The same wave `SHIFTS` times, each time a part of a frame later: other codes for it."""
+    wave = np.load(clips)
+    wave = wave[: len(wave) // FRAME * FRAME]
+    starts = range(0, FRAME, FRAME // SHIFTS)
+    _save([np.pad(wave[start:], (0, start)) for start in starts], path)
+
+
+def _save(pieces: Sequence[np.ndarray], path: Path) -> None:
     with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, np.concatenate([pieces[index] for index in order]))
+        np.save(file, np.concatenate(pieces))
 
 
 class Crops:

@@ -126,5 +126,11 @@ def polish_vocoder(
 
     modules = {"decoder": polishing.decoder, "discriminators": polishing.discriminators}
     Stage(
-        name="polished", folder=folder, minutes=minutes, learning_rate=3e-4, betas=(0.8, 0.99)
+        name="polished",
+        folder=folder,
+        minutes=minutes,
+        learning_rate=4e-4,
+        betas=(0.8, 0.99),
+        apart={"discriminators": 3e-4},
+        averaged=("decoder",),
     ).run(modules, step, validate)

@@ -177,10 +177,10 @@ def load_slow_stages(codes: Path, slow_stages: Path) -> tuple[FireflyArchitectur
 
 
 def load_codec(codes: Path, vocoder: Path) -> FireflyArchitecture:
-    """The codec as all its stages left it."""
+    """The codec as all its stages left it; of a decoder that was averaged, its mean."""
     codec = load_codes(codes)
     modules = torch.load(vocoder, weights_only=True, map_location="cpu")["modules"]
-    new_decoder(codec).load_state_dict(modules["decoder"])
+    new_decoder(codec).load_state_dict(modules.get("decoder_mean", modules["decoder"]))
     return codec.eval()
 
 

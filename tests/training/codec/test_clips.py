@@ -8,7 +8,8 @@ import torch
 from recipe import make_recording
 
 from training import files
-from training.codec.clips import FRAME, CodedCrops, Crops, write_clips
+from training.codec import clips
+from training.codec.clips import FRAME, CodedCrops, Crops, write_clips, write_shifted_clips
 from training.codec.config import new_codec
 
 RECORDINGS = [
@@ -32,6 +33,30 @@ def test_clips_hold_the_assistant_as_it_is_and_users_as_they_are_heard(
     assert 0.85 * users < len(wave) - len(RECORDINGS[1].wave) < 1.15 * users
     write_clips(RECORDINGS, tmp_path / "again.npy", seed=1, rounds=2)
     np.testing.assert_array_equal(wave, np.load(tmp_path / "again.npy"))
+
+
+def test_clean_clips_hold_users_as_they_are_and_varied_and_no_noise(
+    tmp_path: Path, made_up_teacher, monkeypatch
+):
+    monkeypatch.setattr(clips, "Microphone", None)
+    users = [recording for recording in RECORDINGS if recording.line.seed is not None]
+    write_clips(users, tmp_path / "clips.npy", seed=1, clean=True)
+    wave = np.load(tmp_path / "clips.npy")
+    windows = np.lib.stride_tricks.sliding_window_view(wave, 50)
+    for recording in users:
+        assert (windows == recording.wave[1000:1050]).all(axis=1).sum() == 1
+    whole = sum(len(recording.wave) for recording in users)
+    assert 1.85 * whole < len(wave) < 2.15 * whole and len(wave) != 2 * whole
+
+
+def test_shifted_clips_are_other_codes_of_the_same_speech(clip: Path, tmp_path: Path):
+    write_shifted_clips(clip, tmp_path / "shifted.npy")
+    wave, shifted = np.load(clip), np.load(tmp_path / "shifted.npy")
+    length = len(wave) // FRAME * FRAME
+    assert shifted.dtype == np.int16 and len(shifted) == 4 * length
+    for part, start in zip(shifted.reshape(4, length), (0, 256, 512, 768)):
+        np.testing.assert_array_equal(part[: length - start], wave[start:length])
+        assert not part[length - start :].any()
 
 
 def test_clips_that_were_killed_are_not_there(tmp_path: Path, made_up_teacher, monkeypatch):

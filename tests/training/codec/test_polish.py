@@ -24,6 +24,12 @@ def test_the_vocoder_is_polished_and_the_codes_stay(clip: Path, tmp_path: Path, 
     after = vocoder.load_codec(codes, folder / "polished.pt").state_dict()
     changed = {name for name in before if not torch.equal(before[name], after[name])}
     assert changed and all(name.startswith(("head.", "quantizer.upsample.")) for name in changed)
+    state = torch.load(folder / "polished.pt", weights_only=True)
+    mean, learned = state["modules"]["decoder_mean"], state["modules"]["decoder"]
+    assert all(torch.equal(mean[f"head.{k[5:]}"], after[k]) for k in after if k.startswith("head."))
+    assert any(not torch.equal(mean[name], learned[name]) for name in mean)
+    decoder, discriminators = (sides["param_groups"][0]["lr"] for sides in state["optimizers"])
+    assert decoder > discriminators
     names = (folder / "polished.csv").read_text().splitlines()[0].split(",")
     assert {"valid_mel_l1", "valid_spectral", "deception", "likeness"} <= set(names)
 
