@@ -18,6 +18,7 @@ import torch
 
 from generate import CHUNK_FRAMES
 from models.devices import find_device
+from models.errors import UserError
 from models.omni.sampling import FlowConfig
 from models.westlake.checkpoint import Checkpoint, load_checkpoint
 from models.westlake.dual_ar import DualARTransformer, EagerEngine, choose_engine
@@ -106,6 +107,8 @@ def many_users(
 ) -> Iterator[Figures]:
     context = checkpoint.model.config.max_seq_len
     for users in numbers:
+        if torch.cuda.is_initialized():
+            torch.cuda.reset_peak_memory_stats()
         speed, _ = frames_per_second(checkpoint, context, POSITION, users, num_frames)
         yield {"users": users, "frames_per_second": speed, "of_each": speed / users} | memory()
 
@@ -141,7 +144,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--minutes", type=float, default=2.0, help="after which it ends")
     options = parser.parse_args(arguments)
     end = time.monotonic() + 60 * options.minutes
-    device = find_device(options.device)
+    try:
+        device = find_device(options.device)
+    except UserError as error:
+        parser.error(str(error))
     tiny = load_checkpoint("tiny", device.type)
     large = full_size(device) if options.shape != "tiny" else tiny
     parts: dict[str, Callable[[], Iterator[Figures]]] = {
@@ -164,7 +170,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
                 if time.monotonic() > end:
                     sys.exit(f"time is up in the part {part!r}: give it more --minutes")
         except (RuntimeError, ValueError, FloatingPointError) as error:  # the others may be well
-            print(json.dumps({"part": part, "error": f"{type(error).__name__}: {error}"}))
+            message = f"{type(error).__name__}: {error}"
+            print(json.dumps({"benchmark": "gpu", "part": part, "error": message}), flush=True)
 
 
 if __name__ == "__main__":

@@ -23,7 +23,8 @@ DESCRIPTION, STATE = "conversation.json", "conversation"
 MAX_TURNS = 200
 MAX_DIRECTORY = 256 * 1024  # bytes
 END = struct.Struct("<4s4H2IH")  # a zip file's last bytes, without a comment
-ENTRY_BYTES = 512  # that a zip file takes at most to name one of its files, and to pack it
+ENTRY_BYTES = 512  # that a zip file takes at most to name one of its files
+PACKING_SHARE = 1 / 2048  # of a file's size, more than packing adds to what can't be packed
 # Endings of what users show: browsers take a file for nothing else by them.
 SHOWN = {
     "image": (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif"),
@@ -61,7 +62,7 @@ def write_archive(
         "settings": settings,
         "turns": [],
     }
-    state_bytes = state.stat().st_size + ENTRY_BYTES
+    state_bytes = _num_packed(state.stat().st_size)
     num_kept = _num_fitting(turns, _num_bytes(about), state_bytes, limits)
     if not num_kept:
         size = limits.max_upload_bytes / MIB
@@ -81,19 +82,24 @@ def write_archive(
 def _num_fitting(turns: list[ShownTurn], about_bytes: int, state_bytes: int, limits: Limits) -> int:
     """How many of the last turns can be uploaded and read again, beside what is always there."""
     text_room = MIB - about_bytes
-    room = limits.max_upload_bytes - about_bytes - state_bytes - ENTRY_BYTES
+    room = limits.max_upload_bytes - _num_packed(about_bytes) - state_bytes
     sound_room = limits.max_user_bytes
     if room < 0:
         return 0
     for number, turn in enumerate(reversed(turns)):
         entry, files = _entry(1, turn)
         text_bytes = _num_bytes({"turns": [entry]})
-        sound_bytes = sum(file.stat().st_size for file in files.values())
-        text_room, sound_room = text_room - text_bytes, sound_room - sound_bytes
-        room -= text_bytes + sound_bytes + ENTRY_BYTES * len(files)
+        sizes = [file.stat().st_size for file in files.values()]
+        text_room, sound_room = text_room - text_bytes, sound_room - sum(sizes)
+        room -= text_bytes + sum(map(_num_packed, sizes))
         if number == MAX_TURNS or min(room, text_room, sound_room) < 0:
             return number
     return len(turns)
+
+
+def _num_packed(size: int) -> int:
+    """Bytes that a zip file takes at most for a file of so many."""
+    return size + math.ceil(PACKING_SHARE * size) + ENTRY_BYTES
 
 
 def _description(about: dict[str, Any]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import zipfile
 from collections.abc import Callable, Iterator
@@ -281,6 +282,20 @@ def test_what_can_never_be_read_again_is_not_written(model: FakeModel, tmp_path:
         write_archive(tmp_path / "conversation.zip", model, [turn], state, {}, LIMITS)
     assert told.value.code == "error_too_large_to_save"
     assert not (tmp_path / "conversation.zip").exists()
+
+
+def test_what_cannot_be_packed_is_counted_as_it_is_written(model: FakeModel, tmp_path: Path):
+    limits = Limits(max_audio_seconds=10, max_upload_bytes=16 << 20)
+    state, path = tmp_path / "state", tmp_path / "conversation.zip"
+    noise = np.random.default_rng(0).bytes(limits.max_upload_bytes)
+    written = 0
+    for left in (2_000, 4_000, 8_000, 16_000):
+        state.write_bytes(noise[:-left])
+        with contextlib.suppress(UserError):
+            write_archive(path, model, [shown(1)], state, {}, limits)
+            written += 1
+            assert path.stat().st_size <= limits.max_upload_bytes
+    assert written
 
 
 def test_what_is_no_archive_is_told(saved: Path, model: FakeModel, new_file, tmp_path: Path):

@@ -151,3 +151,23 @@ def test_each_row_draws_from_its_own_generator():
 def test_settings_outside_of_their_range_are_refused(name, value):
     with pytest.raises(ValueError, match=f"{name} is {value}.*allowed is 0 <"):
         SamplingConfig(**{name: value})
+
+
+@pytest.mark.usefixtures("device_kind")
+@pytest.mark.parametrize("vocab_size", [1001, 5620])
+def test_a_top_p_of_1_drops_no_token(vocab_size):
+    generator = torch.Generator().manual_seed(0)
+    logits = torch.randn(500, vocab_size, generator=generator) - 12
+    logits[:, :2] = 10 + torch.rand(500, 2, generator=generator)  # two good ones
+    kept_mass = SamplingConfig(top_p=1).kept_mass
+    probs = spread(*candidates(logits, 0.5, kept_mass), vocab_size)
+    torch.testing.assert_close(probs, (logits / 0.5).softmax(-1), atol=1e-5, rtol=0)
+    assert SamplingConfig(top_p=0.7).kept_mass == 0.7
+
+
+def test_native_draws_of_a_top_p_of_1_reach_every_token(native_draw):
+    logits = torch.full((1, 1001), -20.0)
+    logits[0, :2] = torch.tensor([10.0, 9.5])
+    settings = torch.tensor([[0.5, SamplingConfig(top_p=1).kept_mass, 1.0]])
+    window = torch.full((1, 16), 5)
+    assert_draws_follow(native_draw, (logits[0] / 0.5).softmax(-1), logits, window, settings)

@@ -267,7 +267,7 @@ class _Drawing:
     """The settings, windows and points of several replies, side by side for one frame."""
 
     def __init__(self, replies: Sequence[Reply]):
-        settings = [(r.sampling.temperature, r.sampling.top_p, r.penalty) for r in replies]
+        settings = [(r.sampling.temperature, r.sampling.kept_mass, r.penalty) for r in replies]
         self.window = torch.stack([reply.window for reply in replies])  # [B, 1+K, W]
         self.settings = torch.tensor(settings, device=self.window.device)
         self.points = draw_points([reply.generator for reply in replies], self.window.shape[1])

@@ -56,6 +56,12 @@ class SamplingConfig:
                 value = shown(getattr(self, name))
                 raise UserError("error_out_of_range", name=name, value=value, limits=limits)
 
+    @property
+    def kept_mass(self) -> float:
+        """What the probabilities of the kept tokens may add up to: all of them, which in float32
+        can be a little more than 1, where top_p is 1."""
+        return self.top_p if self.top_p < 1 else 2.0
+
 
 def _between(low: float, value: object, high: float) -> bool:
     if isinstance(value, bool) or not isinstance(value, (int, float)):
