@@ -28,6 +28,10 @@ SHOWN_LOSSES = 50  # the progress bar shows their mean
 _Optimizers = Sequence[Sequence[torch.optim.Optimizer]]
 
 
+class StateError(RuntimeError):
+    """The state to resume from is not of what is trained now."""
+
+
 @dataclass(kw_only=True)
 class _Progress:
     """How far a stage has come: `rows` of its log, seconds and steps, losses since the last row."""
@@ -83,6 +87,7 @@ class Stage:
 
         Raises:
             RuntimeError: the loss is not finite.
+            StateError: what is saved has other modules, sizes or optimizers.
         """
         means = {f"{name}_mean": copy.deepcopy(modules[name]) for name in self.averaged}
         modules = {**modules, **{name: mean.requires_grad_(False) for name, mean in means.items()}}
@@ -180,19 +185,26 @@ class Stage:
         learned = {name: copy.deepcopy(modules[name].state_dict()) for name in self.averaged}
         for name in learned:
             modules[name].load_state_dict(modules[f"{name}_mean"].state_dict())
-        yield
-        for name, state in learned.items():
-            modules[name].load_state_dict(state)
+        try:
+            yield
+        finally:
+            for name, state in learned.items():
+                modules[name].load_state_dict(state)
 
     def _resume(self, modules: Mapping[str, nn.Module], optimizers: _Optimizers) -> _Progress:
         saved = self.folder / f"{self.name}.pt"
         if not saved.exists():
             return _Progress()
         state = torch.load(saved, weights_only=True, map_location="cpu")
-        for name, module in modules.items():
-            module.load_state_dict(state["modules"][name])
-        for optimizer, saved_state in zip(_flat(optimizers), state["optimizers"], strict=True):
-            optimizer.load_state_dict(saved_state)
+        try:
+            for name, module in modules.items():
+                module.load_state_dict(state["modules"][name])
+            for optimizer, saved_state in zip(_flat(optimizers), state["optimizers"], strict=True):
+                optimizer.load_state_dict(saved_state)
+        except (KeyError, RuntimeError, ValueError) as error:
+            raise StateError(
+                f"{saved} is of another make than what is trained now: remove it to begin anew"
+            ) from error
         return _Progress(rows=state["rows"], seconds=state["seconds"], step=state["step"])
 
     def _save(

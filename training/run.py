@@ -38,6 +38,7 @@ from .language.model import (
 )
 from .language.preference import train_preference
 from .language.tokenizer import VOCAB_SIZE, questions_of, write_tokenizer
+from .loop import StateError
 from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
 from .speech.lines import foreign_lines, reply_lines, user_lines
 from .speech.recordings import Line, missing_shards, read, record
@@ -114,6 +115,13 @@ class Recipe:
                     f"{self.takes / name} lacks {len(missing)} files: run --stage recordings first"
                 )
 
+    def made(self, stage: str, name: str | None = None) -> Path:
+        """What a stage has put into the work folder, `<stage>.pt` without a name."""
+        path = self.work / (name or f"{stage}.pt")
+        if not path.exists():
+            raise MissingStageError(f"{path} is missing: run --stage {stage} first")
+        return path
+
     def clips(self) -> None:
         self.need_recordings()
         for name, takes, most, clean in (
@@ -131,24 +139,24 @@ class Recipe:
 
     def load_tokenizer(self) -> TextTokenizer:
         size = VOCAB_SIZE + len(questions_of(self.dialogues.intents))
-        return load_tokenizer(self.work / "tokenizer", size)
+        return load_tokenizer(self.made("tokenizer", "tokenizer"), size)
 
     @property
     def ear(self) -> Recogniser:
-        return load_recogniser(self.work / "recogniser.pt")
+        return load_recogniser(self.made("recogniser"))
 
     @property
     def speech(self) -> dict[Path, float]:
         """What the codec learns from."""
         return {
-            self.work / "assistant_clips.npy": ASSISTANT_SHARE,
-            self.work / "user_clips.npy": 1 - ASSISTANT_SHARE,
+            self.made("clips", "assistant_clips.npy"): ASSISTANT_SHARE,
+            self.made("clips", "user_clips.npy"): 1 - ASSISTANT_SHARE,
         }
 
     def codes(self) -> None:
         train_codes(
             self.speech,
-            self.work / "heldout_clips.npy",
+            self.made("clips", "heldout_clips.npy"),
             self.work,
             self.minutes * SHARES["codes"],
             self.device,
@@ -167,10 +175,10 @@ class Recipe:
 
     def slow_stages(self) -> None:
         train_slow_stages(
-            self.work / "codes.pt",
+            self.made("codes"),
             self.ear,
             self.speech,
-            {self.work / "heldout_clips.npy": 1.0},
+            {self.made("clips", "heldout_clips.npy"): 1.0},
             self.work,
             self.minutes * SHARES["slow_stages"],
             self.device,
@@ -179,11 +187,11 @@ class Recipe:
 
     def vocoder(self) -> None:
         train_vocoder(
-            self.work / "codes.pt",
-            self.work / "slow_stages.pt",
+            self.made("codes"),
+            self.made("slow_stages"),
             self.ear,
             self.speech,
-            {self.work / "heldout_clips.npy": 1.0},
+            {self.made("clips", "heldout_clips.npy"): 1.0},
             self.work,
             self.minutes * SHARES["vocoder"],
             self.device,
@@ -191,21 +199,22 @@ class Recipe:
 
     def polish(self) -> None:
         polish_vocoder(
-            self.work / "codes.pt",
-            self.work / "vocoder.pt",
+            self.made("codes"),
+            self.made("vocoder"),
             self.ear,
-            {self.work / f"{name}.npy": share for name, share in POLISH_SHARES.items()},
-            {self.work / "heldout_clips.npy": 1.0},
+            {self.made("clips", f"{name}.npy"): share for name, share in POLISH_SHARES.items()},
+            {self.made("clips", "heldout_clips.npy"): 1.0},
             self.work,
             self.minutes * SHARES["polish"],
             self.device,
         )
 
     def load_codec(self) -> FireflyArchitecture:
-        return load_codec(self.work / "codes.pt", self.work / "polished.pt")
+        return load_codec(self.made("codes"), self.made("polish", "polished.pt"))
 
     def corpus(self) -> None:
-        codec = load_codes(self.work / "codes.pt").to(self.device)
+        self.need_recordings()
+        codec = load_codes(self.made("codes")).to(self.device)
         write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
         write_replies(codec, self.takes / "replies", self.work / "replies")
         sounds = self.work / "sounds" / "sounds.pt"
@@ -213,7 +222,12 @@ class Recipe:
         write_users(codec, self.takes / "foreign", self.work / "sounds", FOREIGN_HEARD, seed=9)
         write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
 
+    def need_corpus(self) -> None:
+        for name in ("heldout_users", "replies", "sounds", "users"):
+            self.made("corpus", name)
+
     def understanding(self) -> None:
+        self.need_corpus()
         train_understanding(
             self.dialogues,
             self.load_tokenizer(),
@@ -224,6 +238,8 @@ class Recipe:
         )
 
     def language_model(self) -> None:
+        self.need_corpus()
+        self.made("understanding")
         train_language_model(
             self.dialogues,
             self.load_tokenizer(),
@@ -233,9 +249,10 @@ class Recipe:
         )
 
     def preference(self) -> None:
-        source = self.work / "language_model.pt"
+        source = self.made("language_model")
         if is_up_to_date(self.work / "preferred.pt", source):
             return
+        self.need_corpus()
         for name in ("preference.pt", "preference_pairs.pt"):
             if not is_up_to_date(self.work / name, source):  # of an earlier language model
                 (self.work / name).unlink(missing_ok=True)
@@ -254,7 +271,7 @@ class Recipe:
     def export(self) -> None:
         tokenizer = self.load_tokenizer()
         model = new_language_model(tokenizer)
-        preferred = self.work / "preferred.pt"
+        preferred = self.made("preference", "preferred.pt")
         model.load_state_dict(torch.load(preferred, weights_only=True, map_location="cpu"))
         codec = self.load_codec()
         written = self.work / "checkpoint"
@@ -307,7 +324,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             logger.info(f"stage {name}")
             try:
                 stage()
-            except MissingStageError as error:
+            except (MissingStageError, StateError) as error:
                 parser.error(str(error))
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from fake_device import NAME
 from recipe import make_spoken
 
 from models.tokenizer import load_tokenizer
@@ -179,7 +180,10 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
             "FIRST_UTTERANCES": 4, "FRESH_UTTERANCES": 2,
         },
         "language.model": {
-                "BATCH_SIZES": {"cpu": BatchSizes(words=3, spoken=2, code_frames=200)},
+                "BATCH_SIZES": dict.fromkeys(
+                    ("cpu", NAME), BatchSizes(words=3, spoken=2, code_frames=200)
+                ),
+                "DRAWING_WORKERS": {"cpu": 0, NAME: 0},
                 "VALIDATION_CONVERSATIONS": 2, "MAX_WORDS": 4,
         },
         "language.batches": {"POOL_BATCHES": 2, "VALIDATION_USERS": 2},

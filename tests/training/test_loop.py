@@ -3,6 +3,7 @@
 import csv
 import itertools
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from training import files, loop
-from training.loop import Stage, autocast
+from training.loop import Stage, StateError, autocast
 
 
 @pytest.fixture
@@ -200,6 +201,51 @@ def test_a_stage_that_has_no_time_left_does_nothing(tmp_path: Path, clock: None)
     longer = Trial(tmp_path, minutes=12 / 60)
     longer.run()
     assert longer.steps == [10, 11]
+
+
+def more_layers(trial: Trial) -> None:
+    trial.net.append(nn.Linear(1, 1))
+
+
+def other_sizes(trial: Trial) -> None:
+    trial.net[0] = nn.Linear(4, 9)
+
+
+def a_mean(trial: Trial) -> None:
+    trial.stage = replace(trial.stage, averaged=("net",))
+
+
+def one_more_optimizer(trial: Trial) -> None:
+    trial.stage = replace(trial.stage, matrices=lambda name: name == "0.weight")
+
+
+@pytest.mark.parametrize("change", [more_layers, other_sizes, a_mean, one_more_optimizer])
+def test_a_state_of_another_make_is_refused_and_stays(
+    tmp_path: Path, clock: None, change: Callable[[Trial], None]
+):
+    Trial(tmp_path).run()
+    before = (tmp_path / "trial.pt").read_bytes()
+    trial = Trial(tmp_path, minutes=12 / 60)
+    change(trial)
+    with pytest.raises(StateError, match="trial.pt is of another make .* remove it to begin anew"):
+        trial.run()
+    assert trial.steps == [] and (tmp_path / "trial.pt").read_bytes() == before
+
+
+def test_a_validation_that_fails_leaves_what_learns(tmp_path: Path, clock: None):
+    trial = Trial(tmp_path, averaged=("net",))
+
+    def validate(index: int) -> dict[str, float]:
+        raise OSError("no space is left")
+
+    trial.validate, trial.stage = validate, replace(trial.stage, validate_seconds=1)
+    before = trial.net[3].bias.item()
+    with pytest.raises(OSError, match="no space"):
+        trial.run()
+    # AdamW's first step is as long as its rate, and the mean goes a part of it.
+    assert abs(trial.net[3].bias.item() - before) == pytest.approx(
+        0.1 / loop.WARMUP_STEPS, rel=1e-2
+    )
 
 
 def test_curves_are_a_picture(tmp_path: Path, plot_curves: Callable):

@@ -2,6 +2,7 @@
 
 import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,6 +13,7 @@ from training.codec.config import new_codec
 from training.dialogues import Dialogues
 from training.files import is_up_to_date
 from training.language import preference
+from training.loop import StateError
 from training.speech import recordings
 from training.speech.lines import foreign_lines
 
@@ -85,6 +87,8 @@ def test_an_export_that_fails_leaves_the_old_checkpoint(
     model = run.new_language_model(tokenizer)
     torch.save(model.state_dict(), recipe.work / "preferred.pt")
     codec = new_codec()
+    for name in ("codes.pt", "polished.pt"):
+        (recipe.work / name).touch()
     monkeypatch.setattr(run, "load_codec", lambda *paths: codec)
 
     def fail(*args, **kwargs):
@@ -107,6 +111,8 @@ def test_preference_begins_anew_where_the_language_model_was_trained_on(
     trained = []
     for name in ("preferred.pt", "preference.pt", "preference_pairs.pt", "language_model.pt"):
         (tmp_path / name).write_text("")
+    for name in ("codes.pt", "polished.pt", "recogniser.pt", *CORPUS):
+        (tmp_path / name).touch()
     for name in ("load_language_model", "load_codec", "Corpus", "load_recogniser"):
         monkeypatch.setattr(run, name, lambda *args: run)
     monkeypatch.setattr(run, "conversations", None, raising=False)
@@ -130,7 +136,66 @@ def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
     assert "unknown stage 'codex': choose one of tokenizer, recordings" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", ["clips", "recogniser"])
+CLIPS = ["heldout_clips.npy", "assistant_clips.npy", "user_clips.npy"]
+POLISHED_WITH = ["assistant_shifted_clips.npy", "user_clean_clips.npy", "user_clips.npy"]
+CORPUS = ["heldout_users", "replies", "sounds", "users"]
+NEEDS = {
+    "codes": CLIPS,
+    "slow_stages": [*CLIPS, "codes.pt", "recogniser.pt"],
+    "vocoder": [*CLIPS, "codes.pt", "recogniser.pt", "slow_stages.pt"],
+    "polish": [CLIPS[0], *POLISHED_WITH, "codes.pt", "recogniser.pt", "vocoder.pt"],
+    "corpus": ["codes.pt"],
+    "understanding": ["tokenizer", *CORPUS],
+    "language_model": ["tokenizer", *CORPUS, "understanding.pt"],
+    "preference": [
+        "tokenizer", *CORPUS, "codes.pt", "polished.pt", "recogniser.pt", "language_model.pt",
+    ],
+    "export": ["tokenizer", "codes.pt", "polished.pt", "preferred.pt"],
+}  # fmt: skip
+
+
+def maker_of(name: str) -> str:
+    """The stage that makes a file of the work folder."""
+    known = {"polished.pt": "polish", "preferred.pt": "preference"}
+    known |= dict.fromkeys(CORPUS, "corpus") | dict.fromkeys([*CLIPS, *POLISHED_WITH], "clips")
+    return known.get(name, name.removesuffix(".pt"))
+
+
+@pytest.mark.parametrize(
+    ("stage", "missing"), [(stage, name) for stage, names in NEEDS.items() for name in names]
+)
+def test_a_stage_names_the_one_that_it_needs_first(
+    tmp_path: Path, small_recipe, capsys, monkeypatch: pytest.MonkeyPatch, stage: str, missing: str
+):
+    work = tmp_path / "work"
+    work.mkdir()
+    for name in set(NEEDS[stage]) - {missing}:
+        (work / name).touch()
+    for name in vars(run).copy():
+        if name.startswith(("load_", "new_")) and name != "load_dialogues":
+            monkeypatch.setattr(run, name, lambda *args: torch.nn.Identity())
+    monkeypatch.setattr(run.torch, "load", lambda *args, **kwargs: {})
+    monkeypatch.setattr(run.Recipe, "need_recordings", lambda recipe: None)
+    monkeypatch.setattr(run, "Corpus", lambda *args: SimpleNamespace(conversations=None))
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, "--stage", stage)
+    expected = f"{work / missing} is missing: run --stage {maker_of(missing)} first"
+    assert expected in capsys.readouterr().err
+
+
+def test_a_state_of_another_make_ends_without_a_traceback(
+    tmp_path: Path, small_recipe, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    def train(*args) -> None:
+        raise StateError("codes.pt is of another make")
+
+    monkeypatch.setattr(run.Recipe, "codes", train)
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, "--stage", "codes")
+    assert "codes.pt is of another make" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("stage", ["clips", "recogniser", "corpus"])
 def test_a_part_of_the_recordings_is_not_learned_from(
     tmp_path: Path, small_recipe, capsys, stage: str
 ):

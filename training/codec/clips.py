@@ -27,8 +27,9 @@ def write_clips(
     """Users as microphones hear them, and the assistant as it is, one after another: int16 [T].
 
     Args:
-        rounds: how often each user is heard, each time larger or smaller and elsewhere.
-        clean: users as they are, and then without a microphone.
+        rounds: how often each user is heard, each time with a larger or smaller voice and, unless
+            `clean`, at another microphone.
+        clean: no microphone hears the users, and each is there once more as recorded.
     """
     rng = np.random.default_rng(seed)
     pieces = []

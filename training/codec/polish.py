@@ -90,7 +90,12 @@ class Polishing:
         }
 
     def judge(self, indices: Tensor, wave: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """Codes [B, K, L] and their wave -> what is spoken of them, and `Discriminators.losses`."""
+        """What discriminators think of speech from codes [B, K, L], beside its recorded wave.
+
+        Returns:
+            what is spoken of the codes [B, 1, T] float32; then as scalars how badly it is told
+            apart from the wave, how badly it passes for a recording, and how unlike one it is.
+        """
         with autocast(self.device):
             audio = self.codec.head(self.codec.quantizer.decode(indices)).float()
             return audio, *self.discriminators.losses(audio, wave)

@@ -100,7 +100,9 @@ class Labels:
         """Put conversations side by side.
 
         Args:
+            examples: B of them, a row each.
             max_code_frames: of more columns with codes to be learned, so many are drawn.
+            rng: draws those.
         """
         length = max(example.grid.shape[1] for example in examples)
 

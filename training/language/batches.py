@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 
 import numpy as np
@@ -62,7 +63,7 @@ class Batches:
 
     Args:
         speaks: number -> whether its conversations are spoken, else only words are learned.
-        workers: processes that draw ahead, 0 for none.
+        workers: processes that draw ahead until `close`, 0 for none.
     """
 
     def __init__(
@@ -73,63 +74,67 @@ class Batches:
         speaks: Callable[[int], bool],
         workers: int = 0,
     ) -> None:
-        self.corpus, self.sizes, self.seed, self.speaks = corpus, sizes, seed, speaks
-        self.workers = workers
-        self._next, self._drawn = -1, iter(())
+        self._pools, self._workers = _Pools(corpus, sizes, seed, speaks), workers
+        self._next, self._drawn = 0, _batches_from(0, self._pools, workers)
 
     def __call__(self, number: int) -> Batch:
         if number != self._next:
-            self._drawn = self._from(number)
+            self.close()
+            self._drawn = _batches_from(number, self._pools, self._workers)
         self._next = number + 1
         return next(self._drawn)
 
-    def _from(self, number: int) -> Iterator[Batch]:
-        pool, skipped = divmod(number, POOL_BATCHES)
-        pools = DataLoader(
-            _Pools(self, pool),
-            batch_size=None,
-            num_workers=self.workers,
-            multiprocessing_context="fork" if self.workers else None,  # shares the corpus
-            collate_fn=list,  # as they are
-        )
-        for drawn in pools:
-            for arrays in drawn[skipped:]:
-                yield Batch(**{name: torch.from_numpy(x) for name, x in arrays.items()})
-            skipped = 0
+    def close(self) -> None:
+        """End the processes; without it they live as long as anything still refers to this."""
+        self._drawn.close()
 
-    def pool(self, number: int) -> list[Batch]:
-        """Batches from number * POOL_BATCHES on; of each kind those of equal length together."""
+
+class _Pools(torch.utils.data.Dataset):
+    """Number -> batches from number * POOL_BATCHES on; of each kind those of equal length together.
+
+    They are arrays, as those pass between processes as they are.
+    """
+
+    def __init__(
+        self, corpus: Corpus, sizes: BatchSizes, seed: int, speaks: Callable[[int], bool]
+    ) -> None:
+        self.corpus, self.sizes, self.seed, self.speaks = corpus, sizes, seed, speaks
+
+    def __getitem__(self, number: int) -> list[dict[str, np.ndarray]]:
         rng = np.random.default_rng([self.seed, number])
         kinds = [self.speaks(number * POOL_BATCHES + index) for index in range(POOL_BATCHES)]
         sorted_by_length = {}
         for speak in sorted(set(kinds)):
-            size, num_batches = self._size(speak), kinds.count(speak)
+            size = self.sizes.spoken if speak else self.sizes.words
+            num_batches = kinds.count(speak)
             examples = [
                 self.corpus.conversations.draw(rng, speak) for _ in range(num_batches * size)
             ]
             examples.sort(key=lambda e: e.grid.shape[1])
             parts = [examples[i : i + size] for i in range(0, len(examples), size)]
             sorted_by_length[speak] = iter([parts[i] for i in rng.permutation(num_batches)])
-        return [
+        batches = (
             self.corpus.labels.collate(next(sorted_by_length[speak]), self.sizes.code_frames, rng)
             for speak in kinds
-        ]
-
-    def _size(self, speak: bool) -> int:
-        return self.sizes.spoken if speak else self.sizes.words
-
-
-class _Pools(torch.utils.data.Dataset):
-    """Pools from one on, as arrays: they pass between processes as they are."""
-
-    def __init__(self, batches: Batches, first: int) -> None:
-        self.batches, self.first = batches, first
-
-    def __len__(self) -> int:
-        return 2**31
-
-    def __getitem__(self, index: int) -> list[dict[str, np.ndarray]]:
+        )
         return [
             {f.name: getattr(batch, f.name).numpy() for f in dataclasses.fields(batch)}
-            for batch in self.batches.pool(self.first + index)
+            for batch in batches
         ]
+
+
+def _batches_from(number: int, pools: _Pools, workers: int) -> Generator[Batch, None, None]:
+    pool, skipped = divmod(number, POOL_BATCHES)
+    loader = DataLoader(
+        pools,
+        batch_size=None,
+        sampler=count(pool),
+        num_workers=workers,
+        multiprocessing_context="fork" if workers else None,  # shares the corpus
+        collate_fn=list,  # as they are
+        generator=torch.Generator(),  # else it draws from the global one, which the steps use
+    )
+    for drawn in loader:
+        for arrays in drawn[skipped:]:
+            yield Batch(**{name: torch.from_numpy(x) for name, x in arrays.items()})
+        skipped = 0

@@ -24,8 +24,12 @@ SPELLING_WEIGHT = 2.0
 
 
 class Heads(nn.Module):
-    """Heads that are trained beside the model: what words were heard, what was asked, and which
-    syllable is spoken next."""
+    """Linear heads on a model's hidden states: which syllable is heard in a frame, what was asked,
+    and which syllable is spoken in a frame.
+
+    Args:
+        labels: number what is heard, asked and said; a head has an output for each.
+    """
 
     written: Tensor
 

@@ -1,16 +1,20 @@
 """Train the small language model on conversations of codes.
 
 First it learns to understand, from prompts and the replies' words, which decide all of what is said
-at a fraction of the work of codes; then to speak. Beside either it learns what its `Heads` ask.
+at a fraction of the work of codes; then to speak, in two of five steps, while the others go on with
+words. Beside either it learns what its `Heads` ask.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
+from loguru import logger
 from torch import Tensor, nn
 from torch.nn.utils.parametrize import register_parametrization, remove_parametrizations
 
@@ -29,7 +33,7 @@ from .heads import Heads
 from .losses import losses, words_loss
 from .tokenizer import emotion_token
 
-# By the kind of device; and how many processes draw for it.
+# By the kind of device; and how many processes draw for it at most.
 BATCH_SIZES = {
     "cpu": BatchSizes(words=36, spoken=12, code_frames=1200),
     "cuda": BatchSizes(words=224, spoken=72, code_frames=6000),
@@ -126,9 +130,17 @@ def code_numbers() -> Tensor:
 def start_language_model(model: DualARTransformer, tokenizer, folder: Path) -> None:
     """Take over a checkpoint's weights: of the stacks, and of the tokens that both know.
 
-    Codes are learned anew, as those of another codec mean something else.
+    Codes are learned anew, as those of another codec mean something else; of a model of another
+    width, all is.
     """
     weights = read_weights(folder / "model.safetensors")
+    width = weights["embed_tokens.weight"].shape[1]
+    if width != model.config.dim:
+        logger.warning(
+            f"{folder}: its language model is {width} wide, not {model.config.dim}: "
+            "nothing of it is taken over"
+        )
+        return
     known = load_tokenizer(folder, weights["embed_tokens.weight"].shape[0]).get_vocab()
     own = model.state_dict()
     for name, weight in weights.items():
@@ -140,14 +152,22 @@ def start_language_model(model: DualARTransformer, tokenizer, folder: Path) -> N
     model.load_state_dict(own)
 
 
+def num_usable_cores() -> int:
+    """Of the machine's, those that this process may use, where the system tells."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+@contextmanager
 def draw_batches(
     corpus: Corpus, device: str, seed: int, speaks: Callable[[int], bool]
-) -> Callable[[int], Batch]:
-    """The batches of a stage by their number, on its device."""
+) -> Iterator[Callable[[int], Batch]]:
+    """A stage's batches by their number, on its device; what draws ahead ends with the block."""
     kind = torch.device(device).type
-    sizes = BATCH_SIZES.get(kind, BATCH_SIZES["cpu"])
-    batches = Batches(corpus, sizes, seed, speaks, DRAWING_WORKERS.get(kind, 0))
-    return lambda number: batches(number).to(device)
+    workers = min(DRAWING_WORKERS[kind], num_usable_cores() - 1)
+    with closing(Batches(corpus, BATCH_SIZES[kind], seed, speaks, workers)) as batches:
+        yield lambda number: batches(number).to(device)
 
 
 def train_understanding(
@@ -169,11 +189,6 @@ def train_understanding(
         start_language_model(model, tokenizer, start)
     model = share_levels(model).to(device)
     heads = Heads(model, corpus.labels).to(device)
-    batches = draw_batches(corpus, device, 7, lambda number: False)
-
-    def step(index: int) -> Tensor:
-        with autocast(device):
-            return words_loss(model, heads, batches(index))
 
     def validate(index: int) -> dict[str, float]:
         some = corpus.validation_users()
@@ -182,13 +197,15 @@ def train_understanding(
             written = understanding(model, corpus.conversations, some, "text")
         return figures | {"intent_text": written["intent"]}
 
-    Stage(
-        name="understanding",
-        folder=work,
-        minutes=minutes,
-        learning_rate=1.5e-3,
-        **STAGE,
-    ).run({"model": model, "heads": heads}, step, validate)
+    with draw_batches(corpus, device, 7, lambda number: False) as batches:
+
+        def step(index: int) -> Tensor:
+            with autocast(device):
+                return words_loss(model, heads, batches(index))
+
+        Stage(
+            name="understanding", folder=work, minutes=minutes, learning_rate=1.5e-3, **STAGE
+        ).run({"model": model, "heads": heads}, step, validate)
 
 
 def train_language_model(
@@ -202,17 +219,7 @@ def train_language_model(
     model.load_state_dict(state["modules"]["model"])
     heads.load_state_dict(state["modules"]["heads"])
 
-    # Only with words in between, else it would forget them for the codes.
-    batches = draw_batches(corpus, device, 5, lambda number: number % 5 >= WORDS_OF_5_STEPS)
     fixed = corpus.fixed_batch(VALIDATION_CONVERSATIONS).to(device)
-
-    def step(index: int) -> Tensor:
-        with autocast(device):
-            batch = batches(index)
-            if not len(batch.code_places):
-                return words_loss(model, heads, batch)
-            text_loss, code_loss = losses(model, batch)
-            return text_loss + code_loss + heads.loss(batch)
 
     def validate(index: int) -> dict[str, float]:
         some = corpus.validation_users()
@@ -221,13 +228,20 @@ def train_language_model(
             text_loss, code_loss = losses(model, fixed)
         return figures | {"text_loss": text_loss.item(), "code_loss": code_loss.item()}
 
-    Stage(
-        name="language_model",
-        folder=work,
-        minutes=minutes,
-        learning_rate=1.5e-3,
-        **STAGE,
-    ).run({"model": model, "heads": heads}, step, validate)
+    # Only with words in between, else it would forget them for the codes.
+    with draw_batches(corpus, device, 5, lambda n: n % 5 >= WORDS_OF_5_STEPS) as batches:
+
+        def step(index: int) -> Tensor:
+            with autocast(device):
+                batch = batches(index)
+                if not len(batch.code_places):
+                    return words_loss(model, heads, batch)
+                text_loss, code_loss = losses(model, batch)
+                return text_loss + code_loss + heads.loss(batch)
+
+        Stage(
+            name="language_model", folder=work, minutes=minutes, learning_rate=1.5e-3, **STAGE
+        ).run({"model": model, "heads": heads}, step, validate)
 
 
 def load_language_model(path: Path, tokenizer) -> DualARTransformer:

@@ -1,12 +1,20 @@
 """The language model's losses, heads and batches."""
 
+import gc
+import multiprocessing
+import os
+from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
+from models.tokenizer import save_tokenizer
+from models.westlake.dual_ar import DualARTransformer
 from training.codec.config import new_codec
 from training.dialogues import Dialogues
 from training.language import losses as loss_module
@@ -18,10 +26,14 @@ from training.language.corpus import _write
 from training.language.heads import Heads
 from training.language.losses import _change_voice, _corrupt, _jitter, _mask, losses, words_loss
 from training.language.model import (
+    BATCH_SIZES,
+    DRAWING_WORKERS,
     code_numbers,
+    draw_batches,
     new_language_model,
     separate_levels,
     share_levels,
+    start_language_model,
     train_understanding,
     understanding,
 )
@@ -193,9 +205,95 @@ def test_batches_are_drawn_by_their_number(
         assert (len(batch.code_places) > 0) == (number % 5 == 4)
         assert len(batch.code_places) <= 50
     assert not same(whole[0], whole[20])
-    for other in (batches(), batches(2)):  # in processes of their own the same
-        for number in (4, 22, 23, 1):
-            assert same(other(number), whole[number])
+    for workers in (0, 2):  # in processes of their own the same
+        with closing(batches(workers)) as other:
+            for number in (4, 22, 23, 1):
+                assert same(other(number), whole[number])
+
+
+@pytest.fixture
+def small_corpus(
+    tmp_path: Path, dialogues, tokenizer, spoken_users, spoken_replies, small_models, no_converter
+) -> Corpus:
+    write_corpus(tmp_path, spoken_users, spoken_replies)
+    return Corpus(dialogues, tokenizer, tmp_path)
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_batches_leave_the_steps_generator_as_it_is(small_corpus: Corpus, workers: int):
+    torch.manual_seed(3)
+    before = torch.get_rng_state()
+    sizes = BatchSizes(words=3, spoken=2, code_frames=50)
+    with closing(Batches(small_corpus, sizes, 7, lambda number: False, workers)) as batches:
+        batches(1)
+    assert torch.equal(torch.get_rng_state(), before)
+
+
+def test_processes_end_with_the_stage_that_they_draw_for(
+    tmp_path: Path, small_corpus: Corpus, dialogues, tokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(model_module, "DRAWING_WORKERS", {"cpu": 2})
+    monkeypatch.setattr(model_module, "num_usable_cores", lambda: 3)
+    seen, learn = [], model_module.words_loss
+
+    def words_loss(*args):
+        seen.append(len(multiprocessing.active_children()))
+        return learn(*args)
+
+    monkeypatch.setattr(model_module, "words_loss", words_loss)
+    gc.disable()
+    try:
+        train_understanding(dialogues, tokenizer, tmp_path, 1e-6, "cpu")
+        assert seen == [2] and not multiprocessing.active_children()
+    finally:
+        gc.enable()
+
+
+@pytest.mark.parametrize(("cores", "expected"), [(1, 0), (4, 3), (13, 12), (64, 12)])
+def test_a_core_is_left_to_the_training(
+    small_corpus: Corpus, monkeypatch: pytest.MonkeyPatch, cores: int, expected: int
+):
+    found = []
+    monkeypatch.setattr(model_module, "DRAWING_WORKERS", DRAWING_WORKERS)
+    monkeypatch.setattr(model_module, "BATCH_SIZES", BATCH_SIZES)
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
+    monkeypatch.setattr(
+        model_module, "Batches", lambda *args: SimpleNamespace(close=lambda: found.append(args[-1]))
+    )
+    for device in ("cuda:0", "cpu"):
+        with draw_batches(small_corpus, device, 7, lambda number: False):
+            pass
+    assert found == [expected, 0]
+
+
+def save_start(folder: Path, model, tokenizer) -> Path:
+    folder.mkdir()
+    save_file(model.state_dict(), folder / "model.safetensors")
+    save_tokenizer(folder, tokenizer.backend)
+    return folder
+
+
+def test_a_start_is_taken_over_but_for_codes(tmp_path: Path, model, tokenizer):
+    start = save_start(tmp_path / "start", new_language_model(tokenizer, seed=1), tokenizer)
+    other = new_language_model(tokenizer, seed=1).state_dict()
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    start_language_model(model, tokenizer, start)
+    for name, weight in model.state_dict().items():
+        taken = "layers" in name or name == "embed_tokens.weight"
+        assert torch.equal(weight, (other if taken else before)[name]), name
+
+
+def test_nothing_is_taken_over_from_a_start_of_another_width(
+    tmp_path: Path, model, tokenizer, monkeypatch: pytest.MonkeyPatch
+):
+    config = replace(model.config, dim=16, head_dim=8)
+    start = save_start(tmp_path / "start", DualARTransformer(config, model.semantic_id), tokenizer)
+    before = {name: weight.clone() for name, weight in model.state_dict().items()}
+    told = []
+    monkeypatch.setattr(model_module.logger, "warning", told.append)
+    start_language_model(model, tokenizer, start)
+    assert all(torch.equal(weight, before[name]) for name, weight in model.state_dict().items())
+    assert told == [f"{start}: its language model is 16 wide, not 32: nothing of it is taken over"]
 
 
 def test_what_is_learned_stands_at_its_place(labels: Labels, conversations: Conversations):
