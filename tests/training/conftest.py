@@ -12,13 +12,14 @@ from fake_device import NAME
 from recipe import make_spoken
 
 from models.tokenizer import load_tokenizer
-from models.westlake.dual_ar import DualARConfig
+from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from training import loop
 from training.codec import config as codec_config
 from training.codec.polish import Size
 from training.dialogues import Dialogues, load_dialogues
 from training.language import model as language_model
 from training.language import wording
+from training.language.batch import Labels
 from training.language.batches import BatchSizes
 from training.language.conversations import Conversations
 from training.language.corpus import Spoken
@@ -174,17 +175,20 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
         "codec.vocoder": {
             "SLOW_BATCH": (2, 8), "BATCH": (1, 8), "SLOW_VALIDATION": (2, 8), "VALIDATION": (2, 8),
         },
-        "codec.polish": {"CPU": Size(batch=(1, 8), width=4), "VALIDATION": (2, 8)},
+        "codec.polish": {
+            "SIZES": dict.fromkeys(("cpu", NAME), Size(batch=(1, 8), width=4)),
+            "VALIDATION": (2, 8),
+        },
         "recogniser.recogniser": {
             "WIDTH": 16, "DILATIONS": (1, 2), "BATCH_SIZE": 2, "ROUND_BATCHES": 2,
             "FIRST_UTTERANCES": 4, "FRESH_UTTERANCES": 2,
         },
         "language.model": {
-                "BATCH_SIZES": dict.fromkeys(
-                    ("cpu", NAME), BatchSizes(words=3, spoken=2, code_frames=200)
-                ),
-                "DRAWING_WORKERS": {"cpu": 0, NAME: 0},
-                "VALIDATION_CONVERSATIONS": 2, "MAX_WORDS": 4,
+            "BATCH_SIZES": dict.fromkeys(
+                ("cpu", NAME), BatchSizes(words=3, spoken=2, code_frames=200)
+            ),
+            "DRAWING_WORKERS": {"cpu": 0, NAME: 0},
+            "VALIDATION_CONVERSATIONS": 2, "MAX_WORDS": 4,
         },
         "language.batches": {"POOL_BATCHES": 2, "VALIDATION_USERS": 2},
         "language.preference": {
@@ -232,3 +236,13 @@ def clip(tmp_path: Path) -> Path:
     path = tmp_path / "speech.npy"
     np.save(path, noise.clip(-32768, 32767).astype(np.int16))
     return path
+
+
+@pytest.fixture
+def model(tokenizer, small_models) -> DualARTransformer:
+    return language_model.new_language_model(tokenizer)
+
+
+@pytest.fixture
+def labels(dialogues: Dialogues, tokenizer) -> Labels:
+    return Labels(dialogues, tokenizer)

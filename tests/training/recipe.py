@@ -1,9 +1,13 @@
 """What the recipe's tests are made of: recordings, codes and a recogniser of no meaning."""
 
+from collections.abc import Sequence
+
 import numpy as np
 import torch
 
+from training.language.batch import Batch, Labels
 from training.language.corpus import Spoken
+from training.language.example import Example
 from training.recogniser.recogniser import Recogniser
 from training.speech import pinyin
 from training.speech.recordings import Line, Recording
@@ -37,3 +41,7 @@ def make_spoken(intent: str, text: str, manner: str, seed: int = 0) -> Spoken:
 def recogniser_of(units: list[str]) -> Recogniser:
     torch.manual_seed(0)
     return Recogniser(units).eval()
+
+
+def collate(labels: Labels, examples: Sequence[Example], max_code_frames: int = 1000) -> Batch:
+    return labels.collate(examples, max_code_frames, np.random.default_rng(0))

@@ -45,12 +45,8 @@ class Size:
     width: int
 
 
-CPU, GPU = Size(batch=(6, 36), width=16), Size(batch=(32, 36), width=32)
-
-
-def size_for(device: str) -> Size:
-    """What is affordable on such a device."""
-    return GPU if torch.device(device).type == "cuda" else CPU
+# By the kind of device.
+SIZES = {"cpu": Size(batch=(6, 36), width=16), "cuda": Size(batch=(32, 36), width=32)}
 
 
 class Polishing:
@@ -118,7 +114,7 @@ def polish_vocoder(
     """
     ear = ear and ear.to(device).requires_grad_(False)
     codec = load_codec(codes, vocoder).to(device)
-    polishing = Polishing(codec, ear, speech, device, size_for(device))
+    polishing = Polishing(codec, ear, speech, device, SIZES[torch.device(device).type])
     fixed = CodedCrops(codec, heldout, 6, device).draw_coded(0, *VALIDATION)
 
     def step(index: int) -> Tensor:

@@ -8,7 +8,7 @@ from recipe import recogniser_of
 
 from training.codec import encoder, polish, vocoder
 from training.codec.config import new_codec
-from training.codec.polish import FIRST_STEPS, Polishing, Size
+from training.codec.polish import FIRST_STEPS, SIZES, Polishing, Size
 
 
 def test_the_vocoder_is_polished_and_the_codes_stay(clip: Path, tmp_path: Path, small_models):
@@ -62,5 +62,5 @@ def test_each_side_of_the_polishing_gets_gradients(clip: Path, small_models):
 
 
 def test_a_gpu_gets_more_at_a_time():
-    cpu, gpu = polish.size_for("cpu"), polish.size_for("cuda:0")
+    cpu, gpu = SIZES["cpu"], SIZES["cuda"]
     assert gpu.batch[0] > cpu.batch[0] and gpu.width > cpu.width
