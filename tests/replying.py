@@ -11,6 +11,7 @@ from models.audio import AudioClip
 from models.westlake.dual_ar import SamplingConfig
 
 SEEDED = SamplingConfig(seed=1)
+COLD = 0.05  # a temperature at which no draw hangs on how a step of more rows rounds
 RATE = 16_000
 NUM_FRAMES = 14
 

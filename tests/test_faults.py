@@ -20,6 +20,7 @@ import pytest
 import torch
 from fake_model import FakeModel
 from page_client import API, Visitor, function, served
+from replying import COLD
 from small import rigged, small_model
 
 import app
@@ -32,9 +33,6 @@ ROOT = Path(app.__file__).parent
 
 def written(text: str) -> list:
     return [{"text": text, "audio": None}, "", 5, 0.7, -1]
-
-
-COLD = 0.05  # so that no draw hangs on how a batch rounds
 
 
 def files_in(page: app.Page) -> list[Path]:

@@ -7,6 +7,7 @@ from threading import Barrier, Thread
 import pytest
 import torch
 from parity import ASSETS, SEMANTIC_ID, golden_dual_ar
+from replying import COLD
 from safetensors.torch import load_file
 
 from models.westlake.dual_ar import (
@@ -118,7 +119,8 @@ def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkey
     monkeypatch.setattr("models.westlake.dual_ar.stepping.next_frames", counting)
     monkeypatch.setattr(Stepper, "GRACE_SECONDS", 5.0)
     stepper = Stepper(EagerEngine(model))
-    asked = [(prompt[:, start:], 3 + start, SamplingConfig(seed=start)) for start in range(4)]
+    sampling = [SamplingConfig(seed=seed, temperature=COLD) for seed in range(4)]
+    asked = [(prompt[:, start:], 3 + start, sampling[start]) for start in range(4)]
     together = Barrier(len(asked))
 
     def reply_in_thread(ask) -> list:
