@@ -41,8 +41,10 @@ from .messages import (
     with_cookie,
     with_json,
     with_place,
+    with_script,
 )
 from .server import network_of
+from .words import asset
 
 DRAINED = 4  # times the largest upload: what is read and dropped of one that is refused
 VISITOR = "x-visitor"
@@ -57,6 +59,7 @@ WRITE = re.compile(r"/gradio_api/(queue/join|call/(v2/)?\w+/?|upload|cancel|rese
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 ANSWER = re.compile(r"/gradio_api/call/(?:v2/)?\w+/(\w+)")
 NAMED = "call/v2/"  # calls whose body has the arguments by name
+FIRST = asset("first.js")
 PROGRESS = 'data: {"msg": "done"}\n\n'  # of an upload, which nobody keeps an account of
 
 
@@ -162,7 +165,9 @@ class Gate:
         if path == f"{API}/upload_progress":
             await Response(PROGRESS, media_type="text/event-stream")(scope, receive, send)
             return
-        if path.startswith(f"{API}/file="):
+        if path == "/" and scope["method"] == "GET":
+            send = with_script(send, FIRST)
+        elif path.startswith(f"{API}/file="):
             if not self.files.is_served(path.removeprefix(f"{API}/file=")):
                 raise RefusedError(404, "error_foreign_file")
         elif path == f"{API}/queue/data":

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
 
 from starlette.datastructures import Headers
@@ -57,27 +58,42 @@ def with_cookie(send, value: str):
 
 def with_place(send, place: int):
     """`send`, which adds to the answer how many replies wait before this one."""
+    return _changed(
+        send,
+        "application/json",  # what Gradio says of a call in its queue
+        lambda body: json.dumps({**json.loads(body), "place": place}).encode(),
+    )
+
+
+def with_script(send, script: str):
+    """`send`, which lets a script run before all others of a page."""
+    added = f"<head><script>{script}</script>".encode()
+    return _changed(send, "text/html", lambda body: body.replace(b"<head>", added, 1))
+
+
+def _changed(send, kind: str, change: Callable[[bytes], bytes]):
+    """`send`, which changes the whole body of an answer that is of a kind, and no refusal."""
     start, pieces = [], []
 
-    async def send_with_place(message) -> None:
-        if message["type"] == "http.response.start" and _is_json(message):
+    async def send_changed(message) -> None:
+        if message["type"] == "http.response.start" and _is(message, kind):
             start.append(message)
         elif not start:
             await send(message)
         else:
             pieces.append(message.get("body", b""))
             if not message.get("more_body", False):
-                body = json.dumps({**json.loads(b"".join(pieces)), "place": place}).encode()
+                body = change(b"".join(pieces))
                 await send(_with_length(start[0], len(body)))
                 await send({**message, "body": body})
 
-    return send_with_place
+    return send_changed
 
 
-def _is_json(start) -> bool:
-    """Whether an answer that starts like this is what Gradio says of a call in its queue."""
-    kind = Headers(raw=start["headers"]).get("content-type", "")
-    return start["status"] == 200 and kind.startswith("application/json")
+def _is(start, kind: str) -> bool:
+    """Whether an answer that starts like this is of a kind, and no refusal."""
+    found = Headers(raw=start["headers"]).get("content-type", "")
+    return start["status"] == 200 and found.startswith(kind)
 
 
 def _with_length(start, length: int) -> dict:

@@ -11,6 +11,15 @@ from fake_model import FakeModel, held
 import app
 
 pytestmark = MARKS
+# The server's answers to calls are held back, while what the calls bring comes by the stream.
+LATE = """{
+const send = window.fetch;
+window.fetch = async (what, options) => {
+  const response = await send(what, options);
+  if (String(what.url ?? what).includes("/queue/join")) await window.late;
+  return response;
+};
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -87,6 +96,53 @@ def test_a_fault_leaves_with_a_new_conversation_and_with_what_is_saved(open_page
         page.wait_for_selector("#status .fault:not(:empty)")
         page.click(leave)
         page.wait_for_function(gone, timeout=20_000)
+
+
+def test_a_page_that_is_asked_to_go_and_stays_goes_on(open_page: Pages, model: FakeModel):
+    page = open_page()
+    page.route("**/nothing", lambda route: route.fulfill(status=204))
+    with held(model):
+        write(page, "第一句")
+        page.wait_for_selector("#status [data-kind=busy]")
+        page.evaluate("window.isThisPage = true")
+        with page.expect_request("**/nothing"):
+            page.evaluate("location.href = '/nothing'")
+        page.wait_for_timeout(500)
+        assert page.query_selector(".toast-body") is None
+    wait_for_reply(page)
+    assert page.evaluate("window.isThisPage")
+
+
+def test_a_page_that_goes_in_the_middle_of_a_reply_leaves_no_error(
+    open_page: Pages, model: FakeModel
+):
+    page = open_page()
+    with held(model):
+        write(page, "第一句")
+        page.wait_for_selector("#status [data-kind=busy]")
+        page.reload()
+    page.wait_for_selector("#chat .user-row:has-text('第一句')")
+
+
+def test_a_page_whose_calls_are_answered_before_they_are_taken_leaves_no_error(
+    open_page: Pages, ours: tuple[app.Page, str], model: FakeModel
+):
+    page = open_page(script=LATE)
+    write(page, "第一句")
+    wait_for_reply(page)
+    session = list(ours[0].sessions._sessions.values())[-1]
+    with held(model):
+        write(page, "第二句")
+        page.wait_for_selector("#status [data-kind=busy]")
+        page.evaluate("() => { window.late = new Promise((take) => (window.take = take)); }")
+        page.click(".bot-row .good")
+        while session.turns[0].rating != 1:
+            page.wait_for_timeout(50)
+    wait_for_reply(page, 2)
+    page.evaluate("window.take()")
+    page.wait_for_selector(".bot-row .good[aria-pressed=true]")
+    page.reload()
+    page.wait_for_selector(".bot-row .good[aria-pressed=true]")
 
 
 def test_what_is_written_is_seen_whole_on_a_turned_phone(open_page: Pages):
