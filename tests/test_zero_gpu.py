@@ -1,5 +1,6 @@
 """A model on ZeroGPU: replies made in forked processes are those of the model itself."""
 
+import os
 import sys
 from collections.abc import Generator
 from contextlib import closing
@@ -20,9 +21,11 @@ from models.contract import ReplyOptions, SpeechCodec, SystemPrompts
 from models.elsewhere import conversation_of, state_of
 from models.errors import UserError
 from models.load import load_model
+from models.transformer.graphs import SWITCH
 from models.transformer.native import load_library
 from models.westlake.dual_ar import SamplingConfig
 from models.zero_gpu import VARIABLE, ZeroGpuModel, is_lent
+from page.shelf import Shelf
 
 # Python warns where a process with threads is forked, which is what ZeroGPU does.
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
@@ -264,22 +267,6 @@ def test_the_codec(model, lent):
     np.testing.assert_array_equal(lent.decode(codes), model.decode(codes))
 
 
-def test_a_system_prompt(spaces):
-    class Told(FakeModel):
-        def new_conversation_with(self, system):
-            if not system:
-                raise UserError("error_nothing_given")
-            conversation = self.new_conversation()
-            conversation.heard.append((system, 0.0))
-            return conversation
-
-    lent = ZeroGpuModel(Told(), spaces.GPU)
-    assert isinstance(lent, SystemPrompts) and not isinstance(lent, SpeechCodec)
-    assert b"kind" in lent.new_conversation_with("kind").state
-    with pytest.raises(UserError):
-        lent.new_conversation_with("")
-
-
 def test_a_gpu_is_asked_for_as_long_as_a_reply_may_be(model, lent, spaces):
     conversation = lent.new_conversation()
     for num_frames in (10, 20):
@@ -312,3 +299,22 @@ def test_without_spaces_the_page_says_what_to_install(monkeypatch, capsys):
     monkeypatch.setitem(sys.modules, "spaces", None)
     assert app.main(["--port", str(free_port())]) == 2
     assert "pip install spaces" in capsys.readouterr().err
+
+
+def test_there_the_page_gets_it_and_what_is_compared_runs_on_the_cpu(monkeypatch, spaces):
+    served = {}
+
+    def page(model, *arguments, **options):
+        served.update(options, model=model)
+        raise ValueError("enough was seen")
+
+    monkeypatch.setenv(VARIABLE, "true")
+    monkeypatch.setenv(SWITCH, "")
+    monkeypatch.delenv(SWITCH)
+    monkeypatch.setitem(sys.modules, "spaces", spaces)
+    monkeypatch.setattr(app, "Page", page)
+    assert app.main(["--port", str(free_port())]) == 2
+    assert isinstance(served["model"], ZeroGpuModel) and os.environ[SWITCH] == "0"
+    served["model"].device = "cuda"
+    shelf = Shelf(served["model"], served["compare_with"], served["compare_on"])
+    assert shelf.get("tiny:float32").device == "cpu"
