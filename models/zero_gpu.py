@@ -54,10 +54,10 @@ def load_on_zero_gpu(
 ) -> ZeroGpuModel:
     """Load a checkpoint whose replies are made on ZeroGPU; call it before the page is served.
 
-    Args and raises: as of `models.load.load_model`.
+    Args: as of `models.load.load_model`.
 
     Raises:
-        ValueError: `spaces` is not installed.
+        ValueError, RuntimeError: as it raises them, or `spaces` is not installed.
     """
     try:
         import spaces  # from now on PyTorch pretends to this thread that there is a GPU

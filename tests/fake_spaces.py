@@ -29,11 +29,13 @@ class FakeSpaces:
     Fields:
         asked: seconds that calls have asked for.
         refusal: why no GPU is lent; None lends one.
+        num_pieces: after which a call is broken off; None lets it end.
     """
 
     def __init__(self) -> None:
         self.asked: list[float] = []
         self.refusal: str | None = None
+        self.num_pieces: int | None = None
 
     def GPU(self, *, duration: Callable[..., float]) -> Callable:  # noqa: N802
         def decorated(task: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -46,7 +48,13 @@ class FakeSpaces:
                 process = CONTEXT.Process(target=_work, args=(task, given, taken), daemon=True)
                 process.start()
                 given.put(arguments)
+                num_given = 0
                 while (kind := taken.get())[0] == "piece":
+                    if num_given == self.num_pieces:
+                        process.kill()
+                        kind = "error", "GPU task aborted"
+                        break
+                    num_given += 1
                     yield kind[1]
                 process.join()
                 if kind[0] == "error":

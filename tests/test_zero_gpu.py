@@ -232,16 +232,21 @@ def test_a_fault_in_a_reply_keeps_what_was_said(model, spaces, num_frames):
     assert len(states[1]) == (num_frames > 0)
 
 
-def test_what_zero_gpu_says_is_told(lent, spaces):
+@pytest.mark.parametrize(
+    ("name", "value", "reason"),
+    [("refusal", "Try again in 3 hours.", "in 3 hours."), ("num_pieces", 2, "GPU task aborted")],
+)
+def test_what_zero_gpu_says_is_told(lent, spaces, name, value, reason):
     conversation = lent.new_conversation()
     answer(conversation, 3, text="你好")
-    before, spaces.refusal = conversation.state, "Try again in 3 hours."
+    before = conversation.state
+    setattr(spaces, name, value)
     with pytest.raises(UserError) as error:
-        answer(conversation, text="再见")
-    assert error.value.code == "error_zero_gpu" and "Try again in 3 hours." in str(error.value)
+        list(chunks_of(conversation, 60, text="再见"))
+    assert error.value.code == "error_zero_gpu" and reason in str(error.value)
     assert conversation.state == before
-    spaces.refusal = None
-    answer(conversation, 3, text="再见")
+    setattr(spaces, name, None)
+    assert len(answer(conversation, 3, text="再见"))
 
 
 def test_a_saved_conversation_goes_on_identically(model, lent, tmp_path):
