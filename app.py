@@ -28,6 +28,7 @@ from listening.store import Store  # noqa: E402
 from models.contract import SpeechModel  # noqa: E402
 from models.load import load_model  # noqa: E402
 from models.voice_activity import load_detector  # noqa: E402
+from models.zero_gpu import is_lent, load_on_zero_gpu  # noqa: E402
 from page import metrics, server, words  # noqa: E402
 from page.api import Api  # noqa: E402
 from page.calls import MODEL, Calls  # noqa: E402
@@ -78,6 +79,7 @@ class Page:
         public_metrics: see `Entrance`.
         data_folder: where listening tests outlive the process; None lets them end with it.
         compare_with: models that they may use beside this one, as "checkpoint:dtype".
+        compare_on: the device of these; None for this one's.
     """
 
     def __init__(
@@ -90,6 +92,7 @@ class Page:
         public_metrics: bool = False,
         data_folder: Path | None = None,
         compare_with: Sequence[str] = (),
+        compare_on: str | None = None,
     ) -> None:
         self.limits = limits or Limits()
         self._folder = PrivateFolder()
@@ -100,7 +103,7 @@ class Page:
         self.files = Files(self._folder.path, self.limits, example_recordings())
         self.sessions = Sessions(model, self.files, self.limits, log_content)
         self.store = Store(data_folder, listening_limits(self.limits))
-        self.readers, shelf = Readers(), Shelf(model, compare_with)
+        self.readers, shelf = Readers(), Shelf(model, compare_with, compare_on)
         with gr.Blocks(title=" · ".join(words.title(model).values())) as self.demo:
             gr.HTML(words.header(model))
             with gr.Tabs():
@@ -221,8 +224,12 @@ def serve(options: argparse.Namespace) -> None:
     server.check_place(options)
     server.bypass_proxy(options.host)
     users = read_users(options.auth)
-    compare_with = read_names(options.compare_with, options.device)
-    model = load_model(options.checkpoint, options.device, options.dtype, options.revision)
+    # A GPU that is lent is there for the served model alone.
+    load, others_on = (
+        (load_on_zero_gpu, "cpu") if is_lent(options.device) else (load_model, options.device)
+    )
+    compare_with = read_names(options.compare_with, others_on)
+    model = load(options.checkpoint, options.device, options.dtype, options.revision)
     model.warm_up()
     log_content = options.log_content or not server.is_public(options)
     with ExitStack() as stack:
@@ -234,6 +241,7 @@ def serve(options: argparse.Namespace) -> None:
             public_metrics=options.public_metrics,
             data_folder=data_folder(options),
             compare_with=compare_with,
+            compare_on=others_on,
         )
         stack.callback(page.close)
         try:

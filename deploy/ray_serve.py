@@ -11,11 +11,10 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
-import tempfile
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -25,13 +24,14 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 import app
-from models.contract import ReplyChunk, ReplyOptions, SpeechCodec, SpeechModel
+from models.contract import ReplyChunk, SpeechCodec
+from models.elsewhere import about, conversation_of, state_of
 from models.load import load_model
 from page import server
 from page.login import read_users
 from page.options import data_folder, parse_arguments, read_limits
 
-from .remote_model import FIELDS, Asked, RemoteCodecModel, RemoteModel
+from .remote_model import Asked, RemoteCodecModel, RemoteModel
 
 KEPT_CONVERSATIONS = 32  # that a replica holds the caches of
 ONGOING = 8  # replies at a replica at once; more go to another one or wait
@@ -70,15 +70,14 @@ class Replica:
 
     def about(self) -> dict[str, Any]:
         """The model's fields, and what a new conversation is like."""
-        return {name: getattr(self.model, name) for name in FIELDS} | {
+        return about(self.model) | {
             "has_codec": isinstance(self.model, SpeechCodec),
-            "empty": _state_of(self.model.new_conversation()),
             "process": os.getpid(),
         }
 
     def check(self, state: bytes) -> None:
         """Raise a UserError unless it is a conversation of this model."""
-        _conversation_of(self.model, state)
+        conversation_of(self.model, state)
 
     def encode(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
         codec: Any = self.model  # which has one, or it is not asked
@@ -100,35 +99,16 @@ class Replica:
 
     def _pieces(self, kept: Kept, asked: Asked) -> Iterator[ReplyChunk | bytes]:
         if kept.state != asked.before:
-            kept.conversation = _conversation_of(self.model, asked.state)
+            kept.conversation = conversation_of(self.model, asked.state)
         conversation, kept.state = kept.conversation, None
-        options = ReplyOptions(**asked.options)
-        turn = conversation.begin_turn(asked.text, asked.sample_rate)
-        if len(asked.samples):
-            turn.push(torch.from_numpy(asked.samples.copy()))
-        turn.finish()
-        for chunk in conversation.reply(turn, options):
+        stop = Event()
+        turn = asked.turn.read(conversation)
+        for chunk in conversation.reply(turn, asked.turn.reply_options(stop)):
             yield chunk
             if ray.get(self.stopped.has.remote(asked.after)):
-                options.stop.set()
+                stop.set()
         kept.state = asked.after
-        yield _state_of(conversation)
-
-
-def _state_of(conversation: Any) -> bytes:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "conversation"
-        conversation.save(path)
-        return path.read_bytes()
-
-
-def _conversation_of(model: SpeechModel, state: bytes | None) -> Any:
-    if state is None:
-        return model.new_conversation()
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder) / "conversation"
-        path.write_bytes(state)
-        return model.load_conversation(path)
+        yield state_of(conversation)
 
 
 class PageDeployment:

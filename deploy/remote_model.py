@@ -20,7 +20,8 @@ import torch
 from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
-from models.contract import ReplyChunk, ReplyOptions, SamplingField, UserTurn
+from models.contract import ReplyChunk, ReplyOptions, UserTurn
+from models.elsewhere import AskedTurn, CollectedTurn, ConversationElsewhere, ModelElsewhere
 from models.errors import UserError
 
 TRIES, PAUSE = 60, 1.0  # seconds between two tries of a turn whose replica is gone
@@ -32,127 +33,73 @@ class Asked:
 
     Fields:
         before, after: names of the conversation's state before and after it.
-        state: the conversation before it, as `Conversation.save` writes it; None for a new one.
-        options: of `ReplyOptions`, but for `stop`.
+        state: the conversation before it, as `Conversation.save` writes it.
     """
 
     conversation: str
     before: str
     after: str
-    state: bytes | None
-    text: str | None
-    samples: np.ndarray
-    sample_rate: int | None
-    options: dict[str, Any]
+    state: bytes
+    turn: AskedTurn
 
 
-class RemoteTurn:
-    """A user's turn; replicas read it when it has ended. See `contract.UserTurn`."""
+class RemoteConversation(ConversationElsewhere):
+    """A conversation whose cache is at a replica."""
 
-    def __init__(self, conversation: RemoteConversation, text: str | None, rate: int | None):
-        self.conversation, self.text = conversation, (text or "").strip()
-        self.sample_rate = rate
-        self.pieces = [np.zeros(0, np.float32)]
+    model: RemoteModel
 
-    @property
-    def seconds_heard(self) -> float:
-        rate = self.sample_rate or self.conversation.model.sample_rate
-        return sum(map(len, self.pieces)) / rate
-
-    @property
-    def seconds_left(self) -> float:
-        return max(0.0, self.conversation.model.max_input_seconds - self.seconds_heard)
-
-    def push(self, samples: torch.Tensor) -> None:
-        self.pieces.append(samples.numpy().astype(np.float32))
-
-    def finish(self) -> None:
-        if not self.text and not self.seconds_heard:
-            raise UserError("error_nothing_given")
-
-    def abandon(self) -> None:
-        self.pieces = []
-
-
-class RemoteConversation:
-    """A conversation as the page holds it: its columns, not its cache. See `contract`."""
-
-    def __init__(self, model: RemoteModel, state: bytes | None = None) -> None:
-        self.model, self._state = model, state
+    def __init__(self, model: RemoteModel, state: bytes) -> None:
+        super().__init__(model, state)
         self._conversation, self._name = uuid4().hex, uuid4().hex
 
-    def begin_turn(self, text=None, sample_rate=None, *, image=None, video=None) -> RemoteTurn:
-        return RemoteTurn(self, text, sample_rate)
-
     def reply(self, turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:
-        assert isinstance(turn, RemoteTurn), f"a {type(turn).__name__} is no turn of this model"
+        assert isinstance(turn, CollectedTurn), f"a {type(turn).__name__} is no turn of this model"
         asked = self._asked(turn, options)
         pieces = self.model.answer(asked)
         try:
             for piece in pieces:
                 if isinstance(piece, bytes):
-                    self._state, self._name = piece, asked.after
+                    self._keep(turn, piece, asked.after)
                     return
                 yield piece
-                if options.stop.is_set():
+                if options.stop.is_set() or not turn.is_open:
                     self.model.stop(asked.after)
         except GeneratorExit:  # nobody wants the rest; what was said is kept
             self.model.stop(asked.after)
             for piece in pieces:
                 if isinstance(piece, bytes):
-                    self._state, self._name = piece, asked.after
+                    self._keep(turn, piece, asked.after)
             raise
+        finally:
+            turn.abandon()
 
-    def _asked(self, turn: RemoteTurn, options: ReplyOptions) -> Asked:
-        given = {field.name: getattr(options, field.name) for field in dataclasses.fields(options)}
-        del given["stop"]
+    def _keep(self, turn: CollectedTurn, state: bytes, name: str) -> None:
+        if turn.is_open:
+            self.state, self._name = state, name
+
+    def _asked(self, turn: CollectedTurn, options: ReplyOptions) -> Asked:
         sampling = options.sampling or self.model.sampling
         if sampling.seed is None:  # one for all replicas that may have to try
             sampling = dataclasses.replace(sampling, seed=secrets.randbits(31))
         return Asked(
             conversation=self._conversation, before=self._name, after=uuid4().hex,
-            state=self._state, text=turn.text or None, samples=np.concatenate(turn.pieces),
-            sample_rate=turn.sample_rate, options=given | {"sampling": sampling},
+            state=self.state, turn=turn.asked(dataclasses.replace(options, sampling=sampling)),
         )  # fmt: skip
 
     def reset(self) -> None:
-        self._state, self._conversation, self._name = None, uuid4().hex, uuid4().hex
-
-    def save(self, path: str | os.PathLike) -> None:
-        Path(path).write_bytes(self.model.empty if self._state is None else self._state)
+        super().reset()
+        self._conversation, self._name = uuid4().hex, uuid4().hex
 
 
-class RemoteModel:
-    """The replicas' model, as the page's own. See `contract.SpeechModel`.
-
-    Fields:
-        empty: a new conversation as it is saved.
-        (all others: see there.)
-    """
-
-    name: str
-    family: str
-    device: str
-    dtype: str
-    num_parameters: int
-    sample_rate: int
-    frame_rate: float
-    max_input_seconds: float
-    languages: tuple[str, ...]
-    emotions: tuple[str, ...]
-    styles: tuple[str, ...]
-    voices: tuple[str, ...]
-    sampling: Any
-    sampling_fields: tuple[SamplingField, ...]
-    empty: bytes
-    accepts = frozenset({"audio", "text"})
+class RemoteModel(ModelElsewhere):
+    """The replicas' model, as the page's own. See `contract.SpeechModel`."""
 
     def __init__(self, replicas: DeploymentHandle, stopped: Any, about: dict[str, Any]) -> None:
-        vars(self).update(about)
+        super().__init__(about | {"accepts": frozenset({"audio", "text"})})  # files are here
         self._replicas, self._stopped = replicas, stopped
 
     def new_conversation(self) -> RemoteConversation:
-        return RemoteConversation(self)
+        return RemoteConversation(self, self.empty)
 
     def load_conversation(self, path: str | os.PathLike) -> RemoteConversation:
         state = Path(path).read_bytes()
@@ -160,7 +107,7 @@ class RemoteModel:
         return RemoteConversation(self, state)
 
     def warm_up(self) -> None:
-        pass
+        """Replicas are ready when they are there."""
 
     def stop(self, turn: str) -> None:
         self._stopped.add.remote(turn)
@@ -189,9 +136,6 @@ class RemoteModel:
                 _check_lost(error)
             time.sleep(PAUSE)
         raise UserError("error_busy")
-
-
-FIELDS = tuple(name for name in RemoteModel.__annotations__ if name != "empty")
 
 
 class RemoteCodecModel(RemoteModel):

@@ -27,10 +27,13 @@ class Shelf:
     Args:
         served: the page's own.
         names: of others, as "checkpoint" or "checkpoint:dtype".
+        device: of the others; None for that of the served one.
     """
 
-    def __init__(self, served: SpeechModel, names: Sequence[str] = ()) -> None:
-        self._served = served
+    def __init__(
+        self, served: SpeechModel, names: Sequence[str] = (), device: str | None = None
+    ) -> None:
+        self._served, self._device = served, device or served.device
         self._own = label_of(served)
         self._sources = {_label(name): name for name in names}
         self.names = tuple(dict.fromkeys([self._own, *self._sources]))
@@ -58,7 +61,7 @@ class Shelf:
                     self._loaded.popitem(last=False)
                 checkpoint, _, dtype = self._sources[name].partition(":")
                 try:
-                    model = load_model(checkpoint, self._served.device, dtype or "auto")
+                    model = load_model(checkpoint, self._device, dtype or "auto")
                 except (ValueError, RuntimeError) as error:
                     logger.error(f"{name} can't be loaded: {error}")
                     raise UserError("error_model_not_loaded", name=shown(name)) from error

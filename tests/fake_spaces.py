@@ -1,0 +1,80 @@
+"""`spaces.GPU` as ZeroGPU has it: a generator runs in a forked process, in a thread of its own.
+
+What goes in and comes out is pickled, it runs ahead of who reads it, and only its yields come back:
+of an error no more than its class's name, as what is shown to a user.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+from collections.abc import Callable, Iterator
+from functools import wraps
+from threading import Thread
+from typing import Any
+
+CONTEXT = multiprocessing.get_context("fork")
+
+
+class ShownError(Exception):
+    """Has what gradio.Error has."""
+
+    def __init__(self, message: str) -> None:
+        super().__init__(message)
+        self.message = message
+
+
+class FakeSpaces:
+    """The package.
+
+    Fields:
+        asked: seconds that calls have asked for.
+        refusal: why no GPU is lent; None lends one.
+        num_pieces: after which a call is broken off; None lets it end.
+    """
+
+    def __init__(self) -> None:
+        self.asked: list[float] = []
+        self.refusal: str | None = None
+        self.num_pieces: int | None = None
+
+    def GPU(self, *, duration: Callable[..., float]) -> Callable:  # noqa: N802
+        def decorated(task: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
+            @wraps(task)
+            def call(*arguments: Any) -> Iterator[Any]:
+                self.asked.append(duration(*arguments))
+                if self.refusal is not None:
+                    raise ShownError(self.refusal)
+                given, taken = CONTEXT.SimpleQueue(), CONTEXT.SimpleQueue()
+                process = CONTEXT.Process(target=_work, args=(task, given, taken), daemon=True)
+                process.start()
+                given.put(arguments)
+                num_given = 0
+                while (kind := taken.get())[0] == "piece":
+                    if num_given == self.num_pieces:
+                        process.kill()
+                        kind = "error", "GPU task aborted"
+                        break
+                    num_given += 1
+                    yield kind[1]
+                process.join()
+                if kind[0] == "error":
+                    raise ShownError(kind[1])
+
+            return call
+
+        return decorated
+
+
+def _work(task: Callable, given: Any, taken: Any) -> None:
+    def iterate() -> None:
+        try:
+            for piece in task(*given.get()):
+                taken.put(("piece", piece))
+        except Exception as error:
+            taken.put(("error", type(error).__name__))
+        else:
+            taken.put(("end",))
+
+    thread = Thread(target=iterate)
+    thread.start()
+    thread.join()
