@@ -78,6 +78,7 @@ class Page:
         public_metrics: see `Entrance`.
         data_folder: where listening tests outlive the process; None lets them end with it.
         compare_with: models that they may use beside this one, as "checkpoint:dtype".
+        mcp: assistants may call the API at /mcp.
     """
 
     def __init__(
@@ -90,6 +91,7 @@ class Page:
         public_metrics: bool = False,
         data_folder: Path | None = None,
         compare_with: Sequence[str] = (),
+        mcp: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self._folder = PrivateFolder()
@@ -123,6 +125,11 @@ class Page:
             function.queue = True  # the gate lets nothing past the queue, Gradio's own neither
         self.demo.queue(default_concurrency_limit=self.limits.max_replies, api_open=False)
         self.calls = Calls(self.demo, self.limits, self.files, self.readers, self.sessions.connect)
+        self._assistants = None
+        if mcp:
+            from page.assistants import Assistants  # whose package only this needs
+
+            self._assistants = Assistants(api, self.calls).answer
         self._entrance: dict[str, Any] = {"users": users, "public_metrics": public_metrics}
         metrics.QUEUE.set_function(lambda: self.calls.num_waiting)
         metrics.SESSIONS.set_function(lambda: len(self.sessions))
@@ -162,8 +169,9 @@ class Page:
         """What holds however it is served."""
         entrance = Middleware(Entrance, limits=self.limits, health=self.health, **self._entrance)
         gate = Middleware(
-            Gate, limits=self.limits, files=self.files, calls=self.calls, is_host=is_host
-        )
+            Gate, limits=self.limits, files=self.files, calls=self.calls, is_host=is_host,
+            assistants=self._assistants,
+        )  # fmt: skip
         return {
             "app_kwargs": {"middleware": [entrance, gate]},
             "theme": THEME,
@@ -173,7 +181,7 @@ class Page:
             "footer_links": ["api", "gradio"],
             "max_file_size": self.limits.max_upload_bytes,
             "enable_monitoring": False,
-            "mcp_server": False,
+            "mcp_server": False,  # Gradio's own: all callers would be one visitor to the page
             "run_history": False,
             "ssr_mode": False,
         }
@@ -218,6 +226,7 @@ def serve(options: argparse.Namespace) -> None:
         RuntimeError: the download failed.
     """
     limits = read_limits(options)
+    server.check_packages(options)
     server.check_place(options)
     server.bypass_proxy(options.host)
     users = read_users(options.auth)
@@ -234,6 +243,7 @@ def serve(options: argparse.Namespace) -> None:
             public_metrics=options.public_metrics,
             data_folder=data_folder(options),
             compare_with=compare_with,
+            mcp=options.mcp,
         )
         stack.callback(page.close)
         try:
