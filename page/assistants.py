@@ -37,6 +37,7 @@ from .tools import tools_of
 
 NAME = "mcp"  # of the conversation that each of these visitors has
 WAV = "audio/wav"
+MAX_VALUES = 32_768  # in a request; more would take seconds to read, in which nobody is served
 
 
 class Assistants:
@@ -56,7 +57,13 @@ class Assistants:
         )
 
     async def answer(self, scope, body: bytes, receive, send) -> None:
-        """Answer an ASGI request whose body has come; who leaves before ends what it asked for."""
+        """Answer an ASGI request whose body has come; who leaves before ends what it asked for.
+
+        Raises:
+            RefusedError: there is too much in the body.
+        """
+        if (count := sum(map(body.count, (b",", b"[", b"{")))) > MAX_VALUES:
+            raise RefusedError(400, "error_request_values", count=count, limit=MAX_VALUES)
         manager = StreamableHTTPSessionManager(
             self._server,
             json_response=True,
@@ -97,14 +104,18 @@ class Assistants:
         """What a tool is called with, and its endpoint's defaults for what was left out.
 
         Raises:
-            UserError: an argument that there is not.
+            UserError: an argument that there is not, or none where there must be one.
         """
-        allowed = self.tools[tool].input_schema["properties"]
+        schema = self.tools[tool].input_schema
+        allowed = schema["properties"]
         for name in arguments:
             if name not in allowed:
                 raise UserError(
                     "error_no_argument", name=shown(name), tool=tool, allowed=", ".join(allowed)
                 )
+        for name in schema["required"]:
+            if arguments.get(name) in (None, ""):
+                raise UserError("error_argument_missing", name=name, tool=tool)
         parameters = inspect.signature(getattr(self.api, tool)).parameters
         defaults = {
             name: None if each.default is each.empty else each.default
@@ -131,7 +142,7 @@ class Assistants:
             "emotion": turn.emotion,
             "style": turn.style,
             "heard": turn.heard,
-            "seconds": turn.seconds,
+            "seconds": round(turn.seconds, 3),
             "seed": turn.seed,
             "conversation": handle,
         }

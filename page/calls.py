@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import asyncio
 import re
 import secrets
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from gradio import Blocks
@@ -18,6 +17,7 @@ from models.errors import UserError
 from .files import Files
 from .limiter import Readers
 from .limits import Limits
+from .places import Places
 
 MODEL = "model"  # the concurrency_id of all events that make a reply
 BUILD = "build"  # and of those that make many, a listening test's
@@ -26,7 +26,6 @@ LOADING: dict[str, Any] = {"concurrency_id": LOAD, "concurrency_limit": 1}
 LONG = (MODEL, BUILD, LOAD)
 WHO = "who"  # in a request's state: (user, address) that limits are counted for
 MAX_WAITING_EVENTS = 256  # of all others
-TURN_PAUSE = 0.02  # seconds between two looks at whether a place is free
 MAX_DEPTH = 6  # of what is nested in a call
 API_SESSION = "api-"  # begins the names of sessions that are made for calls of the API
 MAX_API_SESSIONS = 256  # of these, known so that they can be used again
@@ -80,8 +79,7 @@ class Calls:
         self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
         self._connected = connected
         self._joining: list[BlockFunction] = []  # of calls on their way into the queue
-        self._num_direct = 0  # calls under way that did not come through the queue
-        self._order = asyncio.Lock()  # who of those is the next
+        self._direct = Places()  # of calls that do not come through the queue
         self._api_sessions: dict[str, bool] = {}  # that were made here: whether they rest
         self.is_ending = False  # no more calls are taken
         self.last_asked = 0.0  # when anything was asked for, by time.monotonic
@@ -107,11 +105,8 @@ class Calls:
             raise
         self.readers.call(body["session_hash"])
         place = self.num_waiting
-        self._joining.append(function)
-        try:
+        with self._waiting_with(function):
             yield place
-        finally:
-            self._joining.remove(function)
 
     @asynccontextmanager
     async def turn(self, name: str) -> AsyncIterator[None]:
@@ -125,28 +120,14 @@ class Calls:
         Raises:
             RefusedError: too many wait.
         """
-        function, queue = self._called(f"call/{name}", {}), self.blocks._queue
+        function = self._called(f"call/{name}", {})
         assert function is not None, name
         self._check_room(function)
-        queue.create_event_queue_for_fn(function)
-        places = queue.event_queue_per_concurrency_id[function.concurrency_id]
-        before, limit = list(places.queue), self.limits.max_replies
-        self._joining.append(function)
-        try:
-            async with self._order:
-                while places.current_concurrency >= limit or any(
-                    event in places.queue for event in before
-                ):
-                    await asyncio.sleep(TURN_PAUSE)
-                places.current_concurrency += 1
-        finally:
-            self._joining.remove(function)
-        self._num_direct += 1
-        try:
-            yield
-        finally:
-            self._num_direct -= 1
-            places.current_concurrency -= 1
+        with ExitStack() as waiting:
+            waiting.enter_context(self._waiting_with(function))
+            async with self._direct.one(self.blocks._queue, function):
+                waiting.close()
+                yield
 
     @contextmanager
     def connected(self, visitor: str) -> Iterator[None]:
@@ -195,7 +176,16 @@ class Calls:
     def num_replies(self) -> int:
         """Replies that are made or wait."""
         begun = sum(function.concurrency_id == MODEL for function in self._begun())
-        return begun + self._num_direct + self.num_waiting
+        return begun + self._direct.num_taken + self.num_waiting
+
+    @contextmanager
+    def _waiting_with(self, function: BlockFunction) -> Iterator[None]:
+        """One more call waits meanwhile, which Gradio does not know of."""
+        self._joining.append(function)
+        try:
+            yield
+        finally:
+            self._joining.remove(function)
 
     def _begun(self) -> list[BlockFunction]:
         jobs = [job for job in self.blocks._queue.active_jobs if job]

@@ -33,6 +33,7 @@ from .files import Files
 from .limits import Limits
 from .messages import (
     API,
+    MCP,
     bounded,
     cookie_of,
     once,
@@ -57,7 +58,6 @@ WRITE = re.compile(r"/gradio_api/(queue/join|call/(v2/)?\w+/?|upload|cancel|rese
 HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 ANSWER = re.compile(r"/gradio_api/call/(?:v2/)?\w+/(\w+)")
 NAMED = "call/v2/"  # calls whose body has the arguments by name
-MCP = "/mcp"  # where assistants call, if they may
 NETWORKS = 4  # whose assistants may fill their share of calls at the same time
 PROGRESS = 'data: {"msg": "done"}\n\n'  # of an upload, which nobody keeps an account of
 
