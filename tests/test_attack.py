@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
@@ -22,13 +23,13 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import pytest
 import soundfile
-from page_client import API, Visitor, free_port
+from page_client import API, MCP, Visitor, free_port
 
 import app
 
 pytestmark = pytest.mark.slow
 ROOT = Path(app.__file__).parent
-OPTIONS = {"LINGER_SECONDS": "4", "UPLOAD_SECONDS": "4", "SILENT_SECONDS": "3"}
+OPTIONS = {"LINGER_SECONDS": "4", "UPLOAD_SECONDS": "4", "SILENT_SECONDS": "3", "MCP": "1"}
 SETTINGS = ["", 1, 0.7, 0.7, 1.2, -1]
 NUM_ATTACKERS = 16
 LANDED = 0.5  # of each flood at least, or it was no test
@@ -290,6 +291,48 @@ def traversal(server: Server) -> list[Callable[[], object]]:
     ]
 
 
+def assistants(server: Server) -> list[Callable[[], object]]:
+    """Wrong calls of the tools: names of files, handles, bombs, bodies, and who leaves."""
+    secret = server.folder / "secret.wav"
+    sound = base64.b64encode(bomb()).decode()
+    foreign = [str(secret), f"file://{secret}", "../secret.wav", "/etc/passwd", server.url]
+    refused = [("speak", {"audio": name}) for name in foreign]
+    refused += [("speak", {"text": "你好", "conversation": name}) for name in ("a", "0" * 32)]
+    refused += [("encode", {"audio": sound}), ("speak", {"audio": sound}), ("decode", {"codes": 5})]
+
+    def told(name: str, given: dict) -> object:
+        status, said = Visitor(server.url, timeout=30).tool(name, given)
+        assert status != 200 or said["isError"]
+        assert "westlake-omni-" not in json.dumps(said)  # the page's own folder
+        return status
+
+    def large() -> object:
+        status = stranger(server).tool("speak", {"audio": "A" * (5 * MIB)})[0]
+        assert status in (413, 429)
+        return status
+
+    def many() -> object:
+        status = stranger(server).tool("decode", {"codes": [[]] * 500_000})[0]
+        assert status in (400, 429)
+        return status
+
+    def left() -> object:
+        parts = urlsplit(server.url)
+        body = json.dumps(
+            {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
+            | {"params": {"name": "speak", "arguments": {"text": "你好"}}}
+        )
+        with socket.create_connection((parts.hostname, parts.port), timeout=5) as client:
+            head = f"POST {MCP} HTTP/1.1\r\nHost: {parts.netloc}\r\nAccept: application/json\r\n"
+            kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.sendall(f"{head}{kind}{body}".encode())
+            time.sleep(0.2)
+        return 0
+
+    calls = [lambda call=call: told(*call) for call in refused * 3]
+    return [*calls, *[large, many, left] * 6]
+
+
 def streams(server: Server) -> list[Callable[[], object]]:
     def opened(path: str) -> object:
         response = stranger(server).open("GET", f"{API}/{path}")
@@ -313,6 +356,7 @@ def test_after_an_attack_all_is_as_before(server: Server):
         replies,
         traversal,
         streams,
+        assistants,
         bodies,
         bombs,
     )
