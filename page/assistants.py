@@ -143,6 +143,7 @@ class Assistants:
             "style": turn.style,
             "heard": turn.heard,
             "seconds": round(turn.seconds, 3),
+            "whole": not (turn.stopped or turn.cut_off),
             "seed": turn.seed,
             "conversation": handle,
         }

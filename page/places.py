@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 from gradio.block_function import BlockFunction
-from gradio.queueing import Queue
+from gradio.queueing import EventQueue, Queue
 
 PAUSE = 0.02  # seconds between two looks at whether a place is free
 
@@ -34,18 +34,20 @@ class Places:
         queue.create_event_queue_for_fn(function)
         calls = queue.event_queue_per_concurrency_id[function.concurrency_id]
         limit, before = calls.concurrency_limit or 1, list(calls.queue)
-        is_counted = is_taken = False
-        try:
+        with ExitStack() as held:
             async with self._order:
                 while any(call in calls.queue for call in before):
                     await asyncio.sleep(PAUSE)
                 calls.current_concurrency += 1  # from here on Gradio lets no later one begin
-                is_counted = True
+                held.callback(_give, calls)
                 while calls.current_concurrency > limit:
                     await asyncio.sleep(PAUSE)
             self.num_taken += 1
-            is_taken = True
-            yield
-        finally:
-            self.num_taken -= is_taken
-            calls.current_concurrency -= is_counted
+            try:
+                yield
+            finally:
+                self.num_taken -= 1
+
+
+def _give(calls: EventQueue) -> None:
+    calls.current_concurrency -= 1

@@ -108,6 +108,10 @@ def _answered() -> dict[str, Any]:
         "style": {**said, "description": "of the answer"},
         "heard": {**said, "description": "what the model wrote down of the user's speech"},
         "seconds": {"type": "number", "description": "of speech"},
+        "whole": {
+            "type": "boolean",
+            "description": "false if it ended at its longest length, or by a later turn",
+        },
         "seed": {"type": "integer", "description": "which gives the same answer again"},
         "conversation": {"type": "string", "description": "the handle to go on with"},
     }

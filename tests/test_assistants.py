@@ -144,6 +144,7 @@ def test_a_written_turn_is_answered_as_the_page_does(url: str, mode: str):
     facts = answer.structured_content
     assert json.loads(answer.content[0].text) == facts
     assert (facts["text"], facts["style"], facts["seed"]) == (text, "calm", 5)
+    assert facts["whole"] is False  # the page's replies last a second here
     assert facts["emotion"] in load_model("tiny").emotions and facts["heard"] is None
     assert facts["seconds"] == pytest.approx(len(sound_of(answer)) / 22_050, abs=0.01)
 

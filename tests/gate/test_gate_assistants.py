@@ -64,9 +64,9 @@ def test_replies_share_the_places_of_the_pages(url: str, page: app.Page, model: 
             return Visitor(url).run(index, written("你好"))["success"]
         return not speak(url)[1]["isError"]
 
-    with ThreadPoolExecutor(6) as pool:
-        assert list(pool.map(ask, range(6))) == [True] * 6
-    assert model.num_replies == 6 and model.most_running <= LIMITS.max_replies
+    with ThreadPoolExecutor(LIMITS.max_waiting) as pool:  # at once, before any has begun
+        assert list(pool.map(ask, range(8))) == [True] * 8
+    assert model.num_replies == 8 and model.most_running <= LIMITS.max_replies
 
 
 def test_who_came_before_is_answered_before(url: str, page: app.Page, model: FakeModel):
@@ -94,12 +94,15 @@ def test_who_came_before_is_answered_before(url: str, page: app.Page, model: Fak
 def test_no_more_wait_than_allowed(url: str, page: app.Page, model: FakeModel):
     most = LIMITS.max_replies + LIMITS.max_waiting
     with ThreadPoolExecutor(most) as pool, held(model):
-        asked = [pool.submit(speak, url) for _ in range(most - 1)]
-        asked.append(pool.submit(Visitor(url).call, [None, "你好"]))
-        wait_until(lambda: page.calls.num_replies == most)
+        answers = []
+        for number in range(1, most + 1):
+            ask = (speak, url) if number % 2 else (Visitor(url).call, [None, "你好"])
+            answers.append(pool.submit(*ask))
+            wait_until(lambda number=number: page.calls.num_replies == number)
         assert told(speak(url)) == say("error_busy", "en")
         assert Visitor(url).call([None, "你好"])[0] == 503
-    assert {one.result()[0] for one in asked} == {200}
+    assert {answer.result()[0] for answer in answers} == {200}
+    assert not any(answer.result()[1]["isError"] for answer in answers[::2])
 
 
 def test_one_address_has_a_share(url: str, page: app.Page):
@@ -123,20 +126,31 @@ def test_one_address_has_a_share(url: str, page: app.Page):
     assert not speak(url)[1]["isError"]
 
 
-def test_who_leaves_ends_the_reply(url: str, page: app.Page, model: FakeModel):
-    model.num_frames, model.frame_seconds = 100, 0.1
+def asked(url: str) -> socket.socket:
+    """A connection on which a reply is asked for."""
     parts = urlsplit(url)
-    body = {"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": {"name": "speak"}}
-    body["params"]["arguments"] = {"text": "你好"}
-    raw = json.dumps(body)
+    call = {"name": "speak", "arguments": {"text": "你好"}}
+    raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
+    client = socket.create_connection((parts.hostname, parts.port), timeout=10)
     head = (
         f"POST {MCP} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
         f"Accept: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
     )
-    with socket.create_connection((parts.hostname, parts.port), timeout=10) as client:
-        client.sendall((head + raw).encode())
-        wait_until(lambda: model.num_running == 1)
+    client.sendall((head + raw).encode())
+    return client
+
+
+def test_who_leaves_ends_the_reply(url: str, page: app.Page, model: FakeModel):
+    """And takes no place any more, nor one for which they waited."""
+    model.num_frames, model.frame_seconds = 100, 0.1
+    clients = [asked(url) for _ in range(LIMITS.max_replies + 2)]
+    wait_until(lambda: page.calls.num_replies == len(clients))
+    wait_until(lambda: model.num_running == LIMITS.max_replies)
+    for client in reversed(clients):
+        client.close()
     wait_until(lambda: page.calls.num_replies == model.num_running == 0)
+    assert model.num_replies == LIMITS.max_replies
+    assert page.demo._queue.event_queue_per_concurrency_id["model"].current_concurrency == 0
 
 
 def test_no_call_is_taken_at_the_end(url: str, page: app.Page):
