@@ -105,25 +105,31 @@ def test_no_more_wait_than_allowed(url: str, page: app.Page, model: FakeModel):
     assert not any(answer.result()[1]["isError"] for answer in answers[::2])
 
 
-def test_one_address_has_a_share(url: str, page: app.Page):
-    most = LIMITS.max_replies + LIMITS.max_waiting
-    parts, opened = urlsplit(url), []
-    for _ in range(most):
-        opened.append(socket.create_connection((parts.hostname, parts.port), timeout=10))
-        head = f"POST {MCP} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 100\r\n"
-        opened[-1].sendall(f"{head}\r\n{{".encode())
-    try:
-        end = time.monotonic() + LIMITS.receive_seconds / 2
-        while (answer := speak(url))[0] == 200 and time.monotonic() < end:
-            pass
-        assert answer[0] == 429 and told(answer) == say("error_connections", "en", limit=most)
+def slow(url: str) -> socket.socket:
+    """A connection on which a request's body does not come."""
+    parts = urlsplit(url)
+    client = socket.create_connection((parts.hostname, parts.port), timeout=10)
+    head = f"POST {MCP} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Length: 100\r\n"
+    client.sendall(f"{head}\r\n{{".encode())
+    return client
+
+
+def test_a_body_that_never_ends_is_dropped(url: str):
+    with slow(url) as client:
+        assert b" 408 " in client.recv(1000)
+
+
+def test_one_address_has_a_share():
+    limits = replace(LIMITS, receive_seconds=60)
+    most = limits.max_replies + limits.max_waiting
+    with served(FakeModel(), limits, made={"mcp": True}) as (_, url):
+        clients = [slow(url) for _ in range(most)]
+        wait_until(lambda: speak(url)[0] == 429)
+        assert told(speak(url)) == say("error_connections", "en", limit=most)
         assert "event: complete" in Visitor(url).call([None, "你好"])[1]
-        for client in opened:
-            assert b" 408 " in client.recv(1000)
-    finally:
-        for client in opened:
+        for client in clients:
             client.close()
-    assert not speak(url)[1]["isError"]
+        wait_until(lambda: speak(url)[0] == 200)
 
 
 def asked(url: str) -> socket.socket:
