@@ -150,3 +150,17 @@ class Visitor:
         status, answer = self.post(MCP, body, Accept="application/json", **headers)
         answer = json.loads(answer)
         return status, answer.get("result") or answer["error"]
+
+
+def asked_tool(url: str) -> socket.socket:
+    """A connection on which an assistant asks for a reply, to be left."""
+    parts = urlsplit(url)
+    call = {"name": "speak", "arguments": {"text": "你好"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
+    head = (
+        f"POST {MCP} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+        f"Accept: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    client = socket.create_connection((parts.hostname, parts.port), timeout=10)
+    client.sendall((head + body).encode())
+    return client

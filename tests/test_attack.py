@@ -23,7 +23,7 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import pytest
 import soundfile
-from page_client import API, MCP, Visitor, free_port
+from page_client import API, Visitor, asked_tool, free_port
 
 import app
 
@@ -317,15 +317,7 @@ def assistants(server: Server) -> list[Callable[[], object]]:
         return status
 
     def left() -> object:
-        parts = urlsplit(server.url)
-        body = json.dumps(
-            {"jsonrpc": "2.0", "id": 1, "method": "tools/call"}
-            | {"params": {"name": "speak", "arguments": {"text": "你好"}}}
-        )
-        with socket.create_connection((parts.hostname, parts.port), timeout=5) as client:
-            head = f"POST {MCP} HTTP/1.1\r\nHost: {parts.netloc}\r\nAccept: application/json\r\n"
-            kind = f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            client.sendall(f"{head}{kind}{body}".encode())
+        with asked_tool(server.url):
             time.sleep(0.2)
         return 0
 

@@ -15,7 +15,7 @@ from urllib.parse import urlsplit
 import numpy as np
 import pytest
 from fake_model import FakeModel, held
-from page_client import API, MCP, Visitor, function, served
+from page_client import API, MCP, Visitor, asked_tool, function, served
 from strangers import LIMITS, wait_until, wav, written
 from test_gate_values import WRONG
 
@@ -132,24 +132,10 @@ def test_one_address_has_a_share():
         wait_until(lambda: speak(url)[0] == 200)
 
 
-def asked(url: str) -> socket.socket:
-    """A connection on which a reply is asked for."""
-    parts = urlsplit(url)
-    call = {"name": "speak", "arguments": {"text": "你好"}}
-    raw = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
-    client = socket.create_connection((parts.hostname, parts.port), timeout=10)
-    head = (
-        f"POST {MCP} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
-        f"Accept: application/json\r\nContent-Length: {len(raw)}\r\n\r\n"
-    )
-    client.sendall((head + raw).encode())
-    return client
-
-
 def test_who_leaves_ends_the_reply(url: str, page: app.Page, model: FakeModel):
     """And takes no place any more, nor one for which they waited."""
     model.num_frames, model.frame_seconds = 100, 0.1
-    clients = [asked(url) for _ in range(LIMITS.max_replies + 2)]
+    clients = [asked_tool(url) for _ in range(LIMITS.max_replies + 2)]
     wait_until(lambda: page.calls.num_replies == len(clients))
     wait_until(lambda: model.num_running == LIMITS.max_replies)
     for client in reversed(clients):
