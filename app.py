@@ -80,6 +80,7 @@ class Page:
         data_folder: where listening tests outlive the process; None lets them end with it.
         compare_with: models that they may use beside this one, as "checkpoint:dtype".
         compare_on: the device of these; None for this one's.
+        mcp: assistants may call the API at /mcp.
     """
 
     def __init__(
@@ -93,6 +94,7 @@ class Page:
         data_folder: Path | None = None,
         compare_with: Sequence[str] = (),
         compare_on: str | None = None,
+        mcp: bool = False,
     ) -> None:
         self.limits = limits or Limits()
         self._folder = PrivateFolder()
@@ -126,6 +128,11 @@ class Page:
             function.queue = True  # the gate lets nothing past the queue, Gradio's own neither
         self.demo.queue(default_concurrency_limit=self.limits.max_replies, api_open=False)
         self.calls = Calls(self.demo, self.limits, self.files, self.readers, self.sessions.connect)
+        self._assistants = None
+        if mcp:
+            from page.assistants import Assistants  # whose package only this needs
+
+            self._assistants = Assistants(api, self.calls).answer
         self._entrance: dict[str, Any] = {"users": users, "public_metrics": public_metrics}
         metrics.QUEUE.set_function(lambda: self.calls.num_waiting)
         metrics.SESSIONS.set_function(lambda: len(self.sessions))
@@ -165,8 +172,9 @@ class Page:
         """What holds however it is served."""
         entrance = Middleware(Entrance, limits=self.limits, health=self.health, **self._entrance)
         gate = Middleware(
-            Gate, limits=self.limits, files=self.files, calls=self.calls, is_host=is_host
-        )
+            Gate, limits=self.limits, files=self.files, calls=self.calls, is_host=is_host,
+            assistants=self._assistants,
+        )  # fmt: skip
         return {
             "app_kwargs": {"middleware": [entrance, gate]},
             "theme": THEME,
@@ -176,7 +184,7 @@ class Page:
             "footer_links": ["api", "gradio"],
             "max_file_size": self.limits.max_upload_bytes,
             "enable_monitoring": False,
-            "mcp_server": False,
+            "mcp_server": False,  # Gradio's own: all callers would be one visitor to the page
             "run_history": False,
             "ssr_mode": False,
         }
@@ -221,6 +229,7 @@ def serve(options: argparse.Namespace) -> None:
         RuntimeError: the download failed.
     """
     limits = read_limits(options)
+    server.check_packages(options)
     server.check_place(options)
     server.bypass_proxy(options.host)
     users = read_users(options.auth)
@@ -242,6 +251,7 @@ def serve(options: argparse.Namespace) -> None:
             data_folder=data_folder(options),
             compare_with=compare_with,
             compare_on=others_on,
+            mcp=options.mcp,
         )
         stack.callback(page.close)
         try:

@@ -127,6 +127,7 @@ class PageDeployment:
             users=read_users(options.auth),
             public_metrics=options.public_metrics,
             data_folder=data_folder(options),
+            mcp=options.mcp,
         )
 
     def __serve_build_asgi_app__(self) -> Any:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import time
-from collections.abc import Generator, Iterator
+from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
 
@@ -29,6 +29,7 @@ from .told import api_error, told
 from .turn import ShownTurn
 
 CHUNK_FRAMES = 1024  # at most; chunks double until then
+FILES = ("audio", "image", "video")  # among what `speak` takes
 NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # of a conversation
 
 
@@ -75,10 +76,12 @@ class Api:
             system: how the model shall be, where it can be told; it counts from a conversation's
                 first turn on. Later turns leave it out, or repeat it.
         """
-        given: dict[str, object] = {"audio": audio, "image": image, "video": video}
-        settings = (style, seed, sampling, voice, text_only)
-        where = (conversation, system)
-        yield from told(self._speak(request, given, text, settings, where), api_error)
+        given = {
+            "audio": audio, "text": text, "style": style, "seed": seed, "sampling": sampling,
+            "conversation": conversation, "voice": voice, "image": image, "video": video,
+            "text_only": text_only, "system": system,
+        }  # fmt: skip
+        yield from told(self._speak(request, given), api_error)
 
     def encode(self, request: gr.Request, audio: gr.FileData) -> list[list[int]]:
         """The codec's codes of a sound file: a list for each codebook, a code for each frame.
@@ -96,23 +99,24 @@ class Api:
         """
         return list(told(self._decode(request, codes), api_error))[-1]
 
-    def _speak(
-        self,
-        request: gr.Request,
-        given: dict[str, object],
-        text: object,
-        settings: tuple[object, ...],
-        where: tuple[object, object],
-    ) -> Generator[tuple]:
+    def turns(self, request: gr.Request, given: Mapping[str, Any]) -> Generator[ShownTurn]:
+        """Answer a turn, as `speak` does; yields it each time it has grown, the last time whole.
+
+        Args:
+            given: what `speak` takes, by name.
+
+        Raises:
+            UserError: something is wrong with it, or nobody reads the answer.
+        """
         limits, visitor = self.sessions.limits, visitor_of(request.session_hash)
-        text = check_text("" if text is None else text, limits)
+        text = check_text("" if given["text"] is None else given["text"], limits)
         paths = {
-            kind: self._path(file, visitor) for kind, file in given.items() if file is not None
+            kind: self._path(given[kind], visitor) for kind in FILES if given[kind] is not None
         }
         if not (paths or text):
             raise UserError("error_nothing_given")
-        options = self._options(*settings)
-        name, system = self._name(where[0]), self._system(where[1])
+        options = self._options(given)
+        name, system = self._name(given["conversation"]), self._system(given["system"])
         self._check_read(request)
         path = paths.pop("audio", None)
         clip = read_speech(path, limits) if path else None
@@ -122,16 +126,18 @@ class Api:
             turns = session.answer_clip(clip, text, system=system, **options)
         else:
             turns = self._single_turn(clip, text, system, options)
-        num_written = 0
         with closing(turns):
+            yield from (turn for turn in turns if turn is not None and turn.last is not None)
+
+    def _speak(self, request: gr.Request, given: Mapping[str, Any]) -> Generator[tuple]:
+        visitor, num_written = visitor_of(request.session_hash), 0
+        with closing(self.turns(request, given)) as turns:
             for turn in turns:
-                if turn is None or turn.last is None:
-                    continue
-                num_frames = turn.last.total_frames
+                num_frames = turn.last.total_frames if turn.last else 0
                 has_grown = num_frames > num_written or not num_written
                 if has_grown and (num_frames >= 2 * num_written or turn.ended):
                     num_written = num_frames
-                    yield turn.reply, self._write(turn, visitor)
+                    yield turn.reply, self.write(turn, visitor)
 
     def _single_turn(
         self, clip: AudioClip | None, text: str, system: str, options: dict
@@ -154,7 +160,7 @@ class Api:
             turn.ended = True
             yield turn
 
-    def _write(self, turn: ShownTurn, visitor: str) -> dict | None:
+    def write(self, turn: ShownTurn, visitor: str) -> dict | None:
         """The speech so far as a file of its own, since a client may still read the one before.
 
         One is written when the speech has doubled, so that all take twice the reply's size.
@@ -198,14 +204,13 @@ class Api:
             raise UserError("error_file_kind", kind=type(audio).__name__)
         return self.sessions.files.check(audio.get("path"), visitor)
 
-    def _options(
-        self, style: object, seed: object, sampling: object, voice: object, text_only: object
-    ) -> dict[str, Any]:
+    def _options(self, given: Mapping[str, Any]) -> dict[str, Any]:
         model, limits = self.sessions.model, self.sessions.limits
-        settings = self._settings(sampling, seed)
+        settings = self._settings(given["sampling"], given["seed"])
         options = reply_options(
-            model, limits, style, limits.reply_seconds, settings, voice=voice, text_only=text_only
-        )
+            model, limits, given["style"], limits.reply_seconds, settings,
+            voice=given["voice"], text_only=given["text_only"],
+        )  # fmt: skip
         return options | {"chunk_frames": CHUNK_FRAMES}
 
     def _settings(self, sampling: object, seed: object) -> dict[str, Any]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
 from gradio import Blocks
@@ -17,6 +17,7 @@ from models.errors import UserError
 from .files import Files
 from .limiter import Readers
 from .limits import Limits
+from .places import Places
 
 MODEL = "model"  # the concurrency_id of all events that make a reply
 BUILD = "build"  # and of those that make many, a listening test's
@@ -78,6 +79,7 @@ class Calls:
         self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
         self._connected = connected
         self._joining: list[BlockFunction] = []  # of calls on their way into the queue
+        self._direct = Places()  # of calls that do not come through the queue
         self._api_sessions: dict[str, bool] = {}  # that were made here: whether they rest
         self.is_ending = False  # no more calls are taken
         self.last_asked = 0.0  # when anything was asked for, by time.monotonic
@@ -103,11 +105,29 @@ class Calls:
             raise
         self.readers.call(body["session_hash"])
         place = self.num_waiting
-        self._joining.append(function)
-        try:
+        with self._waiting_with(function):
             yield place
-        finally:
-            self._joining.remove(function)
+
+    @asynccontextmanager
+    async def turn(self, name: str) -> AsyncIterator[None]:
+        """A place of Gradio's queue for a call of the API that does not come through it.
+
+        It counts as a call that waits, behind those that came before it, then as one under way.
+
+        Args:
+            name: of the call.
+
+        Raises:
+            RefusedError: too many wait.
+        """
+        function = self._called(f"call/{name}", {})
+        assert function is not None, name
+        self._check_room(function)
+        with ExitStack() as waiting:
+            waiting.enter_context(self._waiting_with(function))
+            async with self._direct.one(self.blocks._queue, function):
+                waiting.close()
+                yield
 
     @contextmanager
     def connected(self, visitor: str) -> Iterator[None]:
@@ -156,7 +176,16 @@ class Calls:
     def num_replies(self) -> int:
         """Replies that are made or wait."""
         begun = sum(function.concurrency_id == MODEL for function in self._begun())
-        return begun + self.num_waiting
+        return begun + self._direct.num_taken + self.num_waiting
+
+    @contextmanager
+    def _waiting_with(self, function: BlockFunction) -> Iterator[None]:
+        """One more call waits meanwhile, which Gradio does not know of."""
+        self._joining.append(function)
+        try:
+            yield
+        finally:
+            self._joining.remove(function)
 
     def _begun(self) -> list[BlockFunction]:
         jobs = [job for job in self.blocks._queue.active_jobs if job]

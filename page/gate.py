@@ -15,8 +15,8 @@ import secrets
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
@@ -33,6 +33,7 @@ from .files import Files
 from .limits import Limits
 from .messages import (
     API,
+    MCP,
     bounded,
     cookie_of,
     once,
@@ -60,7 +61,39 @@ HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 ANSWER = re.compile(r"/gradio_api/call/(?:v2/)?\w+/(\w+)")
 NAMED = "call/v2/"  # calls whose body has the arguments by name
 FIRST = asset("first.js")
+NETWORKS = 4  # whose assistants may fill their share of calls at the same time
 PROGRESS = 'data: {"msg": "done"}\n\n'  # of an upload, which nobody keeps an account of
+
+
+class Open:
+    """Requests that are open, by address.
+
+    Args:
+        of_one, of_all: how many there may be of one address, and of all.
+    """
+
+    def __init__(self, of_one: int, of_all: int) -> None:
+        self.of_one, self.of_all = of_one, of_all
+        self._open: Counter[str] = Counter()
+
+    @contextmanager
+    def one(self, address: str) -> Iterator[None]:
+        """One more is open meanwhile.
+
+        Raises:
+            RefusedError: there are too many.
+        """
+        if self._open[address] >= self.of_one:
+            raise RefusedError(429, "error_connections", limit=self.of_one)
+        if self._open.total() >= self.of_all:
+            raise RefusedError(503, "error_busy")
+        self._open[address] += 1
+        try:
+            yield
+        finally:
+            self._open[address] -= 1
+            if not self._open[address]:
+                del self._open[address]
 
 
 class Gate:
@@ -70,15 +103,25 @@ class Gate:
         app: Gradio's.
         calls: checks what is called, and knows who reads the answers.
         is_host: whether the page may be asked for under a name.
+        assistants: answers the body of a request to `MCP`; None where there is nothing.
     """
 
     def __init__(
-        self, app, *, limits: Limits, files: Files, calls: Calls, is_host: Callable[[str], bool]
+        self,
+        app,
+        *,
+        limits: Limits,
+        files: Files,
+        calls: Calls,
+        is_host: Callable[[str], bool],
+        assistants: Callable[..., Awaitable[None]] | None = None,
     ) -> None:
-        self.app = app
+        self.app, self.assistants = app, assistants
         self.limits, self.files, self.calls, self.is_host = limits, files, calls, is_host
         self._secret = secrets.token_bytes(32)
-        self._open: Counter[str] = Counter()  # requests and event streams by address
+        self._requests = Open(limits.address_connections, limits.max_connections)
+        share = limits.max_replies + limits.max_waiting  # more would be refused in the end
+        self._assisted = Open(share, NETWORKS * share)
 
     async def __call__(self, scope, receive, send) -> None:
         if scope["type"] == "lifespan":
@@ -87,25 +130,19 @@ class Gate:
         if scope["type"] != "http":  # there are no web sockets here
             await send({"type": "websocket.close", "code": 1008})
             return
-        address = network_of((scope.get("client") or ("",))[0])
-        self._open[address] += 1
         try:
-            self._check_open(address)
+            with self._requests.one(_network(scope)):
+                await self._answer(scope, receive, send)
+        except RefusedError as refused:  # too many are open
+            await refusal(refused, scope)(scope, receive, send)
+
+    async def _answer(self, scope, receive, send) -> None:
+        try:
             await self._pass(scope, receive, send)
         except RefusedError as refused:
             if refused.status in (413, 507):
                 await self._drain(receive)
             await refusal(refused, scope)(scope, receive, send)
-        finally:
-            self._open[address] -= 1
-            if not self._open[address]:
-                del self._open[address]
-
-    def _check_open(self, address: str) -> None:
-        if self._open[address] > (limit := self.limits.address_connections):
-            raise RefusedError(429, "error_connections", limit=limit)
-        if self._open.total() > self.limits.max_connections:
-            raise RefusedError(503, "error_busy")
 
     async def _pass(self, scope, receive, send) -> None:
         headers, path = Headers(scope=scope), path_of(scope)
@@ -114,6 +151,9 @@ class Gate:
             raise RefusedError(421, "error_host")
         if scope["method"] == "POST" and self._is_cross_site(headers):
             raise RefusedError(403, "error_cross_site")
+        if path == MCP and self.assistants is not None:
+            await self._assist(self.assistants, scope, receive, send)
+            return
         doors = READ if scope["method"] in ("GET", "HEAD") else WRITE
         is_open = scope["method"] in ("GET", "HEAD", "POST") and doors.fullmatch(path)
         if not is_open:
@@ -207,8 +247,17 @@ class Gate:
                 send = with_place(send, place)
             await self.app(with_json(scope, raw), once(raw, receive), send)
 
+    async def _assist(self, assistants, scope, receive, send) -> None:
+        if scope["method"] != "POST":  # the protocol's streams and sessions are not offered
+            await Response(status_code=405, headers={"allow": "POST"})(scope, receive, send)
+            return
+        with self._assisted.one(_network(scope)):
+            pieces = self._pieces(scope, receive, self.limits.max_mcp_bytes)
+            await assistants(scope, b"".join([each async for each in pieces]), receive, send)
+
     async def _body(self, scope, receive) -> dict:
-        raw = b"".join([piece async for piece in self._pieces(scope, receive)])
+        pieces = self._pieces(scope, receive, self.limits.max_request_bytes)
+        raw = b"".join([piece async for piece in pieces])
         try:
             body = json.loads(raw) if raw.strip() else {}
         except (ValueError, RecursionError):
@@ -217,11 +266,9 @@ class Gate:
             raise RefusedError(400, "error_request")
         return body
 
-    async def _pieces(self, scope, receive):
-        """The pieces of a small body, which must come in time."""
-        receive = bounded(
-            scope, receive, self.limits.max_request_bytes, self.limits.receive_seconds
-        )
+    async def _pieces(self, scope, receive, limit: int):
+        """The pieces of a body of so many bytes at most, which must come in time."""
+        receive = bounded(scope, receive, limit, self.limits.receive_seconds)
         more = True
         while more:
             message = await receive()
@@ -255,3 +302,7 @@ class Gate:
         path = Path(paths[0])
         self.files.add(path, visitor)
         return JSONResponse([str(path)])
+
+
+def _network(scope) -> str:
+    return network_of((scope.get("client") or ("",))[0])

@@ -29,6 +29,7 @@ class Limits:
     max_audio_seconds: float = _limit(60.0, "seconds of a recording or an uploaded sound")
     max_upload_bytes: int = _limit(50 * MIB, "bytes of an uploaded file")
     max_request_bytes: int = _limit(256 * 1024, "bytes of any other request")
+    max_mcp_bytes: int = _limit(4 * MIB, "bytes of an assistant's request, sounds in base64 in it")
     receive_seconds: float = _limit(120.0, "seconds in which a request must have arrived")
     user_requests: int = _limit(600, "calls and uploads of one user in a minute")
     address_requests: int = _limit(6000, "the same, of all users at one address")

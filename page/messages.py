@@ -6,6 +6,7 @@ import asyncio
 import json
 from collections.abc import Callable
 from http.cookies import CookieError, SimpleCookie
+from typing import Any
 
 from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, PlainTextResponse, Response
@@ -16,6 +17,8 @@ from .calls import RefusedError
 
 COOKIE = "visitor"
 API = "/gradio_api"
+MCP = "/mcp"  # where assistants call, if they may
+INVALID_REQUEST = -32600  # of JSON-RPC
 
 
 def path_of(scope) -> str:
@@ -141,4 +144,8 @@ def refusal(refused: RefusedError, scope) -> Response:
     message = say(refused.code, language, **refused.values)
     if path_of(scope) == f"{API}/upload":  # whose client shows the body as it is
         return PlainTextResponse(message, refused.status, {"connection": "close"})
-    return JSONResponse({"detail": message}, refused.status, {"connection": "close"})
+    content: dict[str, Any] = {"detail": message}
+    if path_of(scope) == MCP:  # whose clients show what is told in their own way only
+        error = {"code": INVALID_REQUEST, "message": message}
+        content = {"jsonrpc": "2.0", "id": None, "error": error}
+    return JSONResponse(content, refused.status, {"connection": "close"})

@@ -66,6 +66,11 @@ def new_parser() -> argparse.ArgumentParser:
         metavar="NAMES",
         help="models, with commas between, that may be compared with it, as tiny:float32",
     )
+    parser.add_argument(
+        "--mcp",
+        action="store_true",
+        help="assistants may call speak, encode and decode at /mcp; needs requirements-mcp.txt",
+    )
     group = parser.add_argument_group("limits")
     for entry in dataclasses.fields(Limits):
         group.add_argument(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import errno
+import importlib.util
 import ipaddress
 import os
 import socket
@@ -35,6 +36,19 @@ def check_place(options: argparse.Namespace) -> None:
     except (OSError, UnicodeError) as error:
         raise ValueError(_place_fault(host, port, error)) from error
     _check_certificate(options)
+
+
+def check_packages(options: argparse.Namespace) -> None:
+    """Find out whether what the options ask for is installed.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if options.mcp and importlib.util.find_spec("mcp") is None:
+        raise ValueError(
+            "--mcp needs the package mcp, which is not installed: "
+            "pip install -r requirements-mcp.txt -c requirements.lock"
+        )
 
 
 def _place_fault(host: str, port: int, error: Exception) -> str:

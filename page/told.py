@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator, Iterator
+from collections.abc import Callable, Generator
 from contextlib import closing
 
 import gradio as gr
@@ -42,7 +42,7 @@ def api_error(error: Exception) -> gr.Error:
     return gr.Error(say("error_internal", "en"), print_exception=False)
 
 
-def told(steps: Generator, error_of: Callable[[Exception], gr.Error]) -> Iterator:
+def told(steps: Generator, error_of: Callable[[Exception], gr.Error]) -> Generator:
     """An event's steps; a fault among them becomes an error."""
     with closing(steps):
         while True:

@@ -6,10 +6,11 @@ import http.client
 import json
 import os
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlencode, urlsplit
 from uuid import uuid4
 
@@ -20,7 +21,7 @@ import app
 from models.contract import SpeechModel
 from page.limits import Limits
 
-API = "/gradio_api"
+API, MCP = "/gradio_api", "/mcp"
 # Where Gradio begins to look for a free port: each process of tests at a place of its own.
 http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 
@@ -37,12 +38,19 @@ def served(
     limits: Limits | None = None,
     data_folder: Path | None = None,
     compare_with: Sequence[str] = (),
+    made: Mapping[str, Any] | None = None,
     **options,
 ) -> Iterator[tuple]:
-    """A page and its address; another one that this process serves can go on afterwards."""
+    """A page and its address; another one that this process serves can go on afterwards.
+
+    Args:
+        made, options: further arguments of the page, and of its launch.
+    """
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("GRADIO_TEMP_DIR", "")
-        page = app.Page(model, limits, data_folder=data_folder, compare_with=compare_with)
+        page = app.Page(
+            model, limits, data_folder=data_folder, compare_with=compare_with, **(made or {})
+        )
         yield page, page.launch(quiet=True, **options)
         page.close()
 
@@ -132,3 +140,27 @@ class Visitor:
         if status != 200:
             return status, answer
         return self.get(f"{API}/call/{name}/{json.loads(answer)['event_id']}")
+
+    def tool(self, name: str, arguments: object, **headers: str) -> tuple[int, dict]:
+        """Call one of the tools for assistants; the status, and the answer or its error."""
+        body = {
+            "jsonrpc": "2.0", "id": 1, "method": "tools/call",
+            "params": {"name": name, "arguments": arguments},
+        }  # fmt: skip
+        status, answer = self.post(MCP, body, Accept="application/json", **headers)
+        answer = json.loads(answer)
+        return status, answer.get("result") or answer["error"]
+
+
+def asked_tool(url: str) -> socket.socket:
+    """A connection on which an assistant asks for a reply, to be left."""
+    parts = urlsplit(url)
+    call = {"name": "speak", "arguments": {"text": "你好"}}
+    body = json.dumps({"jsonrpc": "2.0", "id": 1, "method": "tools/call", "params": call})
+    head = (
+        f"POST {MCP} HTTP/1.1\r\nHost: {parts.netloc}\r\nContent-Type: application/json\r\n"
+        f"Accept: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    client = socket.create_connection((parts.hostname, parts.port), timeout=10)
+    client.sendall((head + body).encode())
+    return client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import http.client
 import io
@@ -22,13 +23,13 @@ from urllib.parse import quote, urlsplit
 import numpy as np
 import pytest
 import soundfile
-from page_client import API, Visitor, free_port
+from page_client import API, Visitor, asked_tool, free_port
 
 import app
 
 pytestmark = pytest.mark.slow
 ROOT = Path(app.__file__).parent
-OPTIONS = {"LINGER_SECONDS": "4", "UPLOAD_SECONDS": "4", "SILENT_SECONDS": "3"}
+OPTIONS = {"LINGER_SECONDS": "4", "UPLOAD_SECONDS": "4", "SILENT_SECONDS": "3", "MCP": "1"}
 SETTINGS = ["", 1, 0.7, 0.7, 1.2, -1]
 NUM_ATTACKERS = 16
 LANDED = 0.5  # of each flood at least, or it was no test
@@ -290,6 +291,40 @@ def traversal(server: Server) -> list[Callable[[], object]]:
     ]
 
 
+def assistants(server: Server) -> list[Callable[[], object]]:
+    """Wrong calls of the tools: names of files, handles, bombs, bodies, and who leaves."""
+    secret = server.folder / "secret.wav"
+    sound = base64.b64encode(bomb()).decode()
+    foreign = [str(secret), f"file://{secret}", "../secret.wav", "/etc/passwd", server.url]
+    refused = [("speak", {"audio": name}) for name in foreign]
+    refused += [("speak", {"text": "你好", "conversation": name}) for name in ("a", "0" * 32)]
+    refused += [("encode", {"audio": sound}), ("speak", {"audio": sound}), ("decode", {"codes": 5})]
+
+    def told(name: str, given: dict) -> object:
+        status, said = Visitor(server.url, timeout=30).tool(name, given)
+        assert status != 200 or said["isError"]
+        assert "westlake-omni-" not in json.dumps(said)  # the page's own folder
+        return status
+
+    def large() -> object:
+        status = stranger(server).tool("speak", {"audio": "A" * (5 * MIB)})[0]
+        assert status in (413, 429)
+        return status
+
+    def many() -> object:
+        status = stranger(server).tool("decode", {"codes": [[]] * 500_000})[0]
+        assert status in (400, 429)
+        return status
+
+    def left() -> object:
+        with asked_tool(server.url):
+            time.sleep(0.2)
+        return 0
+
+    calls = [lambda call=call: told(*call) for call in refused * 3]
+    return [*calls, *[large, many, left] * 6]
+
+
 def streams(server: Server) -> list[Callable[[], object]]:
     def opened(path: str) -> object:
         response = stranger(server).open("GET", f"{API}/{path}")
@@ -313,6 +348,7 @@ def test_after_an_attack_all_is_as_before(server: Server):
         replies,
         traversal,
         streams,
+        assistants,
         bodies,
         bombs,
     )
