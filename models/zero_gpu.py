@@ -28,6 +28,7 @@ from .elsewhere import (
     ConversationElsewhere,
     ModelElsewhere,
     about,
+    beginning_of,
     conversation_of,
     state_of,
 )
@@ -88,7 +89,7 @@ class ZeroGpuModel(ModelElsewhere):
 
     def new_conversation(self) -> ZeroGpuConversation:
         """A conversation in which nothing was said yet."""
-        return ZeroGpuConversation(self, self.empty)
+        return ZeroGpuConversation(self, self.empty, self.empty)
 
     def load_conversation(self, path: str | os.PathLike) -> ZeroGpuConversation:
         """Restore a saved conversation, which a call of its own has checked.
@@ -96,7 +97,7 @@ class ZeroGpuModel(ModelElsewhere):
         Raises:
             UserError: as of the model.
         """
-        return ZeroGpuConversation(self, self._one("check", str(path)))
+        return ZeroGpuConversation(self, *self._one("check", str(path)))
 
     def warm_up(self) -> None:
         """Nothing can be made ready before a GPU is lent."""
@@ -126,7 +127,8 @@ class ZeroGpuModel(ModelElsewhere):
         return self._one("encode", samples.numpy(), sample_rate)
 
     def _new_conversation_with(self, system: str) -> ZeroGpuConversation:
-        return ZeroGpuConversation(self, self._one("begin", system))
+        state = self._one("begin", system)
+        return ZeroGpuConversation(self, state, state)
 
 
 class ZeroGpuConversation(ConversationElsewhere):
@@ -201,9 +203,10 @@ class _Worker:
             raise
         yield state_of(conversation)
 
-    def check(self, path: str) -> Iterator[bytes]:
-        """Yields a saved conversation if it is one."""
-        yield state_of(self.model.load_conversation(path))
+    def check(self, path: str) -> Iterator[tuple[bytes, bytes]]:
+        """Yields a saved conversation if it is one, and its beginning."""
+        conversation = self.model.load_conversation(path)
+        yield state_of(conversation), beginning_of(conversation)
 
     def begin(self, system: str) -> Iterator[bytes]:
         """Yields a new conversation with a system prompt."""
