@@ -30,12 +30,15 @@ class FakeSpaces:
         asked: seconds that calls have asked for.
         refusal: why no GPU is lent; None lends one.
         num_pieces: after which a call is broken off; None lets it end.
+        num_left: calls of which not all was taken; what `spaces` sets for them ends whatever call
+            the process may be at by then.
     """
 
     def __init__(self) -> None:
         self.asked: list[float] = []
         self.refusal: str | None = None
         self.num_pieces: int | None = None
+        self.num_left = 0
 
     def GPU(self, *, duration: Callable[..., float]) -> Callable:  # noqa: N802
         def decorated(task: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -55,7 +58,11 @@ class FakeSpaces:
                         kind = "error", "GPU task aborted"
                         break
                     num_given += 1
-                    yield kind[1]
+                    try:
+                        yield kind[1]
+                    except GeneratorExit:
+                        self.num_left += 1
+                        raise
                 process.join()
                 if kind[0] == "error":
                     raise ShownError(kind[1])
