@@ -47,16 +47,16 @@ class FakeSpaces:
                 self.asked.append(duration(*arguments))
                 if self.refusal is not None:
                     raise ShownError(self.refusal)
-                given, taken = CONTEXT.SimpleQueue(), CONTEXT.SimpleQueue()
-                process = CONTEXT.Process(target=_work, args=(task, given, taken), daemon=True)
+                given, (taken, giving) = CONTEXT.SimpleQueue(), CONTEXT.Pipe(duplex=False)
+                process = CONTEXT.Process(target=_work, args=(task, given, giving), daemon=True)
                 process.start()
+                giving.close()  # now it ends with the process
                 given.put(arguments)
                 num_given = 0
-                while (kind := taken.get())[0] == "piece":
+                while (kind := _next(taken))[0] == "piece":
                     if num_given == self.num_pieces:
                         process.kill()
-                        kind = "error", "GPU task aborted"
-                        break
+                        continue
                     num_given += 1
                     try:
                         yield kind[1]
@@ -72,15 +72,22 @@ class FakeSpaces:
         return decorated
 
 
-def _work(task: Callable, given: Any, taken: Any) -> None:
+def _next(taken: Any) -> tuple:
+    try:
+        return taken.recv()
+    except (EOFError, OSError):  # between two pieces, or within one
+        return "error", "GPU task aborted"
+
+
+def _work(task: Callable, given: Any, giving: Any) -> None:
     def iterate() -> None:
         try:
             for piece in task(*given.get()):
-                taken.put(("piece", piece))
+                giving.send(("piece", piece))
         except Exception as error:
-            taken.put(("error", type(error).__name__))
+            giving.send(("error", type(error).__name__))
         else:
-            taken.put(("end",))
+            giving.send(("end",))
 
     thread = Thread(target=iterate)
     thread.start()

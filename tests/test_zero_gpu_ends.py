@@ -1,6 +1,8 @@
 """How calls of ZeroGPU end: all that they give is taken, and none waits for ever to be told."""
 
 import multiprocessing
+import os
+import signal
 from contextlib import closing
 
 import pytest
@@ -62,4 +64,19 @@ def test_a_reply_that_is_asked_for_no_more_ends(model, lent, monkeypatch):
     assert list(reply) == []
     (turn,) = conversation_of(model, state_of(conversation)).turns
     assert turn.columns.shape[1] - turn.prompt_length == first.total_frames + 1
+    assert len(answer(conversation, 3, text="再见"))
+
+
+def test_a_process_that_dies_breaks_its_reply_off(lent):
+    others = set(multiprocessing.active_children())
+    conversation = lent.new_conversation()
+    before = conversation.state
+    reply = replying(conversation, text="你好")
+    next(reply)
+    (process,) = set(multiprocessing.active_children()) - others
+    os.kill(process.pid, signal.SIGKILL)
+    with pytest.raises(UserError) as error:
+        list(reply)
+    assert error.value.code == "error_zero_gpu" and "aborted" in str(error.value)
+    assert conversation.state == before
     assert len(answer(conversation, 3, text="再见"))
