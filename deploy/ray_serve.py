@@ -25,7 +25,7 @@ from ray.serve.handle import DeploymentHandle
 
 import app
 from models.contract import ReplyChunk, SpeechCodec
-from models.elsewhere import about, conversation_of, state_of
+from models.elsewhere import about, beginning_of, conversation_of, state_of
 from models.load import load_model
 from page import server
 from page.login import read_users
@@ -75,9 +75,13 @@ class Replica:
             "process": os.getpid(),
         }
 
-    def check(self, state: bytes) -> None:
-        """Raise a UserError unless it is a conversation of this model."""
-        conversation_of(self.model, state)
+    def check(self, state: bytes) -> bytes:
+        """The beginning of a saved conversation.
+
+        Raises:
+            UserError: it is none of this model.
+        """
+        return beginning_of(conversation_of(self.model, state))
 
     def encode(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
         codec: Any = self.model  # which has one, or it is not asked

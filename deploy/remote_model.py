@@ -48,8 +48,8 @@ class RemoteConversation(ConversationElsewhere):
 
     model: RemoteModel
 
-    def __init__(self, model: RemoteModel, state: bytes) -> None:
-        super().__init__(model, state)
+    def __init__(self, model: RemoteModel, state: bytes, beginning: bytes) -> None:
+        super().__init__(model, state, beginning)
         self._conversation, self._name = uuid4().hex, uuid4().hex
 
     def reply(self, turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:
@@ -99,12 +99,11 @@ class RemoteModel(ModelElsewhere):
         self._replicas, self._stopped = replicas, stopped
 
     def new_conversation(self) -> RemoteConversation:
-        return RemoteConversation(self, self.empty)
+        return RemoteConversation(self, self.empty, self.empty)
 
     def load_conversation(self, path: str | os.PathLike) -> RemoteConversation:
         state = Path(path).read_bytes()
-        self._call("check", state)
-        return RemoteConversation(self, state)
+        return RemoteConversation(self, state, self._call("check", state))
 
     def warm_up(self) -> None:
         """Replicas are ready when they are there."""

@@ -50,6 +50,12 @@ def conversation_of(model: SpeechModel, state: bytes) -> Conversation:
         return model.load_conversation(path)
 
 
+def beginning_of(conversation: Conversation) -> bytes:
+    """Reset a conversation; returns it as it is saved then, with a system prompt if it has one."""
+    conversation.reset()
+    return state_of(conversation)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AskedTurn:
     """A turn to be answered, and how.
@@ -158,10 +164,13 @@ class ConversationElsewhere(ABC):
 
     Fields:
         state: as of `state_of`.
+
+    Args:
+        beginning: as of `beginning_of`.
     """
 
-    def __init__(self, model: ModelElsewhere, state: bytes) -> None:
-        self.model, self.state = model, state
+    def __init__(self, model: ModelElsewhere, state: bytes, beginning: bytes) -> None:
+        self.model, self.state, self._beginning = model, state, beginning
         self._turn: CollectedTurn | None = None
 
     def begin_turn(
@@ -185,7 +194,7 @@ class ConversationElsewhere(ABC):
     def reset(self) -> None:
         """Begin anew."""
         self._forget_turn()
-        self.state = self.model.empty
+        self.state = self._beginning
 
     def save(self, path: str | os.PathLike) -> None:
         """Write the conversation to a file that `load_conversation` reads."""

@@ -13,6 +13,7 @@ import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
 from functools import partial
+from multiprocessing.connection import wait
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from threading import Event
@@ -28,6 +29,7 @@ from .elsewhere import (
     ConversationElsewhere,
     ModelElsewhere,
     about,
+    beginning_of,
     conversation_of,
     state_of,
 )
@@ -40,6 +42,7 @@ YES = ("1", "t", "true")  # as `spaces` reads it
 GO, STOP, LEAVE = b"g", b"s", b"l"  # what a reply is told before each chunk
 START_SECONDS = 15.0  # that a GPU is asked for besides a reply: weights are moved, all is read
 LONGEST_SECONDS = 60.0  # of a reply without a longest length
+PATIENCE_SECONDS = 30.0  # until a reply is asked to go on, or it ends
 
 Gpu = Callable[..., Callable[[Callable], Callable[..., Generator]]]  # spaces.GPU
 
@@ -88,7 +91,7 @@ class ZeroGpuModel(ModelElsewhere):
 
     def new_conversation(self) -> ZeroGpuConversation:
         """A conversation in which nothing was said yet."""
-        return ZeroGpuConversation(self, self.empty)
+        return ZeroGpuConversation(self, self.empty, self.empty)
 
     def load_conversation(self, path: str | os.PathLike) -> ZeroGpuConversation:
         """Restore a saved conversation, which a call of its own has checked.
@@ -96,7 +99,7 @@ class ZeroGpuModel(ModelElsewhere):
         Raises:
             UserError: as of the model.
         """
-        return ZeroGpuConversation(self, self._one("check", str(path)))
+        return ZeroGpuConversation(self, *self._one("check", str(path)))
 
     def warm_up(self) -> None:
         """Nothing can be made ready before a GPU is lent."""
@@ -107,16 +110,21 @@ class ZeroGpuModel(ModelElsewhere):
         Raises:
             UserError: as it raises it, or ZeroGPU lends no GPU, or not for so long.
         """
+        fault: UserError | None = None
         try:
+            # All of it is taken: the mark that one is left sets might end the process's next one.
             for piece in self._run(task, *arguments):
                 if isinstance(piece, UserError):
-                    raise piece
-                yield piece
+                    fault = piece
+                else:
+                    yield piece
         except Exception as error:
             reason = getattr(error, "message", None)  # of a gradio.Error, as which ZeroGPU says it
             if reason is None:
                 raise
             raise UserError("error_zero_gpu", reason=str(reason)) from error
+        if fault:
+            raise fault
 
     def _one(self, task: str, *arguments: Any) -> Any:
         (answer,) = self.call(task, *arguments)
@@ -126,7 +134,8 @@ class ZeroGpuModel(ModelElsewhere):
         return self._one("encode", samples.numpy(), sample_rate)
 
     def _new_conversation_with(self, system: str) -> ZeroGpuConversation:
-        return ZeroGpuConversation(self, self._one("begin", system))
+        state = self._one("begin", system)
+        return ZeroGpuConversation(self, state, state)
 
 
 class ZeroGpuConversation(ConversationElsewhere):
@@ -184,13 +193,14 @@ class _Worker:
     def reply(self, state: bytes, asked: AskedTurn, orders: str) -> Iterator[ReplyChunk | bytes]:
         """Answer a turn as `orders` say, a file; yields chunks, and the conversation's new state.
 
-        A chunk is begun when it is asked for: what was said is what the caller has got.
+        A chunk is begun when it is asked for: what was said is what the caller has got. When
+        nothing is asked for `PATIENCE_SECONDS`, the reply ends.
         """
         conversation, stop = conversation_of(self.model, state), Event()
         try:
             chunks = conversation.reply(asked.read(conversation), asked.reply_options(stop))
             with closing(chunks), open(orders, "rb", buffering=0) as told:
-                while (order := told.read(1)) in (GO, STOP):
+                while (order := _next_order(told.fileno())) in (GO, STOP):
                     if order == STOP:
                         stop.set()
                     if (chunk := next(chunks, None)) is None:
@@ -201,9 +211,10 @@ class _Worker:
             raise
         yield state_of(conversation)
 
-    def check(self, path: str) -> Iterator[bytes]:
-        """Yields a saved conversation if it is one."""
-        yield state_of(self.model.load_conversation(path))
+    def check(self, path: str) -> Iterator[tuple[bytes, bytes]]:
+        """Yields a saved conversation if it is one, and its beginning."""
+        conversation = self.model.load_conversation(path)
+        yield state_of(conversation), beginning_of(conversation)
 
     def begin(self, system: str) -> Iterator[bytes]:
         """Yields a new conversation with a system prompt."""
@@ -230,6 +241,14 @@ def _orders() -> Iterator[tuple[str, Callable[[bytes], object]]]:
             yield str(path), partial(os.write, file)
         finally:
             os.close(file)
+
+
+def _next_order(file: int) -> bytes:
+    """What a reply is told next; LEAVE if nothing comes.
+
+    The wait has an end, as a page that ends in the middle of a reply waits for its process.
+    """
+    return os.read(file, 1) if wait([file], PATIENCE_SECONDS) else LEAVE
 
 
 def _seconds(frame_rate: float, task: str, *arguments: Any) -> float:

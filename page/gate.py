@@ -205,7 +205,7 @@ class Gate:
         if path == f"{API}/upload_progress":
             await Response(PROGRESS, media_type="text/event-stream")(scope, receive, send)
             return
-        if path == "/" and scope["method"] == "GET":
+        if path == "/":
             send = with_script(send, FIRST)
         elif path.startswith(f"{API}/file="):
             if not self.files.is_served(path.removeprefix(f"{API}/file=")):

@@ -30,12 +30,15 @@ class FakeSpaces:
         asked: seconds that calls have asked for.
         refusal: why no GPU is lent; None lends one.
         num_pieces: after which a call is broken off; None lets it end.
+        num_left: calls of which not all was taken; what `spaces` sets for them ends whatever call
+            the process may be at by then.
     """
 
     def __init__(self) -> None:
         self.asked: list[float] = []
         self.refusal: str | None = None
         self.num_pieces: int | None = None
+        self.num_left = 0
 
     def GPU(self, *, duration: Callable[..., float]) -> Callable:  # noqa: N802
         def decorated(task: Callable[..., Iterator[Any]]) -> Callable[..., Iterator[Any]]:
@@ -44,18 +47,22 @@ class FakeSpaces:
                 self.asked.append(duration(*arguments))
                 if self.refusal is not None:
                     raise ShownError(self.refusal)
-                given, taken = CONTEXT.SimpleQueue(), CONTEXT.SimpleQueue()
-                process = CONTEXT.Process(target=_work, args=(task, given, taken), daemon=True)
+                given, (taken, giving) = CONTEXT.SimpleQueue(), CONTEXT.Pipe(duplex=False)
+                process = CONTEXT.Process(target=_work, args=(task, given, giving), daemon=True)
                 process.start()
+                giving.close()  # now it ends with the process
                 given.put(arguments)
                 num_given = 0
-                while (kind := taken.get())[0] == "piece":
+                while (kind := _next(taken))[0] == "piece":
                     if num_given == self.num_pieces:
                         process.kill()
-                        kind = "error", "GPU task aborted"
-                        break
+                        continue
                     num_given += 1
-                    yield kind[1]
+                    try:
+                        yield kind[1]
+                    except GeneratorExit:
+                        self.num_left += 1
+                        raise
                 process.join()
                 if kind[0] == "error":
                     raise ShownError(kind[1])
@@ -65,15 +72,22 @@ class FakeSpaces:
         return decorated
 
 
-def _work(task: Callable, given: Any, taken: Any) -> None:
+def _next(taken: Any) -> tuple:
+    try:
+        return taken.recv()
+    except (EOFError, OSError):  # between two pieces, or within one
+        return "error", "GPU task aborted"
+
+
+def _work(task: Callable, given: Any, giving: Any) -> None:
     def iterate() -> None:
         try:
             for piece in task(*given.get()):
-                taken.put(("piece", piece))
+                giving.send(("piece", piece))
         except Exception as error:
-            taken.put(("error", type(error).__name__))
+            giving.send(("error", type(error).__name__))
         else:
-            taken.put(("end",))
+            giving.send(("end",))
 
     thread = Thread(target=iterate)
     thread.start()

@@ -136,8 +136,11 @@ def test_a_page_whose_calls_are_answered_before_they_are_taken_leaves_no_error(
         page.wait_for_selector("#status [data-kind=busy]")
         page.evaluate("() => { window.late = new Promise((take) => (window.take = take)); }")
         page.click(".bot-row .good")
-        while session.turns[0].rating != 1:
+        for _ in range(400):
+            if session.turns[0].rating == 1:
+                break
             page.wait_for_timeout(50)
+        assert session.turns[0].rating == 1
     wait_for_reply(page, 2)
     page.evaluate("window.take()")
     page.wait_for_selector(".bot-row .good[aria-pressed=true]")

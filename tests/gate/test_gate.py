@@ -17,6 +17,7 @@ from page_client import API, Visitor, function, served
 from strangers import FOREIGN, LIMITS, SETTINGS, file_of, wait_until, wav, written
 
 import app
+from page import words
 from page.server import LOOPBACK
 
 
@@ -260,6 +261,14 @@ def test_all_holds_at_a_server_of_somebody_elses(tmp_path: Path):
         thread.join(30)
         page.close()
     assert not thread.is_alive()
+
+
+def test_the_page_is_as_long_as_its_head_says_and_a_script_comes_first(url: str):
+    visitor = Visitor(url)
+    asked, got = (visitor.open(method, "/") for method in ("HEAD", "GET"))
+    body = got.read()
+    assert int(asked.headers["content-length"]) == int(got.headers["content-length"]) == len(body)
+    assert body.partition(b"<script")[2].startswith(f">{words.asset('first.js')}</script>".encode())
 
 
 def test_it_is_served_below_a_path_whether_a_proxy_strips_it_or_not():

@@ -36,6 +36,18 @@ def test_two_turns_with_a_picture_and_a_system_prompt(omni):
         np.testing.assert_array_equal(*waves)
 
 
+def test_who_begins_anew_keeps_the_system_prompt(omni, tmp_path):
+    lent = ZeroGpuModel(omni, FakeSpaces().GPU)
+    conversation = lent.new_conversation_with("Be kind.")
+    answer(conversation, 0.3)
+    conversation.save(tmp_path / "talk")
+    for each in (conversation, lent.load_conversation(tmp_path / "talk")):
+        assert len(conversation_of(omni, state_of(each)).turns) == 1
+        each.reset()
+        begun = conversation_of(omni, state_of(each))
+        assert not begun.turns and begun.system == "Be kind."
+
+
 def test_a_system_prompt_that_is_none_is_refused_at_once(omni):
     with pytest.raises(UserError) as error:
         ZeroGpuModel(omni, FakeSpaces().GPU).new_conversation_with("kind" * 10**6)
