@@ -7,6 +7,8 @@ import re
 
 import numpy as np
 
+from ..speech.pinyin import PUNCTUATION
+
 OPENED_SHARE, CLOSED_SHARE, TURNED_SHARE, HESITATION_SHARE, LOST_SHARE = 0.15, 0.1, 0.2, 0.03, 0.04
 OPENINGS = (
     "那个，", "呃，", "哎，", "唉，", "我跟你说，", "说真的，",
@@ -35,18 +37,20 @@ CORRECTIONS = (
 
 def loosen(text: str, rng: np.random.Generator) -> str:
     """The line as somebody says it who thinks while speaking: its clauses may change places, words
-    come before and after it, and some of its characters are lost or waited for."""
+    come before and after it, and some of its characters, but never all, are lost or waited for."""
     clauses = [clause for clause in re.split("[，。？！]", text) if clause]
     if len(clauses) > 1 and rng.random() < TURNED_SHARE:
         clauses = clauses[1:] + clauses[:1]
         text = "，".join(clauses) + "。"
-    kept = []
-    for char in text:
+    kept = [char for char in text if rng.random() >= LOST_SHARE]
+    if all(char in PUNCTUATION for char in kept):
+        kept = list(text)
+    said = []
+    for char in kept:
         if rng.random() < HESITATION_SHARE:
-            kept.append(str(rng.choice(HESITATIONS)))
-        if rng.random() >= LOST_SHARE:
-            kept.append(char)
-    text = "".join(kept)
+            said.append(str(rng.choice(HESITATIONS)))
+        said.append(char)
+    text = "".join(said)
     if rng.random() < OPENED_SHARE:
         text = str(rng.choice(OPENINGS)) + text
     if rng.random() < CLOSED_SHARE:

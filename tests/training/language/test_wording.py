@@ -39,3 +39,9 @@ def test_a_line_is_said_loosely_in_all_ways():
     assert "我睡着，怎么办？" in said and any(
         f"我{h}睡不着" in t for t in said for h in ("啊", "呃")
     )
+
+
+def test_a_short_line_is_never_lost(monkeypatch):
+    monkeypatch.setattr(wording, "LOST_SHARE", 0.9)
+    said = [loosen("早。", np.random.default_rng(seed)) for seed in range(50)]
+    assert all("早" in text for text in said)
