@@ -7,31 +7,13 @@ from contextlib import closing
 
 import pytest
 from conversing import LONG_TEXT, SEEDED, answer
-from fake_spaces import FakeSpaces
-from small import small_model
 
 from generate import generate_long
 from models import zero_gpu
 from models.elsewhere import conversation_of, state_of
 from models.errors import UserError
-from models.zero_gpu import ZeroGpuModel
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-
-
-@pytest.fixture(scope="module")
-def model(small_codec):
-    return small_model(small_codec)
-
-
-@pytest.fixture
-def spaces():
-    return FakeSpaces()
-
-
-@pytest.fixture
-def lent(model, spaces):
-    return ZeroGpuModel(model, spaces.GPU)
 
 
 def replying(conversation, **given):

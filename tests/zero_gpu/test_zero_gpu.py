@@ -10,10 +10,9 @@ import numpy as np
 import pytest
 from conversing import LONG_TEXT, RATE, SEEDED, answer, clip, noise
 from fake_model import FakeModel
-from fake_spaces import FakeSpaces
 from gradio_client import Client
 from page_client import free_port, served
-from small import rigged, small_model
+from small import rigged
 
 import app
 from generate import generate_long
@@ -34,21 +33,6 @@ TURNS = (
     {"audio": clip(1.3)},
     {"audio": clip(0.4, seed=1), "text": "你好"},
 )
-
-
-@pytest.fixture(scope="module")
-def model(small_codec):
-    return small_model(small_codec)
-
-
-@pytest.fixture
-def spaces():
-    return FakeSpaces()
-
-
-@pytest.fixture
-def lent(model, spaces):
-    return ZeroGpuModel(model, spaces.GPU)
 
 
 def chunks_of(conversation, num_frames=9, seed=1, **given):
