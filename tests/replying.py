@@ -1,13 +1,16 @@
 """What the tests of replies share: inputs, replies, and the lines that are logged."""
 
 import contextlib
+from threading import Barrier
 
 import numpy as np
+import pytest
 import torch
 from loguru import logger
 
 from generate import generate_long
 from models.audio import AudioClip
+from models.stepping import Stepper
 from models.westlake.dual_ar import SamplingConfig
 
 SEEDED = SamplingConfig(seed=1)
@@ -36,6 +39,32 @@ def talk_of(model, *texts):
     for text in texts:
         reply_to(model, text=text, conversation=conversation, max_new_tokens=4)
     return conversation
+
+
+def meet(monkeypatch: pytest.MonkeyPatch, stepper: Stepper, number: int) -> list[int]:
+    """Let the first step wait until so many replies are in it; the sizes of the steps, in order.
+
+    However late their threads are: each is counted on before any of them is stepped.
+    """
+    step, next_frames = stepper.step, stepper.next_frames
+    together, come, sizes = Barrier(number), set(), []
+
+    def counting(replies):
+        sizes.append(len(replies))
+        return step(replies)
+
+    def meeting(replies):
+        if not come.issuperset(replies):
+            come.update(replies)
+            with stepper._changed:
+                stepper._going.update(replies)
+            together.wait(60)
+        return next_frames(replies)
+
+    monkeypatch.setattr(stepper, "step", counting)
+    monkeypatch.setattr(stepper, "next_frames", meeting)
+    monkeypatch.setattr(stepper, "GRACE_SECONDS", 60.0, raising=False)
+    return sizes
 
 
 @contextlib.contextmanager

@@ -20,7 +20,7 @@ import pytest
 import torch
 from fake_model import FakeModel
 from page_client import API, Visitor, function, served
-from replying import COLD
+from replying import COLD, meet
 from small import rigged, small_model
 
 import app
@@ -43,10 +43,9 @@ def files_in(page: app.Page) -> list[Path]:
 
 def replies_at_once(model, texts: list[str]) -> list[np.ndarray | Exception]:
     """Each text's reply, made beside the others with the same seed, or what it ended with."""
-    together, results = threading.Barrier(len(texts)), [None] * len(texts)
+    results = [None] * len(texts)
 
     def answer(index: int) -> None:
-        together.wait(60)
         try:
             sampling = SamplingConfig(seed=index, temperature=COLD)
             chunks = generate_long(model, text=texts[index], sampling=sampling, max_new_tokens=12)
@@ -68,7 +67,9 @@ def model(small_codec) -> Iterator:
 
 
 @pytest.mark.parametrize("fault", ["raises", "NaN"])
-def test_a_fault_in_a_shared_step_ends_only_the_reply_whose_it_is(model, fault: str):
+def test_a_fault_in_a_shared_step_ends_only_the_reply_whose_it_is(
+    model, fault: str, monkeypatch: pytest.MonkeyPatch
+):
     """The third of four replies breaks in the middle, in whatever step it is just then."""
     texts = ["你好", "我很累", "出错", "再见"]
     alone = [
@@ -77,10 +78,9 @@ def test_a_fault_in_a_shared_step_ends_only_the_reply_whose_it_is(model, fault: 
             max_new_tokens=12)])
         for index, text in enumerate(texts)
     ]  # fmt: skip
-    step, sizes = model.stepper.step, []
+    step = model.stepper.step
 
     def step_with_a_fault(replies):
-        sizes.append(len(replies))
         broken = [reply for reply in replies if reply.sampling.seed == 2 and reply.num_spoken == 5]
         if not broken:
             return step(replies)
@@ -101,9 +101,10 @@ def test_a_fault_in_a_shared_step_ends_only_the_reply_whose_it_is(model, fault: 
         finally:
             del language_model.text_logits
 
-    model.stepper.step, model.stepper.GRACE_SECONDS = step_with_a_fault, 5.0
+    model.stepper.step = step_with_a_fault
+    sizes = meet(monkeypatch, model.stepper, len(texts))
     results = replies_at_once(model, texts)
-    assert max(sizes) == 4  # they were stepped together
+    assert sizes[0] == 4  # they were stepped together
     assert isinstance(results[2], RuntimeError if fault == "raises" else FloatingPointError)
     for index in (0, 1, 3):
         np.testing.assert_array_equal(results[index], alone[index])

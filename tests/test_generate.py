@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import soundfile
 import torch
-from replying import COLD, NUM_FRAMES, RATE, SEEDED, reply_to, speech
+from replying import COLD, NUM_FRAMES, RATE, SEEDED, meet, reply_to, speech
 from small import rigged, small_model, speaking
 
 from generate import generate_long
@@ -235,21 +235,21 @@ def test_the_sampling_defaults_to_the_checkpoints(model):
     np.testing.assert_array_equal(left, right)
 
 
-def test_replies_at_the_same_time_do_not_disturb_each_other(model):
+def test_replies_at_the_same_time_do_not_disturb_each_other(model, monkeypatch):
     inputs = [INPUTS["speech and text"], INPUTS["text"], {"audio": speech(0.5, seed=3)}]
     seeded = SamplingConfig(seed=3, temperature=COLD)
     alone = [reply_to(model, sampling=seeded, **given)[1:] for given in inputs]
-    together, start = [None] * len(inputs), threading.Barrier(len(inputs))
+    together, sizes = [None] * len(inputs), meet(monkeypatch, model.stepper, len(inputs))
 
     def answer(index):
-        start.wait()
         together[index] = reply_to(model, sampling=seeded, **inputs[index])[1:]
 
     threads = [threading.Thread(target=answer, args=(i,)) for i in range(len(inputs))]
     for thread in threads:
         thread.start()
     for thread in threads:
-        thread.join()
+        thread.join(120)
+    assert sizes[0] == 3
     for left, right in zip(alone, together):
         assert left[0] == right[0]
         np.testing.assert_allclose(left[1], right[1], atol=1e-5)

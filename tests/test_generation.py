@@ -2,12 +2,12 @@
 
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from threading import Barrier, Thread
+from threading import Thread
 
 import pytest
 import torch
 from parity import ASSETS, SEMANTIC_ID, golden_dual_ar
-from replying import COLD
+from replying import COLD, meet
 from safetensors.torch import load_file
 
 from models.westlake.dual_ar import (
@@ -110,22 +110,13 @@ def test_one_reply_ends_while_another_goes_on(model, prompt):
 
 
 def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkeypatch):
-    sizes = []
-
-    def counting(engine, replies):
-        sizes.append(len(replies))
-        return next_frames(engine, replies)
-
-    monkeypatch.setattr("models.westlake.dual_ar.stepping.next_frames", counting)
-    monkeypatch.setattr(Stepper, "GRACE_SECONDS", 5.0)
     stepper = Stepper(EagerEngine(model))
     sampling = [SamplingConfig(seed=seed, temperature=COLD) for seed in range(4)]
     asked = [(prompt[:, start:], 3 + start, sampling[start]) for start in range(4)]
-    together = Barrier(len(asked))
+    sizes = meet(monkeypatch, stepper, len(asked))
 
     def reply_in_thread(ask) -> list:
         reply, frames = Reply(model, *ask), []
-        together.wait()
         while not reply.ended:
             frames += stepper.next_frames([reply])
         stepper.leave(reply)
@@ -133,7 +124,7 @@ def test_threads_are_stepped_together_and_equal_each_alone(model, prompt, monkey
 
     with ThreadPoolExecutor(len(asked)) as pool:
         made = list(pool.map(reply_in_thread, asked))
-    assert max(sizes) == 4 and len(sizes) <= 8
+    assert sizes == [4, 4, 4, 3, 2, 1]
     for frames, ask in zip(made, asked, strict=True):
         assert torch.equal(torch.stack(frames), torch.stack(frames_of(model, Reply(model, *ask))))
 

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from replying import meet
 from small_mini_omni import NUM_TEXT
 
 import generate
@@ -137,18 +138,14 @@ def test_each_turn_is_answered_alone_and_kept(mini_omni, clip):
 
 
 def test_users_together_hear_what_each_hears_alone(mini_omni, clip, monkeypatch):
-    monkeypatch.setattr(type(mini_omni.stepper), "GRACE_SECONDS", 5.0)
     turns = [{"text": "hi"}, {"audio": clip}, {"text": "what is this"}]
-    together = threading.Barrier(len(turns))
-
-    def ask(turn):
-        together.wait()
-        return reply_of(mini_omni, max_new_tokens=5, **turn)
-
+    alone = [reply_of(mini_omni, max_new_tokens=5, **turn) for turn in turns]
+    sizes = meet(monkeypatch, mini_omni.stepper, len(turns))
     with ThreadPoolExecutor(len(turns)) as pool:
-        replies = list(pool.map(ask, turns))
-    for reply, turn in zip(replies, turns):
-        assert_same(reply, reply_of(mini_omni, max_new_tokens=5, **turn))
+        replies = list(pool.map(lambda turn: reply_of(mini_omni, max_new_tokens=5, **turn), turns))
+    assert sizes[0] == 3
+    for reply, expected in zip(replies, alone):
+        assert_same(reply, expected)
 
 
 @pytest.mark.parametrize("by", ["stop", "close"])
