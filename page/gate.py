@@ -17,6 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from urllib.parse import parse_qsl, urlencode
 
@@ -34,11 +35,14 @@ from .limits import Limits
 from .messages import (
     API,
     MCP,
+    STREAM,
     bounded,
     cookie_of,
     once,
     path_of,
     refusal,
+    watched,
+    with_closed,
     with_cookie,
     with_json,
     with_place,
@@ -49,6 +53,7 @@ from .words import asset
 
 DRAINED = 4  # times the largest upload: what is read and dropped of one that is refused
 VISITOR = "x-visitor"
+MAX_NUMBER = 16  # characters of the number of a stream of events
 # Everything else of Gradio's is closed: direct calls past the queue, monitoring, proxies and so on.
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\w+)?"
@@ -201,7 +206,7 @@ class Gate:
         return digest.hexdigest(), send
 
     async def _read(self, scope, receive, send, path: str, visitor: str) -> None:
-        session = None
+        session, readers = None, self.calls.readers
         if path == f"{API}/upload_progress":
             await Response(PROGRESS, media_type="text/event-stream")(scope, receive, send)
             return
@@ -213,6 +218,8 @@ class Gate:
         elif path == f"{API}/queue/data":
             query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
             session = own(visitor, query.get("session_hash"))
+            number = Headers(scope=scope).get(STREAM, "")[:MAX_NUMBER]
+            send = watched(send, partial(readers.close, session, number))
             scope = {**scope, "query_string": urlencode({"session_hash": session}).encode()}
         elif found := HEARTBEAT.fullmatch(path):
             session = own(visitor, found[1])
@@ -225,7 +232,7 @@ class Gate:
         if session is None:
             await self.app(scope, receive, send)
             return
-        with self.calls.readers.reading(session):
+        with readers.reading(session):
             await self.app(scope, receive, send)
         self.calls.rest(session)
 
@@ -245,6 +252,8 @@ class Gate:
         with self.calls.joining(door, body) as place:
             if door.startswith("call/"):
                 send = with_place(send, place)
+            elif door == "queue/join":
+                send = with_closed(send, partial(self.calls.readers.closed, body["session_hash"]))
             await self.app(with_json(scope, raw), once(raw, receive), send)
 
     async def _assist(self, assistants, scope, receive, send) -> None:

@@ -1,4 +1,5 @@
 // Runs before the page does: whose tab this is, the browser's language, what a refusal says.
+const CLOSED_MILLISECONDS = 3000; // that an answer waits for a stream that is read no further
 {
   const chinese = /^zh\b/i.test(navigator.language);
   const words = window.pageWords[chinese ? "zh" : "en"];
@@ -14,20 +15,41 @@
     visitor = sessionStorage.getItem("visitor") ?? visitor;
     sessionStorage.setItem("visitor", visitor);
   } catch {} // storage is blocked: a reload is another visitor
+  const stream = { number: 0, signal: null }; // the last of events that Gradio's client has opened
   const send = window.fetch;
   window.fetch = async (what, options = {}) => {
     const url = new URL(what.url ?? what, document.baseURI);
     if (url.origin !== location.origin) return send(what, options);
     const headers = new Headers(options.headers ?? what.headers);
     headers.set("X-Visitor", visitor);
+    if (url.pathname.endsWith("/queue/data")) {
+      stream.number += 1;
+      stream.signal = what.signal;
+      headers.set("X-Stream", stream.number);
+    }
     const response = await send(what, { ...options, headers });
-    if (!response.ok && url.pathname.endsWith("/queue/join")) window.pageTell("refused");
+    if (url.pathname.endsWith("/queue/join")) {
+      if (!response.ok) window.pageTell("refused");
+      await closed(response.headers.get("X-Stream"));
+    }
     if (response.ok || !url.pathname.endsWith("/upload")) return response;
     // A proxy before the server refuses in a page of its own.
     const isOurs = response.headers.get("content-type")?.startsWith("text/plain");
     const text = isOurs ? await response.text() : words.error_upload_by_proxy.replace("{status}", response.status);
     return new Response(text, { status: response.status });
   };
+
+  // Gradio's client opens a stream of events for a call unless one is open, as far as it has read: it
+  // learns of the call only once it has read, too, that the server had closed the last one before
+  // it. Else nobody read the answer. A stream that broke off may never be read to its end.
+  async function closed(number) {
+    const { signal } = stream;
+    if (number !== String(stream.number) || !signal || signal.aborted) return;
+    await new Promise((read) => {
+      signal.addEventListener("abort", read, { once: true });
+      setTimeout(read, CLOSED_MILLISECONDS);
+    });
+  }
 
   // Gradio answers a browser of bare zh, or of zh-SG, in English: it is told once it has begun, in
   // the module that it offers its own language menu from. What it labels is not shown before.

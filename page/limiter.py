@@ -13,7 +13,7 @@ from models.errors import UserError
 READER_SECONDS = 3.0  # from a call to the connection that reads its answer
 PATIENT_SECONDS = 120.0  # that what was said live waits for a slot, as nobody wants to repeat it
 NOTICE_SECONDS = 2.0  # after which one who waits is told, again and again
-MAX_CALLED = 1000  # sessions whose last call is remembered
+MAX_KNOWN = 1000  # sessions whose last call is remembered, and whose last stream
 
 
 class Limiter:
@@ -91,14 +91,14 @@ class Readers:
     def __init__(self) -> None:
         self._changed = Condition()
         self._open: Counter[str] = Counter()  # event streams by session
-        self._called: dict[str, float] = {}  # when a session without a stream last called
+        self._called: dict[str, float] = {}  # when each session last called
+        self._closed: dict[str, str] = {}  # each session's stream that was closed last
 
     @contextmanager
     def reading(self, session: str) -> Iterator[None]:
         """An event stream of a session is open."""
         with self._changed:
             self._open[session] += 1
-            self._called.pop(session, None)
             self._changed.notify_all()
         try:
             yield
@@ -111,11 +111,19 @@ class Readers:
     def call(self, session: str) -> None:
         """A session has asked for something."""
         with self._changed:
-            self._called.pop(session, None)
-            if session not in self._open:
-                self._called[session] = time.monotonic()
-            if len(self._called) > MAX_CALLED:
-                del self._called[next(iter(self._called))]
+            self._called.pop(session, None)  # a stream that is open may be closed before it begins
+            self._called[session] = time.monotonic()
+            _forget_oldest(self._called)
+
+    def close(self, session: str, stream: str) -> None:
+        """A session's stream brings no more events, whatever is called from now on."""
+        self._closed.pop(session, None)
+        self._closed[session] = stream
+        _forget_oldest(self._closed)
+
+    def closed(self, session: str) -> str:
+        """Which of a session's streams was closed last; empty if it isn't known."""
+        return self._closed.get(session, "")
 
     def is_open(self, session: str) -> bool:
         """Whether an event stream of a session is open."""
@@ -126,3 +134,8 @@ class Readers:
         with self._changed:
             left = self._called.get(session, 0.0) + READER_SECONDS - time.monotonic()
             return self._changed.wait_for(lambda: session in self._open, max(0.0, left))
+
+
+def _forget_oldest(known: dict) -> None:
+    if len(known) > MAX_KNOWN:
+        del known[next(iter(known))]

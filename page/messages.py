@@ -18,6 +18,8 @@ from .calls import RefusedError
 COOKIE = "visitor"
 API = "/gradio_api"
 MCP = "/mcp"  # where assistants call, if they may
+STREAM = "x-stream"  # the number of a stream of events, as the page that reads it counts them
+CLOSED = b'data: {"msg":"close_stream"'  # the last of its events
 INVALID_REQUEST = -32600  # of JSON-RPC
 
 
@@ -57,6 +59,29 @@ def with_cookie(send, value: str):
         await send(message)
 
     return send_with_cookie
+
+
+def with_closed(send, closed: Callable[[], str]):
+    """`send`, which adds to the answer which of a session's streams of events was closed last."""
+
+    async def send_with_closed(message) -> None:
+        if message["type"] == "http.response.start":
+            header = (STREAM.encode(), closed().encode("latin-1"))
+            message = {**message, "headers": [*message["headers"], header]}
+        await send(message)
+
+    return send_with_closed
+
+
+def watched(send, close: Callable[[], None]):
+    """`send`, which tells when a stream of events is being closed: no later call's come in it."""
+
+    async def send_watched(message) -> None:
+        if message.get("body", b"").startswith(CLOSED):
+            close()
+        await send(message)
+
+    return send_watched
 
 
 def with_place(send, place: int):

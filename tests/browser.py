@@ -65,6 +65,17 @@ OPEN_IS_SEEN = """() => {
   return isSeen || Boolean(isRecorded) || window.liveTracks() === 0;
 }"""
 
+WHAT_IS_SHOWN = """() => {
+  const texts = (selector) => [...document.querySelectorAll(selector)].map((one) => one.innerText);
+  return {
+    kind: document.querySelector("#status .status").dataset.kind,
+    said: texts("#status .said, #status .fault, .toast-message-text"),
+    attached: texts("#composer .attached:not([hidden]) .name"),
+    replies: texts("#chat .bot-row"),
+    ended: texts("#chat .bot-row .actions").length,
+  };
+}"""
+
 
 @contextmanager
 def chromium(folder: Path) -> Iterator[playwright.Browser]:
@@ -255,10 +266,14 @@ def path_of(page: playwright.Page, link: str) -> str:
 
 def wait_for_reply(page: playwright.Page, number: int = 1) -> None:
     """Wait until so many replies have ended, and all that came with the last one is shown."""
-    page.wait_for_function(
-        f"document.querySelectorAll('#chat .bot-row .actions').length == {number}"
-        " && document.querySelector('#status .status').dataset.kind !== 'busy'"
-    )
+    try:
+        page.wait_for_function(
+            f"document.querySelectorAll('#chat .bot-row .actions').length == {number}"
+            " && document.querySelector('#status .status').dataset.kind !== 'busy'"
+        )
+    except playwright.TimeoutError as error:
+        shown = page.evaluate(WHAT_IS_SHOWN)
+        raise AssertionError(f"reply {number} did not come, the page shows {shown}") from error
 
 
 def record(page: playwright.Page, seconds: int = 2) -> None:

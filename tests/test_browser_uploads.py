@@ -14,6 +14,30 @@ import app
 pytestmark = MARKS
 SECONDS = 1.5
 KINDS = ("wav", "mp3", "flac", "ogg", *PHONE_FORMATS)
+# Once `isLate`, keeps back that a stream of events is closed until a call has been answered.
+READS_LATE = """{
+const fetch = window.fetch;
+let answered = () => {};
+Object.assign(window, { isLate: false, keptBack: false, numClosed: 0 });
+window.fetch = async (what, options) => {
+  const { pathname } = new URL(what.url ?? what, document.baseURI);
+  const response = await fetch(what, options);
+  if (pathname.endsWith("/queue/join")) answered();
+  if (!pathname.endsWith("/queue/data")) return response;
+  const late = new TransformStream({
+    async transform(chunk, stream) {
+      const isLast = new TextDecoder().decode(chunk).includes('"close_stream"');
+      if (isLast && window.isLate) {
+        Object.assign(window, { isLate: false, keptBack: true });
+        await new Promise((done) => { answered = () => setTimeout(done, 300); });
+      }
+      stream.enqueue(chunk);
+      window.numClosed += isLast;
+    },
+  });
+  return new Response(response.body.pipeThrough(late), response);
+};
+}"""
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +71,19 @@ def test_every_format_is_heard(ours: tuple[app.Page, str], page: playwright.Page
         heard[kind] = session.turns[-1].audio_seconds
         assert page.inner_text("#status .fault") == "", kind
     assert heard == pytest.approx(dict.fromkeys(KINDS, SECONDS), abs=0.15)
+
+
+def test_what_is_sent_while_events_are_read_late_is_heard(open_page: Pages, tmp_path: Path):
+    """The page learns that the stream in which the sound was prepared is closed after it sent."""
+    page, path = open_page(script=READS_LATE), tmp_path / "speech.wav"
+    path.write_bytes(written(voice(SECONDS), "WAV"))
+    page.wait_for_function("window.numClosed")  # what the page asked for as it was opened
+    page.evaluate("window.isLate = true")
+    page.set_input_files("#composer input[type=file]", path)
+    page.wait_for_selector("#composer .attached .name:has-text('speech')")
+    page.wait_for_function("window.keptBack")
+    page.click("#send")
+    page.wait_for_selector("#chat .bot-row .actions")
 
 
 def test_what_is_no_sound_is_refused_without_the_servers_places(
