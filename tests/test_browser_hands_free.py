@@ -180,7 +180,7 @@ def test_a_microphone_that_is_left_is_not_opened_again_by_a_refusal(open_page: P
           document.querySelector("#hands-free").click();
           await null;
           {end};
-          window.setTimeout = (run) => run();
+          window.setTimeout = (run, _, ...given) => run(...given);
           window.pageTell("refused");
           return opened;
         }}"""
