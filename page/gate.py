@@ -53,7 +53,7 @@ from .words import asset
 
 DRAINED = 4  # times the largest upload: what is read and dropped of one that is refused
 VISITOR = "x-visitor"
-MAX_NUMBER = 16  # characters of the number of a stream of events
+NUMBER = re.compile(r"[0-9]{1,16}")  # of a stream of events, as its page counts them
 # Everything else of Gradio's is closed: direct calls past the queue, monitoring, proxies and so on.
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\w+)?"
@@ -218,8 +218,8 @@ class Gate:
         elif path == f"{API}/queue/data":
             query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
             session = own(visitor, query.get("session_hash"))
-            number = Headers(scope=scope).get(STREAM, "")[:MAX_NUMBER]
-            send = watched(send, partial(readers.close, session, number))
+            if NUMBER.fullmatch(number := Headers(scope=scope).get(STREAM, "")):
+                send = watched(send, partial(readers.close, session, number))
             scope = {**scope, "query_string": urlencode({"session_hash": session}).encode()}
         elif found := HEARTBEAT.fullmatch(path):
             session = own(visitor, found[1])

@@ -1,5 +1,4 @@
 // Runs before the page does: whose tab this is, the browser's language, what a refusal says.
-const CLOSED_MILLISECONDS = 3000; // that an answer waits for a stream that is read no further
 {
   const chinese = /^zh\b/i.test(navigator.language);
   const words = window.pageWords[chinese ? "zh" : "en"];
@@ -15,6 +14,7 @@ const CLOSED_MILLISECONDS = 3000; // that an answer waits for a stream that is r
     visitor = sessionStorage.getItem("visitor") ?? visitor;
     sessionStorage.setItem("visitor", visitor);
   } catch {} // storage is blocked: a reload is another visitor
+  const CLOSED_MILLISECONDS = 3000; // that an answer waits for a stream that is read no further
   const stream = { number: 0, signal: null }; // the last of events that Gradio's client has opened
   const send = window.fetch;
   window.fetch = async (what, options = {}) => {

@@ -52,25 +52,25 @@ def cookie_of(header: str) -> str | None:
 
 
 def with_cookie(send, value: str):
-    async def send_with_cookie(message) -> None:
-        if message["type"] == "http.response.start":
-            cookie = f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax".encode()
-            message = {**message, "headers": [*message["headers"], (b"set-cookie", cookie)]}
-        await send(message)
-
-    return send_with_cookie
+    """`send`, which gives a browser its cookie."""
+    return _with_header(
+        send, "set-cookie", lambda: f"{COOKIE}={value}; Path=/; HttpOnly; SameSite=Lax"
+    )
 
 
 def with_closed(send, closed: Callable[[], str]):
     """`send`, which adds to the answer which of a session's streams of events was closed last."""
+    return _with_header(send, STREAM, closed)
 
-    async def send_with_closed(message) -> None:
+
+def _with_header(send, name: str, value: Callable[[], str]):
+    async def send_with_header(message) -> None:
         if message["type"] == "http.response.start":
-            header = (STREAM.encode(), closed().encode("latin-1"))
+            header = (name.encode(), value().encode())
             message = {**message, "headers": [*message["headers"], header]}
         await send(message)
 
-    return send_with_closed
+    return send_with_header
 
 
 def watched(send, close: Callable[[], None]):

@@ -29,6 +29,15 @@ def test_a_call_learns_which_stream_was_closed_before_it(url: str, page: app.Pag
     assert closed_before(Visitor(url), index) == ""
 
 
+@pytest.mark.parametrize("number", ["one", "1" * 17, "1;2", "\xb2"])
+def test_what_is_no_number_of_a_stream_is_not_told_back(url: str, page: app.Page, number: str):
+    visitor, index = Visitor(url), function(page, "stop")
+    assert closed_before(visitor, index) == ""
+    path = f"{API}/queue/data?session_hash={visitor.session}"
+    assert b'"close_stream"' in visitor.open("GET", path, X_Stream=number).read()
+    assert closed_before(visitor, index) == ""
+
+
 def test_a_call_that_comes_as_a_stream_closes_waits_for_the_next(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr("page.limiter.READER_SECONDS", 60.0)
     readers = Readers()
