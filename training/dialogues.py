@@ -19,6 +19,14 @@ STYLE_FOR_EMOTION = {
     "anxious": "encouraging",
     NO_EMOTION: "warm",
 }
+# The other styles, the one that is most like it first.
+NEAR_STYLES = {
+    "warm": ("calm", "comforting", "encouraging", "cheerful"),
+    "cheerful": ("warm", "encouraging", "calm", "comforting"),
+    "comforting": ("warm", "calm", "encouraging", "cheerful"),
+    "calm": ("warm", "comforting", "encouraging", "cheerful"),
+    "encouraging": ("warm", "cheerful", "calm", "comforting"),
+}
 FOLLOWUPS = ("how", "more")
 
 _FOLLOW = "follow."
@@ -39,6 +47,12 @@ class Intent:
     held: tuple[str, ...]  # paraphrases kept for evaluation
     replies: dict[str, tuple[str, ...]]  # by style
     then: dict[str, str]  # the answer to a follow-up, by its kind, one of FOLLOWUPS
+
+    def styles(self, emotion: str) -> tuple[str, ...]:
+        """The styles that an emotion is answered in: its own, and the nearest with replies of its
+        own, so that who asks again hears something else."""
+        own = STYLE_FOR_EMOTION[emotion]
+        return (own, *[style for style in NEAR_STYLES[own] if style in self.replies][:1])
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,6 +8,7 @@ import pytest
 from training.dialogues import (
     EMOTIONS,
     FOLLOWUPS,
+    NEAR_STYLES,
     NO_EMOTION,
     STYLE_FOR_EMOTION,
     STYLES,
@@ -148,6 +149,19 @@ def test_every_emotion_has_a_reply_in_its_style(shipped: Dialogues) -> None:
     written = sum(STYLE_FOR_EMOTION[emotion] in intent.replies for intent, emotion in likely)
     assert written > 0.95 * len(likely)  # the others borrow a reply of a near style
     assert {emotion for intent in shipped.intents for emotion in intent.emotions} == set(EMOTIONS)
+
+
+def test_a_user_is_answered_in_two_styles(shipped: Dialogues) -> None:
+    assert all(sorted((own, *near)) == sorted(STYLES) for own, near in NEAR_STYLES.items())
+    assert set(NEAR_STYLES) == set(STYLES)
+    for intent in shipped.intents:
+        for emotion in intent.emotions:
+            own, near = intent.styles(emotion)
+            assert own == STYLE_FOR_EMOTION[emotion] and near in intent.replies
+            others = [style for style in NEAR_STYLES[own] if style in intent.replies]
+            assert near == others[0]
+            if own in intent.replies:
+                assert not set(intent.replies[own]) & set(intent.replies[near])
 
 
 def test_all_scenes_are_there(shipped: Dialogues) -> None:

@@ -246,7 +246,8 @@ class Conversations:
             spelled = [(first, user.codes.shape[1], names)]
         emotion = NO_EMOTION if intent.name in (UNCLEAR, SILENT) else user.manner
         free_style = rng.random() < FREE_STYLE_SHARE
-        style = str(rng.choice(STYLES)) if free_style else STYLE_FOR_EMOTION[emotion]
+        fitting = intent.styles(emotion) if kind is None else (STYLE_FOR_EMOTION[emotion],)
+        style = str(rng.choice(STYLES if free_style else fitting))
         spoken = self._choose_reply(intent, kind, style, rng)
         question = intent.name if kind is None else f"{intent.name}.{kind}"
         marks = self.marks(emotion, style, question)

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from ..dialogues import EMOTIONS, STYLE_FOR_EMOTION, STYLES, UNCLEAR, Dialogues, Intent
+from ..dialogues import EMOTIONS, NEAR_STYLES, STYLE_FOR_EMOTION, STYLES, UNCLEAR, Dialogues, Intent
 from .recordings import Line
 
 FOREIGN = Path(__file__).parent / "foreign.txt"
@@ -91,17 +91,10 @@ def _reply_lines(intent: Intent) -> list[Line]:
 
 def styled_replies(intent: Intent) -> dict[str, tuple[str, ...]]:
     """What is replied in each style: what was written for it, else a reply of a near style."""
-    everything = {style: intent.replies.get(style, ()) for style in STYLES}
-    nearest = {
-        "warm": ("calm", "comforting", "encouraging", "cheerful"),
-        "cheerful": ("warm", "encouraging", "calm", "comforting"),
-        "comforting": ("warm", "calm", "encouraging", "cheerful"),
-        "calm": ("warm", "comforting", "encouraging", "cheerful"),
-        "encouraging": ("warm", "cheerful", "calm", "comforting"),
-    }
     return {
-        style: texts or next(everything[other] for other in nearest[style] if everything[other])[:1]
-        for style, texts in everything.items()
+        style: intent.replies.get(style)
+        or next(intent.replies[near] for near in NEAR_STYLES[style] if near in intent.replies)[:1]
+        for style in STYLES
     }
 
 
