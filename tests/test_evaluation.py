@@ -113,6 +113,15 @@ def test_shuffled_replies_score_badly(dialogues):
     assert figures["reply_cer"] > 0.7
 
 
+def test_replies_mixed_of_several_are_counted(dialogues, good):
+    """A variation of a right reply still fits."""
+    taught = "replies that were taught, word for word"
+    assert good.notes[taught].hits == good.notes[taught].total == 3 * NUM_UTTERANCES
+    mixed = measure(dialogues, lambda reply: replace(reply, text=f"{reply.text}好吗？"))
+    assert (mixed.notes[taught].hits, mixed.notes[taught].total) == (0, 3 * NUM_UTTERANCES)
+    assert values(mixed)["intent_text"] > 0.9
+
+
 def test_a_constant_emotion_is_no_better_than_chance(dialogues):
     for emotion in ("sad", None):
         figures = values(measure(dialogues, lambda r, e=emotion: replace(r, emotion=e)))

@@ -134,7 +134,11 @@ def _first_turns(model: SpeechModel, material: Material, log: Log, seed: int) ->
     lost_both = [log.fit.is_unknown(answer) for answer in both]
     log.figures["unknown_false"] = Figure.of(lost + lost_both)
     log.notes["known lines answered as unknown, by speech alone"] = Figure.of(lost)
-    log.figures["stop_rate"] = Figure.of([a.ended for a in (*spoken, *both, *written)])
+    answered = (*spoken, *both, *written)
+    log.figures["stop_rate"] = Figure.of([answer.ended for answer in answered])
+    log.notes["replies that were taught, word for word"] = Figure.of(
+        [log.fit.is_taught(answer) for answer in answered]
+    )
     return both
 
 

@@ -17,6 +17,7 @@ class Fit:
         self._replies = known_replies(dialogues)
         self._scenes = known_scenes(dialogues)
         self._pleas = known_pleas(dialogues)
+        self._texts = {text for texts in self._replies.values() for text in texts}
 
     def fits(self, question: Question, answer: Answer) -> bool:
         """Whether this is a reply to this question, and to no other."""
@@ -33,3 +34,7 @@ class Fit:
     def asks_again(self, answer: Answer) -> bool:
         """Whether the reply asks to say it again."""
         return is_right_reply(answer.text, AGAIN, self._pleas)
+
+    def is_taught(self, answer: Answer) -> bool:
+        """Whether the reply is one that was taught, word for word, and no mixture of several."""
+        return answer.text in self._texts
