@@ -75,13 +75,13 @@ class Replica:
             "process": os.getpid(),
         }
 
-    def check(self, state: bytes) -> bytes:
-        """The beginning of a saved conversation.
+    def check(self, state: bytes, name: str) -> bytes:
+        """The beginning of a conversation saved in a file of that name.
 
         Raises:
             UserError: it is none of this model.
         """
-        return beginning_of(conversation_of(self.model, state))
+        return beginning_of(conversation_of(self.model, state, name))
 
     def encode(self, samples: np.ndarray, sample_rate: int) -> np.ndarray:
         codec: Any = self.model  # which has one, or it is not asked

@@ -102,8 +102,12 @@ class RemoteModel(ModelElsewhere):
         return RemoteConversation(self, self.empty, self.empty)
 
     def load_conversation(self, path: str | os.PathLike) -> RemoteConversation:
-        state = Path(path).read_bytes()
-        return RemoteConversation(self, state, self._call("check", state))
+        name = Path(path).name
+        try:
+            state = Path(path).read_bytes()
+        except OSError as error:
+            raise UserError("error_no_conversation", name=name) from error
+        return RemoteConversation(self, state, self._call("check", state, name))
 
     def warm_up(self) -> None:
         """Replicas are ready when they are there."""

@@ -38,14 +38,17 @@ def state_of(conversation: Conversation) -> bytes:
         return path.read_bytes()
 
 
-def conversation_of(model: SpeechModel, state: bytes) -> Conversation:
+def conversation_of(model: SpeechModel, state: bytes, name: str = "conversation") -> Conversation:
     """A saved conversation of a model.
+
+    Args:
+        name: of the file that it came in, for errors.
 
     Raises:
         UserError: as `SpeechModel.load_conversation`.
     """
     with TemporaryDirectory() as folder:
-        path = Path(folder) / "conversation"
+        path = Path(folder) / name
         path.write_bytes(state)
         return model.load_conversation(path)
 

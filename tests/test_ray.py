@@ -18,6 +18,7 @@ from gradio_client import Client
 from gradio_client.exceptions import AppError
 from page_client import served
 
+from models.errors import UserError
 from models.load import load_model
 from models.transformer.native import load_library
 from page.limits import Limits
@@ -111,3 +112,16 @@ def test_a_killed_replica_costs_no_reply(cluster: tuple, dtype: str, tmp_path: P
             expected = talk(alone, number, [])
             same = [np.array_equal(*pair) for pair in zip(replies, expected, strict=True)]
             assert same == [True] * NUM_TURNS, number
+
+
+@pytest.mark.parametrize("dtype", ["float32"], indirect=True)
+def test_what_is_no_conversation_is_told_by_its_name(cluster: tuple, tmp_path: Path):
+    from deploy.remote_model import RemoteModel
+
+    _, handle = cluster
+    model = RemoteModel(handle, None, handle.about.remote().result())
+    with pytest.raises(UserError, match="talk.westlake"):
+        model.load_conversation(tmp_path / "talk.westlake")
+    (tmp_path / "other.westlake").write_bytes(b"none")
+    with pytest.raises(UserError, match="other.westlake"):
+        model.load_conversation(tmp_path / "other.westlake")
