@@ -27,7 +27,7 @@ from .dual_ar.engines import NativeDraw
 from .dual_ar.prompt import text_columns
 from .fastest import LARGE_MODEL
 
-NUM_REPLIES, NUM_REPLIES_OF_LARGE = 24, 8
+NUM_REPLIES, NUM_REPLIES_OF_LARGE = 32, 8
 NUM_FRAMES, NUM_FRAMES_OF_LARGE = 32, 10  # of each reply; a large model's take seconds
 NUM_WORDS = 8  # of each question
 FAST_SHARE = 2  # of so many positions that a large model's fast layers read, one is kept
