@@ -28,6 +28,7 @@ CONFIGS = {
     "whole vectors": {"decoder_dim": 128, "resblock_kernel_sizes": (3, 7, 11)},
     "parts of vectors": {"decoder_dim": 72, "resblock_kernel_sizes": (5,)},
     "three vectors": {"decoder_dim": 96, "resblock_dilations": (2,)},
+    "two taps": {"decoder_dim": 128, "resblock_kernel_sizes": (2, 3)},
     "large": {"decoder_dim": 512, "resblock_kernel_sizes": (3, 5), "resblock_dilations": (1, 3)},
 }
 

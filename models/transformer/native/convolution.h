@@ -13,15 +13,16 @@ enum {
 const int64_t native_width = WIDTH, native_side = SIDE;
 
 typedef struct {
-    const bf16 *weight; // of each SIDE vectors of outputs [taps, inputs / 2, outputs, 2]
+    const bf16 *weight; // of each SIDE vectors of outputs [taps or terms, inputs / 2, outputs, 2]
     const float *bias;  // [outputs]
     int64_t inputs, outputs, taps, dilation;
-    int64_t state; // where the inputs are kept of which it needs more, in a row's state
+    int64_t state;  // where the inputs are kept of which it needs more, in a row's state
+    int64_t paired; // whether its outputs are computed in pairs, see pairs.h
 } Convolution;
 
 // The inputs of a convolution: of each row some that are known, then new ones.
 typedef struct {
-    bf16 *data; // [rows, known + room, channels]
+    bf16 *data; // [rows, known + room, channels]; if outputs are paired, that often as there are kinds
     int64_t known, room, channels, state;
 } Signal;
 
@@ -42,11 +43,20 @@ typedef struct {
     int64_t rows;
     bf16 *const *states; // of each row what is kept between its pieces
     int thread, threads; // its number, from 0; how many there are
+    int64_t rate, at;    // see passed_by
 } Share;
 
 static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }
 
 static int64_t at_least(int64_t x, int64_t limit) { return x > limit ? x : limit; }
+
+// How many positions a row's signal had before these: `rate` for each that its state has counted,
+// and `at` in this piece.
+static int64_t passed_by(const Share *share, int64_t row) {
+    uint32_t count;
+    memcpy(&count, share->states[row], sizeof count);
+    return count * share->rate + share->at;
+}
 
 // Inputs before the newest one that a convolution needs.
 static int64_t reach(const Convolution *conv) { return (conv->taps - 1) * conv->dilation; }
@@ -120,26 +130,25 @@ static void some_taps(
 #undef RUN
 }
 
+// The results at a position, of `side` vectors of outputs.
 static void finish(
-    const Output *to, const floats *sums, int64_t row, int64_t position, int64_t count,
-    int64_t output, int side
+    const Output *to, const floats *sums, int64_t row, int64_t position, int64_t output, int side
 ) {
     const Signal *active = to->active;
-    for (int64_t t = 0; t < count; t++)
-        for (int s = 0; s < side; s++) {
-            floats y = sums[t * side + s];
-            int64_t place = (position + t) * to->width + output + s * WIDTH;
-            int64_t at = row * to->row_size + place, left = to->width - output - s * WIDTH;
-            if (to->residual) y += read_floats(to->residual + at, left);
-            if (to->total) y += read_floats(to->total + at, left);
-            if (to->kept) write_floats(to->kept + at, y, left);
-            if (active) {
-                int64_t begin = (row * (active->known + active->room) + active->known);
-                if (to->scale) y *= splat(to->scale);
-                if (to->activation != NONE) y = to->activation == SILU ? silu(y) : gelu(y);
-                write_rounded(active->data + begin * active->channels + place, y);
-            }
+    for (int s = 0; s < side; s++) {
+        floats y = sums[s];
+        int64_t place = position * to->width + output + s * WIDTH;
+        int64_t at = row * to->row_size + place, left = to->width - output - s * WIDTH;
+        if (to->residual) y += read_floats(to->residual + at, left);
+        if (to->total) y += read_floats(to->total + at, left);
+        if (to->kept) write_floats(to->kept + at, y, left);
+        if (active) {
+            int64_t begin = (row * (active->known + active->room) + active->known);
+            if (to->scale) y *= splat(to->scale);
+            if (to->activation != NONE) y = to->activation == SILU ? silu(y) : gelu(y);
+            write_rounded(active->data + begin * active->channels + place, y);
         }
+    }
 }
 
 // The calling thread's share of a convolution, of inputs that begin at one of the new ones.
@@ -169,7 +178,8 @@ static void convolve(
                     floats sums[MOST_TIMES];
                     int64_t size = at_most(count - p, times);
                     some_taps(conv, x + p * in->channels, weight, conv->bias + output, side, size, sums);
-                    finish(to, sums, row, p, size, output, side);
+                    for (int64_t t = 0; t < size; t++)
+                        finish(to, sums + t * side, row, p + t, output, side);
                 }
             }
         }

@@ -693,6 +693,7 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int 
 
 #ifdef HAS_VOCODER
 #include "convolution.h"
+#include "pairs.h"
 #include "refinement.h"
 #include "vocoder.h"
 #endif

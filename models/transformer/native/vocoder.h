@@ -26,6 +26,7 @@ typedef struct {
     float *wave;
     int64_t positions, samples, first_tile;
     int64_t tiles[MAX_STAGES];            // inputs of a stage that it takes at once
+    int64_t rates[MAX_STAGES];            // positions of a stage for each of `positions`
     Signal start, ups[MAX_STAGES + 1];    // of the first convolution, the stages and the last
     bf16 *shared, *before, *between;      // inputs within a stage
     float *x, *sum, *total;               // of a stage; of one of its stacks; of several
@@ -43,9 +44,26 @@ static Signal shared_inputs(const Stage *stage, bf16 *data, int64_t room) {
     return shared;
 }
 
+// A convolution of all new inputs, which are final.
+static void convolve_all(
+    const Share *share, const Convolution *conv, const Signal *in, int64_t count, const Output *to
+) {
+    if (conv->paired) convolve_pairs(share, conv, in, count, to);
+    else convolve(share, conv, in, 0, count, to);
+}
+
+static void prepare_pairs(
+    const Share *share, const Convolution *conv, const Signal *in, int64_t count
+) {
+    if (!conv->paired) return;
+    mix_inputs(share, in, conv->dilation, count);
+    meet();
+}
+
 // All stacks of a stage over a tile, whose mean is the next one's input.
 static void run_stacks(
-    const Speech *task, const Stage *stage, const Signal *shared, int64_t count, const Signal *next
+    const Speech *task, const Share *share, const Stage *stage, const Signal *shared, int64_t count,
+    const Signal *next
 ) {
     int64_t room = shared->room, row_size = room * shared->channels, width = shared->channels;
     for (int64_t s = 0; s < stage->num_stacks; s++)
@@ -54,10 +72,12 @@ static void run_stacks(
             Signal before = p ? inputs_of(conv, task->before, room) : *shared;
             Signal between = inputs_of(conv + 1, task->between, room);
             Output first = {.width = width, .active = &between};
-            recall(&task->share, &between);
-            convolve(&task->share, conv, &before, 0, count, &first);
-            if (p || !s) keep(&task->share, &before, count);
+            recall(share, &between);
+            if (p || !s) prepare_pairs(share, conv, &before, count);
+            convolve_all(share, conv, &before, count, &first);
+            if (p || !s) keep(share, &before, count);
             meet();
+            prepare_pairs(share, conv + 1, &between, count);
             Output second = {.residual = p ? task->sum : task->x, .row_size = row_size, .width = width};
             Signal after;
             if (p + 1 < stage->num_pairs) {
@@ -70,9 +90,9 @@ static void run_stacks(
                 else second.active = next;
                 second.scale = 1.0f / stage->num_stacks;
             }
-            if (second.active) recall(&task->share, second.active);
-            convolve(&task->share, conv + 1, &between, 0, count, &second);
-            keep(&task->share, &between, count);
+            if (second.active) recall(share, second.active);
+            convolve_all(share, conv + 1, &between, count, &second);
+            keep(share, &between, count);
             meet();
         }
 }
@@ -101,7 +121,10 @@ static void run_stage(const Speech *task, int64_t n, int64_t count, int64_t at) 
         convolve(&task->share, &stage->up, in, begin, size, &raised);
         if (!begin) keep(&task->share, in, count);
         meet();
-        run_stacks(task, stage, &shared, size * rate, &task->ups[n + 1]);
+        Share share = task->share;
+        share.rate = task->rates[n];
+        share.at = (at + begin) * rate;
+        run_stacks(task, &share, stage, &shared, size * rate, &task->ups[n + 1]);
         run_stage(task, n + 1, size * rate, (at + begin) * rate);
     }
 }
@@ -148,11 +171,13 @@ static int64_t plan(Speech *task, char *scratch) {
         task->tiles[n] = tile;
         tile *= rate;
         task->samples *= rate;
+        task->rates[n] = task->samples / task->positions;
+        int kinds = stage->convs->paired ? KINDS : 1;
         Signal common = shared_inputs(stage, NULL, tile);
-        shared = at_least(shared, rows * size_of(&common));
+        shared = at_least(shared, rows * size_of(&common) * kinds);
         for (int64_t c = 0; c < stage->num_stacks * stage->num_pairs * 2; c++) {
             Signal one = inputs_of(stage->convs + c, NULL, tile);
-            inner = at_least(inner, rows * size_of(&one));
+            inner = at_least(inner, rows * size_of(&one) * kinds);
         }
         results = at_least(results, rows * tile * channels);
         widest = at_least(widest, channels);
@@ -171,7 +196,7 @@ static int64_t plan(Speech *task, char *scratch) {
 // The next piece of some signals, before the final tanh: wave [rows, positions * rate].
 //
 // hidden: [rows, positions, inputs]. states: of each row what is kept between its pieces, at first
-// zeros. Scratch: 64-byte aligned, native_vocoder_scratch(vocoder, rows, positions) bytes.
+// zeros: how many positions it had, in 4 bytes, then inputs. Scratch: 64-byte aligned, native_vocoder_scratch(vocoder, rows, positions) bytes.
 void native_vocoder(
     const Vocoder *vocoder, const float *hidden, bf16 *const *states, float *wave, int64_t rows,
     int64_t positions, char *scratch, int threads
@@ -182,6 +207,12 @@ void native_vocoder(
     };
     plan(&task, scratch);
     together(vocoder_task, &task, threads);
+    for (int64_t row = 0; row < rows; row++) {
+        uint32_t count;
+        memcpy(&count, states[row], sizeof count);
+        count += positions;
+        memcpy(states[row], &count, sizeof count);
+    }
 }
 
 int64_t native_vocoder_scratch(const Vocoder *vocoder, int64_t rows, int64_t positions) {

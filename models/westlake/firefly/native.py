@@ -20,11 +20,14 @@ if TYPE_CHECKING:
     from .quantizer import DownsampleFiniteScalarQuantize
 
 
+COUNT_NUMBERS = 2  # of bfloat16 in which a signal's state counts its positions
+
+
 class ConvolutionStruct(Structure):
     _fields_ = [
         ("weight", c_void_p),
         ("bias", c_void_p),
-        *((name, c_int64) for name in ("inputs", "outputs", "taps", "dilation", "state")),
+        *((name, c_int64) for name in ("inputs", "outputs", "taps", "dilation", "state", "paired")),
     ]
 
 
@@ -77,17 +80,24 @@ class _NativeLayers:
         return self.tensors[-1].data_ptr()
 
     def _layer(
-        self, weight: Tensor, bias: Tensor, dilation: int = 1, state: int | None = None
+        self,
+        weight: Tensor,
+        bias: Tensor,
+        dilation: int = 1,
+        state: int | None = None,
+        paired: bool = False,
     ) -> ConvolutionStruct:
         """Weight [out, in, taps] and bias [out], of filled up channels, as the C file's."""
         num_outputs, num_inputs, taps = weight.shape
         if state is None:
             state = self._keep((taps - 1) * dilation * num_inputs)
-        blocks = self._blocks_of(weight)
+        blocks = self._blocks_of(_terms_of(weight.float()) if paired else weight)
         parts = [rearrange(x, "o (i two) k -> (k i o two)", two=2) for x in blocks]
         self.tensors.append(torch.cat(parts).bfloat16())
         packed, floats = self.tensors[-1].data_ptr(), self._floats(bias)
-        return ConvolutionStruct(packed, floats, num_inputs, num_outputs, taps, dilation, state)
+        return ConvolutionStruct(
+            packed, floats, num_inputs, num_outputs, taps, dilation, state, paired
+        )
 
     def _filled(self, channels: int) -> int:
         return -(-channels // self.width) * self.width
@@ -147,6 +157,7 @@ class NativeVocoder(_NativeLayers):
 
     def __init__(self, library: CDLL, head: HiFiGANGenerator) -> None:
         super().__init__(library)
+        self._keep(COUNT_NUMBERS)
         first = self._layer(*self._plain(head.conv_pre))
         stages = []
         parts = zip(head.ups, head.resblocks, strict=True)
@@ -167,9 +178,14 @@ class NativeVocoder(_NativeLayers):
         stacks = [_convs_of(stack) for stack in cast("Iterable[ResidualStack]", block.blocks)]
         # All begin with the same inputs, which are kept once.
         needed = max(convs[0].left_padding for convs in stacks)
-        shared = self._keep(needed * self._filled(stacks[0][0].conv.in_channels))
+        channels = self._filled(stacks[0][0].conv.in_channels)
+        shared = self._keep(needed * channels)
+        shortest = min(convs[0].conv.kernel_size[0] for convs in stacks)
+        paired = channels % (self.side * self.width) == 0 and shortest >= 3
         layers = [
-            self._layer(*self._plain(conv), conv.conv.dilation[0], None if number else shared)
+            self._layer(
+                *self._plain(conv), conv.conv.dilation[0], None if number else shared, paired
+            )
             for convs in stacks
             for number, conv in enumerate(convs)
         ]
@@ -263,6 +279,24 @@ class NativeRefinement(_NativeLayers):
             scratch_of((0,), num_bytes)[1].data_ptr(), torch.get_num_threads(),
         )  # fmt: skip
         return hidden.mT
+
+
+def _terms_of(weight: Tensor) -> Tensor:
+    """Weight [..., taps] -> [..., terms] of all passes of pairs.h, in their order."""
+    passes: list[list[Tensor]] = [[], [], [], []]
+    for taps in weight.split(3, dim=-1):
+        match taps.unbind(-1):
+            case first, second, third:
+                even, odd = (first + third) / 2, second / 2
+                terms = first, even + odd, even - odd, third
+            case first, second:
+                terms = -first, first + second, None, -second
+            case (only,):
+                terms = only, None, None, -only
+        for number, term in enumerate(terms):
+            if term is not None:
+                passes[number].append(term)
+    return torch.stack(sum(passes, []), dim=-1)
 
 
 def _convs_of(stack: ResidualStack) -> list[FishConvNet]:
