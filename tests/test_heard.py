@@ -27,8 +27,15 @@ def model(small_codec, tmp_path_factory):
     ids = [SEMANTIC_ID, *IDS.values()]
     usual = torch.zeros(plain.checkpoint.model.config.vocab_size)
     usual[ids] = plain.checkpoint.model.text_logits(hidden)[:, ids].mean(0)
-    text_logits = plain.checkpoint.model.text_logits
-    return rigged(plain, text_logits=lambda hidden: text_logits(hidden) - usual)
+    text_logits, text_head = plain.checkpoint.model.text_logits, plain.checkpoint.model.text_head
+
+    def rigged_head(tokens):
+        head = text_head(tokens)
+        return lambda hidden: head(hidden) - usual[tokens]
+
+    return rigged(
+        plain, text_logits=lambda hidden: text_logits(hidden) - usual, text_head=rigged_head
+    )
 
 
 def turn_of(model, audio, size=None, text=None):
@@ -62,7 +69,7 @@ def test_syllables_that_are_heard_are_read_from_the_tokenizer(model):
 
 def test_what_is_told_in_neighbouring_columns_was_said_once():
     rows = torch.eye(3)  # of logits; 0 is `<|semantic|>`
-    hearing = SimpleNamespace(semantic_id=0, device="cpu", text_logits=lambda hidden: hidden)
+    hearing = SimpleNamespace(semantic_id=0, device="cpu", text_head=lambda tokens: torch.clone)
     told = [0, 1, 1, 0, 1, 2, 0, 0, 2, 2]
     for size in (1, 3, 10):
         dictation = Dictation(hearing, {"ni": 1, "hao": 2})

@@ -106,6 +106,15 @@ def test_it_computes_nearly_the_same(model, grid, dtype, library):
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+def test_some_tokens_alone_have_the_logits_that_they_have_among_all(model, grid, dtype, library):
+    tokens = torch.tensor([7, 0, 200, SEMANTIC_ID, 41])
+    for each in (model, quantised(model, dtype, library).model):
+        hidden = each.forward_hidden(grid)
+        found, expected = each.text_head(tokens)(hidden), each.text_logits(hidden)[..., tokens]
+        torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+
+
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
 def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype, library):
     engine = quantised(model, dtype, library)
     whole = engine.model.forward_hidden(grid)[:1]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from ctypes import CDLL
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from ..logits import check_logits
 from ..transformer import KVCache, Stack
 from ..transformer.native import MAX_HEAD, NativeStack
-from ..transformer.quantised import Int8Linear
 from .config import NUM_CODEBOOKS
 from .model import MiniOmniTransformer
 
@@ -29,8 +27,8 @@ class Engine:
     def __init__(self, model: MiniOmniTransformer, library: CDLL | None = None) -> None:
         self.model = model
         num_text = model.config.text_vocab_size
-        self._text_head = _part_of_head(model, slice(0, num_text))
-        self._audio_head = _part_of_head(model, slice(num_text, None))
+        self._text_head = model.head_of(slice(0, num_text))
+        self._audio_head = model.head_of(slice(num_text, None))
         self._layers: Stack | NativeStack = model.layers
         if library is not None and model.config.stack.head_dim <= MAX_HEAD:
             self._layers = NativeStack(library, model.layers)
@@ -77,12 +75,3 @@ class Engine:
     def _normed(self, hidden: Tensor) -> Tensor:
         # In C the logits come in the dtype of the input, and in bfloat16 the likeliest would tie.
         return self.model.norm(hidden.float() if self.name == "native" else hidden)
-
-
-def _part_of_head(model: MiniOmniTransformer, rows: slice) -> Callable[[Tensor], Tensor]:
-    """The head for some of its ids: hidden [..., dim] -> logits."""
-    head = model.embed_tokens if model.lm_head is None else model.lm_head
-    if isinstance(head, Int8Linear):
-        return head.part(rows)
-    weight = head.weight[rows]
-    return lambda x: F.linear(x, weight)

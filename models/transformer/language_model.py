@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import nn
+import torch.nn.functional as F
+from torch import Tensor, nn
 
 from .blocks import RMSNorm, Stack
+from .quantised import Int8Linear
 
 
 class LanguageModel(nn.Module):
@@ -33,3 +36,11 @@ class LanguageModel(nn.Module):
     def dtype(self) -> torch.dtype:
         """Of the hidden states; quantised weights have dtypes of their own."""
         return self.norm.weight.dtype
+
+    def head_of(self, tokens: slice | Tensor) -> Callable[[Tensor], Tensor]:
+        """The head for some tokens alone: normed hidden [..., dim] -> logits [..., n]."""
+        head = self.embed_tokens if self.lm_head is None else self.lm_head
+        if isinstance(head, Int8Linear):
+            return head.part(tokens)
+        weight = head.weight[tokens]
+        return lambda x: F.linear(x, weight)

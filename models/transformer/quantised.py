@@ -52,8 +52,8 @@ class Int8Linear(nn.Module):
         if library is not None:
             self.native = NativeLinear(library, self.weight, self.scale, self.bias)
 
-    def part(self, outputs: slice) -> Int8Linear:
-        """A layer of some of the outputs, whose weights are this one's; it is prepared as this."""
+    def part(self, outputs: slice | Tensor) -> Int8Linear:
+        """A layer of some of the outputs, prepared as this one; a slice shares its weights."""
         weight, scale = self.weight[outputs], self.scale[outputs]
         other = Int8Linear(weight.shape[1], len(weight), self.bias is not None)
         other.weight, other.scale = weight, scale

@@ -29,6 +29,7 @@ class Dictation:
         self.tokens: list[int] = []
         self._model = model
         self._ids = torch.tensor([model.semantic_id, *heard_ids.values()], device=model.device)
+        self._head = model.text_head(self._ids)
         self._last = model.semantic_id
         self._names = {id: name for name, id in heard_ids.items()}
 
@@ -47,7 +48,7 @@ class Dictation:
         """Hear on: hidden [T, dim] of the next columns of speech, as the slow stack gives it."""
         if not len(hidden):
             return
-        best = self._model.text_logits(hidden)[:, self._ids].argmax(-1)
+        best = self._head(hidden).argmax(-1)
         for token in self._ids[best].tolist():
             if token not in (self._last, self._model.semantic_id):
                 self.tokens.append(token)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 import torch.nn.functional as F
@@ -85,6 +85,15 @@ class DualARTransformer(LanguageModel):
         if self.lm_head is None:
             return F.linear(hidden, self.embed_tokens.weight)
         return self.lm_head(hidden)
+
+    def text_head(self, tokens: Tensor) -> Callable[[Tensor], Tensor]:
+        """What `text_logits` tells of some tokens alone: hidden [..., dim] -> [..., n].
+
+        Args:
+            tokens: [n] long.
+        """
+        head = self.head_of(tokens)
+        return lambda hidden: head(self.norm(hidden))
 
     def forward(
         self, grid: Tensor, caches: Sequence[KVCache] | None = None
