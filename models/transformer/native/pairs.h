@@ -1,8 +1,8 @@
-// Convolutions whose outputs are computed in pairs, a dilation apart, of four products for every
-// three taps where taps alone need six: F(2, 3) of Winograd (1980), Arithmetic Complexity of
-// Computations. Two taps that remain need three products, and one needs two.
+// Convolutions whose outputs are computed in pairs, a dilation apart: for every three taps of four
+// products where each tap alone needs two, F(2, 3) of Winograd (Arithmetic Complexity of
+// Computations, 1980). Two taps that remain need three products, and one needs two.
 //
-// Which outputs are a pair depends on how many a row had before: pieces give what the whole gives.
+// Pairs are counted from a row's beginning, so that pieces give what the whole gives.
 
 enum { PLAIN, APART, SUM, DIFFERENCE, KINDS }; // of terms: x, x - x'', x + x', x' - x
 enum { PASSES = 4, NO_TERM = KINDS };
