@@ -69,16 +69,21 @@ def write_users(
 
 
 def write_replies(codec: FireflyArchitecture, takes: Path, folder: Path) -> None:
-    """Every recorded reply once, as it is, after `REPLY_LEAD_FRAMES` of silence."""
+    """Every recorded reply once, as it is, after `REPLY_LEAD_FRAMES` of silence.
+
+    Silence makes its last frame a whole one too: codes of a part of one sound like a faint click.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    lead = REPLY_LEAD_FRAMES * TINY_CODEC.samples_per_frame
+    frame = TINY_CODEC.samples_per_frame
+    lead = REPLY_LEAD_FRAMES * frame
     for source in tqdm(sorted(takes.glob("*.npz")), desc=folder.name):
         path = folder / f"{source.stem}.pt"
         if path.exists():
             continue
         spoken = []
         for recording in recordings.read_shard(source):
-            wave = np.pad(_float(recording), (lead, 0))
+            wave = _float(recording)
+            wave = np.pad(wave, (lead, -len(wave) % frame))
             spoken.append(_spoken(recording, encode(codec, wave), lead_frames=REPLY_LEAD_FRAMES))
         _write(path, spoken)
 

@@ -100,13 +100,15 @@ def test_replies_know_in_which_frame_each_character_begins(takes: Path, tmp_path
     ]
 
 
-def test_a_reply_is_preceded_by_silence(takes: Path, tmp_path: Path):
+def test_a_reply_stands_in_silence(takes: Path, tmp_path: Path):
     codec = new_codec().eval()
     write_replies(codec, takes / "replies", tmp_path / "replies")
     (reply,) = read_spoken(tmp_path / "replies")
     (recording,) = recordings.read(takes / "replies")
-    lead = np.zeros(REPLY_LEAD_FRAMES * 1024, np.float32)
-    wave = np.concatenate([lead, recording.wave.astype(np.float32) / 32768])
+    assert len(recording.wave) % 1024
+    wave = np.zeros(reply.codes.shape[1] * 1024, np.float32)
+    start = REPLY_LEAD_FRAMES * 1024
+    wave[start : start + len(recording.wave)] = recording.wave.astype(np.float32) / 32768
     assert torch.equal(reply.codes, corpus.encode(codec, wave))
 
 
