@@ -29,7 +29,7 @@ CONFIGS = {
     "parts of vectors": {"decoder_dim": 72, "resblock_kernel_sizes": (5,)},
     "three vectors": {"decoder_dim": 96, "resblock_dilations": (2,)},
     "two taps": {"decoder_dim": 128, "resblock_kernel_sizes": (2, 3)},
-    "large": {"decoder_dim": 512, "resblock_kernel_sizes": (3, 5), "resblock_dilations": (1, 3)},
+    "large": {"decoder_dim": 512, "resblock_kernel_sizes": (3, 5), "resblock_dilations": (1, 5)},
 }
 
 
@@ -87,6 +87,23 @@ def test_pieces_and_signals_side_by_side_give_the_same_bits(head: HiFiGANGenerat
     state = StreamState(3)
     pieces = [head(piece, state) for piece in x.split([1, 2, 30, 5, 32], dim=-1)]
     assert torch.equal(torch.cat(pieces, dim=-1), whole)
+
+
+def test_signals_that_began_at_other_times_give_the_same_bits(head: HiFiGANGenerator):
+    head = packed(head)
+    assert head.packed is not None
+    begun = head.packed.states(head, 2, None)
+    x = noise(2, LATENT_DIM, 9)
+    head.packed(x[1:, :, :5], begun[1:].unbind())
+    together = head.packed(torch.stack([x[0, :, :4], x[1, :, 5:]]), begun.unbind())
+    alone = head.packed(x, head.packed.states(head, 2, None).unbind())
+    num_samples = together.shape[-1]
+    assert torch.equal(together[0], alone[0, :, :num_samples])
+    assert torch.equal(together[1], alone[1, :, -num_samples:])
+
+
+def test_nothing_is_no_wave(head: HiFiGANGenerator):
+    assert packed(head)(noise(2, LATENT_DIM, 0)).shape == (2, 1, 0)
 
 
 @pytest.mark.parametrize("head", ["parts of vectors"], indirect=True)

@@ -38,7 +38,10 @@ class LanguageModel(nn.Module):
         return self.norm.weight.dtype
 
     def head_of(self, tokens: slice | Tensor) -> Callable[[Tensor], Tensor]:
-        """The head for some tokens alone: normed hidden [..., dim] -> logits [..., n]."""
+        """The head for some tokens alone: normed hidden [..., dim] -> logits [..., n].
+
+        Its weights are final: of a tensor of tokens they are a copy.
+        """
         head = self.embed_tokens if self.lm_head is None else self.lm_head
         if isinstance(head, Int8Linear):
             return head.part(tokens)

@@ -115,7 +115,7 @@ static void convolve_pairs(
         for (int64_t output = 0; output < conv->outputs; output += SIDE * WIDTH)
             for (int64_t row = 0; row < share->rows; row++) {
                 int64_t phase = passed_by(share, row) % (2 * dilation), last = phase + count - 1;
-                int64_t pair = at_least(0, phase - dilation); // the first that has a new output
+                int64_t pair = at_least(0, phase - dilation); // those before it have no new output
                 int64_t pairs = last / (2 * dilation) * dilation;
                 pairs += at_most(last % (2 * dilation), dilation - 1) + 1;
                 if (!turn) {

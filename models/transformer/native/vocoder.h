@@ -73,6 +73,7 @@ static void run_stacks(
             Signal between = inputs_of(conv + 1, task->between, room);
             Output first = {.width = width, .active = &between};
             recall(share, &between);
+            // What all stacks begin with is mixed for the first one: they have its dilation.
             if (p || !s) prepare_pairs(share, conv, &before, count);
             convolve_all(share, conv, &before, count, &first);
             if (p || !s) keep(share, &before, count);
@@ -171,7 +172,7 @@ static int64_t plan(Speech *task, char *scratch) {
         task->tiles[n] = tile;
         tile *= rate;
         task->samples *= rate;
-        task->rates[n] = task->samples / task->positions;
+        task->rates[n] = (n ? task->rates[n - 1] : 1) * rate;
         int kinds = stage->convs->paired ? KINDS : 1;
         Signal common = shared_inputs(stage, NULL, tile);
         shared = at_least(shared, rows * size_of(&common) * kinds);
@@ -196,7 +197,8 @@ static int64_t plan(Speech *task, char *scratch) {
 // The next piece of some signals, before the final tanh: wave [rows, positions * rate].
 //
 // hidden: [rows, positions, inputs]. states: of each row what is kept between its pieces, at first
-// zeros: how many positions it had, in 4 bytes, then inputs. Scratch: 64-byte aligned, native_vocoder_scratch(vocoder, rows, positions) bytes.
+// zeros: how many positions it had, in 4 bytes, then inputs.
+// Scratch: 64-byte aligned, native_vocoder_scratch(vocoder, rows, positions) bytes.
 void native_vocoder(
     const Vocoder *vocoder, const float *hidden, bf16 *const *states, float *wave, int64_t rows,
     int64_t positions, char *scratch, int threads

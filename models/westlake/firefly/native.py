@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from .quantizer import DownsampleFiniteScalarQuantize
 
 
-COUNT_NUMBERS = 2  # of bfloat16 in which a signal's state counts its positions
+COUNT_NUMBERS = 2  # of bfloat16, whose bits are a signal's count of positions, a uint32
 
 
 class ConvolutionStruct(Structure):
