@@ -19,7 +19,7 @@ from loguru import logger
 from page_client import served
 
 import app
-from models.contract import SpeechModel
+from models.contract import ReplyOptions, SpeechModel
 from models.load import load_model
 from page import words
 from page.files import Files
@@ -116,6 +116,18 @@ def test_every_example_is_answered(model: SpeechModel, path: Path, tmp_path: Pat
     *_, turn = sessions.open("visitor").answer(str(path), "", max_new_tokens=2)
     assert turn.has_sound or turn.reply_audio
     sessions.close()
+
+
+@pytest.mark.parametrize("text", ["你好", "我的猫死了", "今天上班好累啊", "讲个笑话"])
+def test_its_replies_begin_and_end_in_silence(model: SpeechModel, text: str):
+    turn = model.new_conversation().begin_turn(text)
+    turn.finish()
+    sampling = dataclasses.replace(model.sampling, seed=1)
+    chunks = list(turn.conversation.reply(turn, ReplyOptions(sampling=sampling)))
+    wave = np.concatenate([chunk.new_audio for chunk in chunks])
+    ends = wave[:220], wave[-440:]  # 10 and 20 ms
+    assert chunks[-1].ended and np.abs(wave).max() > 0.05
+    assert all(np.abs(end).max() < 0.003 for end in ends)
 
 
 def test_a_recording_read_before_it_is_sent_gives_the_same_reply(
