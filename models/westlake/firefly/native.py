@@ -87,7 +87,13 @@ class _NativeLayers:
         state: int | None = None,
         paired: bool = False,
     ) -> ConvolutionStruct:
-        """Weight [out, in, taps] and bias [out], of filled up channels, as the C file's."""
+        """Weight [out, in, taps] and bias [out], of filled up channels, as the C file's.
+
+        Args:
+            dilation: inputs from one tap to the next.
+            state: where its inputs are kept; None for a place of their own.
+            paired: its outputs are computed in pairs; only where they are whole blocks.
+        """
         num_outputs, num_inputs, taps = weight.shape
         if state is None:
             state = self._keep((taps - 1) * dilation * num_inputs)
