@@ -61,27 +61,40 @@ static int64_t passed_by(const Share *share, int64_t row) {
 // Inputs before the newest one that a convolution needs.
 static int64_t reach(const Convolution *conv) { return (conv->taps - 1) * conv->dilation; }
 
+// Adds what `inputs` numbers at each of some places of x give: sums [times, side]. Returns the
+// weights after theirs.
+static INLINE const bf16 *add_inputs(
+    const bf16 *x, const int64_t *places, int64_t inputs, const bf16 *weight, int side, int times,
+    floats *sums
+) {
+    for (int64_t i = 0; i < inputs; i += 2, weight += 2 * side * WIDTH) {
+        pairs w[SIDE];
+#pragma GCC unroll 4
+        for (int s = 0; s < side; s++) w[s] = read_weights(weight + 2 * s * WIDTH);
+#pragma GCC unroll 24
+        for (int t = 0; t < times; t++) {
+            pairs both = splat_pair(x + places[t] + i);
+#pragma GCC unroll 4
+            for (int s = 0; s < side; s++)
+                sums[t * side + s] = add_products(sums[t * side + s], both, w[s]);
+        }
+    }
+    return weight;
+}
+
 // `times` positions of `side` vectors of outputs: to [times, side].
 static INLINE void taps_of(
     const Convolution *conv, int64_t inputs, const bf16 *x, const bf16 *weight, const float *bias,
     int side, int times, floats *to
 ) {
     floats sums[SIDE * TIMES];
+    int64_t places[MOST_TIMES];
+#pragma GCC unroll 24
+    for (int t = 0; t < times; t++) places[t] = t * inputs;
 #pragma GCC unroll 24
     for (int n = 0; n < times * side; n++) sums[n] = read_floats(bias + n % side * WIDTH, WIDTH);
     for (int64_t tap = 0; tap < conv->taps; tap++, x += conv->dilation * inputs)
-        for (int64_t i = 0; i < inputs; i += 2, weight += 2 * side * WIDTH) {
-            pairs w[SIDE];
-#pragma GCC unroll 4
-            for (int s = 0; s < side; s++) w[s] = read_weights(weight + 2 * s * WIDTH);
-#pragma GCC unroll 24
-            for (int t = 0; t < times; t++) {
-                pairs both = splat_pair(x + t * inputs + i);
-#pragma GCC unroll 4
-                for (int s = 0; s < side; s++)
-                    sums[t * side + s] = add_products(sums[t * side + s], both, w[s]);
-            }
-        }
+        weight = add_inputs(x, places, inputs, weight, side, times, sums);
 #pragma GCC unroll 24
     for (int n = 0; n < times * side; n++) to[n] = sums[n];
 }

@@ -44,24 +44,14 @@ static INLINE const bf16 *sums_of_terms(
 ) {
     floats sums[SIDE * TIMES] = {0};
     int64_t inputs = conv->inputs, at[TIMES];
+#pragma GCC unroll 6
     for (int t = 0; t < times; t++) at[t] = places[t];
     for (int64_t tap = 0; tap < conv->taps; tap += 3) {
         int64_t left = conv->taps - tap;
         int which = term_kinds[left >= 3 ? 0 : 3 - left][pass];
         if (which == NO_TERM) continue;
         const bf16 *from = x + which * kind + (tap + (pass > 0)) * conv->dilation * inputs;
-        for (int64_t i = 0; i < inputs; i += 2, weight += 2 * SIDE * WIDTH) {
-            pairs w[SIDE];
-#pragma GCC unroll 4
-            for (int s = 0; s < SIDE; s++) w[s] = read_weights(weight + 2 * s * WIDTH);
-#pragma GCC unroll 6
-            for (int t = 0; t < times; t++) {
-                pairs both = splat_pair(from + at[t] + i);
-#pragma GCC unroll 4
-                for (int s = 0; s < SIDE; s++)
-                    sums[t * SIDE + s] = add_products(sums[t * SIDE + s], both, w[s]);
-            }
-        }
+        weight = add_inputs(from, at, inputs, weight, SIDE, times, sums);
     }
 #pragma GCC unroll 24
     for (int n = 0; n < times * SIDE; n++) to[n] = sums[n];
