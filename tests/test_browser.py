@@ -181,7 +181,10 @@ def test_another_page_on_this_machine_takes_no_sound_along(open_page: Pages, tmp
     write(page, "你好")
     wait_for_reply(page)
     with served(FakeModel()) as (_, address):
-        open_page(address=address).click(".examples.sounds button >> nth=0")
+        other = open_page(address=address)
+        other.click(".examples.sounds button >> nth=0")
+        other.wait_for_function("document.querySelector('#composer audio').duration > 1")
+        other.close()  # before its server
     assert len(download(page, tmp_path))
     page.click("#new")
     example = page.locator(".examples.sounds button >> nth=0")
