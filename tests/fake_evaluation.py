@@ -19,6 +19,7 @@ from training.dialogues import (
     UNCLEAR,
     Dialogues,
 )
+from training.evaluation.questions import told_moods
 from training.evaluation.scores import characters
 from training.speech.recordings import Line
 from training.speech.speakers import SAMPLE_RATE, STYLE_PROSODY
@@ -111,6 +112,7 @@ class FakeModel:
         }
         for kind, (_, held) in dialogues.followups.items():
             self.sources |= dict.fromkeys(held, FOLLOW + kind)
+        self.told_moods = {asked.line.text: asked.line.manner for asked in told_moods()}
 
     def new_conversation(self) -> FakeConversation:
         return FakeConversation(self)
@@ -169,7 +171,8 @@ class FakeConversation:
             replies = self.model.intents[self.topic].replies
             texts = [text for of_style in replies.values() for text in of_style]
         text = texts[np.random.default_rng(options.sampling.seed).integers(len(texts))]
-        emotion = line.manner if line else EMOTIONS[0]
+        told = self.model.told_moods.get(said, EMOTIONS[0])
+        emotion = line.manner if line else told
         style = options.style or STYLE_FOR_EMOTION[emotion]
         (wave,) = self.model.teacher.say([Line(source="reply", text=text, manner=style)])
         heard = " ".join(line.text) if line else None

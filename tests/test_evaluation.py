@@ -82,6 +82,7 @@ def test_a_checkpoint_that_knows_everything_meets_every_bar(good):
     assert figures["unknown_recall"] == figures["unclear_silence"] == 1
     assert figures["unclear_foreign"] == 1
     assert figures["user_emotion_accuracy"] == figures["style_order"] == figures["stop_rate"] == 1
+    assert figures["told_emotion_accuracy"] == 1
     assert figures["reply_pinyin_error"] == figures["teacher_pinyin_error"] == 0
     assert figures["unknown_false"] == 0
     assert figures["heard_pinyin_error"] == 0
@@ -126,6 +127,7 @@ def test_a_constant_emotion_is_no_better_than_chance(dialogues):
     for emotion in ("sad", None):
         figures = values(measure(dialogues, lambda r, e=emotion: replace(r, emotion=e)))
         assert figures["user_emotion_accuracy"] <= 0.2
+        assert figures["told_emotion_accuracy"] == pytest.approx(1 / 6, abs=1e-4)
         assert figures["intent_text"] == 1
 
 

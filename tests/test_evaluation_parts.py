@@ -50,6 +50,14 @@ def test_unknown_lines_are_held_out():
     assert {line.text for line in lines} <= HELD
 
 
+def test_moods_are_told_in_lines_that_nothing_was_trained_on():
+    asked = questions.told_moods()
+    trained = {text for intent in DIALOGUES.intents for text in intent.users}
+    assert not trained & {question.line.text for question in asked}
+    assert set(Counter(question.line.manner for question in asked).values()) == {6}
+    assert all(question.written and question.wave is None for question in asked)
+
+
 def test_all_emotions_are_spoken_equally_often():
     lines = questions.in_all_emotions(questions.known_lines(DIALOGUES, 60, seed=0), seed=0)
     assert set(Counter(line.manner for line in lines).values()) == {60 // len(EMOTIONS)}

@@ -68,6 +68,7 @@ FIGURES = {
     "unclear_silence": Aim("silence and noise answered by: say it again", 0.95),
     "unclear_foreign": Aim("other languages answered by: say it again"),
     "user_emotion_accuracy": Aim(f"right emotion of {len(EMOTIONS)}, by the voice alone", 0.75),
+    "told_emotion_accuracy": Aim("right emotion of what is written, where the words tell it"),
     "heard_pinyin_error": Aim(
         "syllables of speech alone that the model wrote down wrong", optional=True
     ),

@@ -25,6 +25,7 @@ class Material:
     text: list[Question]
     clean: list[Question]  # half of `speech`, as the teacher says it
     moods: list[Question]
+    told_moods: list[Question]
     follow_ups: list[Question]  # to the first ones of `speech_text`
     conversations_text: list[list[Question]]
     conversations_speech: list[list[Question]]
@@ -57,6 +58,7 @@ def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: in
         text=questions.spoken(teacher, lines, seed, "text"),
         clean=questions.spoken(teacher, lines[:half], seed, clean=True),
         moods=questions.spoken(teacher, moods, seed + 1),
+        told_moods=questions.told_moods(),
         follow_ups=questions.follow_ups(teacher, dialogues, written[:third], seed),
         conversations_text=talks["text"] + talks["speech_text"],
         conversations_speech=talks["speech"],

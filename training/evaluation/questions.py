@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -19,6 +20,7 @@ INPUTS = ("speech", "speech_text", "text")
 LATER_KINDS = ("topic", "follow", "correction")
 CORRECTIONS = ("不是，我是说", "不对，我是说")
 RETURN_SHARE = 0.3  # of the topics that are changed to one that was there before
+TOLD_MOODS = Path(__file__).parent / "told_moods.txt"
 _FOLLOW = "follow."
 
 
@@ -70,6 +72,16 @@ def in_all_emotions(lines: Sequence[Line], seed: int) -> list[Line]:
     """The same lines, each emotion as often as any other, whatever the words say."""
     order = np.random.default_rng(seed).permutation(np.resize(EMOTIONS, len(lines)))
     return [replace(line, manner=str(emotion)) for line, emotion in zip(lines, order)]
+
+
+def told_moods() -> list[Question]:
+    """Lines in writing whose words tell the user's mood; no training line is among them."""
+    asked = []
+    for row in TOLD_MOODS.read_text(encoding="utf-8").splitlines():
+        emotion, _, text = row.partition(" ")
+        line = Line(source="", text=text, manner=emotion)
+        asked.append(Question(line=line, wanted="", wave=None, written=True))
+    return asked
 
 
 def spoken(

@@ -27,6 +27,7 @@ from .understanding import Fit
 
 NUM_TIMED = 6  # the first one warms up
 NUM_STYLED = 12  # questions answered once in every style
+UNTOLD = ("neutral", NO_EMOTION)  # both are right where no mood is told
 EMOTION_SECONDS = 0.1  # the emotion is the first thing that a reply says
 OTHER_SEED = 1 << 20  # far from all that are drawn with otherwise
 
@@ -189,7 +190,17 @@ def _emotions(
     answers = ask_each(model, moods, seed, max_seconds=EMOTION_SECONDS, label="emotions")
     spoken, perceived = [q.line.manner for q in moods], [a.emotion for a in answers]
     log.add("user_emotion_accuracy", moods, answers, [a == b for a, b in zip(spoken, perceived)])
+    told = material.told_moods
+    answers = ask_each(model, told, seed, max_seconds=EMOTION_SECONDS, label="moods in writing")
+    hits = [_is_told(question, answer) for question, answer in zip(told, answers)]
+    log.add("told_emotion_accuracy", told, answers, hits)
     return confusion(spoken, perceived, EMOTIONS)
+
+
+def _is_told(question: Question, answer: Answer) -> bool:
+    """Whether the emotion is that of the words, or none where they tell none."""
+    emotion = answer.emotion or NO_EMOTION
+    return emotion == question.line.manner or (question.line.manner, emotion) == UNTOLD
 
 
 def _speech(

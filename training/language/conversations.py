@@ -26,6 +26,7 @@ from ..speech.pinyin import PUNCTUATION, plain_syllables, syllables
 from .corpus import Spoken
 from .example import Example, join
 from .mishearing import Mishearing
+from .moods import told_emotion
 from .splicing import Splicer, spoken_syllables, stretch
 from .tokenizer import emotion_token, heard_syllables, heard_token, topic_token
 from .wording import CORRECTIONS, loosen, reword
@@ -226,8 +227,10 @@ class Conversations:
         text = _line(written, corrects, rng)
         emotion = intent.emotions[0] if kind is None else "neutral"
         codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
-        inputs = "transcript" if inputs == "transcript" else "text"
-        text = text if inputs == "transcript" else reword(text, rng)
+        if inputs != "transcript":  # behind a transcript stands the voice's mood
+            inputs, told = "text", told_emotion(text)
+            emotion = told if told in intent.emotions else emotion
+            text = reword(text, rng)
         return Spoken(intent=intent.name, text=text, manner=emotion, codes=codes), inputs
 
     def _draw_turn(
