@@ -139,7 +139,7 @@ def save_tokenizer(folder: Path, tokenizer: Tokenizer) -> None:
 def special_words(tokenizer: TextTokenizer, kind: str) -> dict[str, int]:
     """The ids of the special tokens `<|kind:word|>`, under their words and in order of the ids."""
     added = sorted(tokenizer.get_added_vocab().items(), key=lambda item: item[1])
-    matches = ((re.fullmatch(rf"<\|{kind}:(\w+)\|>", token), id) for token, id in added)
+    matches = ((re.fullmatch(rf"<\|{kind}:([^|]+)\|>", token), id) for token, id in added)
     return {match[1]: id for match, id in matches if match}
 
 

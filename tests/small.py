@@ -55,6 +55,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         style_ids=special_words(tokenizer, "style"),
         heard_ids={},
         mark_ids=frozenset(),
+        topic_leaning=None,
         fingerprint="small",
     )
     return WestlakeModel(checkpoint)

@@ -25,7 +25,12 @@ LAYERS = [
         "models.tokenizer",
         "models.transformer",
     },
-    {"models.westlake.dual_ar", "models.westlake.firefly", "models.westlake.published"},
+    {
+        "models.westlake.dual_ar",
+        "models.westlake.firefly",
+        "models.westlake.published",
+        "models.westlake.topics",
+    },
     {"models.westlake.checkpoint_files", "models.westlake.fastest"},
     {"models.westlake.calibration"},
     {"models.westlake.checkpoint"},

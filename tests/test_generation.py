@@ -186,6 +186,19 @@ def test_forced_text_takes_the_place_of_the_sampled(model, prompt):
     assert reply_to(model, prompt, 3, 42, forced=(None, 42)).shape[1] == 1
 
 
+def test_a_leaning_sways_its_own_frame_of_its_own_reply(model, prompt):
+    leaning = torch.zeros(model.config.vocab_size)
+    leaning[42] = 1e4
+    settings = SamplingConfig(seed=1)
+    swayed = Reply(model, prompt, 3, settings, leanings={1: leaning})
+    plain = Reply(model, prompt, 3, settings)
+    frames_of(model, swayed, plain)
+    free = reply_to(model, prompt, 3)
+    assert [int(frame[0]) for frame in swayed.frames[:2]] == [int(free[0, 0]), 42]
+    assert int(swayed.frames[2][0]) != 42
+    assert torch.equal(torch.stack(plain.frames, dim=1), free)
+
+
 def test_code_0_never_escapes(model, prompt):
     class OnlyPads(DualARTransformer):
         def step_fast(self, x, cache):

@@ -20,6 +20,7 @@ from models.tokenizer import TextTokenizer, load_tokenizer
 from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
+from models.westlake.topics import TOPICS_FILE, read_topics
 
 from .codec.clips import write_clips, write_shifted_clips
 from .codec.config import load_start
@@ -38,6 +39,7 @@ from .language.model import (
 )
 from .language.preference import train_preference
 from .language.tokenizer import VOCAB_SIZE, questions_of, write_tokenizer
+from .language.topics import train_topics
 from .loop import StateError
 from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
 from .speech.lines import foreign_lines, reply_lines, user_lines
@@ -92,6 +94,10 @@ class Recipe:
     def tokenizer(self) -> None:
         if not (self.work / "tokenizer").exists():
             write_tokenizer(self.dialogues, self.work / "tokenizer")
+
+    def topics(self) -> None:
+        if not (self.work / TOPICS_FILE).exists():
+            train_topics(self.dialogues, self.work / TOPICS_FILE)
 
     def lines(self) -> dict[str, list[Line]]:
         """What is recorded, by the folder of its takes."""
@@ -275,7 +281,15 @@ class Recipe:
         model.load_state_dict(torch.load(preferred, weights_only=True, map_location="cpu"))
         codec = self.load_codec()
         written = self.work / "checkpoint"
-        save_checkpoint(written, model, codec, tokenizer, sampling=SAMPLING, dtype=torch.float16)
+        save_checkpoint(
+            written,
+            model,
+            codec,
+            tokenizer,
+            sampling=SAMPLING,
+            topics=read_topics(self.made("topics", TOPICS_FILE)),
+            dtype=torch.float16,
+        )
         self.output.mkdir(parents=True, exist_ok=True)
         for path in written.iterdir():  # only what was written without an error gets there
             with replacing(self.output / path.name) as temporary:
@@ -284,7 +298,7 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        names = ("tokenizer", "recordings", "clips", "codes", "recogniser", "slow_stages")
+        names = ("tokenizer", "topics", "recordings", "clips", "codes", "recogniser", "slow_stages")
         names += ("vocoder", "polish", "corpus", "understanding", "language_model", "preference")
         names += ("export",)
         return {name: getattr(self, name) for name in names}

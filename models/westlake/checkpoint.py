@@ -44,6 +44,7 @@ from .checkpoint_files import (
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
 from .fastest import LARGE_MODEL, fastest_dtype
 from .firefly import FireflyArchitecture, FireflyConfig
+from .topics import TOPICS_FILE, TopicClassifier, TopicLeaning, read_topics, write_topics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,6 +57,7 @@ class Checkpoint:
     `emotion_ids`, `style_ids` and `heard_ids` give the token of each word in the tokenizer's
     `<|user:word|>`, `<|style:word|>` and `<|heard:syllable|>`; `mark_ids` are these and all others
     that a reply writes without speaking, see `dual_ar.Reply`. All four are empty where it has none.
+    `topic_leaning` is what was heard's say in what a reply is about, None where it has none.
     `fingerprint` tells the files' contents from others'.
     """
 
@@ -72,6 +74,7 @@ class Checkpoint:
     style_ids: dict[str, int]
     heard_ids: dict[str, int]
     mark_ids: frozenset[int]
+    topic_leaning: TopicLeaning | None
     fingerprint: str
 
     @property
@@ -148,6 +151,7 @@ def load_checkpoint(
         style_ids=special_words(tokenizer, "style"),
         heard_ids=special_words(tokenizer, "heard"),
         mark_ids=mark_ids(tokenizer),
+        topic_leaning=_load_topics(folder, config, tokenizer),
         fingerprint=fingerprint(weight_files(folder)),
     )
 
@@ -159,6 +163,7 @@ def save_checkpoint(
     tokenizer: TextTokenizer,
     *,
     sampling: SamplingConfig | None = None,
+    topics: TopicClassifier | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a folder that `load_checkpoint` reads; the arguments stay as they are.
@@ -169,6 +174,7 @@ def save_checkpoint(
         folder: made where it does not exist.
         model, codec, tokenizer: the codec is stored with its weight norm folded.
         sampling: the checkpoint's default settings; its seed is not stored.
+        topics: what has a say in what a reply is about; stored in float16.
         dtype: of the stored matrices, where vectors are stored in float32; None stores all as it
             is, quantised weights too.
 
@@ -189,6 +195,8 @@ def save_checkpoint(
     settings = {name: getattr(sampling or SamplingConfig(), name) for name in SAMPLING_KEYS}
     write_json(folder / "generation_config.json", settings)
     save_tokenizer(folder, tokenizer.backend)
+    if topics is not None:
+        write_topics(folder / TOPICS_FILE, topics)
 
 
 def _declared(quantisation: str | None) -> dict[str, str]:
@@ -262,6 +270,17 @@ def _load_model(
     if dtype in QUANTISED:
         prepare_quantised(model, library)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _load_topics(
+    folder: Path, config: DualARConfig, tokenizer: TextTokenizer
+) -> TopicLeaning | None:
+    path = folder / TOPICS_FILE
+    if not path.is_file():
+        return None
+    classifier = read_topics(path)
+    with naming(path):
+        return TopicLeaning(classifier, special_words(tokenizer, "topic"), config.vocab_size)
 
 
 def _quantised(

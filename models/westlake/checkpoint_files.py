@@ -15,6 +15,7 @@ from ..hub import find_folder
 from ..weights import read_metadata, read_weights, refuse_keys
 from .dual_ar import SamplingConfig
 from .published import missing_parts, rename_dual_ar, unwrapped
+from .topics import TOPICS_FILE
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
@@ -31,7 +32,13 @@ MODEL_FILES = (
     f"pytorch_model.bin{INDEX}",
 )
 CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
-FETCHED = (*MODEL_FILES, *CODEC_FILES, "model-*-of-*.safetensors", "pytorch_model-*-of-*.bin")
+FETCHED = (
+    *MODEL_FILES,
+    *CODEC_FILES,
+    TOPICS_FILE,
+    "model-*-of-*.safetensors",
+    "pytorch_model-*-of-*.bin",
+)
 SAMPLING_KEYS = ("temperature", "top_p", "repetition_penalty")
 # What transformers puts into a config.json beside a model's sizes.
 FOREIGN_KEYS = (
@@ -110,7 +117,8 @@ def weight_files(folder: Path) -> list[Path]:
     """
     path = find_file(folder, MODEL_FILES)
     shards = _shards(path) if path.name.endswith(INDEX) else []
-    return [path, *shards, find_file(folder, CODEC_FILES)]
+    optional = [folder / TOPICS_FILE] if (folder / TOPICS_FILE).is_file() else []
+    return [path, *shards, find_file(folder, CODEC_FILES), *optional]
 
 
 def _read_shards(index: Path) -> dict[str, Tensor]:

@@ -17,8 +17,10 @@ from .dual_ar import Reply, SamplingConfig, make_frames, mark_room
 from .speech import SpeechDecoder, Transcript, shown_frames
 
 if TYPE_CHECKING:
+    from .topics import TopicLeaning
     from .user_turn import UserTurn
 
+STYLE_PLACE, TOPIC_PLACE = 1, 2  # of marks; the first is the user's emotion
 SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
 
 
@@ -54,6 +56,7 @@ class OpenReply:
             cache=cache,
             forced=_forced_tokens(checkpoint.style_ids, options.style),
             marks=checkpoint.mark_ids,
+            leanings=_leanings(checkpoint.topic_leaning, turn.heard),
         )
 
     @property
@@ -75,7 +78,14 @@ def _forced_tokens(style_ids: dict[str, int], style: str | None) -> tuple[int | 
     if style not in style_ids:
         code = "error_unknown_style" if style_ids else "error_no_styles"
         raise UserError(code, name=shown(style), allowed=", ".join(style_ids))
-    return (None, style_ids[style])
+    return (*[None] * STYLE_PLACE, style_ids[style])
+
+
+def _leanings(topic_leaning: TopicLeaning | None, heard: str | None) -> dict[int, Tensor]:
+    """What syllables that were heard say of the topic, by the place where it is written."""
+    if topic_leaning is None or heard is None:
+        return {}
+    return {TOPIC_PLACE: topic_leaning(heard.split())}
 
 
 def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 
 import torch
 from torch import Tensor
@@ -40,6 +40,7 @@ class Reply:
         forced: text tokens of the first frames, marks included (a mark beyond `MAX_MARKS`, sampled
             ones counted, is `<|semantic|>` here too); None where the sampled one stays.
         marks: text tokens that are written, not spoken.
+        leanings: [vocab] float32 to be added to a frame's text logits, by its place.
 
     Raises:
         ValueError: a prompt of the wrong shape, ids out of range, too many forced marks, or not
@@ -57,6 +58,7 @@ class Reply:
         cache: KVCache | None = None,
         forced: Sequence[int | None] = (),
         marks: Collection[int] = (),
+        leanings: Mapping[int, Tensor] | None = None,
     ):
         _check_prompt(model, prompt, forced, marks)
         _check_room(model, prompt, max_new_tokens, cache, marks)
@@ -68,6 +70,7 @@ class Reply:
         self.end_id = end_id
         self.forced = tuple(forced)
         self.marks = frozenset(marks)
+        self.leanings = {n: leaning.to(model.device) for n, leaning in (leanings or {}).items()}
         self.frames: list[Tensor] = []  # [1+K], as `next_frames` gave them
         self.columns: list[Tensor] = []  # [1+K], as the model reads them
         self.num_spoken = 0  # of them
@@ -106,6 +109,12 @@ class Reply:
             vars(self).update(kept)
 
         return restore
+
+    def lean(self, logits: Tensor) -> None:
+        """Let the next frame's text logits [vocab] lean as they shall, in place."""
+        leaning = self.leanings.get(len(self.columns))
+        if leaning is not None:
+            logits += leaning
 
     def choose_text(self, sampled: int) -> int:
         """The next frame's text token: the forced one, if there is one, else the sampled one."""
@@ -222,6 +231,8 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
     drawing = _Drawing(replies)
     logits = engine.model.text_logits(hidden)
     check_logits(logits)
+    for row, reply in zip(logits, replies, strict=True):
+        reply.lean(row)
     window, points = drawing.window[:, 0], drawing.points[:, 0]
     sampled = engine.draw(logits, window, drawing.settings, points).tolist()
     texts = [reply.choose_text(token) for reply, token in zip(replies, sampled, strict=True)]
