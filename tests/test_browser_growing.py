@@ -69,7 +69,7 @@ def test_a_replys_text_grows_with_its_sound(open_page: Pages):
 
 
 def test_of_a_stopped_reply_no_more_is_seen_than_was_heard(open_page: Pages, model: FakeModel):
-    model.num_frames, model.frame_seconds = 400, 0.001
+    model.num_frames, model.frame_seconds = 400, 0.02  # it still goes on when it is stopped
     page = open_page()
     write(page, "你好")
     page.wait_for_function("document.querySelector('.bot-row .text')?.textContent.length > 10")

@@ -57,6 +57,7 @@ def test_topics_lean_and_nothing_else_does(classifier):
     opinion = classifier.opinion(["chi", "fan"])
     assert leaning.shape == (9,) and not leaning[[0, 1, 4, 6, 8]].any()
     torch.testing.assert_close(leaning[[7, 5, 2, 3]], opinion[[0, 1, 2, 2]])
+    assert not TopicLeaning(classifier, {}, 9)(["chi", "fan"]).any()
     with pytest.raises(ValueError, match="does not know talk.joke"):
         TopicLeaning(classifier, {**ids, "talk.joke": 1}, 9)
 

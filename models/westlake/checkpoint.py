@@ -57,7 +57,7 @@ class Checkpoint:
     `emotion_ids`, `style_ids` and `heard_ids` give the token of each word in the tokenizer's
     `<|user:word|>`, `<|style:word|>` and `<|heard:syllable|>`; `mark_ids` are these and all others
     that a reply writes without speaking, see `dual_ar.Reply`. All four are empty where it has none.
-    `topic_leaning` is what was heard's say in what a reply is about, None where it has none.
+    `topic_leaning` is the say that what was heard has in a reply's topic, None where it has none.
     `fingerprint` tells the files' contents from others'.
     """
 

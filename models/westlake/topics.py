@@ -83,8 +83,8 @@ class TopicLeaning:
         of_topics = [places.get(name, places.get(name.rpartition(".")[2])) for name in topic_ids]
         if missing := [name for name, place in zip(topic_ids, of_topics) if place is None]:
             raise ValueError(f"the classifier does not know {', '.join(missing)}")
-        self._places = torch.tensor(of_topics)
-        self._ids = torch.tensor(list(topic_ids.values()))
+        self._places = torch.tensor(of_topics, dtype=torch.long)
+        self._ids = torch.tensor(list(topic_ids.values()), dtype=torch.long)
 
     def __call__(self, syllables: Sequence[str]) -> Tensor:
         """What a transcript adds to the text logits: [vocab] float32, 0 beside topics."""

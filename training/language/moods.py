@@ -17,7 +17,7 @@ MOOD_WORDS = {
     "|困[死得了]",
 }
 # Words behind these, or before those, tell of another mood, or ask for it.
-DENIED = "(?<![不没别未])(?<![不没别]要)(?<!不太)(?<!不怎么)(?:{})(?!不起来|[吗么]？)"
+DENIED = "(?<![不没未])(?<!(?<!特)别)(?<![不没别]要)(?<!不太)(?<!不怎么)(?:{})(?!不起来|[吗么]？)"
 ASKED = re.compile("你[会也能]")  # whether the assistant feels so
 
 

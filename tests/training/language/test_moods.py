@@ -16,6 +16,7 @@ from training.language.moods import MOOD_WORDS, told_emotion
         ("编剧把结局写烂尾了，真气人。", "angry"),
         ("在深水区我紧张得手脚发僵。", "anxious"),
         ("我难过，快逗我笑笑。", "sad"),
+        ("我特别开心。", "happy"),
         ("我最近总是高兴不起来。", None),
         ("我一点也不开心。", None),
         ("别担心，没事的。", None),
