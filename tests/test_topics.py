@@ -51,13 +51,16 @@ def test_an_opinion_rules_nothing_out(classifier):
     torch.testing.assert_close(told, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
-def test_topics_lean_and_nothing_else_does(classifier):
+def test_topics_lean_and_nothing_else_gains_by_it(classifier):
     ids = {"daily.food": 7, "daily.sleep": 5, "daily.food.how": 2, "daily.sleep.how": 3}
     leaning = TopicLeaning(classifier, ids, 9)(["chi", "fan"])
     opinion = classifier.opinion(["chi", "fan"])
-    assert leaning.shape == (9,) and not leaning[[0, 1, 4, 6, 8]].any()
+    assert leaning.shape == (9,)
+    least = torch.full((5,), DOUBT / len(CLASSES)).log()
+    torch.testing.assert_close(leaning[[0, 1, 4, 6, 8]], least)
+    assert (opinion >= least[0]).all()
     torch.testing.assert_close(leaning[[7, 5, 2, 3]], opinion[[0, 1, 2, 2]])
-    assert not TopicLeaning(classifier, {}, 9)(["chi", "fan"]).any()
+    assert TopicLeaning(classifier, {}, 9)(["chi", "fan"]).unique().numel() == 1
     with pytest.raises(ValueError, match="does not know talk.joke"):
         TopicLeaning(classifier, {**ids, "talk.joke": 1}, 9)
 
@@ -79,6 +82,15 @@ def test_files_of_something_else_are_refused_by_name(classifier, tmp_path):
     save_file({"embedding.weight": torch.zeros(8, 2)}, path, {"classes": '["a"]'})
     with pytest.raises(ValueError, match="lacks keys"):
         read_topics(path)
+    for classes in ("5", '{"a": 1}', "[1]", "[]", "a"):
+        save_file({"embedding.weight": torch.zeros(8, 2)}, path, {"classes": classes})
+        with pytest.raises(ValueError, match=TOPICS_FILE):
+            read_topics(path)
+    for empty in (torch.zeros(0, 2), torch.zeros(8, 0), torch.zeros(8)):
+        weights = {"output.weight": torch.zeros(1, 2), "output.bias": torch.zeros(1)}
+        save_file({"embedding.weight": empty, **weights}, path, {"classes": '["a"]'})
+        with pytest.raises(ValueError, match=TOPICS_FILE):
+            read_topics(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="can't be read"):
         read_topics(path)
@@ -104,6 +116,11 @@ def test_a_checkpoint_has_it_where_the_file_is(folder, small_codec, classifier, 
     (folder / TOPICS_FILE).unlink()
     without = load_checkpoint(folder, dtype="float32")
     assert without.topic_leaning is None and without.fingerprint != before
+
+
+def test_a_checkpoint_saved_without_one_has_none_of_an_older_one(folder, small_codec):
+    save_small(folder, new_model(), small_codec, [*HEARD_TOKENS, *TOPIC_TOKENS])
+    assert not (folder / TOPICS_FILE).exists()
 
 
 def test_a_checkpoint_of_other_topics_is_refused(folder):

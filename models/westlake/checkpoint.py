@@ -174,7 +174,7 @@ def save_checkpoint(
         folder: made where it does not exist.
         model, codec, tokenizer: the codec is stored with its weight norm folded.
         sampling: the checkpoint's default settings; its seed is not stored.
-        topics: what has a say in what a reply is about; stored in float16.
+        topics: what has a say in what a reply is about, None for none; stored in float16.
         dtype: of the stored matrices, where vectors are stored in float32; None stores all as it
             is, quantised weights too.
 
@@ -195,7 +195,9 @@ def save_checkpoint(
     settings = {name: getattr(sampling or SamplingConfig(), name) for name in SAMPLING_KEYS}
     write_json(folder / "generation_config.json", settings)
     save_tokenizer(folder, tokenizer.backend)
-    if topics is not None:
+    if topics is None:  # nor one of an earlier checkpoint
+        (folder / TOPICS_FILE).unlink(missing_ok=True)
+    else:
         write_topics(folder / TOPICS_FILE, topics)
 
 

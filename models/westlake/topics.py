@@ -7,6 +7,7 @@ other mistakes there than a classifier that counts n-grams, so both together mak
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
@@ -87,8 +88,10 @@ class TopicLeaning:
         self._ids = torch.tensor(list(topic_ids.values()), dtype=torch.long)
 
     def __call__(self, syllables: Sequence[str]) -> Tensor:
-        """What a transcript adds to the text logits: [vocab] float32, 0 beside topics."""
-        leaning = torch.zeros(self._vocab_size)
+        """What a transcript adds to the text logits: [vocab] float32; to what is no topic as much
+        as to the least likely one, so that it gains nothing where the two disagree."""
+        least = math.log(DOUBT / len(self._classifier.classes))
+        leaning = torch.full((self._vocab_size,), least)
         leaning[self._ids] = self._classifier.opinion(syllables)[self._places]
         return leaning
 
@@ -106,10 +109,13 @@ def read_topics(path: Path) -> TopicClassifier:
         ValueError: another file, or a damaged one.
     """
     weights = read_weights(path)
-    with naming(path):
+    with naming(path), planned():
         classes = json.loads(read_metadata(path)["classes"])
+        if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
+            raise ValueError("its classes must be a list of names")
         num_buckets, dim = weights["embedding.weight"].shape
-    with planned():
+        if not (classes and num_buckets and dim):
+            raise ValueError("it must have classes, and embeddings of n-grams")
         classifier = TopicClassifier(classes, num_buckets, dim)
     assign_weights(classifier, weights, path, torch.float32)
     return classifier.eval().requires_grad_(False)

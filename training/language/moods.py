@@ -6,24 +6,30 @@ import re
 
 # What somebody says who feels so.
 MOOD_WORDS = {
-    "happy": "开心(?!果)|高兴|快乐|激动|兴奋|太棒|太好了|乐坏|乐开花|乐疯|幸福|美滋滋|喜出望外"
-    "|哈哈(?!镜)",
+    "happy": "开心(?!果)|高兴|(?<![日节年])快乐|激动|兴奋|太棒|太好了|乐坏|乐开花|乐疯|幸福|美滋滋"
+    "|喜出望外|哈哈(?!镜)",
     "sad": "难过|伤心|想哭|心碎|心酸|悲伤|失落|委屈|沮丧|绝望|心痛|孤单|孤独|心里堵|心凉",
     "angry": "气死|生气|气人|(?<!空)气炸|气坏|火大|窝火|恼火|愤怒|可恶|太过分|(?<!麻)烦死"
     "|忍无可忍|岂有此理",
-    "anxious": "担心|紧张|害怕|好怕|真怕|怕得|焦虑|着急|急死|心慌|好慌|忐忑|不安|提心吊胆"
-    "|愁死|发愁",
-    "tired": "[好很太真]累|累[得死坏垮趴人了]|疲惫|疲倦|疲劳|没力气|[精筋]疲力尽|乏力|[好很太]困"
-    "|困[死得了]",
+    "anxious": "担心|紧张|害怕|好怕|真怕|怕得|焦虑|着急|急死|心慌|好慌|忐忑|不安(?![全装静排])"
+    "|提心吊胆|愁死|发愁",
+    "tired": "[好很太真]累|(?<![积连])累[得死坏垮趴人了]|疲惫|疲倦|疲劳|没力气|[精筋]疲力尽|乏力"
+    "|[好很太]困(?![难扰惑])|困[死得了]",
 }
-# Words behind these, or before those, tell of another mood, or ask for it.
-DENIED = "(?<![不没未])(?<!(?<!特)别)(?<![不没别]要)(?<!不太)(?<!不怎么)(?:{})(?!不起来|[吗么]？)"
+# How a mood's words stand where they tell it: behind no denial, before none and no question.
+TOLD = (
+    "(?<![不没未])(?<!(?<!特)别)(?<![不没别]要)(?<!不[太用])(?<!不怎么)(?<!不是很)"
+    "(?:{})(?!不起来|[吗么]？)"
+)
 ASKED = re.compile("你[会也能]")  # whether the assistant feels so
 
 
 def told_emotion(text: str) -> str | None:
-    """The emotion that the words tell, one of `EMOTIONS`; None where they tell none, or several."""
+    """The emotion that the words tell, one of `EMOTIONS`; None where they tell none, or several.
+
+    Whose it is they don't tell: a line about somebody who is angry counts as angry.
+    """
     if ASKED.search(text):
         return None
-    told = [mood for mood, words in MOOD_WORDS.items() if re.search(DENIED.format(words), text)]
+    told = [mood for mood, words in MOOD_WORDS.items() if re.search(TOLD.format(words), text)]
     return told[0] if len(told) == 1 else None

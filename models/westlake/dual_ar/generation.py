@@ -40,7 +40,8 @@ class Reply:
         forced: text tokens of the first frames, marks included (a mark beyond `MAX_MARKS`, sampled
             ones counted, is `<|semantic|>` here too); None where the sampled one stays.
         marks: text tokens that are written, not spoken.
-        leanings: [vocab] float32 to be added to a frame's text logits, by its place.
+        leanings: [vocab] float32 to be added to a frame's text logits, by its place from 0 on,
+            marks included.
 
     Raises:
         ValueError: a prompt of the wrong shape, ids out of range, too many forced marks, or not
@@ -111,7 +112,7 @@ class Reply:
         return restore
 
     def lean(self, logits: Tensor) -> None:
-        """Let the next frame's text logits [vocab] lean as they shall, in place."""
+        """Add the next frame's leaning, if it has one, to its text logits [vocab], in place."""
         leaning = self.leanings.get(len(self.columns))
         if leaning is not None:
             logits += leaning
