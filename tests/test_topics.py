@@ -1,11 +1,12 @@
-"""What was heard has a say in what a reply is about: the classifier, its file, and the reply."""
+"""A turn's words have a say in what a reply is about: the classifiers, their file, the reply."""
 
 import dataclasses
+import json
 
 import pytest
 import torch
 from replying import reply_to, speech
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 from small_checkpoint import HEARD_TOKENS, new_model, save_small
 
 from models.westlake.checkpoint import load_checkpoint, save_quantised
@@ -13,9 +14,13 @@ from models.westlake.reply import TOPIC_PLACE
 from models.westlake.speech_model import WestlakeModel
 from models.westlake.topics import (
     DOUBT,
+    HEARD,
     TOPICS_FILE,
+    WEIGHTS,
+    WRITTEN,
     TopicClassifier,
     TopicLeaning,
+    characters,
     read_topics,
     write_topics,
 )
@@ -26,9 +31,14 @@ FIRST_TOPIC = 265  # behind those that are heard
 
 
 @pytest.fixture
-def classifier() -> TopicClassifier:
+def classifiers() -> dict[str, TopicClassifier]:
     torch.manual_seed(0)
-    return TopicClassifier(CLASSES, num_buckets=1 << 10, dim=4)
+    return {kind: TopicClassifier(CLASSES, num_buckets=1 << 10, dim=4) for kind in (HEARD, WRITTEN)}
+
+
+@pytest.fixture
+def classifier(classifiers) -> TopicClassifier:
+    return classifiers[HEARD]
 
 
 def test_a_transcript_is_its_ngrams(classifier):
@@ -51,65 +61,91 @@ def test_an_opinion_rules_nothing_out(classifier):
     torch.testing.assert_close(told, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
-def test_topics_lean_and_nothing_else_gains_by_it(classifier):
+def test_what_is_written_is_its_letters_and_digits():
+    assert characters("我，3點 Got UP！？😀") == list("我3點gotup")
+    assert characters("？？！😀") == []
+
+
+@pytest.mark.parametrize("kind", [HEARD, WRITTEN])
+def test_topics_lean_and_nothing_else_gains_by_it(classifiers, kind):
     ids = {"daily.food": 7, "daily.sleep": 5, "daily.food.how": 2, "daily.sleep.how": 3}
-    leaning = TopicLeaning(classifier, ids, 9)(["chi", "fan"])
-    opinion = classifier.opinion(["chi", "fan"])
+    leaning = TopicLeaning(classifiers, ids, 9)(kind, ["chi", "fan"])
+    opinion = WEIGHTS[kind] * classifiers[kind].opinion(["chi", "fan"])
     assert leaning.shape == (9,)
-    least = torch.full((5,), DOUBT / len(CLASSES)).log()
+    least = WEIGHTS[kind] * torch.full((5,), DOUBT / len(CLASSES)).log()
     torch.testing.assert_close(leaning[[0, 1, 4, 6, 8]], least)
     assert (opinion >= least[0]).all()
     torch.testing.assert_close(leaning[[7, 5, 2, 3]], opinion[[0, 1, 2, 2]])
-    assert TopicLeaning(classifier, {}, 9)(["chi", "fan"]).unique().numel() == 1
-    with pytest.raises(ValueError, match="does not know talk.joke"):
-        TopicLeaning(classifier, {**ids, "talk.joke": 1}, 9)
+    assert TopicLeaning(classifiers, {}, 9)(kind, ["chi", "fan"]).unique().numel() == 1
+    with pytest.raises(ValueError, match="do not know talk.joke"):
+        TopicLeaning(classifiers, {**ids, "talk.joke": 1}, 9)
 
 
-def test_a_file_keeps_it(classifier, tmp_path):
+def test_a_file_keeps_them(classifiers, tmp_path):
     path = tmp_path / TOPICS_FILE
-    write_topics(path, classifier)
-    read = read_topics(path)
-    assert read.classes == CLASSES and not any(x.requires_grad for x in read.parameters())
+    write_topics(path, classifiers)
     line = ["wo", "hen", "kun"]
-    torch.testing.assert_close(read.opinion(line), classifier.opinion(line), rtol=0, atol=0.01)
+    for kind, read in read_topics(path).items():
+        assert read.classes == CLASSES and not any(x.requires_grad for x in read.parameters())
+        kept, was = read.embedding.weight, classifiers[kind].embedding.weight.detach()
+        assert kept.dtype == torch.float32
+        step = float(was.abs().max()) / 127
+        torch.testing.assert_close(kept, was, rtol=0, atol=0.5001 * step)
+        torch.testing.assert_close(
+            read.opinion(line), classifiers[kind].opinion(line), atol=0.1, rtol=0
+        )
+    with torch.no_grad():
+        classifiers[WRITTEN].embedding.weight.zero_()
+    write_topics(path, classifiers)
+    assert not read_topics(path)[WRITTEN].embedding.weight.any()
+    with torch.no_grad():
+        classifiers[WRITTEN].embedding.weight[0, 0] = float("nan")
+    with pytest.raises(ValueError, match="not finite"):
+        write_topics(path, classifiers)
 
 
-def test_files_of_something_else_are_refused_by_name(classifier, tmp_path):
+def test_files_of_something_else_are_refused_by_name(classifiers, tmp_path):
     path = tmp_path / TOPICS_FILE
-    save_file({"embedding.weight": torch.zeros(8, 2)}, path)
+    write_topics(path, classifiers)
+    whole = load_file(path)
+    save_file(whole, path)
     with pytest.raises(ValueError, match=f"{TOPICS_FILE}: 'classes'"):
         read_topics(path)
-    save_file({"embedding.weight": torch.zeros(8, 2)}, path, {"classes": '["a"]'})
-    with pytest.raises(ValueError, match="lacks keys"):
-        read_topics(path)
-    for classes in ("5", '{"a": 1}', "[1]", "[]", "a"):
-        save_file({"embedding.weight": torch.zeros(8, 2)}, path, {"classes": classes})
+    for classes in ("5", '{"a": 1}', "[1]", "[]", "a", '["a"]'):
+        save_file(whole, path, {"classes": classes})
         with pytest.raises(ValueError, match=TOPICS_FILE):
+            read_topics(path)
+    classes = {"classes": json.dumps(CLASSES)}
+    for key in whole:
+        save_file({name: whole[name] for name in whole if name != key}, path, classes)
+        with pytest.raises(ValueError, match=f"{TOPICS_FILE}.*{key}"):
             read_topics(path)
     for empty in (torch.zeros(0, 2), torch.zeros(8, 0), torch.zeros(8)):
-        weights = {"output.weight": torch.zeros(1, 2), "output.bias": torch.zeros(1)}
-        save_file({"embedding.weight": empty, **weights}, path, {"classes": '["a"]'})
+        save_file({**whole, "heard.embedding.weight": empty.to(torch.int8)}, path, classes)
         with pytest.raises(ValueError, match=TOPICS_FILE):
             read_topics(path)
+    save_file({**whole, "heard.step": torch.ones(3)}, path, classes)
+    with pytest.raises(ValueError, match=TOPICS_FILE):
+        read_topics(path)
     path.write_bytes(b"nonsense")
     with pytest.raises(ValueError, match="can't be read"):
         read_topics(path)
 
 
 @pytest.fixture
-def folder(small_codec, classifier, tmp_path):
+def folder(small_codec, classifiers, tmp_path):
     tokens = [*HEARD_TOKENS, *TOPIC_TOKENS]
     folder = tmp_path / "saved"
     folder.mkdir()
     save_small(folder, new_model(), small_codec, tokens)
-    write_topics(folder / TOPICS_FILE, classifier)
+    write_topics(folder / TOPICS_FILE, classifiers)
     return folder
 
 
 def test_a_checkpoint_has_it_where_the_file_is(folder, small_codec, classifier, tmp_path):
     leaning = load_checkpoint(folder, dtype="float32").topic_leaning
-    told = leaning(["ni", "hao"])[FIRST_TOPIC : FIRST_TOPIC + 3]
-    torch.testing.assert_close(told, classifier.opinion(["ni", "hao"]), rtol=0, atol=0.01)
+    told = leaning(HEARD, ["ni", "hao"])[FIRST_TOPIC : FIRST_TOPIC + 3]
+    torch.testing.assert_close(told, classifier.opinion(["ni", "hao"]), rtol=0, atol=0.1)
     save_quantised(folder, tmp_path / "int8", "int8")
     assert load_checkpoint(tmp_path / "int8").topic_leaning is not None
     before = load_checkpoint(folder, dtype="float32").fingerprint
@@ -124,31 +160,37 @@ def test_a_checkpoint_saved_without_one_has_none_of_an_older_one(folder, small_c
 
 
 def test_a_checkpoint_of_other_topics_is_refused(folder):
-    write_topics(folder / TOPICS_FILE, TopicClassifier(("daily.food",), 8, 2))
+    others = {kind: TopicClassifier(("daily.food",), 8, 2) for kind in (HEARD, WRITTEN)}
+    write_topics(folder / TOPICS_FILE, others)
     with pytest.raises(ValueError, match=f"{TOPICS_FILE}: .*daily.sleep"):
         load_checkpoint(folder, dtype="float32")
 
 
-def test_what_was_heard_has_its_say_where_the_topic_is_written(folder):
+@pytest.mark.parametrize("given", [{"audio": speech(3.0)}, {"text": "Ok!"}], ids=[HEARD, WRITTEN])
+def test_a_turns_words_have_their_say_where_the_topic_is_written(folder, given):
     asked = []
 
-    def lean(syllables):
-        asked.append(syllables)
+    def lean(kind, symbols):
+        asked.append((kind, symbols))
         leaning = torch.zeros(model.checkpoint.model.config.vocab_size)
         leaning[FIRST_TOPIC + 1] = 1e4
         return leaning
 
     model = WestlakeModel(load_checkpoint(folder, dtype="float32"))
-    told = dataclasses.replace(model.checkpoint, topic_leaning=lean)
-    leaning = WestlakeModel(told)
-    audio = speech(3.0)
-    plain, swayed = (tokens_of(each, audio=audio) for each in (model, leaning))
-    assert swayed[:TOPIC_PLACE] == plain[:TOPIC_PLACE]
-    assert swayed[TOPIC_PLACE] == FIRST_TOPIC + 1 != plain[TOPIC_PLACE]
+    plain = WestlakeModel(dataclasses.replace(model.checkpoint, topic_leaning=None))
+    leaning = WestlakeModel(dataclasses.replace(model.checkpoint, topic_leaning=lean))
+    without, swayed = (tokens_of(each, **given) for each in (plain, leaning))
+    assert swayed[:TOPIC_PLACE] == without[:TOPIC_PLACE]
+    assert swayed[TOPIC_PLACE] == FIRST_TOPIC + 1 != without[TOPIC_PLACE]
     assert FIRST_TOPIC + 1 not in swayed[TOPIC_PLACE + 1 :]
-    heard = reply_to(leaning, audio=audio)[0][-1].heard
-    assert asked == [heard.split()] * 2
-    assert tokens_of(leaning, text="ok") == tokens_of(model, text="ok") and len(asked) == 2
+    if "audio" in given:
+        heard = reply_to(leaning, **given)[0][-1].heard
+        assert asked == [(HEARD, heard.split())] * 2
+        asked.clear()
+        tokens_of(leaning, text="Ok!", **given)  # what is written stands above what is heard
+    assert asked == [(WRITTEN, ["o", "k"])]
+    asked.clear()
+    assert tokens_of(leaning, text="?!") == tokens_of(plain, text="?!") and not asked
 
 
 def tokens_of(model: WestlakeModel, **given) -> list[int]:

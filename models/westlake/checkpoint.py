@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import os
 import shutil
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
@@ -57,7 +57,7 @@ class Checkpoint:
     `emotion_ids`, `style_ids` and `heard_ids` give the token of each word in the tokenizer's
     `<|user:word|>`, `<|style:word|>` and `<|heard:syllable|>`; `mark_ids` are these and all others
     that a reply writes without speaking, see `dual_ar.Reply`. All four are empty where it has none.
-    `topic_leaning` is the say that what was heard has in a reply's topic, None where it has none.
+    `topic_leaning` is the say that a turn's words have in a reply's topic, None where it has none.
     `fingerprint` tells the files' contents from others'.
     """
 
@@ -163,7 +163,7 @@ def save_checkpoint(
     tokenizer: TextTokenizer,
     *,
     sampling: SamplingConfig | None = None,
-    topics: TopicClassifier | None = None,
+    topics: Mapping[str, TopicClassifier] | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a folder that `load_checkpoint` reads; the arguments stay as they are.
@@ -174,7 +174,7 @@ def save_checkpoint(
         folder: made where it does not exist.
         model, codec, tokenizer: the codec is stored with its weight norm folded.
         sampling: the checkpoint's default settings; its seed is not stored.
-        topics: what has a say in what a reply is about, None for none; stored in float16.
+        topics: what has a say in what a reply is about, see `write_topics`; None for none.
         dtype: of the stored matrices, where vectors are stored in float32; None stores all as it
             is, quantised weights too.
 
@@ -280,9 +280,9 @@ def _load_topics(
     path = folder / TOPICS_FILE
     if not path.is_file():
         return None
-    classifier = read_topics(path)
+    classifiers = read_topics(path)
     with naming(path):
-        return TopicLeaning(classifier, special_words(tokenizer, "topic"), config.vocab_size)
+        return TopicLeaning(classifiers, special_words(tokenizer, "topic"), config.vocab_size)
 
 
 def _quantised(

@@ -15,9 +15,9 @@ from ..contract import ReplyChunk, ReplyOptions
 from ..errors import UserError, shown
 from .dual_ar import Reply, SamplingConfig, make_frames, mark_room
 from .speech import SpeechDecoder, Transcript, shown_frames
+from .topics import HEARD, WRITTEN, TopicLeaning, characters
 
 if TYPE_CHECKING:
-    from .topics import TopicLeaning
     from .user_turn import UserTurn
 
 STYLE_PLACE, TOPIC_PLACE = 1, 2  # of marks; the first is the user's emotion
@@ -56,7 +56,7 @@ class OpenReply:
             cache=cache,
             forced=_forced_tokens(checkpoint.style_ids, options.style),
             marks=checkpoint.mark_ids,
-            leanings=_leanings(checkpoint.topic_leaning, turn.heard),
+            leanings=_leanings(checkpoint.topic_leaning, turn),
         )
 
     @property
@@ -81,11 +81,14 @@ def _forced_tokens(style_ids: dict[str, int], style: str | None) -> tuple[int | 
     return (*[None] * STYLE_PLACE, style_ids[style])
 
 
-def _leanings(topic_leaning: TopicLeaning | None, heard: str | None) -> dict[int, Tensor]:
-    """What syllables that were heard say of the topic, by the place where it is written."""
-    if topic_leaning is None or heard is None:
+def _leanings(topic_leaning: TopicLeaning | None, turn: UserTurn) -> dict[int, Tensor]:
+    """What a turn's words say of the topic, by the place where it is written."""
+    kind, symbols = (
+        (WRITTEN, characters(turn.text)) if turn.text else (HEARD, (turn.heard or "").split())
+    )
+    if topic_leaning is None or not symbols:
         return {}
-    return {TOPIC_PLACE: topic_leaning(heard.split())}
+    return {TOPIC_PLACE: topic_leaning(kind, symbols)}
 
 
 def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:

@@ -1,7 +1,7 @@
-"""What a transcript is about, told by its n-grams: a second opinion on the topic of a reply.
+"""What a user's turn is about, told by its n-grams: a second opinion on the topic of a reply.
 
-The language model decides by one token what a reply is about. Of what it has heard wrong it makes
-other mistakes there than a classifier that counts n-grams, so both together make fewer.
+The language model decides by one token what a reply is about. It makes other mistakes there than a
+classifier that counts n-grams, so both together make fewer, most of all where it heard wrong.
 """
 
 from __future__ import annotations
@@ -20,14 +20,16 @@ from ..files import naming
 from ..weights import assign_weights, planned, read_metadata, read_weights, write_weights
 
 TOPICS_FILE = "topics.safetensors"
+HEARD, WRITTEN = "heard", "written"  # turns told apart by their syllables, or by their characters
+WEIGHTS = {HEARD: 1.0, WRITTEN: 0.5}  # of opinions; what is written the language model gets right
 NUM_BUCKETS, DIM = 1 << 16, 64
 LONGEST = 3  # of the n-grams
 DOUBT = 0.02  # share of its opinion that all classes have alike, so that it rules out none
 
 
 class TopicClassifier(nn.Module):
-    """Tells classes of transcripts apart: the sum of embeddings of hashed n-grams, and a linear
-    layer (after fastText: Joulin et al., 2017).
+    """Tells classes of lines apart: the sum of embeddings of hashed n-grams, and a linear layer
+    (after fastText: Joulin et al., 2017).
 
     Args:
         classes: their names.
@@ -43,32 +45,42 @@ class TopicClassifier(nn.Module):
         self.embedding = nn.EmbeddingBag(num_buckets, dim, mode="sum")
         self.output = nn.Linear(dim, len(self.classes))
 
-    def forward(self, transcripts: Sequence[Iterable[int]]) -> Tensor:
-        """The n-grams of transcripts, as `buckets` gives them -> logits [B, classes]."""
-        bags = [torch.tensor(list(bag), dtype=torch.long) for bag in transcripts]
+    def forward(self, lines: Sequence[Iterable[int]]) -> Tensor:
+        """The n-grams of lines, as `buckets` gives them -> logits [B, classes]."""
+        bags = [torch.tensor(list(bag), dtype=torch.long) for bag in lines]
         offsets = torch.tensor([0, *(len(bag) for bag in bags[:-1])]).cumsum(0)
         return self.output(self.embedding(torch.cat(bags), offsets))
 
-    def buckets(self, syllables: Sequence[str]) -> list[int]:
-        """Of all n-grams of up to `LONGEST` syllables, and of pairs around another one."""
-        line = ["<", *syllables, ">"]
+    def buckets(self, symbols: Sequence[str]) -> list[int]:
+        """Of all n-grams of up to `LONGEST` symbols, and of pairs around another one.
+
+        Args:
+            symbols: a line's syllables, or its characters as `characters` gives them.
+        """
+        line = ["<", *symbols, ">"]
         spans = [line[i : i + n] for n in range(1, LONGEST + 1) for i in range(len(line) - n + 1)]
         around = [[line[i], "*", line[i + 2]] for i in range(len(line) - 2)]
         size = self.embedding.num_embeddings
         return [crc32(" ".join(span).encode()) % size for span in (*spans, *around)]
 
     @torch.no_grad()
-    def opinion(self, syllables: Sequence[str]) -> Tensor:
-        """Log-probabilities [classes] float32 of a transcript's classes; none is ruled out."""
-        told = F.softmax(self([self.buckets(syllables)])[0].float(), dim=0)
+    def opinion(self, symbols: Sequence[str]) -> Tensor:
+        """Log-probabilities [classes] float32 of a line's classes; none is ruled out."""
+        told = F.softmax(self([self.buckets(symbols)])[0].float(), dim=0)
         return ((1 - DOUBT) * told + DOUBT / len(told)).log()
 
 
+def characters(text: str) -> list[str]:
+    """The symbols of what is written: its letters and digits."""
+    return [char for char in text.lower() if char.isalnum()]
+
+
 class TopicLeaning:
-    """A classifier's opinion as what is added to the text logits where a topic is written.
+    """The classifiers' opinion as what is added to the text logits where a topic is written.
 
     Args:
-        classifier: of topics and, by their last words, of what asks on whatever the topic is.
+        classifiers: for what is `HEARD` and what is `WRITTEN`, of the same classes: topics and, by
+            their last words, what asks on whatever the topic is.
         topic_ids: the text token of each topic.
         vocab_size: of the text tokens.
 
@@ -77,45 +89,69 @@ class TopicLeaning:
     """
 
     def __init__(
-        self, classifier: TopicClassifier, topic_ids: Mapping[str, int], vocab_size: int
+        self,
+        classifiers: Mapping[str, TopicClassifier],
+        topic_ids: Mapping[str, int],
+        vocab_size: int,
     ) -> None:
-        self._classifier, self._vocab_size = classifier, vocab_size
-        places = {name: place for place, name in enumerate(classifier.classes)}
+        self._classifiers, self._vocab_size = classifiers, vocab_size
+        classes = classifiers[HEARD].classes
+        places = {name: place for place, name in enumerate(classes)}
         of_topics = [places.get(name, places.get(name.rpartition(".")[2])) for name in topic_ids]
         if missing := [name for name, place in zip(topic_ids, of_topics) if place is None]:
-            raise ValueError(f"the classifier does not know {', '.join(missing)}")
+            raise ValueError(f"the classifiers do not know {', '.join(missing)}")
+        self._least = math.log(DOUBT / len(classes))
         self._places = torch.tensor(of_topics, dtype=torch.long)
         self._ids = torch.tensor(list(topic_ids.values()), dtype=torch.long)
 
-    def __call__(self, syllables: Sequence[str]) -> Tensor:
-        """What a transcript adds to the text logits: [vocab] float32; to what is no topic as much
-        as to the least likely one, so that it gains nothing where the two disagree."""
-        least = math.log(DOUBT / len(self._classifier.classes))
-        leaning = torch.full((self._vocab_size,), least)
-        leaning[self._ids] = self._classifier.opinion(syllables)[self._places]
-        return leaning
+    def __call__(self, kind: str, symbols: Sequence[str]) -> Tensor:
+        """What a line adds to the text logits: [vocab] float32; to what is no topic as much as to
+        the least likely one, so that it gains nothing where the two disagree.
+
+        Args:
+            kind: `HEARD` or `WRITTEN`.
+            symbols: the line's, see `TopicClassifier.buckets`.
+        """
+        leaning = torch.full((self._vocab_size,), self._least)
+        leaning[self._ids] = self._classifiers[kind].opinion(symbols)[self._places]
+        return WEIGHTS[kind] * leaning
 
 
-def write_topics(path: Path, classifier: TopicClassifier) -> None:
-    """Keep a classifier, in float16."""
-    classes = {"classes": json.dumps(classifier.classes)}
-    write_weights(path, classifier.state_dict(), torch.float16, classes)
+def write_topics(path: Path, classifiers: Mapping[str, TopicClassifier]) -> None:
+    """Keep the classifiers for what is `HEARD` and what is `WRITTEN`, which have the same classes.
+
+    Embeddings are stored in 8 bits, in steps of a 127th of the largest value.
+    """
+    weights = nn.ModuleDict(classifiers).state_dict()
+    for kind in WEIGHTS:
+        embedding = weights[f"{kind}.embedding.weight"]
+        step = embedding.abs().amax().clamp(min=torch.finfo(torch.float32).tiny) / 127
+        weights[f"{kind}.embedding.weight"] = (embedding / step).round().to(torch.int8)
+        weights[f"{kind}.step"] = step
+    classes = {"classes": json.dumps(classifiers[HEARD].classes)}
+    write_weights(path, weights, metadata=classes)
 
 
-def read_topics(path: Path) -> TopicClassifier:
+def read_topics(path: Path) -> dict[str, TopicClassifier]:
     """What `write_topics` has kept.
 
     Raises:
         ValueError: another file, or a damaged one.
     """
-    weights = read_weights(path)
+    weights = read_weights(path, integers=True)
     with naming(path), planned():
         classes = json.loads(read_metadata(path)["classes"])
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("its classes must be a list of names")
-        num_buckets, dim = weights["embedding.weight"].shape
-        if not (classes and num_buckets and dim):
-            raise ValueError("it must have classes, and embeddings of n-grams")
-        classifier = TopicClassifier(classes, num_buckets, dim)
-    assign_weights(classifier, weights, path, torch.float32)
-    return classifier.eval().requires_grad_(False)
+        classifiers = {}
+        for kind in WEIGHTS:
+            embedding = weights[f"{kind}.embedding.weight"]
+            num_buckets, dim = embedding.shape
+            if not (classes and num_buckets and dim):
+                raise ValueError("it must have classes, and embeddings of n-grams")
+            classifiers[kind] = TopicClassifier(classes, num_buckets, dim)
+            weights[f"{kind}.embedding.weight"] = embedding * weights.pop(f"{kind}.step")
+    both = nn.ModuleDict(classifiers).eval()
+    assign_weights(both, weights, path, torch.float32)
+    both.requires_grad_(False)
+    return classifiers

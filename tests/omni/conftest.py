@@ -1,7 +1,9 @@
 """A small Qwen2.5-Omni: as ours, and as transformers' own for comparison."""
 
+import gc
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -37,3 +39,11 @@ def copy(folder, tmp_path):
 @pytest.fixture(scope="session")
 def omni(folder) -> OmniModel:
     return load_omni(folder, "cpu", "auto", None)
+
+
+@pytest.fixture
+def few_to_collect() -> Iterator[None]:
+    """What there was before a test is not looked through whenever the test collects garbage."""
+    gc.freeze()
+    yield
+    gc.unfreeze()

@@ -18,6 +18,7 @@ from benchmarks.omni import (
 from models.omni.config import check_config, quiet
 from models.omni.sampling import FlowConfig
 
+pytestmark = pytest.mark.usefixtures("few_to_collect")
 TIMES = {
     "prompt_seconds", "tokens_per_second", "talker_prompt_seconds", "codes_per_second",
     "hearing_seconds_per_second", "picture_seconds", "flow_seconds_per_second",

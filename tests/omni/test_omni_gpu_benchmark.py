@@ -9,6 +9,7 @@ from benchmarks import gpu
 from models.omni.config import quiet
 from models.omni.sampling import FlowConfig
 
+pytestmark = pytest.mark.usefixtures("few_to_collect")
 PARTS = ["machine", "one user", "first sound", "users", "codec"]
 PARTS += ["tiny, one user", "tiny, first sound", "omni 3b"]
 

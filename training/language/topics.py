@@ -1,8 +1,8 @@
-"""Train the classifier of transcripts, which has a say in what a reply is about."""
+"""Train the classifiers of what is heard and written, which have a say in a reply's topic."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,91 +10,116 @@ import torch
 import torch.nn.functional as F
 from loguru import logger
 
-from models.westlake.topics import TopicClassifier, write_topics
+from models.westlake.topics import HEARD, WRITTEN, TopicClassifier, characters, write_topics
 
 from ..dialogues import FOLLOWUPS, UNCLEAR, Dialogues
 from ..speech.pinyin import plain_syllables
 from .mishearing import Mishearing
 from .tokenizer import heard_syllables
-from .wording import CORRECTIONS, loosen
+from .wording import CORRECTIONS, loosen, reword
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 256, 3e-3
+INITIAL_STD = 0.05  # of embeddings
 LOOSE_SHARE, CORRECTED_SHARE = 0.5, 0.15
 CLEAR_SHARE = 0.25  # of lines that are heard as they are
-LOST_SHARE = 0.15  # of a line's n-grams, so that none is relied on
+LOST_SHARES = {HEARD: 0.15, WRITTEN: 0.3}  # of a line's n-grams, so that none is relied on
 NUM_NOISES = 600  # in which nothing is said
 
 Line = tuple[str, str]  # its text and its class
+Symbols = Callable[[str, np.random.Generator], Sequence[str]]
 
 
 def train_topics(dialogues: Dialogues, path: Path, seed: int = 0, epochs: int = EPOCHS) -> None:
-    """Learn the topics of all lines that users say, written down with errors.
+    """Learn the topics of all lines that users say, written down with errors; and as they write.
 
     Follow-up questions are a class of each kind, whatever they ask on.
     """
+    lines = [(text, intent.name) for intent in dialogues.intents for text in intent.users]
+    lines += [(text, kind) for kind in FOLLOWUPS for text in dialogues.followups[kind][0]]
+    noises: list[Line] = [("", UNCLEAR)] * NUM_NOISES
+    mishearing = Mishearing(heard_syllables(dialogues))
+
+    def heard(text: str, rng: np.random.Generator) -> Sequence[str]:
+        if not text:
+            return mishearing.hear_noise(rng)
+        syllables = list(plain_syllables(text))
+        return syllables if rng.random() < CLEAR_SHARE else mishearing.hear(syllables, rng)
+
+    def written(text: str, rng: np.random.Generator) -> Sequence[str]:
+        return characters(reword(text, rng))
+
+    given = {HEARD: ([*lines, *noises], heard), WRITTEN: (lines, written)}
+    classifiers = {
+        kind: _learned(dialogues, kind, *given[kind], seed=seed, epochs=epochs) for kind in given
+    }
+    write_topics(path, classifiers)
+
+
+def _learned(
+    dialogues: Dialogues,
+    kind: str,
+    lines: Sequence[Line],
+    symbols: Symbols,
+    seed: int,
+    epochs: int,
+) -> TopicClassifier:
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     classifier = TopicClassifier([*(intent.name for intent in dialogues.intents), *FOLLOWUPS])
-    torch.nn.init.normal_(classifier.embedding.weight, std=0.05)
-    mishearing = Mishearing(heard_syllables(dialogues))
-    lines = [(text, intent.name) for intent in dialogues.intents for text in intent.users]
-    lines += [(text, kind) for kind in FOLLOWUPS for text in dialogues.followups[kind][0]]
+    torch.nn.init.normal_(classifier.embedding.weight, std=INITIAL_STD)
     optimizer = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
     decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / epochs, epochs - 1)
     for epoch in range(epochs):
         losses = []
-        for names, batch in _batches(classifier, lines, mishearing, rng):
+        for names, bags in _batches(classifier, lines, symbols, LOST_SHARES[kind], rng):
             wanted = torch.tensor([classifier.classes.index(name) for name in names])
-            loss = F.cross_entropy(classifier(batch), wanted)
+            loss = F.cross_entropy(classifier(bags), wanted)
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             losses.append(loss.item())
         decay.step()
-        right = held_out_share(classifier, dialogues)
-        logger.info(f"topics, epoch {epoch}: loss {np.mean(losses):.3f}, held out {right:.3f}")
-    write_topics(path, classifier)
+        right = held_out_share(classifier, dialogues, kind)
+        logger.info(f"{kind}, epoch {epoch}: loss {np.mean(losses):.3f}, held out {right:.3f}")
+    return classifier
 
 
-def held_out_share(classifier: TopicClassifier, dialogues: Dialogues) -> float:
+def held_out_share(classifier: TopicClassifier, dialogues: Dialogues, kind: str) -> float:
     """Of held-out lines without errors, those whose topic is told."""
+    symbols = plain_syllables if kind == HEARD else characters
     lines = [(text, intent.name) for intent in dialogues.intents for text in intent.held]
-    told = [classifier.opinion(plain_syllables(text)).argmax() for text, _ in lines]
+    told = [classifier.opinion(symbols(text)).argmax() for text, _ in lines]
     return float(np.mean([classifier.classes[t] == name for t, (_, name) in zip(told, lines)]))
 
 
 def _batches(
     classifier: TopicClassifier,
     lines: Sequence[Line],
-    mishearing: Mishearing,
+    symbols: Symbols,
+    lost_share: float,
     rng: np.random.Generator,
 ) -> Iterator[tuple[list[str], list[list[int]]]]:
     """All lines once, in random order: classes and n-grams."""
-    noises: list[Line] = [("", UNCLEAR)] * NUM_NOISES
-    everything = [*lines, *noises]
-    order = rng.permutation(len(everything))
+    order = rng.permutation(len(lines))
     for start in range(0, len(order), BATCH_SIZE):
-        names, batch = [], []
+        names, bags = [], []
         for index in order[start : start + BATCH_SIZE]:
-            text, name = everything[index]
-            heard = _heard(text, name not in FOLLOWUPS, mishearing, rng)
-            if not heard:
+            text, name = lines[index]
+            told = symbols(_said(text, name not in FOLLOWUPS, rng), rng)
+            if not told:
                 continue
-            bag = classifier.buckets(heard)
-            kept = [bucket for bucket in bag if rng.random() >= LOST_SHARE]
+            bag = classifier.buckets(told)
+            kept = [bucket for bucket in bag if rng.random() >= lost_share]
             names.append(name)
-            batch.append(kept or bag)
-        if batch:
-            yield names, batch
+            bags.append(kept or bag)
+        if bags:
+            yield names, bags
 
 
-def _heard(text: str, may_correct: bool, mishearing: Mishearing, rng: np.random.Generator) -> list:
-    """What is written down of a line; of none, what is heard in noise."""
-    if not text:
-        return mishearing.hear_noise(rng)
-    if rng.random() < LOOSE_SHARE:
+def _said(text: str, may_correct: bool, rng: np.random.Generator) -> str:
+    """A line as somebody puts it; of none, none."""
+    if text and rng.random() < LOOSE_SHARE:
         text = loosen(text, rng)
-    if may_correct and rng.random() < CORRECTED_SHARE:
+    if text and may_correct and rng.random() < CORRECTED_SHARE:
         text = str(rng.choice(CORRECTIONS)) + text
-    syllables = list(plain_syllables(text))
-    return syllables if rng.random() < CLEAR_SHARE else mishearing.hear(syllables, rng)
+    return text
