@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
+INTEGERS = (torch.int8, torch.uint8, torch.int32)
 NUM_LISTED = 4
 LARGEST_WEIGHT = 1e5  # above float16's range; what is larger was not trained
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
@@ -68,7 +69,7 @@ def read_weights(path: Path, *, integers: bool = False) -> dict[str, Tensor]:
 
     Args:
         path: of the file.
-        integers: quantised weights are allowed beside floating point ones.
+        integers: quantised weights and numbers are allowed beside floating point ones.
 
     Raises:
         ValueError: the file is damaged, or holds anything but dense tensors of finite weights.
@@ -100,7 +101,7 @@ def check_weights(path: Path, weights: Mapping, *, integers: bool = False) -> No
     Args:
         path: of the file, for the error.
         weights: by key.
-        integers: quantised weights are allowed beside floating point ones.
+        integers: quantised weights and numbers are allowed beside floating point ones.
     """
     for key, tensor in weights.items():
         if fault := _fault_of(key, tensor, integers):
@@ -117,7 +118,7 @@ def _fault_of(key: object, tensor: object, integers: bool) -> str | None:
     if tensor.layout != torch.strided or tensor.is_meta:
         return f"is {'a meta' if tensor.is_meta else 'no dense'} tensor: save its values, densely"
     if tensor.dtype not in FLOATS:
-        allowed = integers and tensor.dtype in (torch.int8, torch.uint8)
+        allowed = integers and tensor.dtype in INTEGERS
         return None if allowed else f"is {tensor.dtype}, but {wanted}"
     if tensor.numel():
         largest = max(map(abs, map(float, tensor.aminmax())))

@@ -56,6 +56,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         heard_ids={},
         mark_ids=frozenset(),
         topic_leaning=None,
+        syllables=None,
         fingerprint="small",
     )
     return WestlakeModel(checkpoint)

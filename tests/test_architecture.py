@@ -29,6 +29,7 @@ LAYERS = [
         "models.westlake.dual_ar",
         "models.westlake.firefly",
         "models.westlake.published",
+        "models.westlake.syllables",
         "models.westlake.topics",
     },
     {"models.westlake.checkpoint_files", "models.westlake.fastest"},

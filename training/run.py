@@ -20,6 +20,7 @@ from models.tokenizer import TextTokenizer, load_tokenizer
 from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
+from models.westlake.syllables import SYLLABLES_FILE, read_syllables
 from models.westlake.topics import TOPICS_FILE, read_topics
 
 from .codec.clips import write_clips, write_shifted_clips
@@ -38,6 +39,7 @@ from .language.model import (
     train_understanding,
 )
 from .language.preference import train_preference
+from .language.syllables import count_syllables
 from .language.tokenizer import VOCAB_SIZE, questions_of, write_tokenizer
 from .language.topics import train_topics
 from .loop import StateError
@@ -98,6 +100,10 @@ class Recipe:
     def topics(self) -> None:
         if not (self.work / TOPICS_FILE).exists():
             train_topics(self.dialogues, self.work / TOPICS_FILE)
+
+    def syllables(self) -> None:
+        if not (self.work / SYLLABLES_FILE).exists():
+            count_syllables(self.dialogues, self.work / SYLLABLES_FILE)
 
     def lines(self) -> dict[str, list[Line]]:
         """What is recorded, by the folder of its takes."""
@@ -288,6 +294,7 @@ class Recipe:
             tokenizer,
             sampling=SAMPLING,
             topics=read_topics(self.made("topics", TOPICS_FILE)),
+            syllables=read_syllables(self.made("syllables", SYLLABLES_FILE)),
             dtype=torch.float16,
         )
         self.output.mkdir(parents=True, exist_ok=True)
@@ -298,9 +305,9 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        names = ("tokenizer", "topics", "recordings", "clips", "codes", "recogniser", "slow_stages")
-        names += ("vocoder", "polish", "corpus", "understanding", "language_model", "preference")
-        names += ("export",)
+        names = ("tokenizer", "topics", "syllables", "recordings", "clips", "codes", "recogniser")
+        names += ("slow_stages", "vocoder", "polish", "corpus", "understanding", "language_model")
+        names += ("preference", "export")
         return {name: getattr(self, name) for name in names}
 
 

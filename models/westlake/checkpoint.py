@@ -31,6 +31,7 @@ from .calibration import calibrate
 from .checkpoint_files import (
     CODEC_FILES,
     MODEL_FILES,
+    OPTIONAL_FILES,
     PUBLISHED_CODEC,
     SAMPLING_KEYS,
     ModelWeights,
@@ -44,6 +45,7 @@ from .checkpoint_files import (
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
 from .fastest import LARGE_MODEL, fastest_dtype
 from .firefly import FireflyArchitecture, FireflyConfig
+from .syllables import SYLLABLES_FILE, SyllableModel, read_syllables, write_syllables
 from .topics import TOPICS_FILE, TopicClassifier, TopicLeaning, read_topics, write_topics
 
 
@@ -57,7 +59,8 @@ class Checkpoint:
     `emotion_ids`, `style_ids` and `heard_ids` give the token of each word in the tokenizer's
     `<|user:word|>`, `<|style:word|>` and `<|heard:syllable|>`; `mark_ids` are these and all others
     that a reply writes without speaking, see `dual_ar.Reply`. All four are empty where it has none.
-    `topic_leaning` is the say that a turn's words have in a reply's topic, None where it has none.
+    `topic_leaning` is the say that a turn's words have in a reply's topic, and `syllables` tells
+    which of those that are heard follow which; None where it has none.
     `fingerprint` tells the files' contents from others'.
     """
 
@@ -75,6 +78,7 @@ class Checkpoint:
     heard_ids: dict[str, int]
     mark_ids: frozenset[int]
     topic_leaning: TopicLeaning | None
+    syllables: SyllableModel | None
     fingerprint: str
 
     @property
@@ -152,6 +156,7 @@ def load_checkpoint(
         heard_ids=special_words(tokenizer, "heard"),
         mark_ids=mark_ids(tokenizer),
         topic_leaning=_load_topics(folder, config, tokenizer),
+        syllables=_load_syllables(folder, tokenizer),
         fingerprint=fingerprint(weight_files(folder)),
     )
 
@@ -164,6 +169,7 @@ def save_checkpoint(
     *,
     sampling: SamplingConfig | None = None,
     topics: Mapping[str, TopicClassifier] | None = None,
+    syllables: SyllableModel | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
     """Write a folder that `load_checkpoint` reads; the arguments stay as they are.
@@ -175,6 +181,7 @@ def save_checkpoint(
         model, codec, tokenizer: the codec is stored with its weight norm folded.
         sampling: the checkpoint's default settings; its seed is not stored.
         topics: what has a say in what a reply is about, see `write_topics`; None for none.
+        syllables: which of those that are heard follow which; None where that is not known.
         dtype: of the stored matrices, where vectors are stored in float32; None stores all as it
             is, quantised weights too.
 
@@ -195,10 +202,12 @@ def save_checkpoint(
     settings = {name: getattr(sampling or SamplingConfig(), name) for name in SAMPLING_KEYS}
     write_json(folder / "generation_config.json", settings)
     save_tokenizer(folder, tokenizer.backend)
-    if topics is None:  # nor one of an earlier checkpoint
-        (folder / TOPICS_FILE).unlink(missing_ok=True)
-    else:
+    for name in OPTIONAL_FILES:  # of an earlier checkpoint
+        (folder / name).unlink(missing_ok=True)
+    if topics is not None:
         write_topics(folder / TOPICS_FILE, topics)
+    if syllables is not None:
+        write_syllables(folder / SYLLABLES_FILE, syllables)
 
 
 def _declared(quantisation: str | None) -> dict[str, str]:
@@ -283,6 +292,16 @@ def _load_topics(
     classifiers = read_topics(path)
     with naming(path):
         return TopicLeaning(classifiers, special_words(tokenizer, "topic"), config.vocab_size)
+
+
+def _load_syllables(folder: Path, tokenizer: TextTokenizer) -> SyllableModel | None:
+    path = folder / SYLLABLES_FILE
+    if not path.is_file():
+        return None
+    syllables = read_syllables(path)
+    if set(syllables.names) != special_words(tokenizer, "heard").keys():
+        raise ValueError(f"{path} has other syllables than the tokenizer: give what belongs to it")
+    return syllables
 
 
 def _quantised(

@@ -15,6 +15,7 @@ from ..hub import find_folder
 from ..weights import read_metadata, read_weights, refuse_keys
 from .dual_ar import SamplingConfig
 from .published import missing_parts, rename_dual_ar, unwrapped
+from .syllables import SYLLABLES_FILE
 from .topics import TOPICS_FILE
 
 if TYPE_CHECKING:
@@ -32,10 +33,11 @@ MODEL_FILES = (
     f"pytorch_model.bin{INDEX}",
 )
 CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
+OPTIONAL_FILES = (TOPICS_FILE, SYLLABLES_FILE)
 FETCHED = (
     *MODEL_FILES,
     *CODEC_FILES,
-    TOPICS_FILE,
+    *OPTIONAL_FILES,
     "model-*-of-*.safetensors",
     "pytorch_model-*-of-*.bin",
 )
@@ -117,7 +119,7 @@ def weight_files(folder: Path) -> list[Path]:
     """
     path = find_file(folder, MODEL_FILES)
     shards = _shards(path) if path.name.endswith(INDEX) else []
-    optional = [folder / TOPICS_FILE] if (folder / TOPICS_FILE).is_file() else []
+    optional = [folder / name for name in OPTIONAL_FILES if (folder / name).is_file()]
     return [path, *shards, find_file(folder, CODEC_FILES), *optional]
 
 

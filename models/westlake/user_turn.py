@@ -52,9 +52,9 @@ class UserTurn:
         )
         self._codec_state = codec.new_state()
         self._stream = TurnStream(model.prompt_tokens, tokens, codec.config.num_codebooks)
-        self._dictation = Dictation(
-            model.checkpoint.model, {} if self.text else model.checkpoint.heard_ids
-        )
+        checkpoint = model.checkpoint
+        heard_ids = {} if self.text else checkpoint.heard_ids
+        self._dictation = Dictation(checkpoint.model, heard_ids, checkpoint.syllables)
         self._num_dictated = 0  # of the turn's columns
         self.turn = conversation.open()
         self._append(self._stream.start())
@@ -116,7 +116,7 @@ class UserTurn:
         closing = self._stream.finish(self._dictation.tokens)
         room = self.conversation.model.max_input_columns - self.turn.columns.shape[1]
         if closing.shape[1] > room:
-            self._dictation.tokens.clear()  # all or nothing: a part would be taken for the whole
+            self._dictation.forget()  # all or nothing: a part would be taken for the whole
             closing = self._stream.finish()
         self._append(closing)
         self.turn.prompt_length = self.turn.columns.shape[1]

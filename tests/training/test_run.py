@@ -49,7 +49,7 @@ def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
     work, output = tmp_path / "work", tmp_path / "tiny"
     checkpoint = load_checkpoint(output, device="cpu")
     assert checkpoint.tokenizer.get_vocab().keys() >= {"<|user|>", "<|style:warm|>"}
-    assert checkpoint.topic_leaning is not None
+    assert checkpoint.topic_leaning is not None and checkpoint.syllables is not None
     preferred = torch.load(work / "preferred.pt", weights_only=True)
     torch.testing.assert_close(
         checkpoint.model.state_dict()["norm.weight"].float(),
@@ -85,6 +85,7 @@ def test_an_export_that_fails_leaves_the_old_checkpoint(
     (recipe.output / "model.safetensors").write_text("old")
     recipe.tokenizer()
     recipe.topics()
+    recipe.syllables()
     tokenizer = recipe.load_tokenizer()
     model = run.new_language_model(tokenizer)
     torch.save(model.state_dict(), recipe.work / "preferred.pt")
@@ -136,7 +137,7 @@ def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
     with pytest.raises(SystemExit):
         run_recipe(tmp_path, "--stage", "codex")
     assert (
-        "unknown stage 'codex': choose one of tokenizer, topics, recordings"
+        "unknown stage 'codex': choose one of tokenizer, topics, syllables"
         in capsys.readouterr().err
     )
 
