@@ -152,7 +152,7 @@ class PrefixSearch:
 
     def _prior(self, said: tuple[int, ...], place: int) -> float:
         a, b = ((START, START) + said)[-2:]
-        return PRIOR_WEIGHT * self._syllables.followers(a, b)[place] + BONUS
+        return PRIOR_WEIGHT * float(self._syllables.followers(a, b)[place]) + BONUS
 
 
 def _sum(a: float, b: float) -> float:

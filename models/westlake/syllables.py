@@ -15,7 +15,7 @@ from ..weights import read_metadata, read_weights, write_weights
 
 SYLLABLES_FILE = "syllables.safetensors"
 START = 0  # the place of a line's start; its syllables' places are from 1 on
-NUM_KEPT = 1 << 12  # contexts whose followers are kept, 1.5 KB each
+NUM_KEPT = 1 << 10  # contexts whose followers are kept, 1.5 KB each
 
 
 class SyllableModel:
@@ -46,15 +46,15 @@ class SyllableModel:
         self.bigrams, self.trigrams, self.shares = bigrams, trigrams, shares
         self.followers = lru_cache(NUM_KEPT)(self._followers)
 
-    def _followers(self, a: int, b: int) -> list[float]:
-        """The log-probability of each place [1+S] behind the places `a b`."""
+    def _followers(self, a: int, b: int) -> np.ndarray:
+        """The log-probability of each place, [1+S] float32, behind the places `a b`."""
         size = len(self.bigrams)
         context = size * a + b
         first, last = np.searchsorted(self.trigrams, (size * context, size * (context + 1)))
         shares = self.shares[first:last]
         told = np.exp(self.bigrams[b]) * max(0.0, 1.0 - float(shares.sum()))
         told[self.trigrams[first:last] % size] += shares
-        return np.log(np.maximum(told, np.finfo(np.float32).tiny)).tolist()
+        return np.log(np.maximum(told, np.finfo(np.float32).tiny))
 
 
 def write_syllables(path: Path, model: SyllableModel) -> None:
