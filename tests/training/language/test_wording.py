@@ -25,7 +25,6 @@ def test_only_numbers_become_digits(no_converter):
 
 
 def test_traditional_characters():
-    pytest.importorskip("opencc", reason="of requirements-train.txt")
     assert traditional("我睡了三个月，怎么办？") == "我睡了三個月，怎麼辦？"
     assert wording.traditional("你好") == "你好"
 
