@@ -2,6 +2,7 @@
 
 import json
 import platform
+import re
 import resource
 import tempfile
 import time
@@ -12,10 +13,12 @@ from itertools import chain
 from multiprocessing import get_context
 
 import torch
+from tokenizers import Tokenizer
 from torch import nn
 
 from models.contract import SpeechModel
 from models.load import load_model
+from models.tokenizer import MARK, TextTokenizer
 from models.westlake.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
@@ -51,8 +54,16 @@ def checkpoint_folder(shape: str) -> Iterator[str]:
         yield folder
 
 
+def _without_marks(tokenizer: TextTokenizer) -> TextTokenizer:
+    """One without what published models were not taught, such as to write down what is heard."""
+    content = json.loads(tokenizer.backend.to_str())
+    tokens = content["added_tokens"]
+    content["added_tokens"] = [one for one in tokens if not re.fullmatch(MARK, one["content"])]
+    return TextTokenizer(Tokenizer.from_str(json.dumps(content)))
+
+
 def _write_full_size(folder: str) -> None:
-    tokenizer = load_checkpoint("tiny").tokenizer
+    tokenizer = _without_marks(load_checkpoint("tiny").tokenizer)
     torch.manual_seed(0)
     model = DualARTransformer(QWEN2_05B, tokenizer.get_vocab()["<|semantic|>"])
     codec = FireflyArchitecture(FireflyConfig())

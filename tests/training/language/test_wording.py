@@ -1,7 +1,6 @@
 """The ways in which a line may be said and written."""
 
 import numpy as np
-import pytest
 
 from training.language import wording
 from training.language.wording import loosen, reword, traditional
