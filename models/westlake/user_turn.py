@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     from .conversation import Conversation
     from .speech_model import WestlakeModel
 
+FRAMES_AT_ONCE = 64  # encoded; more need large blocks of memory, and not less time
+
 
 class UserTurn:
     """A user's turn while it is spoken: what was heard is encoded and read at once.
@@ -135,8 +137,11 @@ class UserTurn:
         checkpoint = self.conversation.model.checkpoint
         codec, device = checkpoint.codec, checkpoint.device
         self.num_samples += len(samples)
-        codes = codec.encode_chunk(samples[None, None].to(device), self._codec_state, last=last)
-        self._append(self._stream.push(codes[0].cpu()))
+        *pieces, end = samples.split(FRAMES_AT_ONCE * codec.config.samples_per_frame)
+        for piece, is_last in [*((piece, False) for piece in pieces), (end, last)]:
+            wave = piece[None, None].to(device)
+            codes = codec.encode_chunk(wave, self._codec_state, last=is_last)
+            self._append(self._stream.push(codes[0].cpu()))
 
     def _read(self) -> None:
         """Let the model read all columns so far, and write down what it hears in them."""
