@@ -54,6 +54,17 @@ def test_large_vocabulary_is_not_cut_short(scale, top_p):
     assert (probs - expected).abs().sum(-1).max() < 2e-3
 
 
+@pytest.mark.usefixtures("device_kind")
+def test_top_p_keeps_no_token_more():
+    rows = [torch.linspace(0, 5 + n / 100, 5000)[None] for n in range(200)]  # all differ
+    masses = [row.double().softmax(-1).sort(descending=True).values.cumsum(-1) for row in rows]
+    clear = [n for n, mass in enumerate(masses) if (mass - 0.7).abs().min() > 1e-5]
+    assert len(clear) > 100
+    for n in clear:
+        _, probs = candidates(rows[n], 0.7, 0.7)
+        assert int((probs > 0).sum()) == int((masses[n] <= 0.7).sum())
+
+
 @pytest.fixture(scope="module", params=INSTRUCTION_SETS)
 def native_draw(request) -> NativeDraw:
     return NativeDraw(library_for(request.param))

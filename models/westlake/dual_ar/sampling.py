@@ -165,18 +165,24 @@ def _lowest_by_sorting(scores: Tensor, top_p: Tensor | float) -> Tensor:
     return likeliest.gather(1, num_kept - 1)
 
 
-def _lowest_by_halving(scores: Tensor, top_p: Tensor | float) -> float:
+def _lowest_by_halving(scores: Tensor, top_p: Tensor | float) -> Tensor:
     """The same of [1, vocab]: on a CPU cheaper than a sort."""
     probs = scores.exp()
-    fits = float(scores.max())
+    fits = float(scores.max())  # no token is likelier, and the likeliest is kept always
     too_low = fits - NEGLIGIBLE
     for _ in range(NUM_HALVINGS):
         middle = (fits + too_low) / 2
-        if float(F.threshold(probs, math.exp(middle), 0.0).sum()) <= float(top_p):
+        if float(_likelier(probs, middle).sum()) <= float(top_p):
             fits = middle
         else:
             too_low = middle
-    return fits
+    kept = scores[_likelier(probs, fits) > 0]
+    return kept.min() if len(kept) else scores.max()
+
+
+def _likelier(probs: Tensor, score: float) -> Tensor:
+    """The probabilities of more than this log probability, and 0 for others."""
+    return F.threshold(probs, math.exp(score), 0.0)
 
 
 def draw(ids: Tensor, probs: Tensor, points: Tensor) -> Tensor:
