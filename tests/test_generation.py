@@ -199,6 +199,18 @@ def test_a_leaning_sways_its_own_frame_of_its_own_reply(model, prompt):
     assert torch.equal(torch.stack(plain.frames, dim=1), free)
 
 
+def test_what_is_settled_is_the_likeliest(model, prompt):
+    likeliest = int(reply_to(model, prompt, 1, **GREEDY)[0, 0])
+    replies = [
+        Reply(model, prompt, 2, SamplingConfig(seed=seed, temperature=1.9, top_p=1), settled={0})
+        for seed in range(20)
+    ]
+    frames_of(model, *replies)
+    words = [[int(frame[0]) for frame in reply.frames] for reply in replies]
+    assert {first for first, _ in words} == {likeliest}
+    assert len({second for _, second in words}) > 10
+
+
 def test_code_0_never_escapes(model, prompt):
     class OnlyPads(DualARTransformer):
         def step_fast(self, x, cache):

@@ -232,3 +232,14 @@ def test_without_marks_all_is_as_it_was(model):
     assert chunks[-1].total_frames == 4
     assert len(wave) == 4 * model.checkpoint.codec.config.samples_per_frame
     assert all((chunk.new_frames.codes >= 0).all() for chunk in chunks)
+
+
+def test_what_is_understood_is_no_matter_of_chance(model):
+    written = []
+    for seed in range(12):
+        conversation = model.new_conversation()
+        sampling = SamplingConfig(seed=seed, temperature=1.9, top_p=1)
+        reply_to(model, text="你好", conversation=conversation, sampling=sampling, style="warm")
+        written.append(reply_columns(conversation)[0, :4].tolist())
+    assert len({tuple(marks) for *marks, _ in written}) == 1
+    assert len({after for *_, after in written}) > 6

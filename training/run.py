@@ -69,7 +69,7 @@ RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
 ASSISTANT_SHARE = 0.5  # of the codec's training
 POLISH_SHARES = {"assistant_shifted_clips": 0.5, "user_clean_clips": 0.28, "user_clips": 0.22}
 # A top_p below 1 would never let the second of two equally good replies through.
-SAMPLING = SamplingConfig(temperature=0.3, top_p=1.0, repetition_penalty=1.0)
+SAMPLING = SamplingConfig(temperature=0.5, top_p=1.0, repetition_penalty=1.0)
 
 
 class MissingStageError(RuntimeError):

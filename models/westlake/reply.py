@@ -20,7 +20,8 @@ from .topics import HEARD, WRITTEN, TopicLeaning, characters
 if TYPE_CHECKING:
     from .user_turn import UserTurn
 
-STYLE_PLACE, TOPIC_PLACE = 1, 2  # of marks; the first is the user's emotion
+EMOTION_PLACE, STYLE_PLACE, TOPIC_PLACE = 0, 1, 2  # of marks
+UNDERSTOOD = (EMOTION_PLACE, TOPIC_PLACE)  # what is no matter of chance
 SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
 
 
@@ -57,6 +58,7 @@ class OpenReply:
             forced=_forced_tokens(checkpoint.style_ids, options.style),
             marks=checkpoint.mark_ids,
             leanings=_leanings(checkpoint.topic_leaning, turn),
+            settled=UNDERSTOOD if checkpoint.mark_ids else (),
         )
 
     @property

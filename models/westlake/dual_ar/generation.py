@@ -42,6 +42,7 @@ class Reply:
         marks: text tokens that are written, not spoken.
         leanings: [vocab] float32 to be added to a frame's text logits, by its place from 0 on,
             marks included.
+        settled: places, counted so, where nothing is left to chance: the likeliest is taken.
 
     Raises:
         ValueError: a prompt of the wrong shape, ids out of range, too many forced marks, or not
@@ -60,6 +61,7 @@ class Reply:
         forced: Sequence[int | None] = (),
         marks: Collection[int] = (),
         leanings: Mapping[int, Tensor] | None = None,
+        settled: Collection[int] = (),
     ):
         _check_prompt(model, prompt, forced, marks)
         _check_room(model, prompt, max_new_tokens, cache, marks)
@@ -72,6 +74,7 @@ class Reply:
         self.forced = tuple(forced)
         self.marks = frozenset(marks)
         self.leanings = {n: leaning.to(model.device) for n, leaning in (leanings or {}).items()}
+        self.settled = frozenset(settled)
         self.frames: list[Tensor] = []  # [1+K], as `next_frames` gave them
         self.columns: list[Tensor] = []  # [1+K], as the model reads them
         self.num_spoken = 0  # of them
@@ -90,6 +93,11 @@ class Reply:
     def penalty(self) -> float:
         """Repetition penalty of the next frame; there is none until one was spoken."""
         return self.sampling.repetition_penalty if self.num_spoken else 1.0
+
+    @property
+    def kept_mass(self) -> float:
+        """What the next frame is drawn from, see `SamplingConfig.kept_mass`."""
+        return 0.0 if len(self.columns) in self.settled else self.sampling.kept_mass
 
     def snapshot(self) -> Callable[[], None]:
         """Returns what brings the reply back to where it is now, after a step that failed."""
@@ -279,7 +287,7 @@ class _Drawing:
     """The settings, windows and points of several replies, side by side for one frame."""
 
     def __init__(self, replies: Sequence[Reply]):
-        settings = [(r.sampling.temperature, r.sampling.kept_mass, r.penalty) for r in replies]
+        settings = [(r.sampling.temperature, r.kept_mass, r.penalty) for r in replies]
         self.window = torch.stack([reply.window for reply in replies])  # [B, 1+K, W]
         self.settings = torch.tensor(settings, device=self.window.device)
         self.points = draw_points([reply.generator for reply in replies], self.window.shape[1])
