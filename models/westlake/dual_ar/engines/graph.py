@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
+from threading import Lock
 
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from .eager import EagerEngine, draw_codes
 
 
 class GraphedStack:
-    """A stack's step. The attentions alone are not recorded: their lengths grow.
+    """A stack's step, one at a time. The attentions alone are not recorded: their lengths grow.
 
     Args:
         stack: of one block or more.
@@ -34,6 +35,7 @@ class GraphedStack:
         self.begin = record(blocks[0].before_attention)
         self.between = [record(partial(_between, *pair)) for pair in pairwise(blocks)]
         self.end = record(blocks[-1].after_attention)
+        self._lock = Lock()  # what is recorded has one place for its inputs and results
 
     def __call__(self, x: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Run one new position of each row.
@@ -45,13 +47,14 @@ class GraphedStack:
         Returns:
             [B, dim].
         """
-        rope = self.stack.rope_at(caches, 1)
-        heads = self.begin(x, rope)
-        for layer, between in enumerate(self.between):
-            mixed = self.attentions[layer].mix(heads, layer, caches)
-            x, heads = between(x, mixed, rope)
-        layer = len(self.between)
-        return self.end(x, self.attentions[layer].mix(heads, layer, caches)).clone()
+        with self._lock:
+            rope = self.stack.rope_at(caches, 1)
+            heads = self.begin(x, rope)
+            for layer, between in enumerate(self.between):
+                mixed = self.attentions[layer].mix(heads, layer, caches)
+                x, heads = between(x, mixed, rope)
+            layer = len(self.between)
+            return self.end(x, self.attentions[layer].mix(heads, layer, caches)).clone()
 
 
 def _between(
