@@ -159,3 +159,12 @@ def test_seconds_left_is_what_may_still_be_said(model):
     assert turn.seconds_left < 1
     with pytest.raises(UserError, match="s of speech, at most"):
         turn.push(noise(1.5))
+
+
+def test_speech_that_is_shorter_than_its_text_has_the_room_behind_it(model):
+    size = len(model.checkpoint.tokenizer.encode("龘"))
+    text = "龘" * (model.max_input_columns * 3 // 5 // size)
+    turn = model.new_conversation().begin_turn(text, RATE)
+    turn.push(noise(turn.seconds_left - 0.5))
+    assert 0 < turn.seconds_left < 1
+    turn.finish()

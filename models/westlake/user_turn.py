@@ -71,7 +71,9 @@ class UserTurn:
         """Seconds of speech that the turn still has room for."""
         model = self.conversation.model
         text_seconds = len(self._stream.text_tokens) / model.frame_rate
-        heard = max(0.0, self.seconds_heard - text_seconds)  # the rest lies beneath the text
+        heard = self.seconds_heard
+        if heard >= text_seconds:
+            heard -= text_seconds  # the rest lies beneath the text; shorter speech lies behind it
         return max(0.0, model.max_input_seconds - text_seconds - heard)
 
     @property
