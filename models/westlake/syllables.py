@@ -14,6 +14,7 @@ from ..files import naming
 from ..weights import read_metadata, read_weights, write_weights
 
 SYLLABLES_FILE = "syllables.safetensors"
+LEAST_SHARE = 2.0**-24  # in 16 bits
 START = 0  # the place of a line's start; its syllables' places are from 1 on
 NUM_KEPT = 1 << 10  # contexts whose followers are kept, 1.5 KB each
 
@@ -62,7 +63,7 @@ def write_syllables(path: Path, model: SyllableModel) -> None:
     weights = {
         "bigrams": torch.from_numpy(model.bigrams).half(),
         "trigrams": torch.from_numpy(model.trigrams).int(),
-        "shares": torch.from_numpy(model.shares).half(),
+        "shares": torch.from_numpy(model.shares).clamp(min=LEAST_SHARE).half(),
     }
     write_weights(path, weights, metadata={"names": json.dumps(model.names)})
 
