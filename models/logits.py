@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
+LEAST_SETTING = 1e-6  # of temperature and penalty, which divide logits; less changes no draw
+
 
 def check_logits(logits: Tensor) -> None:
     """Raise a FloatingPointError where logits [..., vocab] are not finite: whatever is drawn from

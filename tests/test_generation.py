@@ -209,6 +209,27 @@ def test_what_is_settled_is_the_likeliest(model, prompt):
     words = [[int(frame[0]) for frame in reply.frames] for reply in replies]
     assert {first for first, _ in words} == {likeliest}
     assert len({second for _, second in words}) > 10
+    assert len({tuple(reply.frames[0].tolist()) for reply in replies}) > 10  # codes are drawn
+
+
+def test_of_two_that_are_as_likely_the_settled_is_always_one(model, prompt):
+    leaning = torch.zeros(model.config.vocab_size)
+    leaning[[41, 42]] = 1e9
+    replies = [
+        Reply(model, prompt, 1, SamplingConfig(seed=seed), leanings={0: leaning}, settled={0})
+        for seed in range(20)
+    ]
+    frames_of(model, *replies)
+    assert {int(reply.frames[0][0]) for reply in replies} == {41}
+
+
+@pytest.mark.parametrize("setting", ["temperature", "repetition_penalty"])
+def test_the_least_settings_are_borne(model, prompt, setting):
+    least, small = (
+        reply_to(model, prompt, 4, **{"temperature": 1e-5, setting: value})
+        for value in (5e-324, 1e-6)
+    )
+    assert torch.equal(least, small)
 
 
 def test_code_0_never_escapes(model, prompt):

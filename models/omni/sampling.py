@@ -17,7 +17,7 @@ from transformers.generation.logits_process import (
 )
 
 from ..errors import UserError, shown
-from ..logits import check_logits
+from ..logits import LEAST_SETTING, check_logits
 
 SOLVERS = ("runge-kutta", "euler")
 
@@ -166,13 +166,13 @@ class Draw:
         seed: int = 0,
     ) -> None:
         self.is_greedy = temperature == 0
-        self.penalty = penalty
+        self.penalty = max(LEAST_SETTING, penalty)
         self._seen = set(history)
         self._suppressed = torch.tensor(list(suppressed), dtype=torch.long)
         self._generator = torch.Generator().manual_seed(seed)
         self._warpers: Any = LogitsProcessorList()
         if not self.is_greedy and temperature != 1:
-            self._warpers.append(TemperatureLogitsWarper(temperature))
+            self._warpers.append(TemperatureLogitsWarper(max(LEAST_SETTING, float(temperature))))
         if top_k:
             self._warpers.append(TopKLogitsWarper(top_k))
         if top_p < 1:

@@ -44,6 +44,17 @@ def test_an_empty_text(omni, monkeypatch):
     assert ask(omni, conversation, text=SHORT, frames=5).codes
 
 
+@pytest.mark.parametrize("setting", ["temperature", "penalty"])
+def test_the_ends_of_the_settings_are_borne(setting):
+    logits = torch.linspace(0, 3, 50)[None]
+    for given, alike in ((5e-324, 1e-6), (2, 2.0)):
+        one, other = (
+            Draw(**{"temperature": 0.7, setting: value}, top_k=20, top_p=0.8, history=[49, 48])
+            for value in (given, alike)
+        )
+        assert [one(logits) for _ in range(9)] == [other(logits) for _ in range(9)]
+
+
 def test_a_speech_of_no_code(omni, monkeypatch):
     rig(monkeypatch, codes=[END])
     answer = ask(omni, text=LONG)

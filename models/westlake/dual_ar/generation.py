@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...logits import check_logits
+from ...logits import LEAST_SETTING, check_logits
 from ...transformer import KVCache
 from .engines import EagerEngine
 from .model import DualARTransformer
@@ -42,7 +42,7 @@ class Reply:
         marks: text tokens that are written, not spoken.
         leanings: [vocab] float32 to be added to a frame's text logits, by its place from 0 on,
             marks included.
-        settled: places, counted so, where nothing is left to chance: the likeliest is taken.
+        settled: places, counted so, whose text token is not drawn: the likeliest is taken.
 
     Raises:
         ValueError: a prompt of the wrong shape, ids out of range, too many forced marks, or not
@@ -94,11 +94,6 @@ class Reply:
         """Repetition penalty of the next frame; there is none until one was spoken."""
         return self.sampling.repetition_penalty if self.num_spoken else 1.0
 
-    @property
-    def kept_mass(self) -> float:
-        """What the next frame is drawn from, see `SamplingConfig.kept_mass`."""
-        return 0.0 if len(self.columns) in self.settled else self.sampling.kept_mass
-
     def snapshot(self) -> Callable[[], None]:
         """Returns what brings the reply back to where it is now, after a step that failed."""
         length, num_columns = self.cache.length, len(self.columns)
@@ -125,11 +120,14 @@ class Reply:
         if leaning is not None:
             logits += leaning
 
-    def choose_text(self, sampled: int) -> int:
-        """The next frame's text token: the forced one, if there is one, else the sampled one."""
+    def choose_text(self, sampled: int, logits: Tensor) -> int:
+        """The next frame's text token: the forced one, if there is one, else the sampled one, or
+        where nothing is left to chance the likeliest of its logits [vocab]."""
         column = len(self.columns)
         forced = self.forced[column] if column < len(self.forced) else None
         text = sampled if forced is None else forced
+        if forced is None and column in self.settled:
+            text = int(logits.argmax())
         if text in self.marks and column - self.num_spoken >= MAX_MARKS:
             return self._semantic_id
         return text
@@ -244,7 +242,7 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
         reply.lean(row)
     window, points = drawing.window[:, 0], drawing.points[:, 0]
     sampled = engine.draw(logits, window, drawing.settings, points).tolist()
-    texts = [reply.choose_text(token) for reply, token in zip(replies, sampled, strict=True)]
+    texts = [reply.choose_text(*row) for reply, *row in zip(replies, sampled, logits, strict=True)]
     for reply, text in zip(replies, texts, strict=True):
         reply.ended = text == reply.end_id
 
@@ -287,9 +285,9 @@ class _Drawing:
     """The settings, windows and points of several replies, side by side for one frame."""
 
     def __init__(self, replies: Sequence[Reply]):
-        settings = [(r.sampling.temperature, r.kept_mass, r.penalty) for r in replies]
+        settings = [(r.sampling.temperature, r.sampling.kept_mass, r.penalty) for r in replies]
         self.window = torch.stack([reply.window for reply in replies])  # [B, 1+K, W]
-        self.settings = torch.tensor(settings, device=self.window.device)
+        self.settings = torch.tensor(settings, device=self.window.device).clamp(min=LEAST_SETTING)
         self.points = draw_points([reply.generator for reply in replies], self.window.shape[1])
 
     def keep(self, rows: Sequence[int]) -> None:
