@@ -112,6 +112,9 @@ def test_some_tokens_alone_have_the_logits_that_they_have_among_all(model, grid,
         hidden = each.forward_hidden(grid)
         found, expected = each.text_head(tokens)(hidden), each.text_logits(hidden)[..., tokens]
         torch.testing.assert_close(found, expected, rtol=0.01, atol=0.01)
+        assert found.dtype == (
+            torch.bfloat16 if each is not model and library is None else torch.float32
+        )
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
