@@ -169,7 +169,7 @@ class Builder:
                     return make_sample(
                         condition, prompt, self.shelf.get, self.sizes,
                         stop=stop, log_content=self.log_content,
-                        watch=lambda chunks: measured(chunks, time.monotonic()),
+                        watch=lambda chunks: measured(chunks, time.monotonic(), stop),
                     )  # fmt: skip
             except UserError as error:
                 if error.code != "error_busy" or not tries_left or stop.is_set():

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Generator
 from contextlib import closing
+from threading import Event
 
 from prometheus_client import CONTENT_TYPE_LATEST, Counter, Gauge, Histogram, generate_latest
 
@@ -33,16 +34,17 @@ SESSIONS = Gauge("westlake_sessions", "Conversations that are kept.")
 
 
 def measured(
-    chunks: Generator[ReplyChunk, None, None], since: float
+    chunks: Generator[ReplyChunk, None, None], since: float, stop: Event | None = None
 ) -> Generator[ReplyChunk, None, None]:
     """Pass a reply on, and measure it.
 
     Args:
         chunks: from `generate_long`.
         since: `time.monotonic()` when the turn was complete.
+        stop: of `generate_long`: if it is set before the model has ended, the reply was left.
     """
     started, num_frames, end = time.monotonic(), 0, "error"
-    is_silent, seconds = True, 0.0
+    is_silent, is_whole, seconds = True, False, 0.0
     try:
         with SPEAKING.track_inprogress(), closing(chunks):
             before = started
@@ -53,10 +55,10 @@ def measured(
                     FIRST_SOUND.observe(now - since)
                     is_silent = False
                 FRAMES.inc(chunk.total_frames - num_frames)
-                num_frames = chunk.total_frames
+                num_frames, is_whole = chunk.total_frames, chunk.ended
                 yield chunk
                 before = time.monotonic()  # who takes the chunks may take their time
-        end = "whole"
+        end = "left" if stop and stop.is_set() and not is_whole else "whole"
     except GeneratorExit:
         end = "left"
         raise

@@ -283,7 +283,7 @@ class Session:
                     log_content=self.log_content,
                     **options,
                 )
-                chunks = measured(reply, since)
+                chunks = measured(reply, since, stop)
                 turn = ShownTurn(text, audio, model.sample_rate, _seconds(source))
                 seen = shown or options
                 turn.image, turn.video = seen.get("image"), seen.get("video")
