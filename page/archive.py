@@ -9,8 +9,10 @@ import struct
 import zipfile
 from collections.abc import Callable
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, TypeGuard
 
+from listening.archive import DAMAGED
+from listening.definition import is_unicode
 from models.audio import load_audio, write_wav
 from models.contract import Conversation, SpeechModel
 from models.errors import UserError
@@ -178,11 +180,11 @@ def read_archive(
             settings = about["settings"]
             if not isinstance(settings, dict):
                 raise ValueError("settings are no object")
-    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError) as error:
-        if isinstance(error, UserError):
-            raise
-        raise UserError("error_no_archive") from error
-    except (zipfile.BadZipFile, zipfile.LargeZipFile, NotImplementedError, RuntimeError) as error:
+    except UserError:
+        raise
+    except (
+        AttributeError, EOFError, KeyError, OSError, RuntimeError, TypeError, ValueError, *DAMAGED,
+    ) as error:  # fmt: skip
         raise UserError("error_no_archive") from error
     return conversation, turns, state, settings
 
@@ -257,9 +259,9 @@ def _read_turn(
     turn.model = _word(entry.get("model")) or ""
     turn.knows_before = entry.get("knows_before") is not False
     turn.settings = {
-        str(key)[:WORD]: value
+        key: value
         for key, value in list(entry["settings"].items())[:20]
-        if value is None or isinstance(value, (int, float)) or _is_word(value)
+        if _is_word(key) and (value is None or _is_number(value) or _is_word(value))
     }
     return turn
 
@@ -270,20 +272,22 @@ def _longest_heard(model: SpeechModel, limits: Limits) -> int:
 
 
 def _text(value: object, limit: int) -> str:
-    if not isinstance(value, str) or len(value) > limit:
+    if not isinstance(value, str) or not _is_word(value, limit):
         raise ValueError("no text")
     return value
 
 
 def _is_word(value: object, limit: int = WORD) -> bool:
-    return isinstance(value, str) and len(value) <= limit
+    return isinstance(value, str) and len(value) <= limit and is_unicode(value)
 
 
 def _word(value: object, limit: int = WORD) -> str | None:
     return str(value) if _is_word(value, limit) else None
 
 
+def _is_number(value: object) -> TypeGuard[float]:
+    return isinstance(value, (int, float)) and abs(value) < 2**63  # NaN and infinity are not
+
+
 def _whole(value: object) -> int | None:
-    if not isinstance(value, (int, float)) or not math.isfinite(value) or abs(value) >= 2**63:
-        return None
-    return int(value)
+    return int(value) if _is_number(value) else None

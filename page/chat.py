@@ -81,4 +81,4 @@ def _settings(turn: ShownTurn) -> dict:
 
 def _json(value: dict) -> str:
     """As JSON in which nothing looks like a tag, whatever was said."""
-    return json.dumps(value).replace("<", "\\u003c")
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")

@@ -7,6 +7,7 @@ import json
 import math
 from typing import Any
 
+from listening.definition import is_unicode
 from models.contract import SamplingField, SpeechModel
 from models.errors import UserError, shown
 
@@ -19,13 +20,15 @@ def check_text(text: object, limits: Limits) -> str:
     """A written turn, without the spaces around it.
 
     Raises:
-        UserError: it is no string, or has too many characters.
+        UserError: it is no string, has too many characters, or half ones.
     """
     if not isinstance(text, str):
         raise UserError("error_text_type", type=type(text).__name__)
     if len(text) > limits.max_text_characters:
         limit = limits.max_text_characters
         raise UserError("error_text_too_long", characters=len(text), limit=limit)
+    if not is_unicode(text):
+        raise UserError("error_text_not_unicode")
     return text.strip()
 
 

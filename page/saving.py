@@ -28,26 +28,31 @@ class Saving:
 
     def save(self, request: gr.Request, given, *settings) -> dict:
         """Make the conversation a file to download."""
-        session, showing = self.showing.session(request), self.showing
+        showing = self.showing
+        try:
+            path, num_left_out = self._save(showing.session(request), settings)
+        except Exception as error:
+            return {showing.taken: gr.skip(), **showing.fault(error)}
+        status = words.status()
+        if num_left_out:
+            status = words.status("note", "saved_in_part", count=num_left_out)
+        return {showing.taken: json.dumps({"saved": path}), showing.status: status}
+
+    def _save(self, session: Session | None, settings: tuple) -> tuple[str, int]:
+        """The file's path, and how many of the first turns are not in it."""
         turns = [turn for turn in session.turns if turn.ended] if session else []
-        if session is None or not turns or session.transcript.state is None:
-            fault = showing.fault(UserError("error_nothing_to_save"))
-            return {showing.taken: gr.skip(), **fault}
-        kept, state = showing.settings.kept(settings), session.transcript.state
+        if session is None or not turns:
+            raise UserError("error_nothing_to_save")
+        state, kept = session.transcript.state, self.showing.settings.kept(settings)
+        if state is None:
+            raise UserError("error_cannot_save")
         num_left_out = 0
 
         def write(path: Path) -> None:
             nonlocal num_left_out
             num_left_out = write_archive(path, session.model, turns, state, kept, session.limits)
 
-        try:
-            path = session.files.make(ARCHIVE, write, session.owner)
-        except UserError as error:
-            return {showing.taken: gr.skip(), **showing.fault(error)}
-        status = words.status()
-        if num_left_out:
-            status = words.status("note", "saved_in_part", count=num_left_out)
-        return {showing.taken: json.dumps({"saved": path}), showing.status: status}
+        return session.files.make(ARCHIVE, write, session.owner), num_left_out
 
     def load(self, request: gr.Request, given) -> tuple:
         """Go on with a conversation from a file; gives chat, status and the settings."""
@@ -56,10 +61,10 @@ class Saving:
             visitor = visitor_of(request.session_hash)
             path = self.sessions.files.check(path_of(object_of(given).get("file")), visitor)
             session, settings = self._load(visitor, path)
-        except UserError as error:
+            value = chat_value(session, session.turns, all_turns=True)
+            values = self.showing.settings.restored(settings) or unchanged
+        except Exception as error:
             return gr.skip(), self.showing.fault(error)[self.showing.status], *unchanged
-        value = chat_value(session, session.turns, all_turns=True)
-        values = self.showing.settings.restored(settings) or unchanged
         return value, words.status("note", "loaded"), *values
 
     def _load(self, visitor: str, path: str) -> tuple[Session, dict[str, Any]]:

@@ -97,7 +97,13 @@ class Settings:
         return made
 
     def kept(self, values: Sequence) -> dict[str, Any]:
-        """The components' values as they are saved with a conversation."""
+        """The components' values as they are saved with a conversation.
+
+        Raises:
+            UserError: a value of another type or out of range.
+        """
+        self.options(values)
+        self.system_of(values)
         named = dict(zip(self.components, values))
         sampling = {name: named.pop(name) for name in self._sampling}
         return {**named, "sampling": sampling}

@@ -40,8 +40,9 @@ class Transcript:
 
     @property
     def state(self) -> Path | None:
-        """The file of the conversation as it is; None if there is none."""
-        return self._state if self._can_repeat else None
+        """The file of the conversation as it is; None if there is none, or it made room."""
+        is_there = self._can_repeat and self._state and self._state.is_file()
+        return self._state if is_there else None
 
     def turn(self, name: object) -> ShownTurn:
         """The turn of a name.

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -14,10 +15,12 @@ import pytest
 import soundfile
 from fake_model import FakeModel, OtherModel
 from page_client import Visitor, function, served
-from strangers import SETTINGS, written
+from strangers import SETTINGS, shown_faults, written
 
 from models.errors import UserError
 from page.archive import read_archive, write_archive
+from page.chat import chat_value
+from page.checks import check_text
 from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
@@ -25,6 +28,7 @@ from page.once_more import again, beside
 from page.session import Session
 from page.settings import Settings
 from page.turn import ShownTurn
+from strings import say
 
 LIMITS = Limits(wait_seconds=1, max_upload_bytes=1 << 20, max_audio_seconds=10)
 
@@ -154,11 +158,58 @@ def described(path: Path, **changes: object) -> Path:
         {"video": "nowhere.mp4"},
         {"beside": {}},
         {"settings": None, "seed": "a"},
+        {"text": "\ud800"},
+        {"reply": "\ud800"},
     ],
 )
 def test_a_damaged_description_is_told(saved: Path, model: FakeModel, new_file, change: dict):
     with pytest.raises(UserError):
         read_archive(str(described(saved, **change)), model, LIMITS, new_file)
+
+
+def test_any_damaged_byte_is_told_or_changes_nothing(saved: Path, model: FakeModel, new_file):
+    """In the head of what is packed, where a decoder finds other faults than a wrong checksum."""
+    content = saved.read_bytes()
+    with zipfile.ZipFile(saved) as archive:
+        starts = [
+            entry.header_offset + 30 + len(entry.filename)
+            for entry in archive.infolist()
+            if entry.compress_type == zipfile.ZIP_DEFLATED
+        ]
+    num_told = 0
+    for place in (start + offset for start in starts for offset in range(40)):
+        damaged = bytearray(content)
+        damaged[place] ^= 0xFF
+        saved.write_bytes(damaged)
+        try:
+            read_archive(str(saved), model, LIMITS, new_file)
+        except UserError as told:
+            num_told += told.code == "error_no_archive"
+    assert num_told > 35 * len(starts)
+
+
+def test_what_no_page_can_show_is_not_kept(
+    saved: Path, session: Session, model: FakeModel, new_file
+):
+    settings = {
+        "temperature": math.nan, "top_p": math.inf, "top_k": 10**400, "style": "\ud800",
+        "\ud800": 1, "speaks": True, "voice": "a", "max_frames": 5,
+    }  # fmt: skip
+    with zipfile.ZipFile(saved) as archive:
+        about = json.loads(archive.read("conversation.json"))
+    about["turns"][0] |= {"seed": 10**400, "rating": -(10**400), "settings": settings}
+    about["turns"][1] |= {"seed": math.nan, "rating": math.inf, "emotion": "\ud800"}
+    path = changed(saved, conversation_json=json.dumps(about).encode())
+    conversation, turns, state, _ = read_archive(str(path), model, LIMITS, new_file)
+    assert turns[0].settings == {"speaks": True, "voice": "a", "max_frames": 5}
+    assert [(turn.seed, turn.rating) for turn in turns[:2]] == [(None, 0)] * 2
+    assert turns[1].emotion is None
+    session.restore(conversation, turns, state)
+    assert write_archive(saved, model, turns, state, {}, LIMITS) == 0
+    json.loads(chat_value(session, turns), parse_constant=pytest.fail)
+    turns[0].settings = {"temperature": math.nan}
+    with pytest.raises(ValueError, match="not JSON compliant"):
+        chat_value(session, turns)
 
 
 @pytest.mark.parametrize(
@@ -271,6 +322,35 @@ def test_the_page_tells_what_it_could_not_save(monkeypatch: pytest.MonkeyPatch):
         monkeypatch.setattr("page.archive.MAX_TURNS", 0)
         said = save()
         assert "conversation.zip" not in said and "can be uploaded again" in said
+
+
+def test_whatever_fails_to_be_saved_or_loaded_is_told(monkeypatch: pytest.MonkeyPatch):
+    def fail(*arguments: object) -> None:
+        raise ArithmeticError
+
+    with served(FakeModel()) as (page, url):
+        visitor = Visitor(url)
+
+        def told(name: str, given: list) -> str:
+            (fault,) = shown_faults(visitor.run(function(page, name), given))
+            return fault
+
+        assert visitor.run(function(page, "answer"), written("第一句"))["success"]
+        assert "calm" in told("save", [{}, "\ud800", *SETTINGS[1:]])  # the styles that there are
+        file = {"file": {"path": visitor.upload_path(b"PK")}}
+        for place in ("read_archive", "write_archive"):
+            monkeypatch.setattr(f"page.saving.{place}", fail)
+        assert told("load", [file]) == say("error_internal", "zh")
+        assert told("save", [{}, *SETTINGS]) == say("error_internal", "zh")
+        for state in list(page.files.folder.rglob("conversation")):
+            page.files.remove(str(state))
+        assert told("save", [{}, *SETTINGS]) == say("error_cannot_save", "zh")
+
+
+def test_text_of_half_characters_is_refused():
+    with pytest.raises(UserError) as told:
+        check_text("好\ud800", LIMITS)
+    assert told.value.code == "error_text_not_unicode"
 
 
 @pytest.mark.parametrize("large", ["state", "turn"])
