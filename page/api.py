@@ -130,13 +130,13 @@ class Api:
             yield from (turn for turn in turns if turn is not None and turn.last is not None)
 
     def _speak(self, request: gr.Request, given: Mapping[str, Any]) -> Generator[tuple]:
-        visitor, num_written = visitor_of(request.session_hash), 0
+        visitor, num_written, written = visitor_of(request.session_hash), 0, None
         with closing(self.turns(request, given)) as turns:
             for turn in turns:
                 num_frames = turn.last.total_frames if turn.last else 0
-                has_grown = num_frames > num_written or not num_written
-                if has_grown and (num_frames >= 2 * num_written or turn.ended):
-                    num_written = num_frames
+                grown = turn.num_pieces, len(turn.reply)  # the end may have no frames of its own
+                if grown != written and (num_frames >= 2 * num_written or turn.ended):
+                    num_written, written = num_frames, grown
                     yield turn.reply, self.write(turn, visitor)
 
     def _single_turn(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import re
 import subprocess
 from collections.abc import Iterator
@@ -10,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
+from fake_model import FakeModel
 from gradio_client import Client, handle_file
 from page_client import API, Visitor, served
 
@@ -85,6 +87,30 @@ def test_a_conversation_has_a_name_of_the_callers_own(url: str):
     assert samples(alone).tobytes() != remembered[1]
     again = first.predict(text=texts[1], seed=1, conversation="a", api_name="/speak")[1]
     assert samples(again).tobytes() != remembered[1]  # by now it is the third turn
+
+
+class Late(FakeModel):
+    """Holds back the end of its replies, which comes without a frame."""
+
+    def chunk(self, frame, max_frames, ended, sampling=None):
+        chunk = super().chunk(frame, max_frames, ended, sampling)
+        if not ended:
+            return chunk
+        return dataclasses.replace(chunk, new_text="完", total_frames=frame - 1)
+
+
+def test_the_last_answer_has_all():
+    model = Late()
+    with served(model) as (_, address):
+        client = Client(address, verbose=False)
+        for num_frames in range(1, 9):
+            model.num_frames = num_frames + 1
+            for name in ("", str(num_frames)):
+                job = client.submit(text="你好", conversation=name, api_name="/speak")
+                text, wav = job.result(60)
+                assert text == "好" * num_frames + "完"
+                assert len(samples(wav)) == 800 * model.num_frames
+                assert len(job.outputs()) <= 5  # whose sounds double
 
 
 def test_codes_of_a_sound_and_the_sound_of_codes(client: Client):
