@@ -86,12 +86,17 @@ class Builder:
             total = self._check_total(conditions, prompts)
             words = self._words(conditions)
             yield Progress(done=0, total=total)
-            for sample in self._samples(conditions, prompts, stop):
-                samples.append(sample)
-                self._check_size(samples)
-                yield Progress(done=len(samples), total=total)
-                if stop.is_set():
+            try:
+                for sample in self._samples(conditions, prompts, stop):
+                    samples.append(sample)
+                    self._check_size(samples)
+                    yield Progress(done=len(samples), total=total)
+                    if stop.is_set():
+                        return
+            except UserError:
+                if stop.is_set():  # a reply that it ended may have no sound
                     return
+                raise
         reference = wish.get("reference") if kind == "mushra" else None
         test, sounds = new_test(
             kind, wish.get("title", ""), samples, question=wish.get("question", ""),

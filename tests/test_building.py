@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import io
 import zipfile
+from contextlib import nullcontext
 from pathlib import Path
 from threading import Event
 
@@ -71,6 +73,26 @@ def test_no_more_is_made_after_a_stop(builder: Builder):
     assert [next(steps).done, next(steps).done] == [0, 1]
     stop.set()
     assert list(steps) == []
+
+
+class Mute(FakeModel):
+    """Has no sound."""
+
+    def chunk(self, *given):
+        return dataclasses.replace(super().chunk(*given), new_audio=np.zeros(0, np.float32))
+
+
+@pytest.mark.parametrize("why", ["no sound", "busy"])
+def test_what_a_stop_brings_about_is_no_fault(builder: Builder, why: str):
+    builder.shelf = Shelf(Mute())
+    stop, others = Event(), builder.limiter.reply() if why == "busy" else nullcontext()
+    steps = builder.build(wish(), "ann", stop)
+    assert next(steps).done == 0
+    with others:
+        stop.set()
+        assert list(steps) == []
+    with pytest.raises(UserError, match="gave no sound"):
+        list(builder.build(wish(), "ann", Event()))
 
 
 def test_tones_have_the_words_of_the_model(builder: Builder):
