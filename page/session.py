@@ -296,8 +296,9 @@ class Session:
                     self.files.keep(path)
                 yield from self._grow(turn, chunks, stop)
                 yield turn
-                turn.forget_sound()
         finally:
+            if turn:
+                turn.forget_sound()
             if turn is None and isinstance(source, UserTurn):  # no slot became free, for instance
                 source.abandon()
             if turn and self.transcript.goes_on_from(turn):

@@ -53,6 +53,16 @@ def test_sounds_that_a_file_holds_leave_the_memory(session: Session):
     assert Path(turn.reply_audio).is_file()
 
 
+def test_sounds_of_a_reply_that_is_left_leave_the_memory(session: Session, model: FakeModel):
+    model.num_frames = 100
+    turns = session.answer(None, "你好")
+    while (turn := next(turns)).num_pieces < 3:
+        pass
+    turns.close()
+    assert not turn.has_sound and turn.stream == ""
+    assert len(soundfile.read(turn.reply_audio)[0]) == 800 * turn.last.total_frames
+
+
 def test_a_conversation_goes_on_and_begins_anew(session: Session, files: Files):
     say(session, "你好")
     say(session, "我不喜欢现在的工作")
