@@ -111,7 +111,10 @@ class Transcript:
         return str(path)
 
     def keep_state(self, conversation: Conversation) -> None:
-        """Write the conversation, to come back to this place; if that fails, there is no way."""
+        """Write the conversation, to come back to this place; if that fails, there is no way.
+
+        The place that it was at goes, unless the last turn begins there.
+        """
         self._can_repeat = False
         with suppress(OSError, UserError):
             folder = self.files.new_folder()
@@ -121,7 +124,10 @@ class Transcript:
             except BaseException:
                 shutil.rmtree(folder, ignore_errors=True)
                 raise
-            self._state, self._can_repeat = folder / "conversation", True
+            before, self._state = self._state, folder / "conversation"
+            self._can_repeat = True
+            if before and self.turns[-1].before != before:
+                self.files.remove(str(before))
 
     def keep_sound(self, turn: ShownTurn) -> None:
         """Write the reply's sound; where there is no room it was heard, and can't be again."""

@@ -14,7 +14,7 @@ from page.chat import chat_value
 from page.files import Files
 from page.limiter import Limiter
 from page.limits import Limits
-from page.once_more import beside
+from page.once_more import again, beside
 from page.session import Session
 
 LIMITS = Limits(wait_seconds=2)
@@ -56,6 +56,23 @@ def test_who_knew_what_was_said_before_is_told(session: Session):
     ]
     assert known == [True, False, True]  # nothing was said before the first turn
     assert '"knows_before": false' in chat_value(session, session.turns)
+
+
+def test_what_no_turn_begins_with_is_not_kept(session: Session):
+    files = session.files
+    *_, first = session.answer(None, "第一句")
+    for _ in range(5):
+        list(again(session, first.name))
+    assert len(list(files.folder.glob("*/conversation"))) == 1
+    *_, second = session.answer(None, "第二句")
+    for _ in range(5):
+        list(again(session, second.name))
+    assert len(list(files.folder.glob("*/conversation"))) == 2  # before the second, and after it
+    list(again(session, first.name))
+    list(session.answer(None, "第三句"))
+    assert [text for text, _ in session.conversation.heard] == ["第一句", "第二句", "第三句"]
+    session.reset()
+    assert files.num_bytes == 0 and list(files.folder.iterdir()) == []
 
 
 def test_a_turn_that_is_not_kept_is_told(session: Session):
