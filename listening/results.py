@@ -72,7 +72,8 @@ class Results:
 
     Fields:
         estimates: by condition: a mean score, or the share of preferences or right answers.
-        comparisons: of every two conditions; in a test of emotions, of each with chance.
+        comparisons: of every two conditions that share a prompt; in a test of emotions, of each
+            with chance.
         confusions: (the word meant, the word chosen) -> how often; of a test of emotions.
         num_raters, num_ratings: that these come from.
         left_out: raters who missed a MUSHRA test's hidden reference too often.
@@ -135,15 +136,21 @@ def _scored(test: ListeningTest, ratings) -> tuple[dict[str, Estimate], list[Com
     for first, second in combinations(estimates, 2):
         left, right = by_condition[first], by_condition[second]
         both = [key for key in left if key in right]
+        if not both:
+            continue
         p = signed_rank_p([left[key] for key in both], [right[key] for key in both])
         comparisons.append(Comparison(first=first, second=second, count=len(both), p=p))
     return estimates, comparisons
 
 
+def _compared(test: ListeningTest) -> list[tuple[str, str]]:
+    """Every two conditions that share a prompt, each pair in the test's order."""
+    names = [stimulus.condition for stimulus in test.stimuli]
+    return list(dict.fromkeys((names[first], names[second]) for first, second in test.pairs))
+
+
 def _preferred(test: ListeningTest, ratings) -> tuple[dict[str, Estimate], list[Comparison]]:
-    counts: dict[tuple[str, str], list[int]] = {
-        pair: [0, 0, 0] for pair in combinations(test.conditions, 2)
-    }
+    counts: dict[tuple[str, str], list[int]] = {pair: [0, 0, 0] for pair in _compared(test)}
     for rating in ratings:
         names = [test.stimuli[index].condition for index in rating.trial.sounds]
         pair = tuple(sorted(names, key=test.conditions.index))
@@ -166,9 +173,7 @@ def _preferred(test: ListeningTest, ratings) -> tuple[dict[str, Estimate], list[
 
 
 def _told_apart(test: ListeningTest, ratings) -> tuple[dict[str, Estimate], list[Comparison]]:
-    right: dict[tuple[str, str], list[bool]] = {
-        pair: [] for pair in combinations(test.conditions, 2)
-    }
+    right: dict[tuple[str, str], list[bool]] = {pair: [] for pair in _compared(test)}
     for rating in ratings:
         names = [test.stimuli[index].condition for index in rating.trial.sounds]
         first, second = sorted(names, key=test.conditions.index)

@@ -218,6 +218,27 @@ def test_emotions_are_compared_with_chance():
     assert results.confusions["original", "four bits"] == 8
 
 
+@pytest.mark.parametrize("kind", ["mos", "ab", "abx"])
+def test_conditions_that_share_no_prompt_are_not_compared(kind: str):
+    """They would make the others' adjusted p larger."""
+    test = new(kind, conditions=CONDITIONS[:2])
+    alone = tuple(
+        Stimulus(condition=name, prompt=f"{name} alone", digest="0" * 64) for name in ("y", "z")
+    )
+
+    def answer(rater, trial):
+        if kind == "mos":
+            return 4 if condition(test, trial.sounds[0]) == CONDITIONS[0] else 2
+        if kind == "abx":
+            return trial.sounds.index(trial.reference)
+        return [condition(test, index) for index in trial.sounds].index(CONDITIONS[0])
+
+    (found,) = summarise(test, rated(test, answer)).comparisons
+    assert found.p == found.adjusted_p == pytest.approx(1 / 256 if kind == "abx" else 2 / 256)
+    test = new(kind, stimuli=(*test.stimuli, *alone))
+    assert summarise(test, rated(test, answer)).comparisons == [found]
+
+
 @pytest.mark.parametrize("kind", KINDS)
 def test_nothing_rated_yet(kind: str):
     results = summarise(new(kind), [])
