@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import binascii
 import hmac
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -23,8 +24,8 @@ def read_users(source: str | None) -> dict[str, str]:
         return {}
     text = source.replace(",", "\n")
     try:
-        if (path := Path(source)).is_file():
-            text = path.read_text(encoding="utf-8")
+        if os.path.isfile(source):  # of a text that is too long for a path, too
+            text = Path(source).read_text(encoding="utf-8-sig")
     except (OSError, ValueError) as error:
         raise ValueError("--auth names a file that can't be read as text") from error
     users = {}

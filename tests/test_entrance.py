@@ -185,6 +185,10 @@ def test_users_are_read_from_a_file_or_a_variable(tmp_path: Path):
     assert read_users(str(file)) == {"a": "b", "lì": "c:d"}
     assert read_users("a:b,c:d") == {"a": "b", "c": "d"}
     assert read_users("") == read_users(None) == {}
+    many = {f"user{number}": f"password{number}" for number in range(20)}
+    assert read_users(",".join(map(":".join, many.items()))) == many
+    file.write_text("a:b\n", encoding="utf-8-sig")
+    assert read_users(str(file)) == {"a": "b"}
     file.write_text("a:b,c:d\n")  # one user, whose password has a comma
     assert read_users(str(file)) == {"a": "b,c:d"}
     for wrong in ("nowhere/passwords.txt", "name:", ":secret", "a:b,secret", ",", "# a:b"):
