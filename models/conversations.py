@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import UserError
+from .hub import public_name
 from .weights import write_whole
 
 
@@ -36,7 +37,7 @@ def check_text(text: str, max_characters: int) -> None:
 
 def signature(checkpoint: Speaker) -> dict[str, str]:
     """What a conversation's file says of who spoke in it."""
-    return {"checkpoint": checkpoint.fingerprint, "checkpoint_name": checkpoint.name}
+    return {"checkpoint": checkpoint.fingerprint, "checkpoint_name": public_name(checkpoint.name)}
 
 
 def check_signature(saved: Mapping[str, Any], checkpoint: Speaker, name: str) -> None:

@@ -16,6 +16,7 @@ from listening.definition import is_unicode
 from models.audio import load_audio, write_wav
 from models.contract import Conversation, SpeechModel
 from models.errors import UserError
+from models.hub import public_name
 
 from .limits import MIB, Limits
 from .turn import ShownTurn
@@ -59,7 +60,7 @@ def write_archive(
     """
     about = {
         "format": FORMAT,
-        "model": model.name,
+        "model": public_name(model.name),
         "sample_rate": model.sample_rate,
         "settings": settings,
         "turns": [],

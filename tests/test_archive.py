@@ -116,6 +116,15 @@ def test_it_goes_on_as_it_was(saved: Path, session: Session, model: FakeModel, n
     assert [turn.text for turn in session.turns] == ["第一句", "第二句", "第二句", "第三句"]
 
 
+def test_no_place_of_a_folder_is_saved(saved: Path, session: Session, model: FakeModel, new_file):
+    model.name = "/srv/secret/fake"
+    write_archive(saved, model, session.turns, session.transcript.state, {}, LIMITS)
+    with zipfile.ZipFile(saved) as archive:
+        contents = [archive.read(name) for name in archive.namelist()]
+    assert not any(b"secret" in content for content in contents)
+    read_archive(str(saved), model, LIMITS, new_file)
+
+
 def changed(path: Path, **replaced: bytes | None) -> Path:
     """A copy with other entries."""
     with zipfile.ZipFile(path) as archive:

@@ -127,6 +127,16 @@ def test_a_saved_conversation_belongs_to_the_weights_and_not_to_their_name(model
         other.load_conversation(tmp_path / "talk")
 
 
+def test_a_saved_conversation_tells_no_place_of_a_folder(model, tmp_path):
+    placed = dataclasses.replace(model.checkpoint, name="/srv/secret/checkpoint")
+    conversation = WestlakeModel(placed).new_conversation()
+    answer(conversation, text="你好")
+    conversation.save(tmp_path / "talk")
+    content = (tmp_path / "talk").read_bytes()
+    assert b"secret" not in content and b"checkpoint" in content
+    model.load_conversation(tmp_path / "talk")
+
+
 @pytest.mark.parametrize("path", ["missing/talk", "."])
 def test_a_conversation_that_cannot_be_written(model, tmp_path, path):
     with pytest.raises(UserError, match="can't be written") as error:
