@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections import OrderedDict
 from collections.abc import Sequence
+from itertools import chain, count
 from threading import Lock
 from typing import Any
 
@@ -26,7 +27,8 @@ class Shelf:
 
     Args:
         served: the page's own.
-        names: of others, as "checkpoint" or "checkpoint:dtype".
+        names: of others, as "checkpoint" or "checkpoint:dtype"; what would be called as another
+            is gets a number, in their order.
         device: of the others; None for that of the served one.
     """
 
@@ -35,8 +37,8 @@ class Shelf:
     ) -> None:
         self._served, self._device = served, device or served.device
         self._own = label_of(served)
-        self._sources = {_label(name): name for name in names}
-        self.names = tuple(dict.fromkeys([self._own, *self._sources]))
+        self._sources = _labelled(names, served)
+        self.names = (self._own, *self._sources)
         self._loaded: OrderedDict[str, SpeechModel] = OrderedDict()
         self._lock = Lock()
 
@@ -106,7 +108,17 @@ def offer_of(model: SpeechModel) -> dict[str, Any]:
     }
 
 
+def _labelled(names: Sequence[str], served: SpeechModel) -> dict[str, str]:
+    """Names by what visitors choose them by, but for the served model's own."""
+    own, labelled = label_of(served), dict[str, str]()
+    for name in dict.fromkeys(names):
+        if name != f"{served.name}:{served.dtype}":
+            labels = chain([_label(name)], (f"{_label(name)} ({number})" for number in count(2)))
+            labelled[next(label for label in labels if label not in (own, *labelled))] = name
+    return labelled
+
+
 def _label(name: str) -> str:
-    """What visitors choose it by."""
+    """A name without the place of a folder; several folders may have the same."""
     checkpoint, colon, dtype = name.partition(":")
     return f"{public_name(checkpoint)}{colon}{dtype}"

@@ -170,6 +170,20 @@ def test_other_models_are_loaded_once_and_by_name_only():
         shelf.get("tiny")
 
 
+def test_folders_of_the_same_name_are_told_apart(monkeypatch: pytest.MonkeyPatch):
+    loaded: list[tuple] = []
+    monkeypatch.setattr("page.shelf.load_model", lambda *args: loaded.append(args) or FakeModel())
+    model = FakeModel()
+    model.name = "/runs/1/fake"
+    places = ["/runs/1/fake:float32", *(f"/runs/{number}/fake:float32" for number in (2, 3, 2))]
+    shelf = Shelf(model, places)
+    assert shelf.names == (OWN, "fake:float32 (2)", "fake:float32 (3)")
+    assert shelf.get(OWN) is model
+    for name in shelf.names[1:]:
+        shelf.get(name)
+    assert loaded == [(f"/runs/{number}/fake", "cpu", "float32") for number in (2, 3)]
+
+
 def test_where_tests_are_kept(tmp_path: Path):
     given = parse_arguments(["--data-folder", str(tmp_path)], {})
     assert data_folder(given, {}) == tmp_path
