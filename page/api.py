@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-import time
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -18,7 +17,7 @@ from models.contract import SpeechCodec, SystemPrompts
 from models.errors import UserError, shown
 from models.hub import public_name
 
-from .calls import visitor_of
+from .calls import called_at, visitor_of
 from .checks import check_text, reply_options
 from .hearing import read_speech
 from .limiter import READER_SECONDS, Readers
@@ -99,11 +98,14 @@ class Api:
         """
         return list(told(self._decode(request, codes), api_error))[-1]
 
-    def turns(self, request: gr.Request, given: Mapping[str, Any]) -> Generator[ShownTurn]:
+    def turns(
+        self, request: gr.Request, given: Mapping[str, Any], since: float
+    ) -> Generator[ShownTurn]:
         """Answer a turn, as `speak` does; yields it each time it has grown, the last time whole.
 
         Args:
             given: what `speak` takes, by name.
+            since: when it was called, by time.monotonic.
 
         Raises:
             UserError: something is wrong with it, or nobody reads the answer.
@@ -123,15 +125,15 @@ class Api:
         options |= paths  # what is shown
         if name:
             session = self.sessions.open(f"{visitor}.{name}")
-            turns = session.answer_clip(clip, text, system=system, **options)
+            turns = session.answer_clip(clip, text, system=system, since=since, **options)
         else:
-            turns = self._single_turn(clip, text, system, options)
+            turns = self._single_turn(clip, text, system, since, options)
         with closing(turns):
             yield from (turn for turn in turns if turn is not None and turn.last is not None)
 
     def _speak(self, request: gr.Request, given: Mapping[str, Any]) -> Generator[tuple]:
         visitor, num_written, written = visitor_of(request.session_hash), 0, None
-        with closing(self.turns(request, given)) as turns:
+        with closing(self.turns(request, given, called_at(request))) as turns:
             for turn in turns:
                 num_frames = turn.last.total_frames if turn.last else 0
                 grown = turn.num_pieces, len(turn.reply)  # the end may have no frames of its own
@@ -140,9 +142,8 @@ class Api:
                     yield turn.reply, self.write(turn, visitor)
 
     def _single_turn(
-        self, clip: AudioClip | None, text: str, system: str, options: dict
+        self, clip: AudioClip | None, text: str, system: str, since: float, options: dict
     ) -> Generator[ShownTurn]:
-        since = time.monotonic()
         conversation = new_conversation(self.sessions.model, system)
         with self.sessions.limiter.reply():
             chunks = generate_long(

@@ -12,6 +12,7 @@ import inspect
 import json
 import re
 import secrets
+import time
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from functools import partial
@@ -84,11 +85,11 @@ class Assistants:
             raise MCPError(
                 INVALID_PARAMS, say("error_no_tool", "en", name=shown(params.name), allowed=allowed)
             )
-        left = Event()
+        left, since = Event(), time.monotonic()
         try:
             given = self._given(params.name, params.arguments or {})
             async with self.calls.turn(params.name):
-                run = partial(getattr(self, f"_{params.name}"), given, left)
+                run = partial(getattr(self, f"_{params.name}"), given, left, since)
                 return await anyio.to_thread.run_sync(run, abandon_on_cancel=True)
         except RefusedError as refused:
             message = say(refused.code, "en", **refused.values)
@@ -124,12 +125,12 @@ class Assistants:
         }
         return {**defaults, **arguments}
 
-    def _speak(self, given: dict[str, Any], left: Event) -> CallToolResult | None:
+    def _speak(self, given: dict[str, Any], left: Event, since: float) -> CallToolResult | None:
         handle = self._handle(given["conversation"])
         with self._visit(f"{NAME}{handle}", given) as request:
             given = {**given, "conversation": NAME}
             turn = sound = None
-            with closing(told(self.api.turns(request, given), api_error)) as turns:
+            with closing(told(self.api.turns(request, given, since), api_error)) as turns:
                 for turn in turns:
                     if left.is_set():
                         return None
@@ -149,11 +150,11 @@ class Assistants:
         }
         return _result(facts, self._taken(sound) if sound else None)
 
-    def _encode(self, given: dict[str, Any], left: Event) -> CallToolResult:
+    def _encode(self, given: dict[str, Any], left: Event, since: float) -> CallToolResult:
         with self._visit(f"{NAME}{secrets.token_hex(16)}", given) as request:
             return _result({"codes": self.api.encode(request, given["audio"])})
 
-    def _decode(self, given: dict[str, Any], left: Event) -> CallToolResult:
+    def _decode(self, given: dict[str, Any], left: Event, since: float) -> CallToolResult:
         with self._visit(f"{NAME}{secrets.token_hex(16)}", given) as request:
             return _result(None, self._taken(self.api.decode(request, given["codes"])))
 

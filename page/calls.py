@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
+import gradio as gr
 from gradio import Blocks
 from gradio.block_function import BlockFunction
 from gradio.utils import get_function_params
@@ -25,6 +26,7 @@ LOAD = "load"  # and of those that load a model, one at a time: more would wait 
 LOADING: dict[str, Any] = {"concurrency_id": LOAD, "concurrency_limit": 1}
 LONG = (MODEL, BUILD, LOAD)
 WHO = "who"  # in a request's state: (user, address) that limits are counted for
+SINCE = "since"  # likewise: when it came, by time.monotonic
 MAX_WAITING_EVENTS = 256  # of all others
 MAX_DEPTH = 6  # of what is nested in a call
 API_SESSION = "api-"  # begins the names of sessions that are made for calls of the API
@@ -59,6 +61,11 @@ def own(visitor: str, session: object) -> str:
 def visitor_of(session: str | None) -> str:
     """The visitor in whose space a session's name lies."""
     return (session or "").partition("_")[0]
+
+
+def called_at(request: gr.Request) -> float:
+    """When a call came, by time.monotonic, before its wait for a place."""
+    return getattr(request.state, SINCE)
 
 
 class Calls:

@@ -12,6 +12,7 @@ from models.contract import SpeechModel
 from models.errors import UserError
 
 from . import words
+from .calls import called_at
 from .checks import reply_options
 from .once_more import beside
 from .shelf import Shelf, offer_of
@@ -53,6 +54,7 @@ class Comparing:
             yield {self.showing.status: words.status("busy", "loading_model", name=name)}
         model = self.shelf.get(name)
         options = self._options(model, wish, self.showing.settings.kept(settings))
+        options["since"] = called_at(request)
         yield {self.showing.status: words.status("busy", "thinking")}
         yield from self.showing.reply(
             session, lambda: beside(session, wish.get("turn"), model, name, **options)

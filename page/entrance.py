@@ -7,6 +7,7 @@ machine and not through a proxy, unless it is made public.
 from __future__ import annotations
 
 import math
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -14,7 +15,7 @@ from starlette.datastructures import Headers
 from starlette.responses import JSONResponse, Response
 
 from . import metrics
-from .calls import WHO, RefusedError
+from .calls import SINCE, WHO, RefusedError
 from .gate import VISITOR
 from .limits import Limits
 from .login import user_of
@@ -88,8 +89,8 @@ class Entrance:
             key = user or headers.get(VISITOR) or cookie_of(headers.get("cookie", "")) or address
             _refuse_often(self._of_address, f"address {network}")
             _refuse_often(self._of_user, f"user {key}")
-            state = {**scope.get("state", {}), WHO: (key, network)}
-            scope = {**scope, "state": state}
+            told = {WHO: (key, network), SINCE: time.monotonic()}
+            scope = {**scope, "state": {**scope.get("state", {}), **told}}
         await self.app(scope, receive, send)
 
     def _user(self, headers: Headers, address: str) -> str | None:

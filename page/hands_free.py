@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from typing import Any
 
 import gradio as gr
@@ -10,7 +11,7 @@ import gradio as gr
 from models.errors import UserError
 
 from . import words
-from .calls import visitor_of
+from .calls import called_at, visitor_of
 from .ears import Ears, read_piece
 from .showing import SHOWN_KINDS, Showing, Steps, object_of
 
@@ -78,6 +79,7 @@ class HandsFree:
     def _answer_heard(self, request: gr.Request, settings: tuple) -> Steps:
         options, session = self.settings.options(settings), self.showing.session(request)
         if session:
-            yield from self.showing.reply(session, lambda: session.answer_heard(**options))
+            answer = partial(session.answer_heard, since=called_at(request), **options)
+            yield from self.showing.reply(session, answer)
         else:
             yield {self.showing.status: words.status("note", "lost_conversation")}

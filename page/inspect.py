@@ -15,7 +15,7 @@ from models.audio import load_audio
 from models.errors import UserError
 
 from . import words
-from .calls import MODEL, visitor_of
+from .calls import MODEL, called_at, visitor_of
 from .checks import check_text, read_object, reply_options
 from .inspecting import look
 from .limiter import Readers
@@ -109,5 +109,5 @@ class InspectTab:
             clip = load_audio(path, seconds, num_bytes) if path else None
             yield from look(
                 sessions.model, clip, text, options, keep,
-                answers=answers, log_content=sessions.log_content,
+                answers=answers, since=called_at(request), log_content=sessions.log_content,
             )  # fmt: skip

@@ -34,6 +34,7 @@ def look(
     keep: Keep,
     *,
     answers: bool,
+    since: float,
     log_content: bool,
 ) -> Iterator[dict[str, Any]]:
     """Look at a sound and its copy by the codec, and at the turn that it makes.
@@ -43,6 +44,7 @@ def look(
         options: of `generate_long`.
         keep: writes a sound where the page may read it.
         answers: the model answers, which makes a turn of it.
+        since: when it was asked for, by time.monotonic.
 
     Yields:
         Pieces named "sound", "copy", "turn", "progress" and "reply", as they are ready.
@@ -55,7 +57,7 @@ def look(
         elif not answers:
             yield {"no_codec": True}
     if answers:
-        yield from _turn(model, clip, text, options, keep, log_content)
+        yield from _turn(model, clip, text, options, keep, since, log_content)
 
 
 def _copy(codec: SpeechCodec, sample_rate: int, clip: AudioClip, keep: Keep) -> dict[str, Any]:
@@ -67,7 +69,13 @@ def _copy(codec: SpeechCodec, sample_rate: int, clip: AudioClip, keep: Keep) -> 
 
 
 def _turn(
-    model: SpeechModel, clip: AudioClip | None, text: str, options: dict, keep: Keep, log: bool
+    model: SpeechModel,
+    clip: AudioClip | None,
+    text: str,
+    options: dict,
+    keep: Keep,
+    since: float,
+    log: bool,
 ) -> Iterator[dict[str, Any]]:
     if clip is None and not text:
         raise UserError("error_nothing_given")
@@ -79,7 +87,7 @@ def _turn(
     chunks: list[ReplyChunk] = []
     arrived: list[float] = []
     chunks_made = generate_long(model, audio=turn, log_content=log, **options)
-    with closing(measured(chunks_made, time.monotonic())) as reply:
+    with closing(measured(chunks_made, since)) as reply:
         if isinstance(turn, FramedTurn):
             yield {"turn": {"grid": grid([turn.frames])}}
         for chunk in reply:

@@ -178,7 +178,7 @@ class Session:
             audio: the path of the user's sound file.
             text: what the user wrote.
             image, video: paths of what the user shows.
-            options: further arguments of `generate_long`.
+            options: further arguments of `generate_long`, and of `reply_to`.
 
         Raises:
             UserError: as `generate_long`, there is no speech in the sound, or another turn does
@@ -256,6 +256,7 @@ class Session:
         *,
         again: OnceMore | None = None,
         patient: bool = False,
+        since: float | None = None,
         shown: Mapping[str, str] | None = None,
         **options,
     ) -> Generator[ShownTurn | None]:
@@ -264,12 +265,13 @@ class Session:
         Args:
             again: where the turn was answered before.
             patient: wait long for a slot; None comes while it waits.
+            since: when the turn was complete, by time.monotonic; None for now.
             shown: paths of what a `source` that is a turn already holds, by kind.
         """
         turn, model, conversation = None, self.model, self.conversation
         if again:
             model, conversation = again.model, again.conversation
-        since = time.monotonic()
+        since = time.monotonic() if since is None else since
         try:
             with ExitStack() as slot:
                 if not (yield from self.limiter.reply_when_free(slot, stop, patient)):

@@ -9,7 +9,7 @@ import gradio as gr
 from models.errors import UserError
 
 from . import words
-from .calls import visitor_of
+from .calls import called_at, visitor_of
 from .chat import chat_value, cleared_value, nothing_value
 from .checks import check_text
 from .limiter import Readers
@@ -41,7 +41,8 @@ class Talking:
         if not (files or text):
             raise UserError("error_nothing_given")
         audio, image, video = map(files.get, ("audio", *SHOWN_KINDS))
-        options = self.settings.options(settings) | {"image": image}
+        since = called_at(request)
+        options = self.settings.options(settings) | {"image": image, "since": since}
         if not self.readers.is_read(request.session_hash or ""):
             return
         session = self.sessions.open(visitor, self.settings.system_of(settings))
@@ -77,7 +78,8 @@ class Talking:
             raise UserError("error_no_such_turn")
         yield {self.status: words.status("busy", "thinking")}
         name = object_of(given).get("turn")
-        yield from self.showing.reply(session, lambda: again(session, name, **options))
+        answer = partial(again, session, name, since=called_at(request), **options)
+        yield from self.showing.reply(session, answer)
 
     def stop(self, request: gr.Request, given) -> dict:
         """End what is under way, here or on the page; keep of the reply what was heard."""

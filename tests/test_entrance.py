@@ -6,6 +6,9 @@ import asyncio
 import base64
 import json
 import re
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -21,6 +24,8 @@ from page.limits import Limits
 from page.login import read_users, user_of
 from page.rate import Rate
 from strings import say
+
+LOOK = json.dumps({"text": "好", "answers": True})
 
 
 def written(text: str) -> list:
@@ -106,7 +111,7 @@ def test_replies_of_all_tabs_are_counted():
     with served(model) as (page, url):
         visitor = Visitor(url)
         before = figures(visitor)
-        visitor.run(function(page, "_look"), [json.dumps({"text": "好", "answers": True})])
+        visitor.run(function(page, "_look"), [LOOK])
         visitor.run(function(page, "_tests_build"), [json.dumps(wish)])
         after = figures(visitor)
     for name, more in (
@@ -115,6 +120,28 @@ def test_replies_of_all_tabs_are_counted():
         ('westlake_replies_total{end="whole"}', 3),
     ):
         assert figure(after, name) - figure(before, name) == more, name
+
+
+@pytest.mark.parametrize(
+    "ask",
+    [
+        lambda page, visitor: visitor.call([None, "你好"]),
+        lambda page, visitor: visitor.call([None, "你好", "", -1, None, "a"]),
+        lambda page, visitor: visitor.tool("speak", {"text": "你好"}),
+        lambda page, visitor: visitor.run(function(page, "answer"), written("你好")),
+        lambda page, visitor: visitor.run(function(page, "_look"), [LOOK]),
+    ],
+    ids=["call", "conversation", "assistant", "page", "inspect"],
+)
+def test_the_first_sound_counts_from_the_call_on(ask: Callable[[app.Page, Visitor], object]):
+    model, name = FakeModel(num_frames=10, frame_seconds=0.05), "westlake_first_sound_seconds_sum"
+    with served(model, Limits(max_replies=1), made={"mcp": True}) as (page, url):
+        visitors = [Visitor(url) for _ in range(3)]
+        before = figure(figures(visitors[0]), name)
+        with ThreadPoolExecutor(3) as pool:
+            list(pool.map(partial(ask, page), visitors))
+        more = figure(figures(visitors[0]), name) - before
+    assert more >= 0.05 + 0.55 + 1.05, "each waits for the whole replies before it"
 
 
 def test_metrics_are_for_this_machine_alone():

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Iterator
 from inspect import isgenerator
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ from page_client import Visitor, function, served
 from small_listening import new
 
 import app
-from page.calls import WHO
+from page.calls import SINCE, WHO
 from page.limits import Limits
 from strings import say
 
@@ -146,7 +147,8 @@ def test_any_part_of_what_a_script_sends_is_answered(
     handler = page.demo.fns[function(page, name)].fn
     session = "visitor_session"
     request = SimpleNamespace(
-        session_hash=session, state=SimpleNamespace(**{WHO: ("user", "address")})
+        session_hash=session,
+        state=SimpleNamespace(**{WHO: ("user", "address"), SINCE: time.monotonic()}),
     )
     value = TALK.get(name) or TABS.get(name, {})
     value = {part: known.get(part, inner) for part, inner in value.items()}
