@@ -76,13 +76,12 @@ def _answer(
     session: Session, name: object, model: SpeechModel, label: str | None, options: dict
 ) -> Generator[ShownTurn | None]:
     """Answer a turn once more, as `again`, or where there is a `label` as `beside`."""
-    turn = session.transcript.turn(name)
-    if not turn.can_repeat:
-        raise UserError("error_cannot_repeat")
+    _repeatable(session, name)  # else the reply under way goes on
     stop = session.hearing.take_floor(session.limits.wait_seconds)
     if stop is None:
         return
     try:
+        turn = _repeatable(session, name)  # what had the floor may have begun a new conversation
         more = _once_more(turn, model, session.system, session.model, label)
         clip = read_speech(turn.audio, session.limits) if turn.audio else None
     except BaseException:
@@ -92,6 +91,18 @@ def _answer(
         clip, turn.text, turn.audio, stop, image=turn.image, video=turn.video,
         again=more, **options,
     )  # fmt: skip
+
+
+def _repeatable(session: Session, name: object) -> ShownTurn:
+    """The turn of a name, which can be answered once more.
+
+    Raises:
+        UserError: there is none, or what was before it is not kept.
+    """
+    turn = session.transcript.turn(name)
+    if not turn.can_repeat:
+        raise UserError("error_cannot_repeat")
+    return turn
 
 
 def _once_more(

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -73,6 +74,25 @@ def test_what_no_turn_begins_with_is_not_kept(session: Session):
     assert [text for text, _ in session.conversation.heard] == ["第一句", "第二句", "第三句"]
     session.reset()
     assert files.num_bytes == 0 and list(files.folder.iterdir()) == []
+
+
+@pytest.mark.parametrize("way", [again, partial(beside, model=OtherModel(), label="other")])
+def test_a_new_conversation_that_comes_first_is_told(
+    session: Session, monkeypatch: pytest.MonkeyPatch, way: Callable
+):
+    *_, turn = session.answer(None, "第一句")
+    take_floor = session.hearing.take_floor
+
+    def take_late(seconds: float):
+        monkeypatch.undo()
+        session.reset()
+        return take_floor(seconds)
+
+    monkeypatch.setattr(session.hearing, "take_floor", take_late)
+    with pytest.raises(UserError) as told:
+        list(way(session, turn.name))
+    assert told.value.code == "error_no_such_turn"
+    assert not session.is_busy and session.turns == []
 
 
 def test_a_turn_that_is_not_kept_is_told(session: Session):
