@@ -136,9 +136,12 @@ class Hearing:
             before[1].cancel()
 
     def is_prepared(self, audio: str | None) -> bool:
-        """Whether a recording has been read, or is being read, by `prepare`."""
+        """Whether a recording has been read, or is being read, by `prepare`, and still waits."""
         recording = self._recording
-        return bool(audio and recording and recording[0] == audio)
+        if not audio or recording is None:
+            return False
+        path, listener = recording
+        return path == audio and not listener.has_given_up
 
     def take_prepared(self, audio: str | None) -> Listener | None:
         """The listener that has read a recording, whose turn is the current one from now on."""

@@ -102,6 +102,11 @@ class Listener:
         """Seconds of speech that it can still hear."""
         return self._seconds_left
 
+    @property
+    def has_given_up(self) -> bool:
+        """Whether it has ended by itself; to be asked before `finish`."""
+        return self._ended.is_set()
+
     def push(self, piece: AudioClip | str) -> None:
         """Hear the next piece, a clip or a file; returns at once."""
         if not self._ended.is_set():

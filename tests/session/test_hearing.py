@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import errno
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -130,6 +131,23 @@ def test_a_recording_is_read_before_it_is_sent(session: Session, model: FakeMode
     session.prepare(recording(session))
     say(session, "你好")  # not the recording
     assert [text for text, _ in session.conversation.heard] == ["", "你好"]
+
+
+@pytest.mark.parametrize("cause", ["it was sent late", "a long reply was under way"])
+def test_a_recording_that_waited_too_long_is_read_again(model: FakeModel, files: Files, cause: str):
+    limits = dataclasses.replace(LIMITS, upload_seconds=0.2, wait_seconds=0.1, max_reply_seconds=1)
+    session = Session("v", model, files, Limiter(1, 1), limits)
+    path = recording(session)
+    is_under_way = cause == "a long reply was under way"
+    if is_under_way:
+        session.floor.take(threading.Event(), 1)
+    session.prepare(path)
+    wait_until(lambda: not session.is_prepared(path))
+    if is_under_way:
+        session.floor.give()
+    *_, turn = session.answer(path, "")
+    assert turn.reply and session.conversation.heard[0][1] == pytest.approx(1, abs=0.05)
+    session.close()
 
 
 def test_a_cancelled_listener_reads_no_more(session: Session, model: FakeModel):
