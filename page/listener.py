@@ -22,17 +22,24 @@ SPARE_SECONDS = 0.5  # of the model's room, that rounding may take
 
 
 class Floor:
-    """Whose turn it is in a conversation: one of its turns has the floor, the others wait."""
+    """Whose turn it is in a conversation: one of its turns has the floor, the others wait.
+
+    Fields:
+        is_closed: nobody has it any more, but for who has it already.
+    """
 
     def __init__(self) -> None:
         self._changed = Condition()
-        self._taken = False
+        self._taken = self.is_closed = False
 
     def take(self, stop: Event, seconds: float) -> bool:
-        """Have the floor, as soon as it is free; False if `stop` was set or it took too long."""
+        """Have the floor, as soon as it is free; False if `stop` was set, it took too long, or it
+        is closed."""
         with self._changed:
-            self._changed.wait_for(lambda: not self._taken or stop.is_set(), seconds)
-            if self._taken or stop.is_set():
+            self._changed.wait_for(
+                lambda: not self._taken or self.is_closed or stop.is_set(), seconds
+            )
+            if self._taken or self.is_closed or stop.is_set():
                 return False
             self._taken = True
             return True
@@ -42,6 +49,13 @@ class Floor:
         with self._changed:
             self._taken = False
             self._changed.notify_all()
+
+    def close(self, seconds: float) -> bool:
+        """Let nobody have it any more; whether who has it gives it within so many seconds."""
+        with self._changed:
+            self.is_closed = True
+            self._changed.notify_all()
+            return self._changed.wait_for(lambda: not self._taken, seconds)
 
     def stop(self, stop: Event) -> None:
         """Set an event, and wake who waits with it."""

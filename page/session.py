@@ -35,6 +35,7 @@ class Session:
         transcript: what was said.
         hearing: the microphone, and a recording that is read before it is sent.
         floor: whose turn is under way.
+        opened: when it was asked for last, by time.monotonic.
 
     Args:
         owner: the visitor, as `files` knows them.
@@ -59,6 +60,7 @@ class Session:
         self.transcript = Transcript(owner, files)
         self.floor = Floor()
         self.hearing = Hearing(self.floor, limiter, limits)
+        self.opened = self.hearing.last_used
 
     @property
     def turns(self) -> list[ShownTurn]:
@@ -143,9 +145,10 @@ class Session:
             self.floor.give()
 
     def close(self) -> None:
-        """Free what the session holds."""
+        """Free what the session holds; no further turn begins in it."""
         self.interrupt()
-        self.wait()
+        if self.floor.close(CLOSE_SECONDS):  # else the turn under way does it at its end
+            self.transcript.replace([], None)
         self.files.remove_all(self.owner)
 
     def listen(self, shown: Mapping[str, str] | None = None) -> None:
@@ -306,6 +309,8 @@ class Session:
             if turn and self.transcript.goes_on_from(turn):
                 self.conversation = conversation
                 self.transcript.keep_state(conversation)
+            if self.floor.is_closed:
+                self.transcript.replace([], None)
             self.hearing.last_used = time.monotonic()
             self.floor.give()
 

@@ -16,6 +16,7 @@ from .session import Session
 
 MAX_SWEEP_SECONDS = 5.0
 SAFE_SECONDS = 60.0  # since its last turn, in which a session of who is here makes room for nobody
+OPENED_SECONDS = 2.0  # since it was opened, in which nor does one whose next turn is to begin
 
 
 class Sessions:
@@ -69,7 +70,7 @@ class Sessions:
                     visitor, self.model, self.files, self.limiter, self.limits, self.log_content
                 )
                 self._sessions[visitor] = session
-            session.hearing.last_used = time.monotonic()
+            session.opened = session.hearing.last_used = time.monotonic()
         if away:
             away.close()
         if system is not None:
@@ -118,9 +119,13 @@ class Sessions:
         return owner.partition(".")[0] in self._connections
 
     def _least_used(self) -> Session:
-        """Of those without a turn under way: of visitors who are away, else of idle ones."""
+        """Of those in which nothing is under way: of visitors who are away, else of idle ones."""
         before = time.monotonic() - SAFE_SECONDS
-        free = [session for session in self._sessions.values() if not session.is_busy]
+        free = [
+            session
+            for session in self._sessions.values()
+            if not (session.is_busy or _is_awaited(session))
+        ]
         away = [
             session for session in free if session.owner.partition(".")[0] not in self._connections
         ]
@@ -133,3 +138,8 @@ class Sessions:
         seconds = min(MAX_SWEEP_SECONDS, self.limits.linger_seconds / 2)
         while not self._closed.wait(seconds):
             self.sweep()
+
+
+def _is_awaited(session: Session) -> bool:
+    """Whether it was opened a moment ago, and nothing has happened in it since."""
+    return session.hearing.last_used == session.opened > time.monotonic() - OPENED_SECONDS

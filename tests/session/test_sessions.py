@@ -9,15 +9,23 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from fake_model import FakeModel
+from fake_model import FakeModel, held
 from visiting import (
     LIMITS,
+    recording,
+    say,
     wait_until,
 )
 
 from models.errors import UserError
 from page.files import Files
-from page.sessions import Sessions
+from page.once_more import again
+from page.sessions import OPENED_SECONDS, Sessions
+
+
+def open_before(sessions: Sessions, visitor: str) -> None:
+    """A session that was opened some time ago."""
+    sessions.open(visitor).hearing.last_used -= OPENED_SECONDS
 
 
 class TestSessions:
@@ -29,7 +37,7 @@ class TestSessions:
 
     def test_the_one_away_longest_makes_room(self, sessions: Sessions):
         for visitor in "abc":
-            sessions.open(visitor)
+            open_before(sessions, visitor)
         sessions.connect("a", True)
         sessions.open("b")
         sessions.open("d")
@@ -37,7 +45,7 @@ class TestSessions:
 
     def test_too_many_in_use_are_told(self, sessions: Sessions):
         for visitor in "abc":
-            sessions.open(visitor)
+            open_before(sessions, visitor)
             sessions.connect(visitor, True)
         with pytest.raises(UserError) as told:
             sessions.open("d")
@@ -78,3 +86,48 @@ class TestSessions:
         time.sleep(0.3)
         assert sessions.get("a")
         wait_until(lambda: sessions.get("a") is None)
+
+    def test_one_that_was_just_opened_makes_no_room(self, model: FakeModel, files: Files):
+        sessions = Sessions(model, files, dataclasses.replace(LIMITS, max_sessions=1))
+        first = sessions.open("a.x")
+        with pytest.raises(UserError) as told:
+            sessions.open("b.x")
+        assert told.value.code == "error_too_many_users"
+        say(first, "你好")
+        say(sessions.open("b.x"), "你好")
+        sessions.close()
+        assert list(files.folder.iterdir()) == []
+
+    def test_no_turn_begins_in_one_that_has_ended(self, sessions: Sessions, files: Files):
+        session = sessions.open("v")
+        turn = say(session, "你好")
+        wait_until(lambda: sessions.get("v") is None and not files.num_bytes)
+        for ask, code in (
+            (lambda: list(again(session, turn.name)), "error_no_such_turn"),
+            (lambda: say(session, "你好"), "error_busy"),
+            (lambda: list(session.answer_clip(None, "你好", system="")), "error_busy"),
+            (session.reset, "error_busy"),
+        ):
+            with pytest.raises(UserError) as told:
+                ask()
+            assert told.value.code == code
+        session.prepare(recording(session))
+        session.listen()
+        with pytest.raises(UserError):
+            list(session.answer_heard())
+        files.remove_all("v")  # the recording
+        assert list(files.folder.iterdir()) == [] and not session.is_busy
+
+    def test_a_turn_that_outlasts_its_session_leaves_nothing(
+        self, sessions: Sessions, model: FakeModel, files: Files, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("page.session.CLOSE_SECONDS", 0.1)
+        session = sessions.open("v")
+        say(session, "你好")
+        with ThreadPoolExecutor(1) as pool:
+            with held(model):
+                running = pool.submit(say, session, "再来")
+                wait_until(lambda: session.is_busy)
+                sessions.close()
+            running.result(5)
+        assert list(files.folder.iterdir()) == [] and files.num_bytes == 0
