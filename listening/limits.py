@@ -28,7 +28,7 @@ class TestLimits:
     max_user_tests: int = 20
     max_address_tests: int = 50
     max_sounds: int = 240
-    max_bytes: int = 96 * MIB
+    max_bytes: int = 37 * MIB
     max_total_bytes: int = 2048 * MIB
     max_seconds: float = 60.0
     max_raters: int = 200

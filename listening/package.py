@@ -23,7 +23,7 @@ from .store import Store
 FORMAT = "westlake-omni listening test 1"
 SOUND = re.compile(r"sounds/([0-9a-f]{64})\.flac")
 MAX_DAY_SECONDS = 86_400.0
-MAX_JSON_BYTES = 32 << 20
+MAX_JSON_BYTES = 32 << 20  # of the test, and of its ratings
 
 
 def write_package(path: Path, store: Store, code: str) -> None:
@@ -33,7 +33,8 @@ def write_package(path: Path, store: Store, code: str) -> None:
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as file:
         file.writestr("format.txt", FORMAT)
         file.writestr("test.json", test.to_json())
-        file.writestr("ratings.json", json.dumps(ratings, ensure_ascii=False))
+        text = json.dumps(ratings, ensure_ascii=False, separators=(",", ":"))
+        file.writestr("ratings.json", text)
         for name in sound_digests(test):
             sound = zipfile.ZipInfo(f"sounds/{name}.flac")
             file.writestr(sound, store.sound(code, name), zipfile.ZIP_STORED)
@@ -57,7 +58,7 @@ def read_package(
     Raises:
         UserError: it is no such file, too large, or any part of it is not as it must be.
     """
-    with open_archive(path, limits.max_bytes + limits.max_sounds * 8192) as archive:
+    with open_archive(path, limits.max_bytes + 2 * MAX_JSON_BYTES) as archive:
         if "format.txt" not in archive.names or archive.read("format.txt", 100) != FORMAT.encode():
             raise UserError("error_package_kind")
         test = test_of_json(_text(archive, "test.json"))

@@ -10,6 +10,7 @@ from listening.limits import TestLimits
 from models.errors import shown
 
 MIB = 1 << 20
+SOUNDS_SHARE = 0.75  # of an exported test; texts and ratings take the rest of an upload
 MAX_NUMBER = 2**53  # NaN and infinity are beyond it, too
 
 
@@ -68,6 +69,7 @@ def listening_limits(limits: Limits) -> TestLimits:
         max_tests=limits.max_tests,
         max_user_tests=limits.max_user_tests,
         max_address_tests=limits.max_address_tests,
+        max_bytes=round(SOUNDS_SHARE * limits.max_upload_bytes),
         max_total_bytes=limits.max_tests_bytes,
     )
 

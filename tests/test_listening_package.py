@@ -4,16 +4,21 @@ import json
 import sqlite3
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
+import numpy as np
 import pytest
 from small_listening import new
 
-from listening.limits import TestLimits
+from listening.definition import ListeningTest, Stimulus
+from listening.limits import MAX_NAME, MAX_SETTINGS, MAX_TRIALS, TestLimits
 from listening.package import read_package, write_package
-from listening.results import summarise
-from listening.sounds import digest
+from listening.plan import plan, rater_seed
+from listening.results import Rating, summarise
+from listening.sounds import digest, pack
 from listening.store import Store
 from models.errors import UserError
+from page.limits import Limits, listening_limits
 
 LIMITS = TestLimits()
 
@@ -49,6 +54,46 @@ def test_another_instance_takes_up_a_package(store: Store, package: Path, tmp_pa
     assert other.owned(key)[0] == code != own_code
     with pytest.raises(UserError):  # nobody's key came with it
         other.join(code, "ann", "")
+
+
+def test_the_largest_test_comes_back_with_all_its_ratings(tmp_path: Path):
+    """By the page's limits: of 240 sounds, of texts that pack badly, by all raters it may have."""
+    limits = Limits()
+    rng, sizes = np.random.default_rng(0), listening_limits(limits)
+
+    def text(length: int) -> str:
+        return "".join(map(chr, rng.integers(0x4E00, 0x9FA5, length)))
+
+    shared = [(f"{i % 5}", f"{i // 5}") for i in range(200)]
+    names = [*shared, *((f"{i % 5}", text(MAX_NAME)) for i in range(40))]
+    noise = rng.integers(-(2**15), 2**15, (240, 81_500)).astype(np.int16) / 2**15
+    packed = [pack(wave, 16_000) for wave in noise]
+    stimuli = [
+        Stimulus(
+            condition=condition, prompt=prompt, digest=digest(data),
+            settings={"prompt_text": text(MAX_SETTINGS - 20)},
+        )
+        for (condition, prompt), data in zip(names, packed)
+    ]  # fmt: skip
+    test = ListeningTest(kind="abx", title="t", seed=1, stimuli=tuple(stimuli))
+    ratings = [
+        Rating(
+            rater=name, position=position, trial=trial, answer=position % 2,
+            seconds=rng.random() * 100, time="2026-01-01T00:00:00+00:00",
+        )
+        for name in [text(MAX_NAME) for _ in range(sizes.max_raters)]
+        for position, trial in enumerate(plan(test, rater_seed(test, name)))
+    ]  # fmt: skip
+    assert len(ratings) == MAX_TRIALS * sizes.max_raters
+    sounds = dict(zip((stimulus.digest for stimulus in stimuli), packed))
+    assert 0.98 * sizes.max_bytes < sum(map(len, packed)) <= sizes.max_bytes
+    path = tmp_path / "package.zip"
+    store = SimpleNamespace(
+        test=lambda code: test, ratings=lambda code: ratings, sound=lambda code, name: sounds[name]
+    )
+    write_package(path, store, "code")
+    assert path.stat().st_size <= limits.max_upload_bytes
+    assert read_package(path, sizes) == (test, sounds, ratings)
 
 
 def _rows(store: Store, query: str) -> list:
