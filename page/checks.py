@@ -11,7 +11,7 @@ from listening.definition import is_unicode
 from models.contract import SamplingField, SpeechModel
 from models.errors import UserError, shown
 
-from .limits import Limits
+from .limits import SHORTEST_REPLY, Limits
 
 MAX_SEED = 2**53 - 1  # the largest whole number that every browser keeps
 
@@ -89,7 +89,8 @@ def reply_options(
         raise UserError("error_no_setting", name="text_only")
     if text_only:
         values["speaks"] = False
-    length = SamplingField(name="length", low=1, high=limits.max_reply_seconds, step=1)
+    longest = limits.max_reply_seconds
+    length = SamplingField(name="length", low=SHORTEST_REPLY, high=longest, step=1)
     return {
         "style": style or None,
         "voice": voice or None,

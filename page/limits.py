@@ -12,10 +12,11 @@ from models.errors import shown
 MIB = 1 << 20
 SOUNDS_SHARE = 0.75  # of an exported test; texts and ratings take the rest of an upload
 MAX_NUMBER = 2**53  # NaN and infinity are beyond it, too
+SHORTEST_REPLY = 1.0  # seconds: the least that can be set as a reply's longest length
 
 
-def _limit(default: float, meaning: str):
-    return field(default=default, metadata={"meaning": meaning})
+def _limit(default: float, meaning: str, least: float = 0):
+    return field(default=default, metadata={"meaning": meaning, "least": least})
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -23,7 +24,7 @@ class Limits:
     """What a visitor may ask of the page; the defaults suit a small public server.
 
     Raises:
-        ValueError: a value that is not above 0, or is no whole number where one is meant.
+        ValueError: a value that is too low, or is no whole number where one is meant.
     """
 
     max_text_characters: int = _limit(2000, "characters of a written turn")
@@ -36,8 +37,12 @@ class Limits:
     address_requests: int = _limit(6000, "the same, of all users at one address")
     max_connections: int = _limit(512, "requests and event streams open at the same time")
     address_connections: int = _limit(128, "the same, of all users at one address")
-    reply_seconds: float = _limit(30.0, "longest reply in seconds, until the user sets another")
-    max_reply_seconds: float = _limit(90.0, "longest reply in seconds that can be set")
+    reply_seconds: float = _limit(
+        30.0, "longest reply in seconds, until the user sets another", SHORTEST_REPLY
+    )
+    max_reply_seconds: float = _limit(
+        90.0, "longest reply in seconds that can be set", SHORTEST_REPLY
+    )
     max_replies: int = _limit(4, "replies made at the same time")
     max_waiting: int = _limit(16, "replies that wait for their turn")
     max_microphones: int = _limit(16, "microphones open for live talk at the same time")
@@ -58,7 +63,8 @@ class Limits:
 
     def __post_init__(self) -> None:
         for entry in dataclasses.fields(self):
-            _check(entry.name, getattr(self, entry.name), type(entry.default))
+            least = entry.metadata["least"]
+            _check(entry.name, getattr(self, entry.name), type(entry.default), least)
         if self.reply_seconds > self.max_reply_seconds:
             object.__setattr__(self, "reply_seconds", self.max_reply_seconds)
 
@@ -74,11 +80,12 @@ def listening_limits(limits: Limits) -> TestLimits:
     )
 
 
-def _check(name: str, value: object, kind: type) -> None:
+def _check(name: str, value: object, kind: type, least: float) -> None:
     number = value if isinstance(value, (int, float)) else math.nan
     is_right = abs(number) <= MAX_NUMBER and (kind is float or number == int(number))
-    if isinstance(value, bool) or not is_right or number <= 0:
+    if isinstance(value, bool) or not is_right or number <= 0 or number < least:
+        low = f"of at least {least:g}" if least else "above 0"
         what = "a whole number" if kind is int else "a number"
         raise ValueError(
-            f"--{name.replace('_', '-')} is {shown(repr(value))}, but must be {what} above 0"
+            f"--{name.replace('_', '-')} is {shown(repr(value))}, but must be {what} {low}"
         )

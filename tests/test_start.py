@@ -19,6 +19,7 @@ from page_client import free_port
 
 import app
 from page import options, server
+from page.checks import reply_options
 from page.limits import Limits
 
 ROOT = Path(app.__file__).parent
@@ -48,6 +49,16 @@ def test_limits_are_above_zero(value: str, capsys: pytest.CaptureFixture):
     assert app.main(["--wait-seconds", value]) == 2
     (line,) = capsys.readouterr().err.splitlines()
     assert "--wait-seconds" in line and "above 0" in line
+
+
+@pytest.mark.parametrize("name", ["reply_seconds", "max_reply_seconds"])
+def test_the_longest_reply_can_be_asked_for(name: str):
+    told = f"--{name.replace('_', '-')} is 0.5, but must be a number of at least 1"
+    with pytest.raises(ValueError, match=told):
+        Limits(**{name: 0.5})
+    limits, model = Limits(**{name: 1}), FakeModel()
+    made = reply_options(model, limits, "", limits.reply_seconds, {})
+    assert made["max_new_tokens"] == model.frame_rate
 
 
 def test_the_documented_options_are_the_programs():
