@@ -140,10 +140,12 @@ class UserTurn:
         codec, device = checkpoint.codec, checkpoint.device
         self.num_samples += len(samples)
         *pieces, end = samples.split(FRAMES_AT_ONCE * codec.config.samples_per_frame)
+        columns = []
         for piece, is_last in [*((piece, False) for piece in pieces), (end, last)]:
             wave = piece[None, None].to(device)
             codes = codec.encode_chunk(wave, self._codec_state, last=is_last)
-            self._append(self._stream.push(codes[0].cpu()))
+            columns.append(self._stream.push(codes[0].cpu()))
+        self._append(torch.cat(columns, dim=1))
 
     def _read(self) -> None:
         """Let the model read all columns so far, and write down what it hears in them."""
