@@ -26,8 +26,8 @@ from models.omni.graphs import GraphedStep, checked, eager_step
 from models.omni.sampling import Draw, FlowConfig, OmniSampling
 from models.omni.token2wav import Token2Wav
 from models.transformer.graphs import are_wanted
-from models.transformer.native import load_library
-from models.transformer.quantisation import empty, linear_layer, linear_layers
+from models.transformer.native import empty, load_library
+from models.transformer.quantisation import linear_layer, linear_layers
 from models.transformer.quantised import GROUP_SIZE, Int4Linear, Int8Linear
 
 from .common import bytes_of, memory_bandwidth, report, seconds_of, warm_seconds_of

@@ -70,6 +70,15 @@ static void call_product(int threads) {
     put(y, bytes);
 }
 
+static void call_panels(int threads) {
+    uint32_t *rows = memory();
+    int64_t outputs = number(), numbers = number();
+    int64_t bytes = (outputs + PANEL - 1) / PANEL * PANEL * numbers * 4;
+    uint32_t *panels = room(bytes);
+    native_panels(rows, outputs, numbers, panels, threads);
+    put(panels, bytes);
+}
+
 static void call_quantise(int threads) {
     float *weight = memory();
     int64_t rows = number(), inputs = number(), bits = number();
@@ -139,8 +148,8 @@ static void call_codes(int threads) {
 
 // Memory is given back by the process' end.
 int main(void) {
-    void (*calls[])(int) = {call_product, call_quantise, call_draw,
-                            call_step,    call_codes,    call_correct};
+    void (*calls[])(int) = {call_product, call_quantise, call_draw,   call_step,
+                            call_codes,   call_correct,  call_panels};
     for (;;) {
         void (*call)(int) = calls[number()];
         call(number());

@@ -12,10 +12,11 @@ from models.transformer.native.compiled import (
     LinearStruct,
     StackStruct,
 )
+from models.transformer.native.panels import PANEL
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp-simd", "-static")
-PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT = range(6)
+PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT, PANELS = range(7)
 
 
 class EmulatedLibrary:
@@ -46,6 +47,10 @@ class EmulatedLibrary:
         struct = LinearStruct.from_address(linear)
         self._send(PRODUCT, threads, *_linear(struct), _memory(x, 4 * rows * struct.inputs), rows)
         self._receive(y, 4 * rows * struct.outputs)
+
+    def native_panels(self, rows, outputs, numbers, panels, threads) -> None:
+        self._send(PANELS, threads, _memory(rows, 4 * outputs * numbers), outputs, numbers)
+        self._receive(panels, 4 * _whole_panels(outputs) * numbers)
 
     def native_quantise(self, weight, rows, inputs, bits, steps, scales, threads) -> None:
         self._send(QUANTISE, threads, _memory(weight, 4 * rows * inputs), rows, inputs, bits)
@@ -118,11 +123,16 @@ def _memory(address: int | None, num_bytes: int) -> bytes:
     return string_at(address, num_bytes) if address else b""
 
 
+def _whole_panels(outputs: int) -> int:
+    return -(-outputs // PANEL) * PANEL
+
+
 def _linear(linear: Structure) -> list[int | bytes]:
-    size = linear.inputs * linear.outputs
+    outputs = _whole_panels(linear.outputs)
+    groups = outputs * linear.inputs // 64
     return [
-        _memory(linear.weight, size * linear.bits // 8),
-        _memory(linear.scale, linear.outputs * 2 if linear.bits == 8 else size // 16),
+        _memory(linear.weight, outputs * 4 * -(-linear.inputs * linear.bits // 32)),
+        _memory(linear.scale, linear.outputs * 2 if linear.bits == 8 else groups * 4),
         _memory(linear.bias, linear.outputs * 2),
         linear.inputs, linear.outputs, linear.bits,
     ]  # fmt: skip

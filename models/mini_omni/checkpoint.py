@@ -154,6 +154,7 @@ def new_model(
     with naming(path):
         weights = quantise_weights(weights, dtype, library)
     assign_weights(model, weights, path, None)
+    del weights  # so that each layer's are given up as they are put in order
     prepare_quantised(model, library)
     return model
 

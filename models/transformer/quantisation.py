@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import mmap
 from collections.abc import Mapping
 from ctypes import CDLL
 from typing import TypeVar
@@ -12,11 +11,10 @@ from torch import Tensor, nn
 
 from .config import StackConfig
 from .language_model import LanguageModel
-from .native import native_quantise
+from .native import empty, native_quantise
 from .quantised import GROUP_SIZE, Int4Linear, Int8Embedding, Int8Linear
 from .rounding import Inputs, factors_of, round_corrected
 
-HUGE_PAGE = 1 << 21  # bytes
 CHUNK_SIZE = 1 << 18  # weights quantised at once: few enough for a core's own cache
 SHARE = 32  # rows that a thread rounds to 4 bits at once, at most
 LAYERS = ("wqkv", "wo", "w_gate_up", "w_down")
@@ -126,17 +124,6 @@ def _quantise(
             to_steps.copy_(found[0])
             to_scale.copy_(found[1])
     return steps, scale
-
-
-def empty(num_outputs: int, row_size: int, dtype: torch.dtype) -> Tensor:
-    """Memory for a weight [num_outputs, row_size] of one byte each, in huge pages where there are
-    any: who reads it from end to end is a twentieth faster."""
-    num_bytes = num_outputs * row_size
-    if num_bytes < HUGE_PAGE or not hasattr(mmap, "MADV_HUGEPAGE"):
-        return torch.empty(num_outputs, row_size, dtype=dtype)
-    memory = mmap.mmap(-1, num_bytes, flags=mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS)
-    memory.madvise(mmap.MADV_HUGEPAGE)
-    return torch.frombuffer(memory, dtype=dtype).view(num_outputs, row_size)
 
 
 def _to_int8(weight: Tensor) -> tuple[Tensor, Tensor]:

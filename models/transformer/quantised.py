@@ -36,6 +36,7 @@ class Int8Linear(nn.Module):
     weight: Tensor
     scale: Tensor
     bias: Tensor | None
+    packed: Tensor
 
     def __init__(self, num_inputs: int, num_outputs: int, has_bias: bool) -> None:
         super().__init__()
@@ -50,16 +51,47 @@ class Int8Linear(nn.Module):
         self.scale = self.scale.bfloat16()
         self.bias = None if self.bias is None else self.bias.bfloat16()
         if library is not None:
-            self.native = NativeLinear(library, self.weight, self.scale, self.bias)
+            self._compute_by(NativeLinear(library, self.weight, self.scale, self.bias))
+
+    def _compute_by(self, native: NativeLinear) -> None:
+        self.native = native
+        self.register_buffer("packed", native.weight, persistent=False)
+        self.register_buffer("weight", None)  # it is in `packed`
 
     def part(self, outputs: slice | Tensor) -> Int8Linear:
-        """A layer of some of the outputs, prepared as this one; a slice shares its weights."""
-        weight, scale = self.weight[outputs], self.scale[outputs]
-        other = Int8Linear(weight.shape[1], len(weight), self.bias is not None)
-        other.weight, other.scale = weight, scale
+        """A layer of some of the outputs, prepared as this one; a slice shares its weights, in C
+        where it begins with a panel."""
+        chosen = torch.arange(self.num_outputs)[outputs]
+        other = Int8Linear(0, len(chosen), self.bias is not None)
+        other.scale = self.scale[outputs]
         other.bias = None if self.bias is None else self.bias[outputs]
-        other.prepare(None if self.native is None else self.native.compiled)
+        if self.native is None:
+            other.weight = self.weight[outputs]
+        elif isinstance(outputs, slice) and (shared := self.native.part(outputs)):
+            other._compute_by(shared)
+        else:
+            other.weight = self.native.weight_rows(chosen)
+            other.prepare(self.native.compiled)
         return other
+
+    def rows(self, outputs: Tensor) -> Tensor:
+        """The weights that lead to some outputs [...] -> [..., in], bfloat16."""
+        if self.native is None:
+            steps = F.embedding(outputs, self.weight)
+        else:
+            steps = self.native.weight_rows(outputs)
+        return steps.bfloat16() * self.scale[outputs][..., None]
+
+    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if self.weight is None:
+            destination[f"{prefix}weight"] = self._stored_weight()
+        if self.scale is None:
+            destination[f"{prefix}scale"] = self._stored_scale()
+
+    def _stored_weight(self) -> Tensor:
+        assert self.native is not None
+        return self.native.weight_rows(torch.arange(self.num_outputs))
 
     def forward(self, x: Tensor) -> Tensor:
         rows = x.flatten(0, -2)
@@ -84,20 +116,19 @@ class Int8Embedding(nn.Module):
 
     def forward(self, ids: Tensor) -> Tensor:
         (head,) = self._head
-        return F.embedding(ids, head.weight).bfloat16() * head.scale[ids][..., None]
+        return head.rows(ids)
 
 
 class Int4Linear(Int8Linear):
     """[..., in] -> [..., out], bfloat16; a scale and an offset per `GROUP_SIZE` inputs.
 
     Buffers: `weight` uint8 [out, in / 2], two inputs a byte, the first in its upper half; `scale`
-    float [out, in / GROUP_SIZE, 2], a step and the middle of the 16 steps; `bias`. In PyTorch
-    both are kept in the order that its product takes alone, and put back in ours to be saved.
+    float [out, in / GROUP_SIZE, 2], a step and the middle of the 16 steps; `bias`. Both are kept
+    in the order alone that the product takes, and put back in ours to be saved.
 
     Args: as of `Int8Linear`.
     """
 
-    packed: Tensor
     packed_scale: Tensor
 
     def __init__(self, num_inputs: int, num_outputs: int, has_bias: bool) -> None:
@@ -107,15 +138,17 @@ class Int4Linear(Int8Linear):
 
     def prepare(self, library: CDLL | None) -> None:
         super().prepare(library)
-        if library is None:
+        if self.native is not None:
+            scale = self.native.scale
+        else:
             missing = -self.num_outputs % ROW_BLOCK
             steps = F.pad(_unpack(self.weight).int(), (0, 0, 0, missing))
             scale = F.pad(self.scale, (0, 0, 0, 0, 0, missing)).transpose(0, 1).contiguous()
             packed = torch._convert_weight_to_int4pack_for_cpu(steps, 1)
             self.register_buffer("packed", packed, persistent=False)
-            self.register_buffer("packed_scale", scale, persistent=False)
-            self.register_buffer("weight", None)  # it is in `packed`,
-            self.register_buffer("scale", None)  # and this in `packed_scale`
+            self.register_buffer("weight", None)
+        self.register_buffer("packed_scale", scale, persistent=False)
+        self.register_buffer("scale", None)
 
     def _product(self, rows: Tensor) -> Tensor:
         return self._packed_product(rows, self.packed_scale)
@@ -124,15 +157,15 @@ class Int4Linear(Int8Linear):
         y = torch.ops.aten._weight_int4pack_mm_for_cpu(rows, self.packed, GROUP_SIZE, scale)
         return y[:, : self.num_outputs]
 
-    def _save_to_state_dict(self, destination: dict, prefix: str, keep_vars: bool) -> None:
-        super()._save_to_state_dict(destination, prefix, keep_vars)
-        if self.weight is None:
-            destination[f"{prefix}weight"] = self._steps()
-            scale = self.packed_scale.transpose(0, 1)[: self.num_outputs]
-            destination[f"{prefix}scale"] = scale.contiguous()
+    def _stored_scale(self) -> Tensor:
+        if self.native is not None:
+            return self.native.scale_rows()
+        return self.packed_scale.transpose(0, 1)[: self.num_outputs].contiguous()
 
-    def _steps(self) -> Tensor:
-        """The weight out of PyTorch's order: with unit scales a product gives steps, less 8."""
+    def _stored_weight(self) -> Tensor:
+        """In PyTorch a product with unit scales gives steps, less 8."""
+        if self.native is not None:
+            return super()._stored_weight()
         unit = torch.zeros_like(self.packed_scale)
         unit[..., 0] = 1
         inputs = torch.eye(GROUP_SIZE * len(unit), dtype=torch.bfloat16)

@@ -279,6 +279,7 @@ def _load_model(
                 weights = _quantised(read, dtype, config, tokenizer, library)
     assign_weights(model, weights, read.path, FLOATS.get(dtype))
     if dtype in QUANTISED:
+        del weights  # so that each layer's are given up as they are put in order
         prepare_quantised(model, library)
     return model.to(device).eval().requires_grad_(False)
 

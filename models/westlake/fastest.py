@@ -12,7 +12,8 @@ import numpy as np
 import torch
 from loguru import logger
 
-from ..transformer.quantisation import empty, fits_4_bits
+from ..transformer.native import empty
+from ..transformer.quantisation import fits_4_bits
 from .dual_ar import DualARTransformer
 
 LARGE_MODEL = 100_000_000  # weights

@@ -3,7 +3,6 @@
 from .compiled import (
     ISA_SWITCH,
     HeadStruct,
-    NativeLinear,
     compile_library,
     has_vocoder,
     load_library,
@@ -12,6 +11,8 @@ from .compiled import (
     pointer_of,
     scratch_of,
 )
+from .linear import NativeLinear
+from .panels import empty
 from .stack import MAX_HEAD, NativeStack, native_form
 
 __all__ = [
@@ -21,6 +22,7 @@ __all__ = [
     "NativeLinear",
     "NativeStack",
     "compile_library",
+    "empty",
     "has_vocoder",
     "load_library",
     "native_correct",

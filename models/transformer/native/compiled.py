@@ -1,4 +1,4 @@
-"""native.c: compiled, loaded, and its products with quantised weights.
+"""native.c: compiled and loaded; and its functions that need no more than that.
 
 PyTorch's own products are for floats or slower. Without a compiler, or on a processor that the C
 file is not for, everything works in PyTorch alone.
@@ -25,7 +25,6 @@ from ctypes import (
     CDLL,
     POINTER,
     Structure,
-    addressof,
     c_char_p,
     c_float,
     c_int,
@@ -39,7 +38,6 @@ from loguru import logger
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("native.c")
-PIECE = 64  # rows of a product at once: few enough for a core's own cache
 FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
 THREADS = ("-fopenmp", "-fopenmp-simd")  # the second where a compiler has no OpenMP
 PROCESSOR = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo
@@ -241,6 +239,7 @@ def _declared(library: CDLL) -> CDLL:
     library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
+    library.native_panels.argtypes = [c_void_p] + [c_int64] * 2 + [c_void_p, c_int]
     library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_correct.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 3 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
@@ -259,42 +258,6 @@ def _declared(library: CDLL) -> CDLL:
         scratch.argtypes = [c_void_p, *sizes]
         scratch.restype = c_int64
     return library
-
-
-class NativeLinear:
-    """A quantised layer as the C file sees it.
-
-    Args:
-        library: from `load_library`.
-        weight: int8 [out, in], or uint8 [out, in / 2], two inputs a byte, the first in its upper
-            half.
-        scale: bfloat16 [out], or [out, in / 64, 2].
-        bias: bfloat16 [out] or None.
-    """
-
-    def __init__(self, library: CDLL, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
-        self.compiled = library
-        self.tensors = (weight, scale, bias)  # what the pointers point to
-        bits = 8 if weight.dtype == torch.int8 else 4
-        self.num_outputs = len(weight)
-        pointers = [None if x is None else pointer_of(x) for x in self.tensors]
-        self.struct = LinearStruct(*pointers, weight.shape[1] * 8 // bits, self.num_outputs, bits)
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """[N, in] -> [N, out], in x's dtype."""
-        result = x.new_empty(len(x), self.num_outputs)
-        linear = addressof(self.struct)
-        for rows, to in zip(x.split(PIECE), result.split(PIECE), strict=True):
-            inputs = rows.float().contiguous()
-            y, scratch = scratch_of(
-                to.shape, self.compiled.native_product_scratch(linear, len(rows))
-            )
-            self.compiled.native_product(
-                linear, inputs.data_ptr(), y.data_ptr(), len(rows), scratch.data_ptr(),
-                torch.get_num_threads(),
-            )  # fmt: skip
-            to.copy_(y)
-        return result
 
 
 def native_quantise(library: CDLL, weight: Tensor, steps: Tensor, scale: Tensor) -> None:
@@ -337,5 +300,5 @@ def scratch_of(shape: Sequence[int], num_bytes: int) -> tuple[Tensor, Tensor]:
 
 
 def pointer_of(tensor: Tensor) -> int:
-    assert tensor.is_contiguous() and tensor.dtype in (torch.int8, torch.uint8, torch.bfloat16)
+    assert tensor.is_contiguous() and tensor.dtype in (torch.int32, torch.bfloat16)
     return tensor.data_ptr()

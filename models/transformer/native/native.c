@@ -15,7 +15,9 @@
 enum {
     GROUP = 64,        // weights that share a scale in 4 bits
     PART = 128,        // inputs that share a scale
-    BLOCK = 4,         // rows, and outputs, that are computed at once
+    PANEL = 16,         // outputs whose weights lie together
+    COLUMN = 4 * PANEL, // bytes of them that are read at once
+    FEW = 4,           // rows, and an attention's queries, that are computed at once
     MAX_HEAD = 256,    // numbers in a head
     AHEAD = 4096,      // bytes from what is read to what is fetched from memory
     SPAN = 1024,       // tokens whose chances are summed in float32
@@ -43,8 +45,10 @@ static INLINE float to_float(bf16 x) {
 #endif
 
 typedef struct {
-    const uint8_t *weight; // int8 [outputs, inputs]; or two inputs a byte, the first in the upper half
-    const bf16 *scale; // [outputs]; or [outputs, inputs / GROUP, 2]: a step, and what the 8th means
+    // [panels, inputs / 4, PANEL, 4] of int8; or [panels, inputs / 8, PANEL, 4], two inputs a byte, the
+    // first in the upper half.
+    const uint8_t *weight;
+    const bf16 *scale; // [outputs]; or [panels, inputs / GROUP, PANEL, 2]: a step, and what 8 means
     const bf16 *bias;  // [outputs] or NULL
     int64_t inputs, outputs, bits;
 } Linear;
@@ -67,16 +71,6 @@ typedef struct {
     const bf16 *norm, *embedding; // [dim] and [codes, dim]
 } Head;
 
-// Rows of a product's inputs, each filled up with zeros to `stride`. A block of rows lies together,
-// part by part: [rows of the block, PART].
-typedef struct {
-    int64_t rows, stride;
-    int8_t *bytes; // [blocks, stride / PART, rows of the block, PART]
-    float *scales; // [blocks, stride / PART, rows of the block]; powers of two for 4 bits
-    float *sums;   // [rows, stride / GROUP], of the inputs of a group
-    float *sum;    // [rows], of all
-} Inputs;
-
 static bf16 to_bf16(float x) {
     uint32_t bits;
     memcpy(&bits, &x, 4);
@@ -95,152 +89,13 @@ static inline float exponential(float x) {
     return y * power;
 }
 
-static int64_t padded(int64_t size) { return (size + PART - 1) / PART * PART; }
-
-static float largest_of(const float *x, int64_t size) {
-    floats largest = splat(1e-12f);
-    for (int64_t i = 0; i < size; i += WIDTH)
-        largest = larger(largest, magnitude(read_floats(x + i, size - i)));
-    return largest_lane(largest);
+static void *take(char **memory, int64_t bytes) {
+    void *taken = *memory;
+    *memory += (bytes + 63) / 64 * 64;
+    return taken;
 }
 
-// NaN remains what it is.
-static float power_of_two_above(float x) {
-    uint32_t bits;
-    memcpy(&bits, &x, 4);
-    bits = (bits + 0x7fffff) & 0x7f800000;
-    if (x == x) memcpy(&x, &bits, 4);
-    return x;
-}
-
-// Weights of 4 bits come in pairs: for them the even ones of a part are put first.
-static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
-    int64_t size = linear->inputs;
-    int64_t first = row / BLOCK * BLOCK;
-    int64_t block = in->rows - first < BLOCK ? in->rows - first : BLOCK; // its rows
-    int8_t *to = in->bytes + first * in->stride + (row - first) * PART;
-    float *scales = in->scales + first * in->stride / PART + row - first;
-    float *sums = in->sums + row * (in->stride / GROUP);
-    in->sum[row] = 0;
-    for (int64_t begin = 0; begin < in->stride; begin += PART, to += block * PART, scales += block) {
-        int64_t left = size - begin < PART ? size - begin : PART;
-        float scale = largest_of(x + begin, left) / INT8_MAX;
-        if (linear->bits == 4) scale = power_of_two_above(scale);
-        *scales = scale;
-        int8_t bytes[PART] __attribute__((aligned(64)));
-        for (int64_t group = 0; group < PART; group += GROUP) {
-            ints sum = {0};
-            for (int64_t i = group; i < group + GROUP; i += WIDTH) {
-                ints q = rounded(read_floats(x + begin + i, left - i) * splat(1 / scale));
-                write_bytes(bytes + i, q);
-                sum += q;
-            }
-            sums[(begin + group) / GROUP] = sum_ints(sum) * scale;
-            in->sum[row] += sums[(begin + group) / GROUP];
-        }
-        if (linear->bits == 4) split_pairs(bytes, to);
-        else memcpy(to, bytes, PART);
-    }
-}
-
-// Some outputs of a block of rows, each as a vector whose sum it is: to [count, rows].
-static INLINE void dot(
-    const Linear *linear, int bits, const int64_t *outputs, int count, const Inputs *in,
-    int64_t first, int rows, floats *to
-) {
-    floats totals[BLOCK * BLOCK];
-    int64_t size = linear->inputs, groups = size / GROUP, parts = size / PART, part = 0;
-    const uint8_t *weights[BLOCK];
-    const bf16 *scale[BLOCK];
-    const int8_t *bytes = in->bytes + first * in->stride;
-    const float *scales = in->scales + first * in->stride / PART;
-#pragma GCC unroll 4
-    for (int n = 0; n < count; n++) {
-        weights[n] = linear->weight + outputs[n] * size * bits / 8;
-        scale[n] = linear->scale + outputs[n] * groups * 2;
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++)
-            totals[n * rows + r] = first_lane(bits == 8 ? -OFFSET * in->sum[first + r] : 0);
-        if (bits == 4) // what lies beside the weights has to be fetched ahead as well
-            for (int64_t group = 0; group < groups; group += 16)
-                __builtin_prefetch((const char *)(scale[n] + 2 * group) + AHEAD / 8);
-    }
-    for (; part < parts; part++, bytes += rows * PART, scales += rows)
-#pragma GCC unroll 4
-        for (int n = 0; n < count; n++) {
-            const uint8_t *weight = weights[n] + part * PART * bits / 8;
-            floats *total = totals + n * rows;
-            if (bits == 8) part_int8(weight, PART, bytes, scales, rows, total);
-            else part_int4(weight, scale[n] + part * 4, 2, bytes, scales, rows, total);
-        }
-    if (part * PART < size)
-#pragma GCC unroll 4
-        for (int n = 0; n < count; n++) {
-            const uint8_t *weight = weights[n] + part * PART * bits / 8;
-            floats *total = totals + n * rows;
-            if (bits == 8) part_int8(weight, size - part * PART, bytes, scales, rows, total);
-            else part_int4(weight, scale[n] + part * 4, 1, bytes, scales, rows, total);
-        }
-    if (bits == 4)
-#pragma GCC unroll 4
-        for (int n = 0; n < count; n++)
-            for (int64_t group = 0; group < groups; group += WIDTH) {
-                floats step, middle;
-                read_pairs(scale[n] + group * 2, groups - group, &step, &middle);
-                floats least = fused(step, splat(-8), middle);
-#pragma GCC unroll 4
-                for (int r = 0; r < rows; r++) {
-                    const float *sums = in->sums + (first + r) * (in->stride / GROUP) + group;
-                    floats *total = totals + n * rows + r;
-                    *total = fused(least, read_floats(sums, groups - group), *total);
-                }
-            }
-#pragma GCC unroll 16
-    for (int n = 0; n < count * rows; n++) to[n] = totals[n];
-}
-
-// Some outputs, BLOCK or less, of a block of rows.
-static INLINE void products(
-    const Linear *linear, int bits, int64_t output, int64_t count, const Inputs *in, int64_t first,
-    int rows, float *y
-) {
-    floats totals[BLOCK * BLOCK]; // [BLOCK, rows]; where outputs are missing, the last one's
-    float sums[BLOCK * BLOCK];
-    int64_t outputs[BLOCK];
-    for (int64_t n = 0; n < BLOCK; n++) outputs[n] = output + (n < count ? n : count - 1);
-    if (in->rows > BLOCK || (bits == 4 && rows > 2)) // compute-bound
-        for (int n = 0; n < BLOCK; n += BESIDE)
-            dot(linear, bits, outputs + n, BESIDE, in, first, rows, totals + n * rows);
-    else // memory-bound: it is fastest at one stream of weights
-        for (int n = 0; n < BLOCK; n++)
-            dot(linear, bits, outputs + n, 1, in, first, rows, totals + n * rows);
-    for (int r = 0; r < rows; r++) write_quad(sums + r * BLOCK, sums_of(totals + r * BLOCK));
-    for (int64_t n = 0; n < count; n++) {
-        float scale = bits == 8 ? to_float(linear->scale[output + n]) : 1;
-        float bias = linear->bias ? to_float(linear->bias[output + n]) : 0;
-        for (int r = 0; r < rows; r++)
-            y[(first + r) * linear->outputs + output + n] = sums[n * rows + r] * scale + bias;
-    }
-}
-
-// The calling thread's share of y [rows, outputs]. The weights are read from end to end, which is
-// what memory is fastest at.
-static void product(const Linear *linear, const Inputs *in, float *y, int thread, int threads) {
-// The compiler makes a version of its own for each of these.
-#define CASE(ROWS)                                                                                \
-    case ROWS:                                                                                    \
-        if (linear->bits == 8) products(linear, 8, output, count, in, first, ROWS, y);            \
-        else products(linear, 4, output, count, in, first, ROWS, y);                              \
-        break;
-    int64_t begin = linear->outputs * thread / threads;
-    int64_t end = linear->outputs * (thread + 1) / threads;
-    for (int64_t output = begin; output < end; output += BLOCK) {
-        int64_t count = end - output < BLOCK ? end - output : BLOCK;
-        for (int64_t first = 0; first < in->rows; first += BLOCK)
-            switch (in->rows - first) { CASE(1) CASE(2) CASE(3) default: CASE(4) }
-    }
-#undef CASE
-}
+#include "product.h"
 
 static void norm(const float *x, const bf16 *weight, int64_t dim, float eps, float *y) {
     float squares = 0;
@@ -269,10 +124,10 @@ static INLINE void attend(
 ) {
     int64_t parts = (size + WIDTH - 1) / WIDTH;
     float factor = 1 / sqrtf(size);
-    for (int64_t first = 0; first < queries; first += BLOCK) {
-        floats x[BLOCK][MAX_HEAD / WIDTH]; // the queries, then what becomes of them
+    for (int64_t first = 0; first < queries; first += FEW) {
+        floats x[FEW][MAX_HEAD / WIDTH]; // the queries, then what becomes of them
 #pragma GCC unroll 4
-        for (int64_t n = 0; n < BLOCK; n++)
+        for (int64_t n = 0; n < FEW; n++)
 #pragma GCC unroll 4
             for (int64_t k = 0; k < parts; k++)
                 x[n][k] = first + n < queries
@@ -280,32 +135,32 @@ static INLINE void attend(
                               : (floats){0};
         quad largest = (quad){0} - INFINITY;
         for (int64_t p = 0; p < positions; p++) {
-            floats products[BLOCK] = {0};
+            floats products[FEW] = {0};
 #pragma GCC unroll 4
             for (int64_t k = 0; k < parts; k++) {
                 floats key = read_bf16(keys + p * size + WIDTH * k, size - WIDTH * k);
 #pragma GCC unroll 4
-                for (int64_t n = 0; n < BLOCK; n++)
+                for (int64_t n = 0; n < FEW; n++)
                     products[n] = fused(x[n][k], key, products[n]);
             }
             quad score = sums_of(products) * factor;
             largest = larger_quad(largest, score);
-            write_quad(scores + BLOCK * p, score);
+            write_quad(scores + FEW * p, score);
         }
-        for (int64_t p = positions; p % BLOCK; p++)
-            write_quad(scores + BLOCK * p, (quad){0} - INFINITY);
-        float most[16], sums[16] = {0}, total[BLOCK] = {0};
-        for (int64_t i = 0; i < 16; i += BLOCK) write_quad(most + i, largest);
-        for (int64_t p = 0; p < positions; p += BLOCK)
+        for (int64_t p = positions; p % FEW; p++)
+            write_quad(scores + FEW * p, (quad){0} - INFINITY);
+        float most[16], sums[16] = {0}, total[FEW] = {0};
+        for (int64_t i = 0; i < 16; i += FEW) write_quad(most + i, largest);
+        for (int64_t p = 0; p < positions; p += FEW)
 #pragma omp simd
             for (int64_t i = 0; i < 16; i++) {
-                scores[BLOCK * p + i] = exponential(scores[BLOCK * p + i] - most[i]);
-                sums[i] += scores[BLOCK * p + i];
+                scores[FEW * p + i] = exponential(scores[FEW * p + i] - most[i]);
+                sums[i] += scores[FEW * p + i];
             }
-        for (int64_t i = 0; i < 16; i++) total[i % BLOCK] += sums[i];
+        for (int64_t i = 0; i < 16; i++) total[i % FEW] += sums[i];
 
 #pragma GCC unroll 4
-        for (int64_t n = 0; n < BLOCK; n++)
+        for (int64_t n = 0; n < FEW; n++)
 #pragma GCC unroll 4
             for (int64_t k = 0; k < parts; k++) x[n][k] = (floats){0};
         for (int64_t p = 0; p < positions; p++)
@@ -313,37 +168,17 @@ static INLINE void attend(
             for (int64_t k = 0; k < parts; k++) {
                 floats value = read_bf16(values + p * size + WIDTH * k, size - WIDTH * k);
 #pragma GCC unroll 4
-                for (int64_t n = 0; n < BLOCK; n++) {
-                    floats score = splat(scores[BLOCK * p + n]);
+                for (int64_t n = 0; n < FEW; n++) {
+                    floats score = splat(scores[FEW * p + n]);
                     x[n][k] = fused(score, value, x[n][k]);
                 }
             }
-        for (int64_t n = 0; n < BLOCK && first + n < queries; n++)
+        for (int64_t n = 0; n < FEW && first + n < queries; n++)
             for (int64_t k = 0; k < parts; k++) {
                 floats mean = x[n][k] / splat(total[n]);
                 write_floats(y + (first + n) * size + WIDTH * k, mean, size - WIDTH * k);
             }
     }
-}
-
-static void *take(char **memory, int64_t bytes) {
-    void *taken = *memory;
-    *memory += (bytes + 63) / 64 * 64;
-    return taken;
-}
-
-static Inputs take_inputs(char **memory, int64_t rows, int64_t size) {
-    Inputs in = {.rows = rows, .stride = padded(size)};
-    in.bytes = take(memory, rows * in.stride);
-    in.scales = take(memory, rows * in.stride / PART * sizeof(float));
-    in.sums = take(memory, rows * in.stride / GROUP * sizeof(float));
-    in.sum = take(memory, rows * sizeof(float));
-    return in;
-}
-
-// At least what the function above takes.
-static int64_t inputs_bytes(int64_t rows, int64_t size) {
-    return rows * (2 * padded(size) + sizeof(float)) + 4 * 64;
 }
 
 typedef struct {
@@ -373,6 +208,31 @@ void native_product(
 
 int64_t native_product_scratch(const Linear *linear, int64_t rows) {
     return inputs_bytes(rows, linear->inputs);
+}
+
+typedef struct {
+    const uint32_t *from;
+    int64_t outputs, numbers;
+    uint32_t *to;
+} Panels;
+
+static void panels_task(void *data, int thread, int threads) {
+    Panels *task = data;
+    for (int64_t output = PANEL * thread; output < task->outputs; output += PANEL * threads) {
+        const uint32_t *from = task->from + output * task->numbers;
+        uint32_t *to = task->to + output * task->numbers;
+        int64_t count = smaller(task->outputs - output, PANEL);
+        for (int64_t i = 0; i < task->numbers; i++, to += PANEL)
+            for (int64_t n = 0; n < PANEL; n++) to[n] = n < count ? from[n * task->numbers + i] : 0;
+    }
+}
+
+// Weights, or pairs of scales, as numbers of 4 bytes [outputs, numbers] -> [panels, numbers, PANEL].
+void native_panels(
+    const uint32_t *from, int64_t outputs, int64_t numbers, uint32_t *to, int threads
+) {
+    Panels task = {from, outputs, numbers, to};
+    together(panels_task, &task, threads);
 }
 
 typedef struct {
@@ -424,7 +284,7 @@ static void step_task(void *data, int thread, int threads) {
             for (int64_t n = 0; n < queries; n++) rotate(q + n * size, angles + r * size, size);
             const bf16 *keys = task->caches[r * stack->num_blocks + b] + head * rooms[r] * size;
             const bf16 *values = keys + kv_heads * rooms[r] * size;
-            float *own = scores + thread * BLOCK * (longest + BLOCK);
+            float *own = scores + thread * FEW * (longest + FEW);
             float *y = normed + r * dim + head * queries * size;
             if (size == 64) attend(q, keys, values, queries, lengths[r] + 1, 64, own, y);
             else attend(q, keys, values, queries, lengths[r] + 1, size, own, y);
@@ -476,7 +336,7 @@ void native_step(
     task.heads = take(&scratch, rows * num_heads * stack->head_dim * sizeof(float));
     task.change = take(&scratch, rows * dim * sizeof(float));
     task.gates = take(&scratch, rows * 2 * stack->hidden * sizeof(float));
-    task.scores = take(&scratch, threads * BLOCK * (longest + BLOCK) * sizeof(float));
+    task.scores = take(&scratch, threads * FEW * (longest + FEW) * sizeof(float));
     task.in = take_inputs(&scratch, rows, dim);
     task.wide = take_inputs(&scratch, rows, stack->hidden);
     together(step_task, &task, threads);
@@ -485,7 +345,7 @@ void native_step(
 int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest, int threads) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
                      2 * stack->hidden;
-    return rows * floats * 4 + threads * BLOCK * (longest + BLOCK) * 4 +
+    return rows * floats * 4 + threads * FEW * (longest + FEW) * 4 +
            inputs_bytes(rows, stack->dim) + inputs_bytes(rows, stack->hidden) + 5 * 64;
 }
 

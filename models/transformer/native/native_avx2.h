@@ -7,6 +7,7 @@
 typedef __m256 floats;
 typedef __m128 quad;
 typedef int32_t ints __attribute__((vector_size(32)));
+typedef __m256i bytes;
 
 #if defined(__AVXVNNI__)
 #define DPBUSD _mm256_dpbusd_avx_epi32
@@ -16,17 +17,17 @@ typedef int32_t ints __attribute__((vector_size(32)));
 
 enum {
     WIDTH = 8,
+    VECTORS = PANEL / WIDTH,
 #ifdef DPBUSD
     OFFSET = 128,
 #else
     OFFSET = 0,
 #endif
+    ROWS = 4,
     BESIDE = 1,
 };
 
 static INLINE floats splat(float x) { return _mm256_set1_ps(x); }
-
-static INLINE floats first_lane(float x) { return _mm256_zextps128_ps256(_mm_set_ss(x)); }
 
 static INLINE floats magnitude(floats x) { return _mm256_andnot_ps(splat(-0.0f), x); }
 
@@ -124,74 +125,58 @@ static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
     }
 }
 
-static INLINE void part_int8(
-    const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
-    floats *totals
-) {
-    __m256i w[PART / 32];
-    uint8_t last[PART];
-    __builtin_prefetch(weight + AHEAD);
-    __builtin_prefetch(weight + 64 + AHEAD);
-    if (size < PART) {
-        memset(last, 0, PART);
-        weight = memcpy(last, weight, size);
-    }
-#pragma GCC unroll 4
-    for (int i = 0; i < PART / 32; i++) w[i] = _mm256_loadu_si256((const __m256i *)weight + i);
-#ifdef DPBUSD
-    for (int i = 0; i < PART / 32; i++) w[i] = _mm256_xor_si256(w[i], _mm256_set1_epi8((char)128));
-#endif
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        const __m256i *inputs = (const __m256i *)(bytes + r * PART);
-        __m256i sum = _mm256_setzero_si256();
-#pragma GCC unroll 4
-        for (int i = 0; i < PART / 32; i++) {
-#ifdef DPBUSD
-            sum = DPBUSD(sum, w[i], inputs[i]);
-#else
-            // The sum of two products of 128 and 127 at most fits 16 bits.
-            __m256i products = _mm256_maddubs_epi16(
-                _mm256_abs_epi8(w[i]), _mm256_sign_epi8(inputs[i], w[i])
-            );
-            sum = _mm256_add_epi32(sum, _mm256_madd_epi16(products, _mm256_set1_epi16(1)));
-#endif
-        }
-        totals[r] = fused(_mm256_cvtepi32_ps(sum), splat(scales[r]), totals[r]);
-    }
+static INLINE ints splat_int(int32_t x) { return (ints)_mm256_set1_epi32(x); }
+
+static INLINE floats to_floats(ints x) { return _mm256_cvtepi32_ps((__m256i)x); }
+
+static INLINE bytes splat_bytes(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm256_set1_epi32(four);
 }
 
-static INLINE void part_int4(
-    const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
-    int rows, floats *totals
-) {
-    const __m256i nibble = _mm256_set1_epi8(15), one = _mm256_set1_epi32(0x3f800000);
-    __builtin_prefetch(weight + AHEAD);
-#pragma GCC unroll 2
-    for (int group = 0; group < groups; group++) {
-        __m256i w = _mm256_loadu_si256((const __m256i *)weight + group);
-        __m256i even = _mm256_and_si256(_mm256_srli_epi16(w, 4), nibble);
-        __m256i odd = _mm256_and_si256(w, nibble);
-        int32_t pair;
-        memcpy(&pair, scale + 2 * group, 4);
-        // A float times a power of two is the sum of their bits, less those of 1.
-        __m256i step = _mm256_sub_epi32(_mm256_slli_epi32(_mm256_set1_epi32(pair), 16), one);
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            const __m256i *inputs = (const __m256i *)(bytes + r * PART) + group;
-#ifdef DPBUSD
-            __m256i sum = DPBUSD(_mm256_setzero_si256(), even, inputs[0]);
-            sum = DPBUSD(sum, odd, inputs[2]);
-#else
-            // The sum of four products of 15 and 127 at most fits 16 bits.
-            __m256i products = _mm256_add_epi16(
-                _mm256_maddubs_epi16(even, inputs[0]), _mm256_maddubs_epi16(odd, inputs[2])
-            );
-            __m256i sum = _mm256_madd_epi16(products, _mm256_set1_epi16(1));
-#endif
-            __m256i power = _mm256_castps_si256(splat(scales[r]));
-            __m256 factor = _mm256_castsi256_ps(_mm256_add_epi32(step, power));
-            totals[r] = fused(_mm256_cvtepi32_ps(sum), factor, totals[r]);
-        }
-    }
+static INLINE void read_halves(const uint8_t *x, bytes *upper, bytes *lower) {
+    const __m256i half = _mm256_set1_epi8(15);
+    __m256i both = _mm256_loadu_si256((const __m256i *)x);
+    *upper = _mm256_and_si256(_mm256_srli_epi16(both, 4), half);
+    *lower = _mm256_and_si256(both, half);
 }
+
+#ifdef DPBUSD
+
+static INLINE bytes read_signed(const uint8_t *x) {
+    __m256i weights = _mm256_loadu_si256((const __m256i *)x);
+    return _mm256_xor_si256(weights, _mm256_set1_epi8((char)128));
+}
+
+static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
+    return (ints)DPBUSD((__m256i)sum, weights, inputs);
+}
+
+static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, bytes second) {
+    return add_signed(add_signed(sum, upper, first), lower, second);
+}
+
+#else
+
+static INLINE bytes read_signed(const uint8_t *x) {
+    return _mm256_loadu_si256((const __m256i *)x);
+}
+
+static INLINE ints add_pairs(ints sum, __m256i pairs) {
+    return sum + (ints)_mm256_madd_epi16(pairs, _mm256_set1_epi16(1));
+}
+
+// The sum of two products of 128 and 127 at most fits 16 bits.
+static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
+    __m256i signed_inputs = _mm256_sign_epi8(inputs, weights);
+    return add_pairs(sum, _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed_inputs));
+}
+
+// The sum of four products of 15 and 127 at most fits 16 bits.
+static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, bytes second) {
+    __m256i even = _mm256_maddubs_epi16(upper, first), odd = _mm256_maddubs_epi16(lower, second);
+    return add_pairs(sum, _mm256_add_epi16(even, odd));
+}
+
+#endif

@@ -5,14 +5,17 @@
 #define ISA "avx512"
 
 enum {
-    WIDTH = 16,   // numbers in a vector
-    OFFSET = 128, // is added to weights of 8 bits
-    BESIDE = 2,   // outputs for which inputs of many rows are read but once
+    WIDTH = 16,             // numbers in a vector
+    VECTORS = PANEL / WIDTH, // of a panel
+    OFFSET = 128,           // is added to weights of 8 bits
+    ROWS = 8,               // that are computed at once where there are many,
+    BESIDE = 2,             // and panels
 };
 
 typedef __m512 floats;
 typedef __m128 quad;
 typedef int32_t ints __attribute__((vector_size(64)));
+typedef __m512i bytes;
 
 // The first of `left` lanes of 16.
 static INLINE __mmask16 lanes(int64_t left) {
@@ -20,9 +23,6 @@ static INLINE __mmask16 lanes(int64_t left) {
 }
 
 static INLINE floats splat(float x) { return _mm512_set1_ps(x); }
-
-// x, then zeros.
-static INLINE floats first_lane(float x) { return _mm512_zextps128_ps512(_mm_set_ss(x)); }
 
 static INLINE floats magnitude(floats x) { return _mm512_abs_ps(x); }
 
@@ -111,59 +111,38 @@ static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
     }
 }
 
-// Adds to the totals of some rows what a part of one output's weights gives; it has `size` of them,
-// PART or less. bytes: of the rows, [rows, PART]; scales: [rows].
-static INLINE void part_int8(
-    const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
-    floats *totals
-) {
-    const __m512i sign = _mm512_set1_epi8((char)128);
-    __m512i w[2];
-#pragma GCC unroll 2
-    for (int half = 0; half < 2; half++) {
-        int64_t left = size - half * 64;
-        __mmask64 mask = left >= 64 ? ~0ull : left > 0 ? (1ull << left) - 1 : 0;
-        _mm_prefetch((const char *)weight + half * 64 + AHEAD, _MM_HINT_T0);
-        // -128..127 becomes 0..255
-        w[half] = _mm512_xor_si512(_mm512_maskz_loadu_epi8(mask, weight + half * 64), sign);
-    }
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        const __m512i *inputs = (const __m512i *)(bytes + r * PART);
-        __m512i sum = _mm512_setzero_si512();
-        sum = _mm512_dpbusd_epi32(sum, w[0], inputs[0]);
-        sum = _mm512_dpbusd_epi32(sum, w[1], inputs[1]);
-        totals[r] = fused(_mm512_cvtepi32_ps(sum), splat(scales[r]), totals[r]);
-    }
+static INLINE ints splat_int(int32_t x) { return (ints)_mm512_set1_epi32(x); }
+
+static INLINE floats to_floats(ints x) { return _mm512_cvtepi32_ps((__m512i)x); }
+
+// 4 bytes in all lanes.
+static INLINE bytes splat_bytes(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return _mm512_set1_epi32(four);
 }
 
-// The same; the part has one or two groups of weights, each with two scales.
-static INLINE void part_int4(
-    const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
-    int rows, floats *totals
-) {
-    const __m512i nibble = _mm512_set1_epi8(15), one = _mm512_set1_epi32(0x3f800000);
-    const __m512i halves = _mm512_set_epi32(1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0, 0, 0, 0, 0, 0);
-    _mm_prefetch((const char *)weight + AHEAD, _MM_HINT_T0);
-    __m512i w = _mm512_maskz_loadu_epi8(groups == 2 ? ~0ull : 0xffffffffull, weight);
-    __m512i even = _mm512_and_si512(_mm512_srli_epi16(w, 4), nibble);
-    __m512i odd = _mm512_and_si512(w, nibble);
-    __m128i pair = groups == 2 ? _mm_loadl_epi64((const __m128i *)scale)
-                               : _mm_maskz_loadu_epi32(1, scale);
-    __m512i which = groups == 2 ? halves : _mm512_setzero_si512(); // of the steps there are
-    __m512i steps = _mm512_permutexvar_epi32(which, _mm512_castsi128_si512(pair));
-    // A float times a power of two is the sum of their bits, less those of 1.
-    __m512i step = _mm512_sub_epi32(_mm512_slli_epi32(steps, 16), one);
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        const __m512i *inputs = (const __m512i *)(bytes + r * PART);
-        __m512i sum = _mm512_setzero_si512();
-        sum = _mm512_dpbusd_epi32(sum, even, inputs[0]);
-        sum = _mm512_dpbusd_epi32(sum, odd, inputs[1]);
-        __m512i power = _mm512_castps_si512(splat(scales[r]));
-        __m512 factor = _mm512_castsi512_ps(_mm512_add_epi32(step, power));
-        totals[r] = fused(_mm512_cvtepi32_ps(sum), factor, totals[r]);
-    }
+// Weights of 8 bits, whose OFFSET is added: -128..127 becomes 0..255.
+static INLINE bytes read_signed(const uint8_t *x) {
+    return _mm512_xor_si512(_mm512_loadu_si512(x), _mm512_set1_epi8((char)128));
+}
+
+// Adds in each lane the products of its 4 weights with as many inputs.
+static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
+    return (ints)_mm512_dpbusd_epi32((__m512i)sum, weights, inputs);
+}
+
+// Weights of 4 bits, the upper halves of bytes apart from the lower ones.
+static INLINE void read_halves(const uint8_t *x, bytes *upper, bytes *lower) {
+    const __m512i half = _mm512_set1_epi8(15);
+    __m512i both = _mm512_loadu_si512(x);
+    *upper = _mm512_and_si512(_mm512_srli_epi16(both, 4), half);
+    *lower = _mm512_and_si512(both, half);
+}
+
+// As add_signed, for both halves with their inputs.
+static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, bytes second) {
+    return add_signed(add_signed(sum, upper, first), lower, second);
 }
 
 #ifdef __AVX512BF16__

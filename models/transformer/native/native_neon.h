@@ -4,15 +4,14 @@
 
 #define ISA "neon"
 
-enum { WIDTH = 4, OFFSET = 0, BESIDE = 1 };
+enum { WIDTH = 4, VECTORS = PANEL / WIDTH, OFFSET = 0, ROWS = 4, BESIDE = 1 };
 
 typedef float32x4_t floats;
 typedef float32x4_t quad;
 typedef int32x4_t ints;
+typedef int8x16_t bytes;
 
 static INLINE floats splat(float x) { return vdupq_n_f32(x); }
-
-static INLINE floats first_lane(float x) { return vsetq_lane_f32(x, vdupq_n_f32(0), 0); }
 
 static INLINE floats magnitude(floats x) { return vabsq_f32(x); }
 
@@ -81,56 +80,28 @@ static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
     }
 }
 
-static INLINE void part_int8(
-    const uint8_t *weight, int64_t size, const int8_t *bytes, const float *scales, int rows,
-    floats *totals
-) {
-    int8x16_t w[PART / 16];
-    uint8_t last[PART];
-    __builtin_prefetch(weight + AHEAD);
-    __builtin_prefetch(weight + 64 + AHEAD);
-    if (size < PART) {
-        memset(last, 0, PART);
-        weight = memcpy(last, weight, size);
-    }
-#pragma GCC unroll 8
-    for (int i = 0; i < PART / 16; i++) w[i] = vreinterpretq_s8_u8(vld1q_u8(weight + 16 * i));
-#pragma GCC unroll 4
-    for (int r = 0; r < rows; r++) {
-        const int8_t *inputs = bytes + r * PART;
-        int32x4_t sums[2] = {vdupq_n_s32(0), vdupq_n_s32(0)};
-#pragma GCC unroll 8
-        for (int i = 0; i < PART / 16; i++)
-            sums[i % 2] = vdotq_s32(sums[i % 2], w[i], vld1q_s8(inputs + 16 * i));
-        float32x4_t sum = vcvtq_f32_s32(vaddq_s32(sums[0], sums[1]));
-        totals[r] = vfmaq_n_f32(totals[r], sum, scales[r]);
-    }
+static INLINE ints splat_int(int32_t x) { return vdupq_n_s32(x); }
+
+static INLINE floats to_floats(ints x) { return vcvtq_f32_s32(x); }
+
+static INLINE bytes splat_bytes(const int8_t *x) {
+    int32_t four;
+    memcpy(&four, x, 4);
+    return vreinterpretq_s8_s32(vdupq_n_s32(four));
 }
 
-static INLINE void part_int4(
-    const uint8_t *weight, const bf16 *scale, int groups, const int8_t *bytes, const float *scales,
-    int rows, floats *totals
-) {
-    __builtin_prefetch(weight + AHEAD);
-#pragma GCC unroll 2
-    for (int group = 0; group < groups; group++) {
-        int8x16_t even[2], odd[2];
-        for (int i = 0; i < 2; i++) {
-            uint8x16_t w = vld1q_u8(weight + 32 * group + 16 * i);
-            even[i] = vreinterpretq_s8_u8(vshrq_n_u8(w, 4));
-            odd[i] = vreinterpretq_s8_u8(vandq_u8(w, vdupq_n_u8(15)));
-        }
-        float step = to_float(scale[2 * group]);
-#pragma GCC unroll 4
-        for (int r = 0; r < rows; r++) {
-            const int8_t *inputs = bytes + r * PART + 32 * group;
-            int32x4_t sum = vdupq_n_s32(0), other = vdupq_n_s32(0);
-            sum = vdotq_s32(sum, even[0], vld1q_s8(inputs));
-            other = vdotq_s32(other, even[1], vld1q_s8(inputs + 16));
-            sum = vdotq_s32(sum, odd[0], vld1q_s8(inputs + PART / 2));
-            other = vdotq_s32(other, odd[1], vld1q_s8(inputs + PART / 2 + 16));
-            float32x4_t both = vcvtq_f32_s32(vaddq_s32(sum, other));
-            totals[r] = vfmaq_n_f32(totals[r], both, step * scales[r]);
-        }
-    }
+static INLINE bytes read_signed(const uint8_t *x) { return vreinterpretq_s8_u8(vld1q_u8(x)); }
+
+static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
+    return vdotq_s32(sum, weights, inputs);
+}
+
+static INLINE void read_halves(const uint8_t *x, bytes *upper, bytes *lower) {
+    uint8x16_t both = vld1q_u8(x);
+    *upper = vreinterpretq_s8_u8(vshrq_n_u8(both, 4));
+    *lower = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
+}
+
+static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, bytes second) {
+    return add_signed(add_signed(sum, upper, first), lower, second);
 }

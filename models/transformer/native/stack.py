@@ -11,7 +11,8 @@ from torch import Tensor, nn
 
 from ..blocks import Stack
 from ..cache import KVCache
-from .compiled import PIECE, BlockStruct, NativeLinear, StackStruct, pointer_of, scratch_of
+from .compiled import BlockStruct, StackStruct, pointer_of, scratch_of
+from .linear import PIECE, NativeLinear
 
 MAX_HEAD = 256  # as in the C file
 

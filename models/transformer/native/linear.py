@@ -1,0 +1,83 @@
+"""A quantised layer in C."""
+
+from __future__ import annotations
+
+import copy
+from ctypes import CDLL, addressof
+
+import torch
+from torch import Tensor
+
+from .compiled import LinearStruct, pointer_of, scratch_of
+from .panels import PANEL, from_panels, to_panels
+
+PIECE = 64  # rows of a product at once: few enough for a core's own cache
+
+
+class NativeLinear:
+    """A quantised layer as the C file sees it.
+
+    Args:
+        library: from `load_library`.
+        weight: int8 [out, in], or uint8 [out, in / 2], two inputs a byte, the first in its upper
+            half.
+        scale: bfloat16 [out], or [out, in / 64, 2].
+        bias: bfloat16 [out] or None.
+
+    Attributes:
+        weight, scale: in panels (see `to_panels`), a scale only where it is one of groups.
+    """
+
+    def __init__(self, library: CDLL, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+        self.compiled = library
+        self.num_outputs = len(weight)
+        self._row = weight.dtype, weight.shape[1]
+        self._bits = 8 if weight.dtype == torch.int8 else 4
+        self.weight = to_panels(library, weight)
+        self.scale = scale if self._bits == 8 else to_panels(library, scale)
+        self.bias = bias
+        self.struct = self._struct()
+
+    def _struct(self) -> LinearStruct:
+        parts = self.weight, self.scale, self.bias  # which remain where the pointers point to
+        pointers = [None if part is None else pointer_of(part) for part in parts]
+        num_inputs = self._row[1] * 8 // self._bits
+        return LinearStruct(*pointers, num_inputs, self.num_outputs, self._bits)
+
+    def part(self, outputs: slice) -> NativeLinear | None:
+        """A layer of 8 bits of some outputs, which shares this one's memory; None if it can't."""
+        start, stop, step = outputs.indices(self.num_outputs)
+        if start % PANEL or step != 1:
+            return None
+        other = copy.copy(self)
+        other.num_outputs = stop - start
+        other.weight = self.weight[start // PANEL : -(-stop // PANEL)]
+        other.scale = self.scale[outputs]
+        other.bias = None if self.bias is None else self.bias[outputs]
+        other.struct = other._struct()
+        return other
+
+    def weight_rows(self, outputs: Tensor) -> Tensor:
+        """Of some outputs [...] the weights as they were given."""
+        return from_panels(self.weight, outputs, *self._row)
+
+    def scale_rows(self) -> Tensor:
+        """A scale of groups as it was given."""
+        outputs, size = torch.arange(self.num_outputs), 2 * self.scale.shape[1]
+        return from_panels(self.scale, outputs, torch.bfloat16, size).unflatten(1, (-1, 2))
+
+    def __call__(self, x: Tensor) -> Tensor:
+        """[N, in] -> [N, out], in x's dtype."""
+        result = x.new_empty(len(x), self.num_outputs)
+        linear = addressof(self.struct)
+        for rows, to in zip(x.split(PIECE), result.split(PIECE), strict=True):
+            inputs = rows.float().contiguous()
+            y, scratch = scratch_of(
+                to.shape, self.compiled.native_product_scratch(linear, len(rows))
+            )
+            self.compiled.native_product(
+                linear, inputs.data_ptr(), y.data_ptr(), len(rows), scratch.data_ptr(),
+                torch.get_num_threads(),
+            )  # fmt: skip
+            to.copy_(y)
+        return result
