@@ -26,7 +26,7 @@ from models.omni.graphs import GraphedStep, checked, eager_step
 from models.omni.sampling import Draw, FlowConfig, OmniSampling
 from models.omni.token2wav import Token2Wav
 from models.transformer.graphs import are_wanted
-from models.transformer.native import empty, load_library
+from models.transformer.native import load_library
 from models.transformer.quantisation import linear_layer, linear_layers
 from models.transformer.quantised import GROUP_SIZE, Int4Linear, Int8Linear
 
@@ -121,7 +121,8 @@ def few_bits_like(layer: nn.Linear, bits: int) -> Int8Linear:
     made = (Int8Linear if bits == 8 else Int4Linear)(1, 1, False)
     made.num_outputs = layer.out_features
     num_bytes = layer.in_features * bits // 8
-    made.weight = empty(layer.out_features, num_bytes, torch.int8 if bits == 8 else torch.uint8)
+    dtype = torch.int8 if bits == 8 else torch.uint8
+    made.weight = torch.empty(layer.out_features, num_bytes, dtype=dtype)
     noise = torch.randint(0, 256, (NOISE,), dtype=torch.uint8).view(made.weight.dtype)
     for piece in made.weight.view(-1).split(NOISE):
         piece.copy_(noise[: len(piece)])

@@ -35,13 +35,13 @@ def _compiled(isa: str) -> CDLL | None:
     if best is None or library.isa_of(best) != "avx512":
         return None
     if isa == "avxvnni":
-        return compiled_with("-DWITHOUT_AVX512")
+        return _compiled_with("-DWITHOUT_AVX512")
     with mock.patch.dict(os.environ, {library.ISA_SWITCH: isa}):
         return library._load()
 
 
 @functools.cache
-def compiled_with(*flags: str) -> CDLL | None:
+def _compiled_with(*flags: str) -> CDLL | None:
     given = (*library._flags(), *flags)
     with mock.patch.object(library, "_flags", lambda: given):
         return library._load()

@@ -160,21 +160,6 @@ def test_ziglang_serves_where_there_is_no_compiler(cache, compiled, monkeypatch)
     assert compiled[0][:4] == [sys.executable, "-m", "ziglang", "cc"]
 
 
-def test_a_compiler_without_openmp(cache, monkeypatch):
-    run = subprocess.run
-    commands = []
-
-    def without_openmp(command, **options):
-        commands.append(command)
-        if "-fopenmp" in command:
-            return subprocess.CompletedProcess(command, 1, "", "error: no omp.h")
-        return run(command, **options)
-
-    monkeypatch.setattr(library.subprocess, "run", without_openmp)
-    assert library._load() is not None
-    assert ["-fopenmp-simd" in command for command in commands] == [False, True]
-
-
 def test_the_log_says_what_is_used_and_what_to_do(cache, compiled, monkeypatch):
     lines = []
     sink = library.logger.add(lambda line: lines.append(str(line)), format="{message}")

@@ -7,6 +7,7 @@ import torch
 
 from benchmarks.lm import bytes_per_step
 from models.transformer.native import load_library
+from models.transformer.native.panels import PANEL
 from models.transformer.quantisation import (
     prepare_quantised,
     quantise_weights,
@@ -41,13 +42,15 @@ def test_a_frame_reads_weights_and_their_scales(dtype, is_native):
     few_bits.load_state_dict(weights, strict=True, assign=True)
     prepare_quantised(few_bits, library)
 
+    def in_memory(key: str, tensor: torch.Tensor) -> torch.Tensor:
+        tensor = tensor.bfloat16() if key.endswith("scale") else tensor
+        if not is_native or tensor.dim() == 1:
+            return tensor
+        return tensor.new_empty(-(-len(tensor) // PANEL) * PANEL, *tensor.shape[1:])
+
     def size(*prefixes: str) -> int:
-        stored = [
-            tensor.bfloat16() if key.endswith("scale") else tensor  # as they lie in memory
-            for key, tensor in weights.items()
-            if key.startswith(prefixes)
-        ]
-        return sum(tensor.nbytes for tensor in stored)
+        stored = (item for item in weights.items() if item[0].startswith(prefixes))
+        return sum(in_memory(*item).nbytes for item in stored)
 
     expected = size("layers.", "lm_head.")
     expected += CONFIG.num_codebooks * size("fast_layers.", "fast_output.")

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from .config import StackConfig
 from .language_model import LanguageModel
-from .native import empty, native_quantise
+from .native import HugePages, native_quantise
 from .quantised import GROUP_SIZE, Int4Linear, Int8Embedding, Int8Linear
 from .rounding import Inputs, factors_of, round_corrected
 
@@ -84,9 +84,10 @@ def with_quantised_layers(model: Model, dtype: str) -> Model:
 
 def prepare_quantised(model: LanguageModel, library: CDLL | None) -> None:
     """Make quantised layers, whose weights are in place, ready to compute."""
+    memory = HugePages()
     for layer in model.modules():
         if isinstance(layer, Int8Linear):
-            layer.prepare(library)
+            layer.prepare(library, memory)
 
 
 def fits_4_bits(*configs: StackConfig) -> bool:
@@ -101,12 +102,12 @@ def _quantise(
     """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
     num_outputs, num_inputs = weight.shape
     if bits == 8:
-        steps = empty(num_outputs, num_inputs, torch.int8)
+        steps = torch.empty(num_outputs, num_inputs, dtype=torch.int8)
         scale = torch.empty(num_outputs)
     elif num_inputs % GROUP_SIZE:
         raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {num_inputs}")
     else:
-        steps = empty(num_outputs, num_inputs // 2, torch.uint8)
+        steps = torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8)
         scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
     factors = None if x is None else factors_of(x)
     rows = max(1, CHUNK_SIZE // num_inputs)
@@ -160,9 +161,10 @@ def quantise_layers(module: nn.Module, dtype: str, library: CDLL | None) -> nn.M
         quantised = _quantised(module, 4 if dtype == "int4" else 8, library)
         module.to("meta")  # whoever else holds it
         return quantised
+    memory = HugePages()
     for path in linear_layers(module):  # each is given up before the next
         bits = 4 if dtype == "int4" and not path.endswith("head") else 8
-        quantised = _quantised(linear_layer(module, path), bits, library)
+        quantised = _quantised(linear_layer(module, path), bits, library, memory)
         parent, _, name = path.rpartition(".")
         setattr(module.get_submodule(parent), name, quantised)
     return module
@@ -186,11 +188,13 @@ def linear_layer(module: nn.Module, path: str) -> nn.Linear:
     return layer
 
 
-def _quantised(layer: nn.Linear, bits: int, library: CDLL | None) -> Int8Linear:
+def _quantised(
+    layer: nn.Linear, bits: int, library: CDLL | None, memory: HugePages | None = None
+) -> Int8Linear:
     has_bias = layer.bias is not None
     quantised = (Int8Linear if bits == 8 else Int4Linear)(1, 1, has_bias)
     quantised.num_outputs = layer.out_features
     quantised.weight, quantised.scale = _quantise(layer.weight.detach(), bits, library)
     quantised.bias = layer.bias.detach() if has_bias else None
-    quantised.prepare(library)
+    quantised.prepare(library, memory)
     return quantised

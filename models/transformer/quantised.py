@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from .native import NativeLinear
+from .native import HugePages, NativeLinear
 
 GROUP_SIZE = 64  # inputs that share a scale in 4 bits
 ROW_BLOCK = 16  # outputs come in multiples of it in 4 bits, in PyTorch
@@ -46,12 +46,17 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", torch.empty(num_outputs))
         self.register_buffer("bias", torch.empty(num_outputs) if has_bias else None)
 
-    def prepare(self, library: CDLL | None) -> None:
-        """Make the layer ready to compute: in C with the library, else in PyTorch."""
+    def prepare(self, library: CDLL | None, memory: HugePages | None = None) -> None:
+        """Make the layer ready to compute: in C with the library, else in PyTorch.
+
+        Args:
+            library: from `load_library`.
+            memory: that its weights shall lie in, in C; by default their own.
+        """
         self.scale = self.scale.bfloat16()
         self.bias = None if self.bias is None else self.bias.bfloat16()
         if library is not None:
-            self._compute_by(NativeLinear(library, self.weight, self.scale, self.bias))
+            self._compute_by(NativeLinear(library, self.weight, self.scale, self.bias, memory))
 
     def _compute_by(self, native: NativeLinear) -> None:
         self.native = native
@@ -136,8 +141,8 @@ class Int4Linear(Int8Linear):
         self.weight = torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8)
         self.scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
 
-    def prepare(self, library: CDLL | None) -> None:
-        super().prepare(library)
+    def prepare(self, library: CDLL | None, memory: HugePages | None = None) -> None:
+        super().prepare(library, memory)
         if self.native is not None:
             scale = self.native.scale
         else:

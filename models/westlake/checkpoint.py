@@ -95,6 +95,13 @@ class Checkpoint:
         """The model is so large that reading its weights is what a CPU does most of the time."""
         return self.model.num_parameters >= LARGE_MODEL
 
+    @property
+    def decodes_beside(self) -> bool:
+        """Sound is decoded beside the next frames: in C, which shares the cores out; or by PyTorch,
+        which does not, if there is little to be done."""
+        is_codec_in_c = not self.codec.compiles_sizes
+        return self.engine.name == "native" and (is_codec_in_c or not self.is_large)
+
 
 def load_checkpoint(
     name_or_path: str | os.PathLike = "tiny",

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from loguru import logger
 
-from ..transformer.native import empty
+from ..transformer.native import HugePages
 from ..transformer.quantisation import fits_4_bits
 from .dual_ar import DualARTransformer
 
@@ -71,7 +71,8 @@ def read_speed() -> float:
     Their own processor time counts, as what else runs at the moment may be gone when it speaks.
     """
     num_threads = torch.get_num_threads()
-    parts = empty(num_threads, MEASURED_BYTES // num_threads, torch.int8).fill_(1).numpy()
+    shape = num_threads, MEASURED_BYTES // num_threads
+    parts = HugePages().take(shape, torch.int8).fill_(1).numpy()
     barrier = Barrier(num_threads)
 
     def read(part: np.ndarray) -> float:

@@ -6,8 +6,11 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Generator
+from concurrent.futures import Future
+from functools import partial
 from typing import TYPE_CHECKING
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -22,6 +25,7 @@ if TYPE_CHECKING:
 
 EMOTION_PLACE, STYLE_PLACE, TOPIC_PLACE = 0, 1, 2  # of marks
 UNDERSTOOD = (EMOTION_PLACE, TOPIC_PLACE)  # what is no matter of chance
+NO_SOUND = np.zeros(0, np.float32)
 SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
 
 
@@ -107,26 +111,55 @@ def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk,
             turn.conversation.abandon_turn()
         raise
     chunks = _Chunks(turn, reply)
+    ahead: list[tuple[Tensor, float]] = []  # frames behind a chunk that is being decoded, and when
     size, frame = options.first_chunk_frames, None
+
+    def may_go_on() -> bool:
+        return not options.stop.is_set() and reply.is_wanted
+
+    def deliver() -> Generator[ReplyChunk, None, bool]:
+        """Hand out the chunk; whether what follows it is wanted, which else is not said."""
+        model.stepper.leave(reply.steps)  # until the chunk is out
+        yield chunks.take()
+        if not may_go_on():
+            ahead.clear()
+        return may_go_on()
+
     try:
         for _, frame in make_frames(model.stepper.next_frames, [reply.steps]):
             if frame is None:
                 break
-            chunks.add(frame, time.perf_counter() - started)
-            if chunks.num_waiting == size:
-                model.stepper.leave(reply.steps)  # until the chunk is out
-                yield chunks.take()
-                size = min(2 * size, options.chunk_frames)
-            # While the chunk was out, the conversation may have gone on without this reply.
-            if options.stop.is_set() or not reply.is_wanted:
+            ahead.append((frame, time.perf_counter() - started))
+            is_due = chunks.is_ready or len(ahead) == size
+            if chunks.is_begun and is_due and not (yield from deliver()):
+                break
+            if not chunks.is_begun:
+                while ahead:
+                    chunks.add(*ahead.pop(0))
+                if chunks.num_waiting == size:
+                    chunks.begin()
+                    size = min(2 * size, options.chunk_frames)
+            if chunks.is_ready and not (yield from deliver()):
+                break
+            if not may_go_on():
                 break
         model.stepper.leave(reply.steps)
-        yield chunks.take(last=True, ended=frame is None)
+        num_made = len(ahead)
+        if chunks.is_begun:
+            yield from deliver()
+        for item in ahead:
+            chunks.add(*item)
+        chunks.begin(last=True, ended=frame is None and len(ahead) == num_made)
+        yield chunks.take()
     except Exception:
-        if reply.is_wanted:
-            if not chunks.num_said:
-                reply.conversation.abandon_turn()
-            reply.conversation.cache.reset()  # what the fault has left there is read again
+        try:
+            if chunks.is_begun:
+                yield chunks.take()  # what was made before the fault
+        finally:
+            if reply.is_wanted:
+                if not chunks.num_said:
+                    reply.conversation.abandon_turn()
+                reply.conversation.cache.reset()  # what the fault has left there is read again
         raise
     finally:
         model.stepper.leave(reply.steps)
@@ -142,24 +175,37 @@ class _Chunks:
         self.checkpoint = model.checkpoint
         self.frame_rate = model.frame_rate
         self.num_said = 0  # of the frames that are out, marks included
-        self._num_spoken = 0  # of them
+        self._num_begun = 0  # of those whose chunk is at least begun,
+        self._num_spoken = 0  # and of these, without marks
         self._waiting: list[Tensor] = []
         self._spoken: list[Tensor] = []  # of the waiting frames
         self._transcript = Transcript(model.checkpoint)
         self._heard = turn.heard
         self._speech = SpeechDecoder(model.checkpoint)
+        self._decoders = model.decoders
         self._shown = 0  # characters
         self._first_frame_seconds = 0.0
         self._seconds: list[float] = []  # of the waiting frames
+        self._begun: tuple[ReplyChunk, Future[np.ndarray]] | None = None
 
     @property
     def num_waiting(self) -> int:
-        """Frames to be spoken that are not out yet."""
+        """Frames to be spoken that are in no chunk yet."""
         return len(self._spoken)
+
+    @property
+    def is_begun(self) -> bool:
+        """There is a chunk, which may still lack its sound."""
+        return self._begun is not None
+
+    @property
+    def is_ready(self) -> bool:
+        """There is a chunk, and it is whole."""
+        return self._begun is not None and self._begun[1].done()
 
     def add(self, frame: Tensor, seconds: float) -> None:
         """Take the next frame [1+K], made that many seconds after the reply was asked for."""
-        if not self._waiting and not self.num_said:
+        if not self._waiting and not self._num_begun:
             self._first_frame_seconds = seconds
         token = int(frame[0])
         self._transcript.add(token)
@@ -168,18 +214,24 @@ class _Chunks:
         if token not in self.checkpoint.mark_ids:
             self._spoken.append(frame)
 
-    def take(self, *, last: bool = False, ended: bool = False) -> ReplyChunk:
-        """What is waiting, as a chunk."""
-        audio = self._speech.decode(self._spoken, last)
+    def begin(self, *, last: bool = False, ended: bool = False) -> None:
+        """Make a chunk of what is waiting. Its sound comes beside the next frames where that is
+        faster; that of the first one at once, as nothing is heard yet."""
+        decode = partial(self._speech.decode, self._spoken, last)
+        if self._decoders is not None and self._num_begun and not last:
+            sound = self._decoders.submit(decode)
+        else:
+            sound = Future()
+            sound.set_result(decode())
         frames, frame_seconds = self._waiting, tuple(self._seconds)
-        self.num_said += len(frames)
+        self._num_begun += len(frames)
         self._num_spoken += len(self._spoken)
         self._waiting, self._spoken, self._seconds = [], [], []
         text = self._transcript.text[self._shown :]
         self._shown += len(text)
-        return ReplyChunk(
+        chunk = ReplyChunk(
             new_text=text,
-            new_audio=audio,
+            new_audio=NO_SOUND,
             total_frames=self._num_spoken,
             max_frames=self.reply.max_frames,
             total_seconds=self._num_spoken / self.frame_rate,
@@ -193,6 +245,15 @@ class _Chunks:
             seed=self.reply.seed,
             ended=ended,
         )
+        self._begun = chunk, sound
+
+    def take(self) -> ReplyChunk:
+        """The chunk that is begun, whose sound is waited for."""
+        assert self._begun is not None, "no chunk is begun"
+        (chunk, sound), self._begun = self._begun, None
+        audio = sound.result()
+        self.num_said = self._num_begun
+        return dataclasses.replace(chunk, new_audio=audio)
 
     def _columns(self, frames: list[Tensor]) -> Tensor:
         """Frames [1+K] as columns [1+K, n]; there may be none."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import torch
@@ -53,6 +54,7 @@ class WestlakeModel:
         self.sample_rate = config.sample_rate
         self.frame_rate = config.frame_rate
         self.stepper = Stepper(checkpoint.engine)
+        self.decoders = ThreadPoolExecutor() if checkpoint.decodes_beside else None
         self.prompt_tokens = PromptTokens.from_encode(checkpoint.tokenizer.encode)
         room = checkpoint.model.config.max_seq_len - mark_room(checkpoint.mark_ids)
         self.max_input_columns = int(room * (1 - REPLY_SHARE))

@@ -12,17 +12,18 @@ from .compiled import (
     scratch_of,
 )
 from .linear import NativeLinear
-from .panels import empty
+from .memory import HugePages
 from .stack import MAX_HEAD, NativeStack, native_form
+from .threads import share_of_threads
 
 __all__ = [
     "ISA_SWITCH",
     "MAX_HEAD",
     "HeadStruct",
+    "HugePages",
     "NativeLinear",
     "NativeStack",
     "compile_library",
-    "empty",
     "has_vocoder",
     "load_library",
     "native_correct",
@@ -30,4 +31,5 @@ __all__ = [
     "native_quantise",
     "pointer_of",
     "scratch_of",
+    "share_of_threads",
 ]

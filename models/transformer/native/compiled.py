@@ -38,8 +38,7 @@ from loguru import logger
 from torch import Tensor
 
 SOURCE = Path(__file__).with_name("native.c")
-FLAGS = ("-O3", "-fno-math-errno", "-shared", "-fPIC")
-THREADS = ("-fopenmp", "-fopenmp-simd")  # the second where a compiler has no OpenMP
+FLAGS = ("-O3", "-fno-math-errno", "-fopenmp-simd", "-shared", "-fPIC")
 PROCESSOR = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo
 ISA_SWITCH = "WESTLAKE_ISA"  # an environment variable; without it the processor's best one
 INSTRUCTION_SETS = ("avx512", "avx2", "neon")
@@ -216,15 +215,12 @@ def _compile(path: Path) -> None:
     handle, unfinished = tempfile.mkstemp(suffix=".so", dir=path.parent)
     os.close(handle)
     try:
-        for threads in THREADS:
-            command = [*compiler, threads, *_flags(), "-o", unfinished, str(SOURCE), "-lm"]
-            try:
-                done = subprocess.run(command, capture_output=True, text=True, check=False)
-            except OSError as error:
-                raise _CompileError(f"{compiler[0]} can't be run: {error.strerror}") from error
-            if not done.returncode:
-                break
-        else:
+        command = [*compiler, *_flags(), "-pthread", "-o", unfinished, str(SOURCE), "-lm"]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=False)
+        except OSError as error:
+            raise _CompileError(f"{compiler[0]} can't be run: {error.strerror}") from error
+        if done.returncode:
             lines = done.stderr.splitlines()
             reason = next((line for line in lines if "error" in line), f"{compiler[0]} failed")
             raise _CompileError(reason)

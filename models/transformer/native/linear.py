@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 
 from .compiled import LinearStruct, pointer_of, scratch_of
+from .memory import HugePages
 from .panels import PANEL, from_panels, to_panels
+from .threads import share_of_threads
 
 PIECE = 64  # rows of a product at once: few enough for a core's own cache
 
@@ -23,18 +25,26 @@ class NativeLinear:
             half.
         scale: bfloat16 [out], or [out, in / 64, 2].
         bias: bfloat16 [out] or None.
+        memory: that the panels lie in; by default their own.
 
     Attributes:
         weight, scale: in panels (see `to_panels`), a scale only where it is one of groups.
     """
 
-    def __init__(self, library: CDLL, weight: Tensor, scale: Tensor, bias: Tensor | None) -> None:
+    def __init__(
+        self,
+        library: CDLL,
+        weight: Tensor,
+        scale: Tensor,
+        bias: Tensor | None,
+        memory: HugePages | None = None,
+    ) -> None:
         self.compiled = library
         self.num_outputs = len(weight)
         self._row = weight.dtype, weight.shape[1]
         self._bits = 8 if weight.dtype == torch.int8 else 4
-        self.weight = to_panels(library, weight)
-        self.scale = scale if self._bits == 8 else to_panels(library, scale)
+        self.weight = to_panels(library, weight, memory)
+        self.scale = scale if self._bits == 8 else to_panels(library, scale, memory)
         self.bias = bias
         self.struct = self._struct()
 
@@ -75,9 +85,9 @@ class NativeLinear:
             y, scratch = scratch_of(
                 to.shape, self.compiled.native_product_scratch(linear, len(rows))
             )
-            self.compiled.native_product(
-                linear, inputs.data_ptr(), y.data_ptr(), len(rows), scratch.data_ptr(),
-                torch.get_num_threads(),
-            )  # fmt: skip
+            with share_of_threads() as threads:
+                self.compiled.native_product(
+                    linear, inputs.data_ptr(), y.data_ptr(), len(rows), scratch.data_ptr(), threads
+                )
             to.copy_(y)
         return result

@@ -13,6 +13,7 @@ from ..blocks import Stack
 from ..cache import KVCache
 from .compiled import BlockStruct, StackStruct, pointer_of, scratch_of
 from .linear import PIECE, NativeLinear
+from .threads import share_of_threads
 
 MAX_HEAD = 256  # as in the C file
 
@@ -90,17 +91,22 @@ class NativeStack:
         """Run positions [N, dim], those of one row in their order."""
         lengths = [row.length for row in rows]
         pointers = [pointer for row in rows for pointer in row.pointers]
-        angles, threads = self.angles[lengths], torch.get_num_threads()
+        angles, most = self.angles[lengths], torch.get_num_threads()
         num_rows, stack = len(rows), addressof(self.struct)
         hidden, scratch = scratch_of(
-            x.shape, self.compiled.native_scratch(stack, num_rows, max(lengths), threads)
+            x.shape, self.compiled.native_scratch(stack, num_rows, max(lengths), most)
         )
         hidden.copy_(x)
-        self.compiled.native_step(
-            stack, hidden.data_ptr(), angles.data_ptr(), (c_void_p * len(pointers))(*pointers),
-            (c_int64 * num_rows)(*lengths), (c_int64 * num_rows)(*(row.room for row in rows)),
-            num_rows, scratch.data_ptr(), threads,
-        )  # fmt: skip
+        places = (
+            (c_void_p * len(pointers))(*pointers),
+            (c_int64 * num_rows)(*lengths),
+            (c_int64 * num_rows)(*(row.room for row in rows)),
+        )
+        with share_of_threads() as threads:
+            self.compiled.native_step(
+                stack, hidden.data_ptr(), angles.data_ptr(), *places, num_rows,
+                scratch.data_ptr(), threads,
+            )  # fmt: skip
         return hidden.to(x.dtype, copy=True)
 
 

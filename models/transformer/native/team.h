@@ -1,26 +1,11 @@
-// Threads that do a task together: OpenMP's, or where the compiler has none, some of our own.
-
-typedef void Task(void *data, int thread, int threads);
-
-#ifdef _OPENMP
-
-#include <omp.h>
-
-static void together(Task *task, void *data, int threads) {
-#pragma omp parallel num_threads(threads)
-    task(data, omp_get_thread_num(), omp_get_num_threads());
-}
-
-// Waits until all threads of the task are here.
-static void meet(void) {
-#pragma omp barrier
-}
-
-#else
+// Threads that do a task together. OpenMP's would do for one caller; where several call it in turn,
+// as the threads of a page's visitors do, each has some of its own, and all of them grow slow.
 
 #include <pthread.h>
 #include <sched.h>
 #include <stdatomic.h>
+
+typedef void Task(void *data, int thread, int threads);
 
 enum {
     MAX_TEAM = 64,
@@ -109,5 +94,3 @@ static void together(Task *task, void *data, int threads) {
         changes(&team.finished, done, 0);
     pthread_mutex_unlock(&team.used);
 }
-
-#endif

@@ -7,6 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from ... import stepping
+from ...transformer.native import share_of_threads
 from .engines import EagerEngine
 from .generation import Reply, next_frames
 
@@ -19,8 +20,12 @@ class Stepper(stepping.Stepper[Reply]):
     """
 
     def __init__(self, engine: EagerEngine) -> None:
-        super().__init__(lambda replies: next_frames(self.engine, replies), Reply.snapshot)
+        super().__init__(self._next_frames, Reply.snapshot)
         self.engine = engine
+
+    def _next_frames(self, replies: Sequence[Reply]) -> list[Tensor | None]:
+        with share_of_threads():  # between its calls in C as well
+            return next_frames(self.engine, replies)
 
 
 def make_frames(

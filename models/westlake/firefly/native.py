@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ...transformer.native import scratch_of
+from ...transformer.native import scratch_of, share_of_threads
 from .conv import FishConvNet, FishTransConvNet, StreamState
 from .convnext import ConvNeXtBlock
 
@@ -220,10 +220,11 @@ class NativeVocoder(_NativeLayers):
             return wave
         vocoder = addressof(self.struct)
         num_bytes = self.compiled.native_vocoder_scratch(vocoder, num_rows, num_steps)
-        self.compiled.native_vocoder(
-            vocoder, hidden.data_ptr(), pointers, wave.data_ptr(), num_rows, num_steps,
-            scratch_of((0,), num_bytes)[1].data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
+        with share_of_threads() as threads:
+            self.compiled.native_vocoder(
+                vocoder, hidden.data_ptr(), pointers, wave.data_ptr(), num_rows, num_steps,
+                scratch_of((0,), num_bytes)[1].data_ptr(), threads,
+            )  # fmt: skip
         return wave
 
 
@@ -280,10 +281,11 @@ class NativeRefinement(_NativeLayers):
             return hidden.mT
         blocks, sizes = addressof(self.blocks), (len(self.blocks), num_rows, num_frames)
         num_bytes = self.compiled.native_refinement_scratch(blocks, *sizes)
-        self.compiled.native_refinement(
-            blocks, frames.data_ptr(), pointers, hidden.data_ptr(), *sizes,
-            scratch_of((0,), num_bytes)[1].data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
+        with share_of_threads() as threads:
+            self.compiled.native_refinement(
+                blocks, frames.data_ptr(), pointers, hidden.data_ptr(), *sizes,
+                scratch_of((0,), num_bytes)[1].data_ptr(), threads,
+            )  # fmt: skip
         return hidden.mT
 
 

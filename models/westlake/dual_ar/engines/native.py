@@ -19,6 +19,7 @@ from ....transformer.native import (
     native_form,
     pointer_of,
     scratch_of,
+    share_of_threads,
 )
 from ..model import DualARTransformer
 from .eager import EagerEngine
@@ -74,11 +75,11 @@ class NativeDraw:
         changed.copy_(logits)
         window, points = window.contiguous(), points.contiguous()
         drawn = torch.empty(len(logits), dtype=torch.long)
-        self.compiled.native_draw(
-            changed.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
-            *logits.shape, window.shape[1], drawn.data_ptr(), scratch.data_ptr(),
-            torch.get_num_threads(),
-        )  # fmt: skip
+        with share_of_threads() as threads:
+            self.compiled.native_draw(
+                changed.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
+                *logits.shape, window.shape[1], drawn.data_ptr(), scratch.data_ptr(), threads,
+            )  # fmt: skip
         return drawn
 
 
@@ -118,9 +119,10 @@ class NativeCodes:
             self.compiled.native_codes_scratch(head, *codes.shape, torch.get_num_threads()),
         )
         x.copy_(hidden)
-        self.compiled.native_codes(
-            head, x.data_ptr(), self.stack.angles.data_ptr(), windows.data_ptr(),
-            settings.data_ptr(), points.data_ptr(), *windows.shape, codes.data_ptr(),
-            scratch.data_ptr(), torch.get_num_threads(),
-        )  # fmt: skip
+        with share_of_threads() as threads:
+            self.compiled.native_codes(
+                head, x.data_ptr(), self.stack.angles.data_ptr(), windows.data_ptr(),
+                settings.data_ptr(), points.data_ptr(), *windows.shape, codes.data_ptr(),
+                scratch.data_ptr(), threads,
+            )  # fmt: skip
         return codes
