@@ -51,6 +51,15 @@ def add_columns(file: sqlite3.Connection) -> None:
         file.commit()
 
 
+def add_growth(file: sqlite3.Connection, test: int, num_bytes: int) -> None:
+    """Count what a test takes since it was kept; its own row, a definition's, stays as it is."""
+    query = (
+        "INSERT INTO growth VALUES (?, ?) "
+        "ON CONFLICT (test) DO UPDATE SET bytes = bytes + excluded.bytes"
+    )
+    file.execute(query, (test, num_bytes))
+
+
 def make_room(file: sqlite3.Connection, maker: Maker, limits: TestLimits, num_bytes: int) -> None:
     """Remove tests that nobody has rated, as far as one more of so many bytes needs it.
 
@@ -68,7 +77,9 @@ def make_room(file: sqlite3.Connection, maker: Maker, limits: TestLimits, num_by
         max_bytes = limits.max_total_bytes * min(max_tests / limits.max_tests, 1)
         while True:
             count, used = file.execute(
-                f"SELECT COUNT(*), COALESCE(SUM(bytes), 0) FROM tests WHERE {column} = ?", (value,)
+                "SELECT COUNT(*), COALESCE(SUM(tests.bytes + COALESCE(growth.bytes, 0)), 0) "
+                f"FROM tests LEFT JOIN growth ON test = id WHERE {column} = ?",
+                (value,),
             ).fetchone()
             if count < max_tests and used + num_bytes <= max_bytes:
                 break

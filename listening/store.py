@@ -23,7 +23,7 @@ from .definition import ListeningTest, check_answer, check_text, is_unicode, tes
 from .limits import MAX_NAME, RATING_BYTES, TestLimits
 from .plan import Trial, plan, rater_seed
 from .results import Rating
-from .room import NOBODY, Maker, add_columns, digest_of, make_room
+from .room import NOBODY, Maker, add_columns, add_growth, digest_of, make_room
 
 FILE = "listening-tests.sqlite"
 WAIT_SECONDS = 20.0  # for another process that writes
@@ -41,6 +41,8 @@ CREATE TABLE IF NOT EXISTS ratings (
     rater INTEGER NOT NULL REFERENCES raters ON DELETE CASCADE, position INTEGER NOT NULL,
     sounds TEXT NOT NULL, reference INTEGER, answer TEXT NOT NULL, seconds REAL NOT NULL,
     time TEXT NOT NULL, PRIMARY KEY (rater, position));
+CREATE TABLE IF NOT EXISTS growth (
+    test INTEGER PRIMARY KEY REFERENCES tests ON DELETE CASCADE, bytes INTEGER NOT NULL);
 """
 
 
@@ -50,6 +52,7 @@ class Rater:
 
     Fields:
         key: that lets them go on; empty where it is known already.
+        test: that they rate.
         trials: all that they are asked, in their order.
         num_done: trials answered; the next one is at this place.
     """
@@ -57,6 +60,7 @@ class Rater:
     id: int
     name: str
     key: str
+    test: ListeningTest
     trials: tuple[Trial, ...]
     num_done: int
 
@@ -122,10 +126,10 @@ class Store:
         num_bytes = sum(map(len, sounds.values()))
         if num_bytes > self.limits.max_bytes:
             raise UserError("error_test_large", size=num_bytes, limit=self.limits.max_bytes)
-        num_bytes += len(definition.encode())
+        num_bytes += len(definition.encode()) + RATING_BYTES * len(ratings)
         maker = Maker(user=digest_of(maker.user), address=digest_of(maker.address))
         with self._open() as file:
-            make_room(file, maker, self.limits, num_bytes + RATING_BYTES * len(ratings))
+            make_room(file, maker, self.limits, num_bytes)
             row = (
                 code, digest_of(key), time.time(), definition, maker.user, maker.address, num_bytes,
             )  # fmt: skip
@@ -170,7 +174,7 @@ class Store:
         """A sound of a test, as it is stored."""
         query = "SELECT data FROM sounds WHERE test = ? AND digest = ?"
         with self._open() as file:
-            number, _ = _test(file, code)
+            number = _number(file, code)
             row = file.execute(query, (number, digest)).fetchone() if is_unicode(digest) else None
         if row is None:
             raise UserError("error_no_test", name=shown(code))
@@ -205,11 +209,11 @@ class Store:
                 key = secrets.token_urlsafe(18)
                 rater = _add_rater(file, number, test, name, key)
                 trials = plan(test, rater_seed(test, name))
-                return Rater(id=rater, name=name, key=key, trials=trials, num_done=0)
+                return Rater(id=rater, name=name, key=key, test=test, trials=trials, num_done=0)
             if not secrets.compare_digest(row[1], digest_of(key)):
                 raise UserError("error_rater_name", name=shown(name))
             return Rater(
-                id=row[0], name=name, key="", trials=plan(test, row[2]),
+                id=row[0], name=name, key="", test=test, trials=plan(test, row[2]),
                 num_done=_num_done(file, row[0]),
             )  # fmt: skip
 
@@ -228,7 +232,7 @@ class Store:
             UserError: it is no answer, or not the trial's turn.
         """
         with self._open() as file:
-            test = _test(file, code)[1]
+            number = _number(file, code)
             num_done = _num_done(file, rater.id)
             if type(position) is not int or not 0 <= position <= num_done:
                 raise UserError("error_test_answer", value=shown(position))
@@ -237,12 +241,13 @@ class Store:
             if position >= len(rater.trials):
                 raise UserError("error_test_answer", value=shown(position))
             trial = rater.trials[position]
-            check_answer(test, len(trial.sounds), answer)
+            check_answer(rater.test, len(trial.sounds), answer)
             rating = Rating(
                 rater=rater.name, position=position, trial=trial, answer=answer,
                 seconds=seconds, time=datetime.now(UTC).isoformat(timespec="seconds"),
             )  # fmt: skip
             _add_rating(file, rater.id, rating)
+            add_growth(file, number, RATING_BYTES)
             return num_done + 1
 
     def ratings(self, code: str) -> list[Rating]:
@@ -263,12 +268,19 @@ class Store:
         ]  # fmt: skip
 
 
-def _test(file: sqlite3.Connection, code: object) -> tuple[int, ListeningTest]:
-    query = "SELECT id, definition FROM tests WHERE code = ?"
+def _number(file: sqlite3.Connection, code: object) -> int:
+    """A test's number; its definition, which may be of megabytes, is not read."""
+    query = "SELECT id FROM tests WHERE code = ?"
     row = file.execute(query, (code,)).fetchone() if is_unicode(code) else None
     if row is None:
         raise UserError("error_no_test", name=shown(code))
-    return row[0], test_of_json(row[1])
+    return row[0]
+
+
+def _test(file: sqlite3.Connection, code: object) -> tuple[int, ListeningTest]:
+    number = _number(file, code)
+    query = "SELECT definition FROM tests WHERE id = ?"
+    return number, test_of_json(file.execute(query, (number,)).fetchone()[0])
 
 
 def _num_done(file: sqlite3.Connection, rater: int) -> int:
@@ -288,5 +300,3 @@ def _add_rating(file: sqlite3.Connection, rater: int, rating: Rating) -> None:
         json.dumps(rating.answer), rating.seconds, rating.time,
     )  # fmt: skip
     file.execute("INSERT INTO ratings VALUES (?, ?, ?, ?, ?, ?, ?)", row)
-    query = "UPDATE tests SET bytes = bytes + ? WHERE id = (SELECT test FROM raters WHERE id = ?)"
-    file.execute(query, (RATING_BYTES, rater))

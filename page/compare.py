@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections import OrderedDict
 from collections.abc import Callable, Generator, Iterator
@@ -163,18 +164,17 @@ class CompareTab:
         position: Any = value.get("position")
         seconds: Any = value.get("seconds")
         is_time = type(seconds) in (int, float) and 0 <= seconds <= MAX_ANSWER_SECONDS
-        self.store.rate(
-            code, self._rater(value), position, value.get("answer"),
-            float(seconds) if is_time else 0.0,
-        )  # fmt: skip
-        yield self._trial(code, self._rater(value), visitor_of(request.session_hash))
+        rater, seconds = self._rater(value), float(seconds) if is_time else 0.0
+        num_done = self.store.rate(code, rater, position, value.get("answer"), seconds)
+        rater = dataclasses.replace(rater, num_done=num_done)
+        yield self._trial(code, rater, visitor_of(request.session_hash))
 
     def _rater(self, value: dict) -> Rater:
         return self.store.join(value.get("code", ""), value.get("name", ""), value.get("key", ""))
 
     def _trial(self, code: Any, rater: Rater, visitor: str) -> dict:
         """What the rater is asked next; of the sounds nothing but the sounds."""
-        test, total = self.store.test(code), len(rater.trials)
+        test, total = rater.test, len(rater.trials)
         shown: dict[str, Any] = {
             "code": code, "name": rater.name, "key": rater.key, "title": test.title,
             "kind": test.kind, "question": test.question, "position": rater.num_done,

@@ -127,6 +127,27 @@ def test_a_file_of_an_earlier_release_is_taken_up(tmp_path: Path):
         store.add(test, sounds)
 
 
+def test_a_file_that_counts_ratings_in_the_row_of_their_test_is_taken_up(tmp_path: Path):
+    test, sounds = new()
+    whole = sum(map(len, sounds.values())) + len(test.to_json().encode()) + 2 * RATING_BYTES
+    before = Store(tmp_path)
+    code, _ = before.add(test, sounds)
+    ann = before.join(code, "ann")
+    before.rate(code, ann, 0, 4, 1)
+    with sqlite3.connect(tmp_path / FILE) as file:
+        file.execute("DROP TABLE growth")
+        file.execute("UPDATE tests SET bytes = bytes + ?", (RATING_BYTES,))
+    store = Store(tmp_path, room(2 * whole - RATING_BYTES - 1))
+    again = store.join(code, "ann", ann.key)
+    assert (again.num_done, again.trials, again.test) == (1, ann.trials, test)
+    assert store.rate(code, again, 1, 5, 1) == 2
+    assert [rating.answer for rating in store.ratings(code)] == [4, 5]
+    with pytest.raises(UserError, match="listening tests"):
+        store.add(test, sounds, store.ratings(code)[:1])
+    store.limits = room(2 * whole - RATING_BYTES)
+    store.add(test, sounds, store.ratings(code)[:1])
+
+
 def test_strangers_who_bring_packages_take_nobodys_room(tmp_path: Path):
     store = Store(tmp_path / "own")
     write_package(tmp_path / "package.zip", store, store.add(*new())[0])

@@ -72,6 +72,20 @@ def test_what_was_answered_stays(store: Store):
     assert [rating.answer for rating in store.ratings(code)] == [4, 5, 5, 5]
 
 
+def test_a_rating_costs_the_same_whatever_the_definition(store: Store, monkeypatch):
+    code, _ = store.add(*new())
+    rater = store.join(code, "ann")
+    with sqlite3.connect(store._path) as file:
+        file.execute(
+            "CREATE TRIGGER row_stays BEFORE UPDATE ON tests "
+            "BEGIN SELECT RAISE(ABORT, 'a definition is written again'); END"
+        )
+    monkeypatch.setattr("listening.store.test_of_json", None)  # nor is one read
+    for position in range(3):
+        store.rate(code, rater, position, 4, 1)
+    assert store.sound(code, rater.test.stimuli[0].digest)
+
+
 def test_keys_are_not_stored(store: Store, tmp_path: Path):
     code, key = store.add(*new())
     rater = store.join(code, "ann")
