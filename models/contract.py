@@ -110,6 +110,11 @@ class ReplyChunk:
     frame_seconds: tuple[float, ...] = ()
     new_frames: Frames | None = None
 
+    @property
+    def is_whole(self) -> bool:
+        """Nothing more is said: the model ended the reply, or it is at its longest."""
+        return self.ended or self.total_frames >= self.max_frames
+
 
 @runtime_checkable
 class UserTurn(Protocol):

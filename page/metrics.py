@@ -41,7 +41,7 @@ def measured(
     Args:
         chunks: from `generate_long`.
         since: `time.monotonic()` when the turn was complete.
-        stop: of `generate_long`: if it is set before the model has ended, the reply was left.
+        stop: of `generate_long`: if it is set before the reply is whole, it was left.
     """
     started, num_frames, end = time.monotonic(), 0, "error"
     is_silent, is_whole, seconds = True, False, 0.0
@@ -55,7 +55,7 @@ def measured(
                     FIRST_SOUND.observe(now - since)
                     is_silent = False
                 FRAMES.inc(chunk.total_frames - num_frames)
-                num_frames, is_whole = chunk.total_frames, chunk.ended
+                num_frames, is_whole = chunk.total_frames, chunk.is_whole
                 yield chunk
                 before = time.monotonic()  # who takes the chunks may take their time
         end = "left" if stop and stop.is_set() and not is_whole else "whole"

@@ -318,21 +318,27 @@ class Session:
         self, turn: ShownTurn, chunks: Generator[ReplyChunk], stop: Event
     ) -> Generator[ShownTurn]:
         """Let a turn grow by its reply; whatever ends it, what was said of it is kept."""
+        is_left = False
         try:
-            yield turn
-            for chunk in chunks:
-                turn.add(chunk)
+            try:
                 yield turn
+                for chunk in chunks:
+                    turn.add(chunk)
+                    yield turn
+            except GeneratorExit:  # the page went on
+                is_left = True
+                raise
+            finally:
+                is_left = is_left or stop.is_set()
+                stop.set()
+                for chunk in chunks:  # the last frames of a reply that is left
+                    turn.add(chunk)
         except Exception:
             if turn.last is None:
                 self.turns.remove(turn)
             raise
         finally:
-            turn.stopped = stop.is_set()
-            stop.set()
-            for chunk in chunks:  # the page went on before the end: the last frames
-                turn.stopped = True
-                turn.add(chunk)
+            turn.stopped = is_left and not (turn.last and turn.last.is_whole)
             try:
                 self.transcript.keep_sound(turn)
             finally:

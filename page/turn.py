@@ -31,7 +31,7 @@ class ShownTurn:
         reply_audio: the path of its wav file, once the reply has ended or was stopped.
         last: the last chunk that came.
         ended: nothing more will come.
-        stopped: the user ended the reply.
+        stopped: the user ended or left the reply before its end.
         seconds, emotion, style, heard, seed: of the reply so far, as its last chunk says them.
         stream: the speech so far for the page's player; see player.js.
         marks: (characters, seconds) after each chunk: how much of the text is said until when.
@@ -83,8 +83,7 @@ class ShownTurn:
     @property
     def cut_off(self) -> bool:
         """True if the reply ended at its longest length."""
-        last = self.last
-        return last is not None and not last.ended and last.total_frames >= last.max_frames
+        return self.last is not None and self.last.is_whole and not self.last.ended
 
     def add(self, chunk: ReplyChunk) -> None:
         """Take the next chunk of the reply."""

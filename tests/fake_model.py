@@ -57,13 +57,13 @@ class FakeConversation:
         return FakeTurn(self, text, sample_rate)
 
     def reply(self, turn: FakeTurn, options: ReplyOptions) -> Iterator[ReplyChunk]:
-        model = self.model
+        model, num_frames = self.model, self.model.num_frames
         max_frames = options.max_frames or 100
         with model.counted():
-            for frame in range(1, min(model.num_frames, max_frames) + 1):
+            for frame in range(1, min(num_frames, max_frames) + 1):
                 model.on_frame(frame)
                 time.sleep(model.frame_seconds)
-                ended = frame == model.num_frames
+                ended = frame == num_frames
                 chunk = model.chunk(frame, max_frames, ended, options.sampling)
                 yield dataclasses.replace(chunk, heard=model.heard if turn.num_samples else None)
                 if options.stop.is_set():

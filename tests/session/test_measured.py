@@ -37,10 +37,20 @@ def at_its_longest(session: Session, model: FakeModel) -> None:
     say(session, "你好", max_new_tokens=6)
 
 
+def left_at_its_longest(session: Session, model: FakeModel) -> None:
+    turns = session.answer(None, "你好", max_new_tokens=6)
+    while next(turns).num_pieces < 6:
+        pass
+    turns.close()
+
+
 @pytest.mark.parametrize(
     ("way", "end"),
-    [(stopped, "left"), (left, "left"), (whole, "whole"), (at_its_longest, "whole")],
-)
+    [
+        (stopped, "left"), (left, "left"), (whole, "whole"), (at_its_longest, "whole"),
+        (left_at_its_longest, "whole"),
+    ],
+)  # fmt: skip
 def test_how_a_reply_ended_is_counted(
     session: Session, model: FakeModel, way: Callable[[Session, FakeModel], None], end: str
 ):

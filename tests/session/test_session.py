@@ -87,6 +87,27 @@ def test_a_stopped_reply_stays_as_far_as_it_was_said(session: Session, model: Fa
     assert not say(session, "继续").stopped
 
 
+@pytest.mark.parametrize("num_frames", range(6))
+def test_a_reply_whose_page_is_closed_before_its_end_is_stopped(
+    session: Session, model: FakeModel, num_frames: int
+):
+    turns = session.answer(None, "你好")
+    for _ in range(1 + num_frames):
+        turn = next(turns)
+    turns.close()
+    assert turn.ended and turn.stopped == (num_frames < model.num_frames)
+    assert turn in session.turns and Path(turn.reply_audio).is_file()
+
+
+def test_a_reply_at_its_longest_is_not_stopped_by_what_comes_then(session: Session):
+    turns = session.answer(None, "你好", max_new_tokens=3)
+    while (turn := next(turns)).num_pieces < 3:
+        pass
+    session.interrupt()
+    turns.close()
+    assert turn.cut_off and not turn.stopped
+
+
 def test_a_new_turn_ends_the_reply_before_it(session: Session, model: FakeModel):
     model.num_frames, model.frame_seconds = 1000, 0.01
     with ThreadPoolExecutor(1) as pool:
@@ -106,6 +127,11 @@ def test_an_exception_in_the_first_step_leaves_no_turn(session: Session, model: 
     with pytest.raises(MemoryError):
         say(session, "你好")
     assert session.turns == [] and not session.is_busy
+    turns = session.answer(None, "你好")
+    turn = next(turns)
+    with pytest.raises(MemoryError):
+        turns.close()  # by a page that left: the first step comes now
+    assert turn.ended and session.turns == [] and not session.is_busy
     model.on_frame = lambda frame: None
     say(session, "你好")
 
