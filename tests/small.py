@@ -53,6 +53,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         sampling=SamplingConfig(),
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
+        topic_ids=special_words(tokenizer, "topic"),
         heard_ids={},
         mark_ids=frozenset(),
         topic_leaning=None,

@@ -12,6 +12,7 @@ from replying import NUM_FRAMES, reply_to
 from small import marking, rigged, small_model, speaking
 
 from generate import generate_long
+from models.tokenizer import special_words
 from models.westlake.dual_ar import MAX_MARKS, SamplingConfig
 from page.inspecting import grid, timings
 
@@ -243,3 +244,20 @@ def test_what_is_understood_is_no_matter_of_chance(model):
         written.append(reply_columns(conversation)[0, :4].tolist())
     assert len({tuple(marks) for *marks, _ in written}) == 1
     assert len({after for *_, after in written}) > 6
+
+
+@pytest.mark.parametrize(
+    ("kind", "field", "place"), [("user", "emotion", 0), ("topic", "topic", 2)]
+)
+def test_a_word_where_a_checkpoint_has_no_marks_is_drawn(model, kind, field, place):
+    """As the speech of one that tells moods and no topics begins at the topic's place."""
+    missing = special_words(model.checkpoint.tokenizer, kind).values()
+    fields = {"mark_ids": model.checkpoint.mark_ids.difference(missing), f"{field}_ids": {}}
+    others = type(model)(dataclasses.replace(model.checkpoint, **fields))
+    written = set()
+    for seed in range(12):
+        conversation = others.new_conversation()
+        sampling = SamplingConfig(seed=seed, temperature=1.9, top_p=1)
+        reply_to(others, text="你好", conversation=conversation, sampling=sampling, style="warm")
+        written.add(int(reply_columns(conversation)[0, place]))
+    assert len(written) > 6

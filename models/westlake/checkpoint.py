@@ -56,9 +56,10 @@ class Checkpoint:
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
     `DTYPES` of models/devices.py; the codec is float32, but for the vocoder, which is bfloat16
     unless the model is float32 or the CPU is slow at it; in C the latents are computed so too.
-    `emotion_ids`, `style_ids` and `heard_ids` give the token of each word in the tokenizer's
-    `<|user:word|>`, `<|style:word|>` and `<|heard:syllable|>`; `mark_ids` are these and all others
-    that a reply writes without speaking, see `dual_ar.Reply`. All four are empty where it has none.
+    `emotion_ids`, `style_ids`, `topic_ids` and `heard_ids` give the token of each word in the
+    tokenizer's `<|user:word|>`, `<|style:word|>`, `<|topic:word|>` and `<|heard:syllable|>`;
+    `mark_ids` are these and all others that a reply writes without speaking, see `dual_ar.Reply`.
+    All five are empty where it has none.
     `topic_leaning` is the say that a turn's words have in a reply's topic, and `syllables` tells
     which of those that are heard follow which; None where it has none.
     `fingerprint` tells the files' contents from others'.
@@ -75,6 +76,7 @@ class Checkpoint:
     sampling: SamplingConfig
     emotion_ids: dict[str, int]
     style_ids: dict[str, int]
+    topic_ids: dict[str, int]
     heard_ids: dict[str, int]
     mark_ids: frozenset[int]
     topic_leaning: TopicLeaning | None
@@ -160,6 +162,7 @@ def load_checkpoint(
         sampling=sampling,
         emotion_ids=special_words(tokenizer, "user"),
         style_ids=special_words(tokenizer, "style"),
+        topic_ids=special_words(tokenizer, "topic"),
         heard_ids=special_words(tokenizer, "heard"),
         mark_ids=mark_ids(tokenizer),
         topic_leaning=_load_topics(folder, config, tokenizer),

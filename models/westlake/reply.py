@@ -21,10 +21,10 @@ from .speech import SpeechDecoder, Transcript, shown_frames
 from .topics import HEARD, WRITTEN, TopicLeaning, characters
 
 if TYPE_CHECKING:
+    from .checkpoint import Checkpoint
     from .user_turn import UserTurn
 
 EMOTION_PLACE, STYLE_PLACE, TOPIC_PLACE = 0, 1, 2  # of marks
-UNDERSTOOD = (EMOTION_PLACE, TOPIC_PLACE)  # what is no matter of chance
 NO_SOUND = np.zeros(0, np.float32)
 SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
 
@@ -62,7 +62,7 @@ class OpenReply:
             forced=_forced_tokens(checkpoint.style_ids, options.style),
             marks=checkpoint.mark_ids,
             leanings=_leanings(checkpoint.topic_leaning, turn),
-            settled=UNDERSTOOD if checkpoint.mark_ids else (),
+            settled=_settled_places(checkpoint),
         )
 
     @property
@@ -85,6 +85,12 @@ def _forced_tokens(style_ids: dict[str, int], style: str | None) -> tuple[int | 
         code = "error_unknown_style" if style_ids else "error_no_styles"
         raise UserError(code, name=shown(style), allowed=", ".join(style_ids))
     return (*[None] * STYLE_PLACE, style_ids[style])
+
+
+def _settled_places(checkpoint: Checkpoint) -> set[int]:
+    """Where a checkpoint writes what it understood, which is no matter of chance."""
+    understood = {EMOTION_PLACE: checkpoint.emotion_ids, TOPIC_PLACE: checkpoint.topic_ids}
+    return {p for p, ids in understood.items() if checkpoint.mark_ids.intersection(ids.values())}
 
 
 def _leanings(topic_leaning: TopicLeaning | None, turn: UserTurn) -> dict[int, Tensor]:
