@@ -80,6 +80,26 @@ def test_a_reply_that_is_in_a_step_when_the_conversation_goes_on(model, begin_an
     assert_sound(conversation)
 
 
+@pytest.mark.parametrize("begin_anew", [Conversation.reset, Conversation.open])
+def test_a_conversation_that_goes_on_amid_the_layers_of_a_step(model, begin_anew):
+    conversation = model.new_conversation()
+    options = {"sampling": SEEDED, "max_new_tokens": 6, "conversation": conversation}
+    reply = generate_long(model, text="你好", **options)
+    next(reply)
+    old, length = conversation.cache, conversation.cache.length
+
+    def go_on(*_):  # as from another thread
+        hook.remove()
+        begin_anew(conversation)
+        assert conversation.cache is not old and old.length == length
+
+    hook = model.checkpoint.model.layers[1].register_forward_pre_hook(go_on)
+    list(reply)
+    assert old.length == length + 1 and conversation.cache.length == 0
+    answer(conversation, text="再见")
+    assert_sound(conversation)
+
+
 def test_a_reply_that_was_never_begun_leaves_nothing(model):
     conversation = model.new_conversation()
     answer(conversation, text="你好")

@@ -113,8 +113,8 @@ class Conversation:
     def open(self) -> Turn:
         """Put a new turn at the end; one that is still open is forgotten."""
         if self.open_turn is not None:
-            self.abandon_turn()
             self.reader = Reader(self.model.checkpoint)  # as in reset
+            self.abandon_turn()
         self._before = list(self.turns)
         self.open_turn = Turn([])
         self.turns.append(self.open_turn)

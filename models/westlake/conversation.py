@@ -129,8 +129,8 @@ class Conversation:
     def open(self) -> Turn:
         """Put a new turn at the end; one that is still open is forgotten."""
         if self.open_turn is not None:
-            self.abandon_turn()
             self.cache = self.model.checkpoint.model.new_cache()  # as in reset
+            self.abandon_turn()
         self._before = list(self.turns)
         self.open_turn = Turn(self._text_columns([]), 0)
         self.turns.append(self.open_turn)

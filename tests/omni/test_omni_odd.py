@@ -12,6 +12,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 
 import generate
+from models.contract import ReplyOptions
 from models.errors import UserError
 from models.omni import generation
 from models.omni.prompt import SPEECH_SYSTEM
@@ -185,6 +186,28 @@ def test_after_a_fault_amid_the_layers_the_conversation_goes_on(omni, steps):
     fresh = type(conversation)(omni, None, conversation.turns)
     expected = ask(omni, fresh, text=LONG, frames=8).codes
     assert ask(omni, conversation, text=LONG, frames=8).codes == expected
+
+
+@pytest.mark.parametrize("begin_anew", ["reset", "open"])
+def test_a_conversation_that_goes_on_amid_the_layers_of_a_step(omni, begin_anew):
+    conversation = omni.new_conversation()
+    turn = conversation.begin_turn(LONG)
+    turn.finish()
+    reply = conversation.reply(turn, ReplyOptions(max_frames=20))
+    next(reply)
+    old, length = conversation.reader, conversation.reader.thinker.length
+
+    def go_on(*_):  # as from another thread
+        hook.remove()
+        getattr(conversation, begin_anew)()
+        assert conversation.reader is not old and old.thinker.length == length + 1
+
+    hook = omni.checkpoint.language_model.layers[1].register_forward_pre_hook(go_on)
+    list(reply)
+    assert old.thinker.length == length + 1 and conversation.reader.thinker.length == 0
+    fresh = type(conversation)(omni)
+    expected = ask(omni, fresh, text=SHORT, frames=8).codes
+    assert ask(omni, conversation, text=SHORT, frames=8).codes == expected
 
 
 @pytest.mark.parametrize("part", ["lm_head", "talker"])
