@@ -12,11 +12,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing, contextmanager
+from contextvars import copy_context
 from functools import partial
 from multiprocessing.connection import wait
 from pathlib import Path
+from queue import Empty, SimpleQueue
 from tempfile import TemporaryDirectory
-from threading import Event
+from threading import Event, Thread
 from typing import Any
 
 import numpy as np
@@ -43,6 +45,7 @@ GO, STOP, LEAVE = b"g", b"s", b"l"  # what a reply is told before each chunk
 START_SECONDS = 15.0  # that a GPU is asked for besides a reply: weights are moved, all is read
 LONGEST_SECONDS = 60.0  # of a reply without a longest length
 PATIENCE_SECONDS = 30.0  # until a reply is asked to go on, or it ends
+LEAVE_SECONDS = 1.5  # in which the wait for a GPU ends after a stop
 
 Gpu = Callable[..., Callable[[Callable], Callable[..., Generator]]]  # spaces.GPU
 
@@ -146,16 +149,22 @@ class ZeroGpuConversation(ConversationElsewhere):
     def reply(self, turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:
         """Answer a finished turn; see `contract.Conversation.reply`.
 
-        `options.stop` ends the reply behind the chunk that is being made. What ZeroGPU itself
-        breaks off is lost: the conversation is then as it was before the turn.
+        `options.stop` ends the reply behind the chunk that is being made, or the wait for a GPU.
+        What ZeroGPU itself breaks off, or hasn't begun then, is lost: the conversation is as it was
+        before the turn.
         """
         assert isinstance(turn, CollectedTurn), f"a {type(turn).__name__} is no turn of this model"
         asked = turn.asked(options)
         with _orders() as (path, tell):
-            chunks = self._kept(turn, self.model.call("reply", self.state, asked, path))
+
+            def is_stopped() -> bool:
+                return options.stop.is_set() or not turn.is_open
 
             def go_on() -> None:
-                tell(STOP if options.stop.is_set() or not turn.is_open else GO)
+                tell(STOP if is_stopped() else GO)
+
+            pieces = self.model.call("reply", self.state, asked, path)
+            chunks = self._kept(turn, _taken(pieces, is_stopped))
 
             try:
                 go_on()
@@ -194,8 +203,10 @@ class _Worker:
         """Answer a turn as `orders` say, a file; yields chunks, and the conversation's new state.
 
         A chunk is begun when it is asked for: what was said is what the caller has got. When
-        nothing is asked for `PATIENCE_SECONDS`, the reply ends.
+        nothing is asked for `PATIENCE_SECONDS`, the reply ends; without the file, none is wanted.
         """
+        if not os.path.exists(orders):
+            return
         conversation, stop = conversation_of(self.model, state), Event()
         try:
             chunks = conversation.reply(asked.read(conversation), asked.reply_options(stop))
@@ -240,7 +251,41 @@ def _orders() -> Iterator[tuple[str, Callable[[bytes], object]]]:
         try:
             yield str(path), partial(os.write, file)
         finally:
+            path.unlink()  # first: who opens it without a writer waits for one
             os.close(file)
+
+
+def _taken(pieces: Iterator[Any], is_stopped: Callable[[], bool]) -> Iterator[Any]:
+    """What a call yields, taken by a thread: it may be left while it waits for a GPU.
+
+    The thread takes all that comes later, see `ZeroGpuModel.call`.
+    """
+    taken: SimpleQueue[tuple[str, Any]] = SimpleQueue()
+
+    def take() -> None:
+        try:
+            for piece in pieces:
+                taken.put(("piece", piece))
+            taken.put(("end", None))
+        except BaseException as error:
+            taken.put(("error", error))
+
+    context = copy_context()  # by which ZeroGPU knows who asks
+    Thread(target=context.run, args=(take,), daemon=True).start()
+    seconds: float | None = LEAVE_SECONDS
+    while True:
+        try:
+            kind, piece = taken.get(timeout=seconds)
+        except Empty:
+            if is_stopped():
+                return
+            continue
+        if kind == "error":
+            raise piece
+        if kind == "end":
+            return
+        seconds = None
+        yield piece
 
 
 def _next_order(file: int) -> bytes:

@@ -8,11 +8,13 @@ from __future__ import annotations
 
 import multiprocessing
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from functools import wraps
-from threading import Thread
+from threading import Event, Thread
 from typing import Any
 
 CONTEXT = multiprocessing.get_context("fork")
+ASKER = ContextVar("asker", default="nobody")  # as Gradio has the request whose quota is used
 
 
 class ShownError(Exception):
@@ -28,16 +30,21 @@ class FakeSpaces:
 
     Fields:
         asked: seconds that calls have asked for.
+        asked_by: who was the `ASKER` of each.
         refusal: why no GPU is lent; None lends one.
         num_pieces: after which a call is broken off; None lets it end.
+        free: set while there is a GPU to lend; a call waits a minute for one.
         num_left: calls of which not all was taken; what `spaces` sets for them ends whatever call
             the process may be at by then.
     """
 
     def __init__(self) -> None:
         self.asked: list[float] = []
+        self.asked_by: list[str] = []
         self.refusal: str | None = None
         self.num_pieces: int | None = None
+        self.free = Event()
+        self.free.set()
         self.num_left = 0
 
     def GPU(self, *, duration: Callable[..., float]) -> Callable:  # noqa: N802
@@ -45,8 +52,10 @@ class FakeSpaces:
             @wraps(task)
             def call(*arguments: Any) -> Iterator[Any]:
                 self.asked.append(duration(*arguments))
+                self.asked_by.append(ASKER.get())
                 if self.refusal is not None:
                     raise ShownError(self.refusal)
+                self.free.wait(60)
                 given, (taken, giving) = CONTEXT.SimpleQueue(), CONTEXT.Pipe(duplex=False)
                 process = CONTEXT.Process(target=_work, args=(task, given, giving), daemon=True)
                 process.start()
