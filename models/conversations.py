@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Protocol
 
-from .errors import UserError
+from .errors import UserError, shown
 from .hub import public_name
 from .weights import write_whole
 
@@ -54,7 +54,7 @@ def check_signature(saved: Mapping[str, Any], checkpoint: Speaker, name: str) ->
     if not isinstance(saved.get("checkpoint"), str):
         raise UserError("error_no_conversation", name=name)
     if saved["checkpoint"] != checkpoint.fingerprint:
-        saved_by = Path(str(saved.get("checkpoint_name", "?"))).name
+        saved_by = shown(Path(str(saved.get("checkpoint_name", "?"))).name)
         raise UserError(
             "error_conversation_of_another",
             name=name,

@@ -2,6 +2,7 @@
 
 import contextlib
 import dataclasses
+import json
 import shutil
 import threading
 from concurrent.futures import ThreadPoolExecutor
@@ -289,6 +290,29 @@ def test_a_saved_conversation_goes_on(mini_omni, tmp_path: Path):
             mini_omni.load_conversation(path)
     with pytest.raises(UserError, match="is no saved conversation"):
         mini_omni.load_conversation(tmp_path / "none.json")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"seconds": float("nan")}, {"seconds": float("inf")}, {"seconds": -1}, {"seconds": True},
+        {"seconds": "1"}, {"text": "\ud800"}, {"reply": "\ud800"}, {"reply": 1},
+    ],
+)  # fmt: skip
+def test_a_saved_turn_that_cannot_be_saved_again_is_damaged(mini_omni, tmp_path: Path, change):
+    conversation = mini_omni.new_conversation()
+    reply_of(mini_omni, text="hi", conversation=conversation, max_new_tokens=1)
+    path = tmp_path / "talk"
+    conversation.save(path)
+    content = json.loads(path.read_text())
+    path.write_text(json.dumps({**content, "turns": [content["turns"][0] | change]}))
+    with pytest.raises(UserError) as caught:
+        mini_omni.load_conversation(path)
+    assert caught.value.code == "error_conversation_damaged"
+    path.write_text(json.dumps({**content, "checkpoint": "x", "checkpoint_name": "\ud800"}))
+    with pytest.raises(UserError) as caught:
+        mini_omni.load_conversation(path)
+    assert str(caught.value).encode()
 
 
 def test_the_command_line_speaks_with_it(mini_omni_folder, tmp_path: Path, capsys):

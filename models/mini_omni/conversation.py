@@ -7,7 +7,7 @@ import json
 import os
 from collections.abc import Generator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from .. import contract
 from ..contract import ReplyChunk, ReplyOptions
@@ -19,6 +19,8 @@ from .user_turn import UserTurn
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
     from .speech_model import MiniOmniModel
+
+MAX_SECONDS = 86_400  # of speech, more than any turn has
 
 
 @dataclasses.dataclass(frozen=True)
@@ -116,8 +118,18 @@ def read_turns(path: str | os.PathLike, checkpoint: Checkpoint) -> list[Turn]:
         turns = [Turn(**turn) for turn in content["turns"]]
     except (KeyError, TypeError) as error:
         raise UserError("error_conversation_damaged", name=name) from error
-    kinds: dict[str, Any] = {"text": str, "seconds": (int, float), "reply": str}
-    for turn in turns:
-        if not all(isinstance(getattr(turn, field), kind) for field, kind in kinds.items()):
-            raise UserError("error_conversation_damaged", name=name)
+    if not all(map(_fits, turns)):
+        raise UserError("error_conversation_damaged", name=name)
     return turns
+
+
+def _fits(turn: Turn) -> bool:
+    """Whether a turn is one that can be saved again."""
+    if type(turn.seconds) not in (int, float) or not 0 <= turn.seconds < MAX_SECONDS:
+        return False
+    try:
+        for text in (turn.text, turn.reply):
+            str.encode(text)
+    except (TypeError, UnicodeEncodeError):
+        return False
+    return True

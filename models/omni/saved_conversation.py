@@ -112,7 +112,9 @@ def _segment(tensors: dict[str, Tensor], place: str, checkpoint: Checkpoint) -> 
         and 0 <= int(positions.min()) <= int(positions.max()) < text.max_position_embeddings
         and int(is_media.sum()) == num_media
         and (
-            media is None or (media.is_floating_point() and media.shape[1:] == (text.hidden_size,))
+            media is None
+            or (media.is_floating_point() and media.shape[1:] == (text.hidden_size,))
+            and bool(media.isfinite().all())
         )
     )
     if not fits:

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from omni_small import END, ID
-from omni_talk import LONG, SHORT, ask
+from omni_talk import LONG, SHORT, ask, picture
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -143,13 +143,17 @@ def test_texts_that_are_too_long_or_none_are_told(omni):
 
 def test_files_that_are_no_conversation_of_this_checkpoint(omni, tmp_path):
     path, conversation = tmp_path / "talk", omni.new_conversation()
-    ask(omni, conversation, text=SHORT, frames=3)
+    ask(omni, conversation, text=SHORT, frames=3, image=picture())
     conversation.save(path)
     with safe_open(path, "pt") as file:
         tensors, metadata = {key: file.get_tensor(key) for key in file.keys()}, file.metadata()  # noqa: SIM118
     bad_ids = tensors | {"0000.0000.ids": tensors["0000.0000.ids"] + 1000}
     lost = {key: tensor for key, tensor in tensors.items() if key != "0000.0001.positions"}
+    media = {
+        key: tensor * float("nan") for key, tensor in tensors.items() if key.endswith(".media")
+    }
     for name, parts, about, code in (
+        ("not finite", tensors | media, metadata, "error_conversation_damaged"),
         ("bad", bad_ids, metadata, "error_conversation_damaged"),
         ("lost", lost, metadata, "error_conversation_damaged"),
         ("deep", tensors, metadata | {"system": "[" * 100_000}, "error_conversation_damaged"),
@@ -193,18 +197,20 @@ def test_a_conversation_that_goes_on_amid_the_layers_of_a_step(omni, begin_anew)
     conversation = omni.new_conversation()
     turn = conversation.begin_turn(LONG)
     turn.finish()
-    reply = conversation.reply(turn, ReplyOptions(max_frames=20))
-    next(reply)
-    old, length = conversation.reader, conversation.reader.thinker.length
+    old, lengths = conversation.reader, []
 
-    def go_on(*_):  # as from another thread
-        hook.remove()
-        getattr(conversation, begin_anew)()
-        assert conversation.reader is not old and old.thinker.length == length + 1
+    def go_on(_, given):  # as from another thread
+        if given[0].shape[-2] == 1 and not lengths:  # the reply's first token
+            lengths.append(old.thinker.length)
+            getattr(conversation, begin_anew)()
+            assert conversation.reader is not old and old.thinker.length == lengths[0]
 
     hook = omni.checkpoint.language_model.layers[1].register_forward_pre_hook(go_on)
-    list(reply)
-    assert old.thinker.length == length + 1 and conversation.reader.thinker.length == 0
+    try:
+        list(conversation.reply(turn, ReplyOptions(sampling=OmniSampling(seed=3), max_frames=20)))
+    finally:
+        hook.remove()
+    assert lengths == [old.thinker.length] and conversation.reader.thinker.length == 0
     fresh = type(conversation)(omni)
     expected = ask(omni, fresh, text=SHORT, frames=8).codes
     assert ask(omni, conversation, text=SHORT, frames=8).codes == expected
