@@ -24,6 +24,7 @@ MARKS = [
 ]
 EXAMPLE = Path(__file__).parent.parent / "examples" / "4-family.wav"
 PAUSE_SECONDS = 4.0
+PERMISSIONS = ["microphone", "clipboard-read", "clipboard-write"]
 NUM_KEPT = 6  # browsers of people who have left
 NOWHERE = "http://127.0.0.1/nothing"
 
@@ -123,9 +124,9 @@ def watch(context: playwright.BrowserContext, faults: list[str], origins: set[st
 
 @dataclass
 class Traces:
-    """How a browser was made, what went wrong in it, and whose pages it may keep something of."""
+    """A browser's language, what went wrong in it, and whose pages it may keep something of."""
 
-    kind: str
+    locale: str
     faults: list[str] = field(default_factory=list)
     origins: set[str] = field(default_factory=set)
 
@@ -142,15 +143,14 @@ class People:
         self._traces: dict[playwright.BrowserContext, Traces] = {}
         self._free: list[playwright.BrowserContext] = []  # who left last at the end
 
-    def come(self, **options) -> playwright.BrowserContext:
-        """The browser of somebody who was never here; see `new_context` for the options."""
-        kind = repr(sorted(options.items()))
+    def come(self, locale: str) -> playwright.BrowserContext:
+        """The browser of somebody who was never here, for windows by `new_window`."""
         for context in reversed(self._free):
-            if self._traces[context].kind == kind:
+            if self._traces[context].locale == locale:
                 self._free.remove(context)
                 return context
-        context = self.browser.new_context(**options)
-        traces = self._traces[context] = Traces(kind)
+        context = self.browser.new_context(locale=locale, permissions=PERMISSIONS)
+        traces = self._traces[context] = Traces(locale)
         watch(context, traces.faults, traces.origins)
         return context
 
@@ -180,6 +180,15 @@ class People:
         return faults
 
 
+def new_window(
+    context: playwright.BrowserContext, width: int = 1280, height: int = 800, theme: str = "light"
+) -> playwright.Page:
+    page = context.new_page()
+    page.set_viewport_size({"width": width, "height": height})
+    page.emulate_media(color_scheme=theme)
+    return page
+
+
 def pages_of(context: playwright.BrowserContext) -> list[playwright.Page]:
     return [page for page in context.pages if page.url != NOWHERE]
 
@@ -202,16 +211,11 @@ class Pages:
         height: int = 800,
         address: str | None = None,
         script: str = "",
-        **options,
+        theme: str = "light",
     ) -> playwright.Page:
-        context = self.people.come(
-            locale=locale,
-            permissions=["microphone", "clipboard-read", "clipboard-write"],
-            viewport={"width": width, "height": height},
-            **options,
-        )
+        context = self.people.come(locale)
         self.contexts.append(context)
-        page = context.new_page()
+        page = new_window(context, width, height, theme)
         page.add_init_script(LISTEN_IN)
         if script:
             page.add_init_script(script)

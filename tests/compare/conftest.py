@@ -13,8 +13,8 @@ def context(people: People) -> Iterator[Callable[..., playwright.BrowserContext]
     """Makes browsers of different people; an error in any page fails the test."""
     contexts = []
 
-    def new(locale: str = "en-US", width: int = 1280, **options) -> playwright.BrowserContext:
-        context = people.come(locale=locale, viewport={"width": width, "height": 844}, **options)
+    def new(locale: str = "en-US") -> playwright.BrowserContext:
+        context = people.come(locale)
         context.set_default_timeout(120_000)
         contexts.append(context)
         return context

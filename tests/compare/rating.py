@@ -7,11 +7,14 @@ import re
 from collections.abc import Callable
 from pathlib import Path
 
-from browser import playwright
+from browser import new_window, playwright
 
 
-def opened(context: playwright.BrowserContext, url: str, tab: str = "compare") -> playwright.Page:
-    page = context.new_page()
+def opened(
+    context: playwright.BrowserContext, url: str, tab: str = "compare", **window
+) -> playwright.Page:
+    """A tab of the page; see `new_window` for the window."""
+    page = new_window(context, **window)
     page.goto(url)
     page.wait_for_selector("#send")
     page.click(f"#{tab}-tab-button")
@@ -35,7 +38,7 @@ def begin(
     context: playwright.BrowserContext, url: str, code: str, name: str, script: str = ""
 ) -> playwright.Page:
     """A rater follows the link that they were sent."""
-    page = context.new_page()
+    page = new_window(context)
     page.add_init_script(script)
     page.goto(f"{url}?test={code}")
     page.get_by_label("Your name").fill(name)

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import soundfile
 from axe import violations
-from browser import MARKS, playwright
+from browser import MARKS, new_window, playwright
 from fake_model import FakeModel, held
 from page_client import served
 from rating import opened
@@ -18,7 +18,7 @@ from models.load import load_model
 from page.limits import Limits
 
 pytestmark = [*MARKS, pytest.mark.parametrize("locale", ["en-US", "zh-CN"])]
-NARROW = 390
+NARROW = {"width": 390, "height": 844}
 
 
 class TwoTones(FakeModel):
@@ -53,7 +53,7 @@ def fits(page: playwright.Page) -> bool:
 
 
 def begin(page: playwright.Page, link: str) -> playwright.Page:
-    rating = page.context.new_page()
+    rating = new_window(page.context, **NARROW)
     rating.goto(link)
     rating.fill(".tests input[autocomplete=nickname]", "Ann")
     rating.click(".tests form .primary")
@@ -62,7 +62,7 @@ def begin(page: playwright.Page, link: str) -> playwright.Page:
 
 
 def test_listening_tests_from_building_to_results(context, url: str, model: TwoTones, locale: str):
-    page = opened(context(locale, NARROW), url)
+    page = opened(context(locale), url, **NARROW)
     found = violations(page, "to be built")
     page.select_option(".tests section select >> nth=1", "folder")
     found += violations(page, "of a folder")
@@ -97,7 +97,7 @@ def test_listening_tests_from_building_to_results(context, url: str, model: TwoT
 
 
 def test_results(context, url: str, locale: str):
-    page = opened(context(locale, NARROW), url)
+    page = opened(context(locale), url, **NARROW)
     page.click(".tests section .primary >> nth=0")
     page.wait_for_selector(".built h2")
     page.click(".built .primary")
@@ -119,7 +119,7 @@ def test_results(context, url: str, locale: str):
     letters = page.evaluate("document.querySelector('.plot text').getBoundingClientRect().height")
     assert letters > 12  # as large as the text around it, on a phone, too
     narrow = page.evaluate("document.querySelector('.plot').viewBox.baseVal.width")
-    page.set_viewport_size({"width": 844, "height": NARROW})  # it is turned
+    page.set_viewport_size({"width": 844, "height": 390})  # it is turned
     page.wait_for_function(
         "narrow => document.querySelector('.plot').viewBox.baseVal.width > narrow", arg=narrow
     )
@@ -127,7 +127,7 @@ def test_results(context, url: str, locale: str):
 
 def test_the_look_inside(context, tiny_url: str, locale: str, tmp_path: Path):
     soundfile.write(tmp_path / "p.wav", 0.2 * np.sin(np.arange(16_000) * 0.1), 16_000)
-    page = opened(context(locale, NARROW), tiny_url, "inspect")
+    page = opened(context(locale), tiny_url, "inspect", **NARROW)
     found = violations(page, "empty")
     page.click("#inspect .primary >> nth=-1")
     page.wait_for_selector("#inspect .line.fault")
@@ -142,7 +142,7 @@ def test_the_look_inside(context, tiny_url: str, locale: str, tmp_path: Path):
 
 
 def test_a_look_under_way(context, url: str, model: TwoTones, locale: str):
-    page = opened(context(locale, NARROW), url, "inspect")
+    page = opened(context(locale), url, "inspect", **NARROW)
     page.fill("#inspect textarea", "你好")
     with held(model):
         page.click("#inspect .primary >> nth=-1")

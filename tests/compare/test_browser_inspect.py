@@ -37,7 +37,7 @@ def tiny():
 
 def test_inspect_shows_a_sound_its_copy_and_the_turn(context, tiny, speech: Path):
     with served(tiny, Limits(reply_seconds=1)) as (_, url):
-        page = opened(context(color_scheme="dark"), url, "inspect")
+        page = opened(context(), url, "inspect", theme="dark")
         page.click("text=Look at the sound")
         assert "nothing to look at" in page.wait_for_selector(".line.fault").inner_text()
         with page.expect_file_chooser() as chooser:
@@ -74,7 +74,7 @@ def test_inspect_does_without_a_codec(context, speech: Path):
     model = FakeModel(num_frames=8)
     model.heard = "jin tian"
     with served(model) as (_, url):
-        page = opened(context("zh-CN", 390), url, "inspect")
+        page = opened(context("zh-CN"), url, "inspect", width=390, height=844)
         with page.expect_file_chooser() as chooser:
             page.click("text=上传声音")
         chooser.value.set_files(speech)

@@ -333,7 +333,7 @@ def test_the_api_takes_a_picture_and_a_voice(ours: tuple[app.Page, str], shown: 
 
 @pytest.mark.parametrize(("locale", "theme"), [("en-US", "light"), ("zh", "dark")])
 def test_axe_finds_nothing(open_page: Pages, shown: Path, locale: str, theme: str):
-    page = open_page(locale, color_scheme=theme)
+    page = open_page(locale, theme=theme)
     page.wait_for_selector("html:not(.untranslated)")
     page.click("#advanced button")
     page.click("#voice label:has-text('Ethan')")
