@@ -207,10 +207,9 @@ class Speaking:
         ratios = []
         for layer, x in inputs.items():
             weight = self.weights[f"{layer}.weight"].float()
-            found, expected = (
-                error(x.float(), weight, dequantised(rounded, layer))
-                for rounded in (self.fitted, self.plain)
-            )
+            gram = x.float().T @ x.float()
+            faults = (dequantised(each, layer) - weight for each in (self.fitted, self.plain))
+            found, expected = (float(((fault @ gram) * fault).sum()) for fault in faults)
             ratios.append(found / expected)
         assert len(ratios) == self.num_layers
         return sum(ratios) / len(ratios)
