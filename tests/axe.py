@@ -16,13 +16,18 @@ RULES = {
 }
 RUN = "options => axe.run({ resultTypes: ['violations'], ...options })"
 SET_THEME = "theme => document.body.classList.toggle('dark', theme === 'dark')"
-# Colours change slowly; what moves for ever or changes its place alone, as the bars do, may go on.
-RESTS = """() => document.getAnimations().every(
-  (each) =>
-    each.playState !== "running" ||
-    each.transitionProperty === "transform" ||
-    each.effect.getComputedTiming().endTime === Infinity
-)"""
+# Colours change slowly; what moves for ever or changes its place alone, as the bars and the time
+# that a notice has left do, may go on.
+RESTS = """() => {
+  const place = ["transform", "offset", "computedOffset", "easing", "composite"];
+  const isPlace = (frame) => Object.keys(frame).every((key) => place.includes(key));
+  return document.getAnimations().every(
+    ({ playState, effect }) =>
+      playState !== "running" ||
+      effect.getKeyframes().every(isPlace) ||
+      effect.getComputedTiming().endTime === Infinity
+  );
+}"""
 
 
 def violations(page: playwright.Page, state: str) -> list[str]:

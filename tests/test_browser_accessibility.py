@@ -89,6 +89,7 @@ def test_notices_are_for_everybody(open_page: Pages, ours: tuple[app.Page, str],
     page.wait_for_selector(".toast-body")
     found = violations(page, "refused, with a notice")
     ours[0].calls.is_ending = False
+    page.click(".toast-close")
     page.wait_for_selector(".toast-body", state="detached")
     page.context.set_offline(True)
     page.click("#send")
