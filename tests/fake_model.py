@@ -131,7 +131,7 @@ class FakeModel:
     def chunk(
         self, frame: int, max_frames: int, ended: bool, sampling: FakeSampling | None = None
     ) -> ReplyChunk:
-        size = int(SAMPLE_RATE / FRAME_RATE)
+        size = int(SAMPLE_RATE / self.frame_rate)
         seed = sampling.seed if sampling and sampling.seed is not None else self.num_replies
         tone = 0.3 * np.sin(np.arange(size) * 0.1 * (1 + seed % 7) + frame)
         return ReplyChunk(
@@ -139,8 +139,8 @@ class FakeModel:
             new_audio=tone.astype(np.float32),
             total_frames=frame,
             max_frames=max_frames,
-            total_seconds=frame / FRAME_RATE,
-            max_seconds=max_frames / FRAME_RATE,
+            total_seconds=frame / self.frame_rate,
+            max_seconds=max_frames / self.frame_rate,
             emotion="sad",
             style="calm",
             seed=seed,
