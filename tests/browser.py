@@ -17,7 +17,8 @@ import torch
 from models.audio import load_audio, resample, to_pcm16
 
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+NAMES = "chromium-headless-shell", "chromium", "chromium-browser"  # the first is twice as fast
+CHROMIUM = next(filter(None, map(shutil.which, NAMES)), None)
 MARKS = [
     pytest.mark.browser,
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path"),

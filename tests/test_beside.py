@@ -1,0 +1,157 @@
+"""Sound that is decoded beside the next frames: the same reply, whatever it waits for."""
+
+from concurrent.futures import Future, ThreadPoolExecutor
+from threading import Barrier, Event, Thread
+
+import numpy as np
+import pytest
+import torch
+from conversing import SEEDED, answer, assert_sound
+from small import rigged, small_model
+
+from generate import generate_long
+from models.transformer.native import share_of_threads
+
+OPTIONS = {"sampling": SEEDED, "max_new_tokens": 20, "chunk_frames": 4}
+
+
+class Late:
+    """Whatever it is to do, it does once somebody waits for it."""
+
+    def submit(self, work):
+        late = Future()
+        result = late.result
+
+        def finish():
+            if not late.done():
+                late.set_result(work())
+            return result()
+
+        late.result = finish
+        return late
+
+
+@pytest.fixture(params=[ThreadPoolExecutor, Late])
+def model(request, small_codec):
+    model = small_model(small_codec)
+    model.decoders = request.param()
+    return model
+
+
+@pytest.fixture
+def plain(small_codec):
+    model = small_model(small_codec)
+    assert model.decoders is None, "PyTorch's threads are not shared out"
+    return model
+
+
+def chunks_of(model, **options):
+    return list(generate_long(model, text="你好", **OPTIONS | options))
+
+
+def test_its_chunks_are_those_of_sound_that_is_made_at_once(model, plain):
+    found, expected = chunks_of(model), chunks_of(plain)
+    assert len(found) == len(expected) > 4
+    for chunk, other in zip(found, expected):
+        assert np.array_equal(chunk.new_audio, other.new_audio)
+        assert (chunk.new_text, chunk.total_frames) == (other.new_text, other.total_frames)
+        assert np.array_equal(chunk.new_frames.codes, other.new_frames.codes)
+    assert found[-1].ended == expected[-1].ended
+
+
+def test_the_first_chunk_waits_for_no_frame_behind_it(model):
+    made = []
+
+    def forward_hidden(grid, caches):
+        made.append(grid.shape[2])
+        return model.checkpoint.model.forward_hidden(grid, caches)
+
+    other = rigged(model, forward_hidden=forward_hidden)
+    other.decoders = model.decoders
+    reply = generate_long(other, text="你好", first_chunk_frames=2, **OPTIONS)
+    assert next(reply).total_frames == len(made) == 2
+    reply.close()
+
+
+@pytest.mark.parametrize("is_closed", [True, False])
+def test_what_was_made_ahead_of_a_reply_that_is_left_is_not_said(model, is_closed):
+    conversation, stop = model.new_conversation(), Event()
+    reply = generate_long(model, text="你好", conversation=conversation, stop=stop, **OPTIONS)
+    out = [next(reply), next(reply), next(reply)]
+    stop.set()
+    if is_closed:
+        reply.close()
+    else:
+        out += reply
+        assert not out[-1].ended
+    turn = conversation.turns[-1]
+    num_said = turn.columns.shape[1] - turn.prompt_length - 1  # without the end token
+    assert num_said == out[2].total_frames == out[-1].total_frames
+    answer(conversation, text="再见")
+    assert_sound(conversation)
+
+
+def test_what_was_begun_before_a_fault_is_heard(model):
+    steps = []
+
+    def forward_hidden(grid, caches):
+        steps.append(grid)
+        if len(steps) == 9:
+            raise RuntimeError("broken")
+        return model.checkpoint.model.forward_hidden(grid, caches)
+
+    faulty = rigged(model, forward_hidden=forward_hidden)
+    faulty.decoders = model.decoders
+    conversation, out = faulty.new_conversation(), []
+    with pytest.raises(RuntimeError, match="broken"):
+        out.extend(generate_long(faulty, text="你好", conversation=conversation, **OPTIONS))
+    assert [chunk.total_frames for chunk in out] == [2, 6]
+    conversation.model = model
+    assert_sound(conversation)
+    answer(conversation, text="再见")
+    assert_sound(conversation)
+
+
+def test_a_fault_of_the_codec_is_told(model, monkeypatch):
+    decode, calls = model.checkpoint.codec.decode_chunk, []
+
+    def decode_chunk(codes, state):
+        calls.append(codes)
+        if len(calls) == 3:
+            raise RuntimeError("broken")
+        return decode(codes, state)
+
+    monkeypatch.setattr(model.checkpoint.codec, "decode_chunk", decode_chunk)
+    conversation, heard = model.new_conversation(), 0
+    with pytest.raises(RuntimeError, match="broken"):
+        for chunk in generate_long(model, text="你好", conversation=conversation, **OPTIONS):
+            heard = chunk.total_frames
+    turn = conversation.turns[-1]
+    assert turn.columns.shape[1] - turn.prompt_length - 1 == heard > 0
+    answer(conversation, text="再见")
+    assert_sound(conversation)
+
+
+def test_threads_are_shared_out_between_those_who_compute():
+    before = torch.get_num_threads()
+    torch.set_num_threads(4)
+    both, shares = Barrier(2), []
+
+    def compute():
+        with share_of_threads():
+            both.wait()
+            with share_of_threads() as within:
+                shares.append(within)
+            both.wait()
+
+    try:
+        others = [Thread(target=compute) for _ in range(2)]
+        with share_of_threads() as alone:
+            for other in others:
+                other.start()
+            for other in others:
+                other.join()
+        with share_of_threads() as again:
+            assert (alone, shares, again) == (4, [1, 1], 4)
+    finally:
+        torch.set_num_threads(before)
