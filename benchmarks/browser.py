@@ -25,7 +25,8 @@ def opened(url: str, heard: np.ndarray, script: str) -> Iterator[Page]:
             again at its end.
         script: that runs before the page's own.
     """
-    chromium = shutil.which("chromium") or shutil.which("chromium-browser")
+    names = "chromium", "chromium-browser", "chromium-headless-shell"
+    chromium = next(filter(None, map(shutil.which, names)), None)
     if chromium is None:
         sys.exit("there is no Chromium on the path: apt-get install chromium")
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as driver:

@@ -1,5 +1,7 @@
 """native.c under every instruction set, and with threads of its own."""
 
+import os
+import signal
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
@@ -60,3 +62,18 @@ def test_many_threads_and_callers_do_as_one(threads, num_callers):
     torch.set_num_threads(1)
     for product, expected in zip(found, products(library, 1)):
         assert torch.equal(product, expected)
+
+
+def test_a_forked_process_has_threads_of_its_own(threads):
+    library = load_library()
+    if library is None or not hasattr(os, "fork"):
+        pytest.skip("native.c can't be compiled here, or there is no fork")
+    weight = torch.ones(203, 320, dtype=torch.int8)
+    layer = NativeLinear(library, weight, torch.ones(203).bfloat16(), None)
+    x = torch.ones(5, 320)
+    expected = layer(x)
+    child = os.fork()
+    if not child:
+        signal.alarm(30)  # which ends a process that waits for ever
+        os._exit(not torch.equal(layer(x), expected))
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

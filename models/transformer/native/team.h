@@ -61,7 +61,16 @@ static void *member(void *own) {
     return NULL;
 }
 
+// A forked process has none of these threads.
+static void forget_members(void) {
+    team.started = 0;
+    pthread_mutex_init(&team.used, NULL);
+    pthread_mutex_init(&team.asleep, NULL);
+    pthread_cond_init(&team.wake, NULL);
+}
+
 static void start_members(int threads) {
+    if (!team.started) pthread_atfork(NULL, NULL, forget_members);
     while (team.started < threads - 1) {
         pthread_t new;
         struct Member *own = &team.each[team.started];
