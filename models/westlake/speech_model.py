@@ -54,7 +54,8 @@ class WestlakeModel:
         self.sample_rate = config.sample_rate
         self.frame_rate = config.frame_rate
         self.stepper = Stepper(checkpoint.engine)
-        self.decoders = ThreadPoolExecutor() if checkpoint.decodes_beside else None
+        others = max(1, (os.cpu_count() or 1) - 1)  # cores beside that of the language model
+        self.decoders = ThreadPoolExecutor(others) if checkpoint.decodes_beside else None
         self.prompt_tokens = PromptTokens.from_encode(checkpoint.tokenizer.encode)
         room = checkpoint.model.config.max_seq_len - mark_room(checkpoint.mark_ids)
         self.max_input_columns = int(room * (1 - REPLY_SHARE))
