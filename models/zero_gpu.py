@@ -251,7 +251,7 @@ def _orders() -> Iterator[tuple[str, Callable[[bytes], object]]]:
         try:
             yield str(path), partial(os.write, file)
         finally:
-            path.unlink()  # first: who opens it without a writer waits for one
+            path.unlink(missing_ok=True)  # first: who opens it without a writer waits for one
             os.close(file)
 
 

@@ -1,5 +1,7 @@
 """Sound that is decoded beside the next frames: the same reply, whatever it waits for."""
 
+import os
+import signal
 from concurrent.futures import Future, ThreadPoolExecutor
 from threading import Barrier, Event, Thread
 
@@ -10,7 +12,8 @@ from conversing import SEEDED, answer, assert_sound
 from small import rigged, small_model
 
 from generate import generate_long
-from models.transformer.native import share_of_threads
+from models.transformer.native import share_of_threads, work_beside
+from models.westlake import speech_model
 
 OPTIONS = {"sampling": SEEDED, "max_new_tokens": 20, "chunk_frames": 4}
 
@@ -132,26 +135,61 @@ def test_a_fault_of_the_codec_is_told(model, monkeypatch):
     assert_sound(conversation)
 
 
-def test_threads_are_shared_out_between_those_who_compute():
+@pytest.fixture
+def four_threads():
     before = torch.get_num_threads()
     torch.set_num_threads(4)
-    both, shares = Barrier(2), []
+    yield
+    torch.set_num_threads(before)
+
+
+def shares(num_main, num_beside):
+    """Of threads that are at work at the same time: what each has."""
+    everyone = Barrier(num_main + num_beside)
+
+    def compute(is_beside):
+        if is_beside:
+            work_beside()
+        with share_of_threads():
+            everyone.wait()
+            with share_of_threads() as within:
+                everyone.wait()
+                return within
+
+    with ThreadPoolExecutor(num_main + num_beside) as pool:
+        return list(pool.map(compute, [False] * num_main + [True] * num_beside))
+
+
+def test_threads_are_shared_out_between_those_who_compute(four_threads):
+    assert shares(1, 0) == [4]
+    assert shares(2, 0) == [2, 2]
+    assert shares(1, 1) == [3, 1]
+    assert shares(1, 2) == [2, 1, 1]
+    assert shares(1, 5) == [1] * 6
+    with share_of_threads() as again:
+        assert again == 4
+
+
+def test_a_forked_process_speaks_as_well(plain, four_threads):
+    """After a reply, whose threads it does not have; and amid another thread's work."""
+    plain.decoders = speech_model._new_decoders()
+    expected = chunks_of(plain)[-1].total_frames
+    inside, done = Event(), Event()
 
     def compute():
         with share_of_threads():
-            both.wait()
-            with share_of_threads() as within:
-                shares.append(within)
-            both.wait()
+            inside.set()
+            done.wait()
 
-    try:
-        others = [Thread(target=compute) for _ in range(2)]
-        with share_of_threads() as alone:
-            for other in others:
-                other.start()
-            for other in others:
-                other.join()
-        with share_of_threads() as again:
-            assert (alone, shares, again) == (4, [1, 1], 4)
-    finally:
-        torch.set_num_threads(before)
+    other = Thread(target=compute)
+    other.start()
+    inside.wait()
+    child = os.fork()
+    if not child:
+        signal.alarm(60)  # which ends a process that waits for ever
+        torch.set_num_threads(1)  # PyTorch's own are not there either
+        with share_of_threads() as share:
+            os._exit(not (share == 1 and chunks_of(plain)[-1].total_frames == expected))
+    done.set()
+    other.join()
+    assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0

@@ -5,7 +5,7 @@ import torch
 from libraries import INSTRUCTION_SETS, library_for
 
 from models.transformer.native import HugePages, NativeLinear
-from models.transformer.native.memory import HUGE_PAGE, PIECE
+from models.transformer.native.memory import HUGE_PAGE, MAPPED_BYTES
 from models.transformer.native.panels import from_panels, to_panels
 from models.transformer.quantised import Int8Linear
 
@@ -52,7 +52,7 @@ def test_huge_pages_hold_tensors_one_after_another():
     first = taken[0].data_ptr()
     assert first % HUGE_PAGE == 0 or not hasattr(__import__("mmap"), "MADV_HUGEPAGE")
     assert [t.data_ptr() - first for t in taken] == [0, 64, 384, 448]
-    large = memory.take((PIECE + 5,), torch.int8).fill_(9)
+    large = memory.take((MAPPED_BYTES + 5,), torch.int8).fill_(9)
     assert all((t == n).all() for t, n in zip(taken, (5, 100, 1, 70)))
     assert large.data_ptr() % 64 == 0 and (large == 9).all()
 

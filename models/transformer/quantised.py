@@ -26,7 +26,8 @@ class Int8Linear(nn.Module):
     """[..., in] -> [..., out], bfloat16; one scale per output.
 
     Buffers: `weight` int8 [out, in], `scale` float [out], and `bias` [out] if there is one. Once
-    they are filled, `prepare` makes the layer ready.
+    they are filled, `prepare` makes the layer ready, once; in C the weight then lies in `packed`
+    alone, and is put back in order to be saved.
 
     Args:
         num_inputs, num_outputs: sizes.

@@ -283,8 +283,8 @@ def _load_model(
         with naming(read.path), planned():
             with_quantised_layers(model, dtype)
         with naming(read.path):
-            if read.quantised:  # the file's are not aligned as the C code needs them
-                weights = {key: tensor.clone() for key, tensor in weights.items()}
+            if read.quantised:
+                weights = {key: _kept(tensor, library) for key, tensor in weights.items()}
             else:
                 weights = _quantised(read, dtype, config, tokenizer, library)
     assign_weights(model, weights, read.path, FLOATS.get(dtype))
@@ -292,6 +292,13 @@ def _load_model(
         del weights  # so that each layer's are given up as they are put in order
         prepare_quantised(model, library)
     return model.to(device).eval().requires_grad_(False)
+
+
+def _kept(tensor: Tensor, library: CDLL | None) -> Tensor:
+    """A file's tensor, as it may be kept: the file's lie at any address, and keep it open. Of
+    quantised weights the C file has a copy anyhow."""
+    is_packed = library is not None and tensor.dtype in (torch.int8, torch.uint8)
+    return tensor if is_packed else tensor.clone()
 
 
 def _load_topics(

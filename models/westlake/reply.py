@@ -160,7 +160,7 @@ def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk,
     except Exception:
         try:
             if chunks.is_begun:
-                yield chunks.take()  # what was made before the fault
+                yield chunks.take()  # it was begun before the fault
         finally:
             if reply.is_wanted:
                 if not chunks.num_said:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from concurrent.futures import ThreadPoolExecutor
+from weakref import WeakSet
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from strings import Text
 from ..audio import AudioClip, resample
 from ..contract import ReplyOptions, SamplingField
 from ..errors import UserError
+from ..transformer.native import work_beside
 from .checkpoint import Checkpoint, load_checkpoint
 from .conversation import Conversation, Turn
 from .dual_ar import PromptTokens, Stepper, mark_room
@@ -26,6 +28,8 @@ SAMPLING_FIELDS = (
     SamplingField(name="top_p", low=0.05, high=1.0, step=0.05),
     SamplingField(name="repetition_penalty", low=0.5, high=1.95, step=0.05),
 )
+
+_models: WeakSet[WestlakeModel] = WeakSet()
 
 
 class WestlakeModel:
@@ -54,8 +58,8 @@ class WestlakeModel:
         self.sample_rate = config.sample_rate
         self.frame_rate = config.frame_rate
         self.stepper = Stepper(checkpoint.engine)
-        others = max(1, (os.cpu_count() or 1) - 1)  # cores beside that of the language model
-        self.decoders = ThreadPoolExecutor(others) if checkpoint.decodes_beside else None
+        self.decoders = _new_decoders() if checkpoint.decodes_beside else None
+        _models.add(self)
         self.prompt_tokens = PromptTokens.from_encode(checkpoint.tokenizer.encode)
         room = checkpoint.model.config.max_seq_len - mark_room(checkpoint.mark_ids)
         self.max_input_columns = int(room * (1 - REPLY_SHARE))
@@ -136,6 +140,25 @@ class WestlakeModel:
         for num_frames in (1 << n for n in range(options.chunk_frames.bit_length())):
             codes = torch.zeros(1, codec.config.num_codebooks, num_frames, dtype=torch.long)
             codec.decode_chunk(codes.to(self.checkpoint.device), codec.new_state())
+
+
+def _new_decoders() -> ThreadPoolExecutor:
+    """Threads for sound, on the cores that the language model leaves."""
+    cores = (
+        len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    )
+    return ThreadPoolExecutor(max(1, cores - 1), initializer=work_beside)
+
+
+def _renew_decoders() -> None:
+    """A forked process has none of their threads."""
+    for model in _models:
+        if model.decoders is not None:
+            model.decoders = _new_decoders()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_renew_decoders)
 
 
 def load_westlake(

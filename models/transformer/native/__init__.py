@@ -14,7 +14,7 @@ from .compiled import (
 from .linear import NativeLinear
 from .memory import HugePages
 from .stack import MAX_HEAD, NativeStack, native_form
-from .threads import share_of_threads
+from .threads import share_of_threads, work_beside
 
 __all__ = [
     "ISA_SWITCH",
@@ -32,4 +32,5 @@ __all__ = [
     "pointer_of",
     "scratch_of",
     "share_of_threads",
+    "work_beside",
 ]

@@ -57,6 +57,7 @@ class NativeLinear:
     def part(self, outputs: slice) -> NativeLinear | None:
         """A layer of 8 bits of some outputs, which shares this one's memory; None if it can't."""
         start, stop, step = outputs.indices(self.num_outputs)
+        stop = max(start, stop)
         if start % PANEL or step != 1:
             return None
         other = copy.copy(self)

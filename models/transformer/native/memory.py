@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 HUGE_PAGE = 1 << 21  # bytes
-PIECE = 1 << 26  # bytes that are asked for at once; what is not used takes no memory
+MAPPED_BYTES = 1 << 26  # bytes that are asked for at once; what is not used takes no memory
 ALIGNMENT = 64  # bytes, of a tensor
 
 
@@ -26,7 +26,7 @@ class HugePages:
         num_bytes = math.prod(shape) * dtype.itemsize
         size = -(-num_bytes // ALIGNMENT) * ALIGNMENT
         if len(self._left) < size:
-            self._left = _mapped(max(size, PIECE))
+            self._left = _mapped(max(size, MAPPED_BYTES))
         taken, self._left = self._left[:num_bytes], self._left[size:]
         return taken.view(dtype).view(*shape)
 

@@ -13,14 +13,14 @@
 #include "team.h"
 
 enum {
-    GROUP = 64,        // weights that share a scale in 4 bits
-    PART = 128,        // inputs that share a scale
+    GROUP = 64,         // weights that share a scale in 4 bits
+    PART = 128,         // inputs that share a scale
     PANEL = 16,         // outputs whose weights lie together
     COLUMN = 4 * PANEL, // bytes of them that are read at once
-    FEW = 4,           // rows, and an attention's queries, that are computed at once
-    MAX_HEAD = 256,    // numbers in a head
-    AHEAD = 4096,      // bytes from what is read to what is fetched from memory
-    SPAN = 1024,       // tokens whose chances are summed in float32
+    FEW = 4,            // rows, and an attention's queries, that are computed at once
+    MAX_HEAD = 256,     // numbers in a head
+    AHEAD = 4096,       // bytes from what is read to what is fetched from memory
+    SPAN = 1024,        // tokens whose chances are summed in float32
 };
 
 #define INLINE inline __attribute__((always_inline))

@@ -5,11 +5,11 @@
 #define ISA "avx512"
 
 enum {
-    WIDTH = 16,             // numbers in a vector
+    WIDTH = 16,              // numbers in a vector
     VECTORS = PANEL / WIDTH, // of a panel
-    OFFSET = 128,           // is added to weights of 8 bits
-    ROWS = 8,               // that are computed at once where there are many,
-    BESIDE = 2,             // and panels
+    OFFSET = 128,            // is added to weights of 8 bits
+    ROWS = 8,                // that are computed at once where there are many,
+    BESIDE = 2,              // and panels
 };
 
 typedef __m512 floats;

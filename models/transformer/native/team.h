@@ -18,44 +18,47 @@ static struct {
     pthread_cond_t wake;
     Task *task;
     void *data;
-    int members;                                 // threads of the task
-    int started;                                 // threads that there are beside the callers'
-    atomic_int number, arrived, met, finished;   // of tasks; for `meet`, twice; with the task
-    struct Member { int thread, last; } each[MAX_TEAM]; // last: the task before the first one
+    int threads;                       // that do the task, its caller's included
+    int started;                       // members that there are
+    atomic_int finished;               // members that have done the task
+    atomic_int arrived, met;           // threads in `meet`; how often all have met
+    struct Member { atomic_int tasks; } members[MAX_TEAM]; // tasks: given to it so far
 } team = {.used = PTHREAD_MUTEX_INITIALIZER, .asleep = PTHREAD_MUTEX_INITIALIZER,
           .wake = PTHREAD_COND_INITIALIZER};
 
-static _Thread_local int is_member; // else the thread does its task alone
+static _Thread_local int is_together; // else the thread does its task alone
 
 // Whether the number is another one within so many looks; 0 for any.
 static int changes(atomic_int *number, int last, int looks) {
-    for (int look = 1; atomic_load(number) == last; look++) {
-        if (look == looks) return 0;
+    for (unsigned look = 1; atomic_load(number) == last; look++) {
+        if (looks && look == (unsigned)looks) return 0;
         if (look % POLITE == 0) sched_yield();
     }
     return 1;
 }
 
+// Waits until all threads of the task are here.
 static void meet(void) {
-    if (!is_member) return;
+    if (!is_together) return;
     int last = atomic_load(&team.met);
-    if (atomic_fetch_add(&team.arrived, 1) + 1 < team.members) changes(&team.met, last, 0);
+    if (atomic_fetch_add(&team.arrived, 1) + 1 < team.threads) changes(&team.met, last, 0);
     else {
         atomic_store(&team.arrived, 0);
         atomic_store(&team.met, last + 1);
     }
 }
 
-static void *member(void *own) {
-    int thread = ((struct Member *)own)->thread, last = ((struct Member *)own)->last;
-    is_member = 1;
-    for (;; last++) {
-        if (!changes(&team.number, last, PATIENCE)) {
+static void *serve(void *member) {
+    struct Member *own = member;
+    int thread = own - team.members + 1;
+    is_together = 1;
+    for (int done = 0;; done++) {
+        if (!changes(&own->tasks, done, PATIENCE)) {
             pthread_mutex_lock(&team.asleep);
-            while (atomic_load(&team.number) == last) pthread_cond_wait(&team.wake, &team.asleep);
+            while (atomic_load(&own->tasks) == done) pthread_cond_wait(&team.wake, &team.asleep);
             pthread_mutex_unlock(&team.asleep);
         }
-        if (thread < team.members) team.task(team.data, thread, team.members);
+        team.task(team.data, thread, team.threads);
         atomic_fetch_add(&team.finished, 1);
     }
     return NULL;
@@ -64,42 +67,47 @@ static void *member(void *own) {
 // A forked process has none of these threads.
 static void forget_members(void) {
     team.started = 0;
+    atomic_store(&team.arrived, 0);
     pthread_mutex_init(&team.used, NULL);
     pthread_mutex_init(&team.asleep, NULL);
     pthread_cond_init(&team.wake, NULL);
 }
 
-static void start_members(int threads) {
-    if (!team.started) pthread_atfork(NULL, NULL, forget_members);
-    while (team.started < threads - 1) {
+static void watch_forks(void) { pthread_atfork(NULL, NULL, forget_members); }
+
+static void start_members(int count) {
+    static pthread_once_t once = PTHREAD_ONCE_INIT;
+    pthread_once(&once, watch_forks);
+    while (team.started < count) {
         pthread_t new;
-        struct Member *own = &team.each[team.started];
-        *own = (struct Member){team.started + 1, atomic_load(&team.number)};
-        if (pthread_create(&new, NULL, member, own)) return;
+        atomic_store(&team.members[team.started].tasks, 0);
+        if (pthread_create(&new, NULL, serve, team.members + team.started)) return;
         pthread_detach(new);
         team.started++;
     }
 }
 
-// While another caller has the team, a task is done by its own caller alone.
+// While another caller has the members, a task is done by its own caller alone.
 static void together(Task *task, void *data, int threads) {
     if (threads < 2 || pthread_mutex_trylock(&team.used)) {
         task(data, 0, 1);
         return;
     }
-    start_members(threads < MAX_TEAM ? threads : MAX_TEAM);
+    int members = threads <= MAX_TEAM ? threads - 1 : MAX_TEAM;
+    start_members(members);
+    if (members > team.started) members = team.started;
     team.task = task;
     team.data = data;
-    team.members = threads < team.started + 1 ? threads : team.started + 1;
+    team.threads = members + 1;
     atomic_store(&team.finished, 0);
     pthread_mutex_lock(&team.asleep);
-    atomic_fetch_add(&team.number, 1);
+    for (int n = 0; n < members; n++) atomic_fetch_add(&team.members[n].tasks, 1);
     pthread_cond_broadcast(&team.wake);
     pthread_mutex_unlock(&team.asleep);
-    is_member = 1;
-    task(data, 0, team.members);
-    is_member = 0;
-    for (int done; (done = atomic_load(&team.finished)) < team.started;)
+    is_together = 1;
+    task(data, 0, team.threads);
+    is_together = 0;
+    for (int done; (done = atomic_load(&team.finished)) < members;)
         changes(&team.finished, done, 0);
     pthread_mutex_unlock(&team.used);
 }

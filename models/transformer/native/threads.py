@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -11,19 +13,30 @@ import torch
 
 _lock = Lock()
 _running: Counter[int] = Counter()  # of each Python thread, how deep it is in work
+_beside: set[int] = set()  # those of them that work beside the others
+_own = threading.local()
+
+
+def work_beside() -> None:
+    """From now on this Python thread's work takes a single thread, and the others' one less."""
+    _own.is_beside = True
 
 
 @contextmanager
 def share_of_threads() -> Iterator[int]:
-    """PyTorch's threads for some work, or a share of them where other Python threads are at work:
-    threads that are more than cores wait for each other.
+    """PyTorch's threads for some work, or fewer where other Python threads are at work: threads
+    that are more than cores wait for each other.
 
-    Work within it has the share that is then left.
+    Work within it has what is then left. Of several who do not work beside, one at a time has more
+    than its own thread in C (see `team.h`).
     """
-    own = get_ident()
+    own, is_beside = get_ident(), getattr(_own, "is_beside", False)
     with _lock:
         _running[own] += 1
-        share = max(1, torch.get_num_threads() // len(_running))
+        if is_beside:
+            _beside.add(own)
+        left = torch.get_num_threads() - len(_beside)
+        share = 1 if is_beside else max(1, left // (len(_running) - len(_beside)))
     try:
         yield share
     finally:
@@ -31,3 +44,16 @@ def share_of_threads() -> Iterator[int]:
             _running[own] -= 1
             if not _running[own]:
                 del _running[own]
+                _beside.discard(own)
+
+
+def _begin_anew() -> None:
+    """A forked process has none of the other threads."""
+    global _lock
+    _lock = Lock()
+    _running.clear()
+    _beside.clear()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_anew)
