@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import nullcontext
 from ctypes import CDLL
 from typing import TypeVar
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 
 from .config import StackConfig
 from .language_model import LanguageModel
-from .native import HugePages, native_quantise
+from .native import HugePages, native_quantise, num_threads, without_torch_threads
 from .quantised import GROUP_SIZE, Int4Linear, Int8Embedding, Int8Linear
 from .rounding import Inputs, factors_of, round_corrected
 
@@ -43,7 +44,7 @@ def quantise_weights(
         ValueError: sizes that 4 bits do not fit.
     """
     is_tied = "lm_head.weight" not in weights
-    quantised = {}
+    quantised, memory = {}, HugePages()
     for key, tensor in weights.items():
         if is_tied and key == "embed_tokens.weight":
             key = "lm_head.weight"
@@ -52,7 +53,8 @@ def quantise_weights(
         if kind == "weight" and name in LAYERS + HEADS:
             bits = 4 if dtype == "int4" and name in LAYERS else 8
             x = inputs.pop(layer, None) if inputs and bits == 4 else None
-            quantised[key], quantised[f"{layer}.scale"] = _quantise(tensor, bits, library, x)
+            found = _quantise(tensor, bits, library, x, memory)
+            quantised[key], quantised[f"{layer}.scale"] = found
         else:
             quantised[key] = tensor.to(torch.bfloat16, copy=True)  # lets go of the file
     return quantised
@@ -85,9 +87,10 @@ def with_quantised_layers(model: Model, dtype: str) -> Model:
 def prepare_quantised(model: LanguageModel, library: CDLL | None) -> None:
     """Make quantised layers, whose weights are in place, ready to compute."""
     memory = HugePages()
-    for layer in model.modules():
-        if isinstance(layer, Int8Linear):
-            layer.prepare(library, memory)
+    with nullcontext() if library is None else without_torch_threads():
+        for layer in model.modules():
+            if isinstance(layer, Int8Linear):
+                layer.prepare(library, memory)
 
 
 def fits_4_bits(*configs: StackConfig) -> bool:
@@ -97,33 +100,41 @@ def fits_4_bits(*configs: StackConfig) -> bool:
 
 
 def _quantise(
-    weight: Tensor, bits: int, library: CDLL | None, x: Tensor | None = None
+    weight: Tensor,
+    bits: int,
+    library: CDLL | None,
+    x: Tensor | None = None,
+    memory: HugePages | None = None,
 ) -> tuple[Tensor, Tensor]:
-    """Integers and float32 scales, as `Int8Linear` and `Int4Linear` take them."""
+    """Integers, in the memory if it is given, and float32 scales, as `Int8Linear` and `Int4Linear`
+    take them."""
     num_outputs, num_inputs = weight.shape
     if bits == 8:
-        steps = torch.empty(num_outputs, num_inputs, dtype=torch.int8)
+        shape, dtype = (num_outputs, num_inputs), torch.int8
         scale = torch.empty(num_outputs)
     elif num_inputs % GROUP_SIZE:
         raise ValueError(f"int4 needs layer sizes that {GROUP_SIZE} divides, got {num_inputs}")
     else:
-        steps = torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8)
+        shape, dtype = (num_outputs, num_inputs // 2), torch.uint8
         scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
-    factors = None if x is None else factors_of(x)
+    steps = torch.empty(shape, dtype=dtype) if memory is None else memory.take(shape, dtype)
     rows = max(1, CHUNK_SIZE // num_inputs)
-    if factors is not None:  # that many for each thread
-        rows = -(-rows // (SHARE * torch.get_num_threads())) * SHARE * torch.get_num_threads()
-    for chunk, to_steps, to_scale in zip(weight.split(rows), steps.split(rows), scale.split(rows)):
-        chunk = chunk.float().contiguous()
-        if factors is not None:
-            assert library is not None, "PyTorch rounds to the nearest alone"
-            round_corrected(chunk, factors, to_steps, to_scale, library)
-        elif library is not None:
-            native_quantise(library, chunk, to_steps, to_scale)
-        else:
-            found = (_to_int8 if bits == 8 else _to_int4)(chunk)
-            to_steps.copy_(found[0])
-            to_scale.copy_(found[1])
+    with nullcontext() if library is None else without_torch_threads():
+        factors = None if x is None else factors_of(x)
+        if factors is not None:  # that many for each thread
+            rows = -(-rows // (SHARE * num_threads())) * SHARE * num_threads()
+        pieces = zip(weight.split(rows), steps.split(rows), scale.split(rows))
+        for chunk, to_steps, to_scale in pieces:
+            chunk = chunk.float().contiguous()
+            if factors is not None:
+                assert library is not None, "PyTorch rounds to the nearest alone"
+                round_corrected(chunk, factors, to_steps, to_scale, library)
+            elif library is not None:
+                native_quantise(library, chunk, to_steps, to_scale)
+            else:
+                found = (_to_int8 if bits == 8 else _to_int4)(chunk)
+                to_steps.copy_(found[0])
+                to_scale.copy_(found[1])
     return steps, scale
 
 

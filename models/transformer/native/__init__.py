@@ -14,7 +14,7 @@ from .compiled import (
 from .linear import NativeLinear
 from .memory import HugePages
 from .stack import MAX_HEAD, NativeStack, native_form
-from .threads import share_of_threads, work_beside
+from .threads import num_threads, share_of_threads, without_torch_threads, work_beside
 
 __all__ = [
     "ISA_SWITCH",
@@ -29,8 +29,10 @@ __all__ = [
     "native_correct",
     "native_form",
     "native_quantise",
+    "num_threads",
     "pointer_of",
     "scratch_of",
     "share_of_threads",
+    "without_torch_threads",
     "work_beside",
 ]

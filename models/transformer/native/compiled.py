@@ -37,6 +37,8 @@ import torch
 from loguru import logger
 from torch import Tensor
 
+from .threads import num_threads
+
 SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O3", "-fno-math-errno", "-fopenmp-simd", "-shared", "-fPIC")
 PROCESSOR = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo
@@ -261,7 +263,7 @@ def native_quantise(library: CDLL, weight: Tensor, steps: Tensor, scale: Tensor)
     bits = 8 if steps.dtype == torch.int8 else 4
     library.native_quantise(
         weight.data_ptr(), *weight.shape, bits, steps.data_ptr(), scale.data_ptr(),
-        torch.get_num_threads(),
+        num_threads(),
     )  # fmt: skip
 
 
@@ -276,7 +278,7 @@ def native_correct(
     """See `rounding.round_corrected`; the factors' blocks lie one after another."""
     library.native_correct(
         weight.data_ptr(), *weight.shape, block_size, factors.data_ptr(), steps.data_ptr(),
-        scale.data_ptr(), torch.get_num_threads(),
+        scale.data_ptr(), num_threads(),
     )  # fmt: skip
 
 

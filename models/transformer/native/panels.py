@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from .memory import HugePages
+from .threads import num_threads
 
 PANEL = 16  # outputs, as in the C file
 NUMBER = 4  # bytes
@@ -28,9 +29,7 @@ def to_panels(library: CDLL, rows: Tensor, memory: HugePages | None = None) -> T
     num_outputs, numbers = len(taken), taken.shape[1] // NUMBER
     shape = -(-num_outputs // PANEL), numbers, PANEL
     panels = torch.empty(shape, dtype=torch.int32) if memory is None else memory.take(shape)
-    library.native_panels(
-        taken.data_ptr(), num_outputs, numbers, panels.data_ptr(), torch.get_num_threads()
-    )
+    library.native_panels(taken.data_ptr(), num_outputs, numbers, panels.data_ptr(), num_threads())
     return panels
 
 

@@ -13,7 +13,7 @@ from ..blocks import Stack
 from ..cache import KVCache
 from .compiled import BlockStruct, StackStruct, pointer_of, scratch_of
 from .linear import PIECE, NativeLinear
-from .threads import share_of_threads
+from .threads import num_threads, share_of_threads
 
 MAX_HEAD = 256  # as in the C file
 
@@ -91,7 +91,7 @@ class NativeStack:
         """Run positions [N, dim], those of one row in their order."""
         lengths = [row.length for row in rows]
         pointers = [pointer for row in rows for pointer in row.pointers]
-        angles, most = self.angles[lengths], torch.get_num_threads()
+        angles, most = self.angles[lengths], num_threads()
         num_rows, stack = len(rows), addressof(self.struct)
         hidden, scratch = scratch_of(
             x.shape, self.compiled.native_scratch(stack, num_rows, max(lengths), most)

@@ -35,7 +35,7 @@ def share_of_threads() -> Iterator[int]:
         _running[own] += 1
         if is_beside:
             _beside.add(own)
-        left = torch.get_num_threads() - len(_beside)
+        left = num_threads() - len(_beside)
         share = 1 if is_beside else max(1, left // (len(_running) - len(_beside)))
     try:
         yield share
@@ -45,6 +45,24 @@ def share_of_threads() -> Iterator[int]:
             if not _running[own]:
                 del _running[own]
                 _beside.discard(own)
+
+
+@contextmanager
+def without_torch_threads() -> Iterator[None]:
+    """For calls in C one after another, with work of PyTorch's in between: it does that alone, as
+    its threads look out for more for milliseconds, on the cores that those in C need."""
+    _own.num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(_own.num_threads)
+        _own.num_threads = None
+
+
+def num_threads() -> int:
+    """Threads for a call in C: PyTorch's, also while it does without them."""
+    return getattr(_own, "num_threads", None) or torch.get_num_threads()
 
 
 def _begin_anew() -> None:

@@ -17,6 +17,7 @@ from ....transformer.native import (
     NativeLinear,
     NativeStack,
     native_form,
+    num_threads,
     pointer_of,
     scratch_of,
     share_of_threads,
@@ -116,7 +117,7 @@ class NativeCodes:
         head = addressof(self.struct)
         x, scratch = scratch_of(
             hidden.shape,
-            self.compiled.native_codes_scratch(head, *codes.shape, torch.get_num_threads()),
+            self.compiled.native_codes_scratch(head, *codes.shape, num_threads()),
         )
         x.copy_(hidden)
         with share_of_threads() as threads:
