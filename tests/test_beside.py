@@ -12,7 +12,12 @@ from conversing import SEEDED, answer, assert_sound
 from small import rigged, small_model
 
 from generate import generate_long
-from models.transformer.native import share_of_threads, work_beside
+from models.transformer.native import (
+    num_threads,
+    share_of_threads,
+    without_torch_threads,
+    work_beside,
+)
 from models.westlake import speech_model
 
 OPTIONS = {"sampling": SEEDED, "max_new_tokens": 20, "chunk_frames": 4}
@@ -135,14 +140,6 @@ def test_a_fault_of_the_codec_is_told(model, monkeypatch):
     assert_sound(conversation)
 
 
-@pytest.fixture
-def four_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield
-    torch.set_num_threads(before)
-
-
 def shares(num_main, num_beside):
     """Of threads that are at work at the same time: what each has."""
     everyone = Barrier(num_main + num_beside)
@@ -160,7 +157,8 @@ def shares(num_main, num_beside):
         return list(pool.map(compute, [False] * num_main + [True] * num_beside))
 
 
-def test_threads_are_shared_out_between_those_who_compute(four_threads):
+def test_threads_are_shared_out_between_those_who_compute(set_threads):
+    set_threads(4)
     assert shares(1, 0) == [4]
     assert shares(2, 0) == [2, 2]
     assert shares(1, 1) == [3, 1]
@@ -170,8 +168,9 @@ def test_threads_are_shared_out_between_those_who_compute(four_threads):
         assert again == 4
 
 
-def test_a_forked_process_speaks_as_well(plain, four_threads):
+def test_a_forked_process_speaks_as_well(plain, set_threads):
     """After a reply, whose threads it does not have; and amid another thread's work."""
+    set_threads(4)
     plain.decoders = speech_model._new_decoders()
     expected = chunks_of(plain)[-1].total_frames
     inside, done = Event(), Event()
@@ -193,3 +192,14 @@ def test_a_forked_process_speaks_as_well(plain, four_threads):
     done.set()
     other.join()
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
+
+
+def test_who_does_without_pytorchs_threads_takes_them_from_nobody_else(set_threads):
+    set_threads(4)
+    with ThreadPoolExecutor(1) as early, ThreadPoolExecutor(1) as late:
+        assert early.submit(torch.get_num_threads).result() == 4
+        with without_torch_threads():
+            assert (torch.get_num_threads(), num_threads()) == (1, 4)
+            assert early.submit(torch.get_num_threads).result() == 4
+            assert late.submit(torch.get_num_threads).result() == 4
+        assert (torch.get_num_threads(), num_threads()) == (4, 4)

@@ -104,16 +104,8 @@ def test_a_frame_reads_the_fast_stack_once_a_codebook(large):
     assert one == slow + fast
 
 
-@pytest.fixture
-def two_threads():
-    before = torch.get_num_threads()
-    torch.set_num_threads(2)
-    yield
-    torch.set_num_threads(before)
-
-
-@pytest.mark.usefixtures("two_threads")
-def test_the_speed_of_memory_is_the_sum_of_what_all_threads_read(monkeypatch):
+def test_the_speed_of_memory_is_the_sum_of_what_all_threads_read(monkeypatch, set_threads):
+    set_threads(2)
     seconds = threading.local()
 
     def thread_time() -> float:  # each thread reads its part in 2 s
@@ -124,8 +116,8 @@ def test_the_speed_of_memory_is_the_sum_of_what_all_threads_read(monkeypatch):
     assert read_speed() == pytest.approx(fastest.MEASURED_BYTES / 2)
 
 
-@pytest.mark.usefixtures("two_threads")
-def test_a_thread_that_does_not_come_is_not_waited_for(monkeypatch):
+def test_a_thread_that_does_not_come_is_not_waited_for(monkeypatch, set_threads):
+    set_threads(2)
     monkeypatch.setattr(fastest, "ThreadPoolExecutor", lambda number: ThreadPoolExecutor(1))
     monkeypatch.setattr(fastest, "START_SECONDS", 0.05)
     measured: list[float] = []

@@ -29,13 +29,7 @@ def test_the_largest_products_are_not_cut_off(isa, bits, sign):
     assert torch.equal(layer(x), x @ steps.float().T)
 
 
-@pytest.fixture
-def threads():
-    """More than there are cores, so that they wait for each other."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(4)
-    yield 4
-    torch.set_num_threads(before)
+THREADS = 4  # more than there are cores, so that they wait for each other
 
 
 def products(library, num_callers: int) -> list[torch.Tensor]:
@@ -54,17 +48,19 @@ def products(library, num_callers: int) -> list[torch.Tensor]:
 
 
 @pytest.mark.parametrize("num_callers", [1, 3])
-def test_many_threads_and_callers_do_as_one(threads, num_callers):
+def test_many_threads_and_callers_do_as_one(set_threads, num_callers):
+    set_threads(THREADS)
     library = load_library()
     if library is None:
         pytest.skip("native.c can't be compiled here")
     found = products(library, num_callers)
-    torch.set_num_threads(1)
+    set_threads(1)
     for product, expected in zip(found, products(library, 1)):
         assert torch.equal(product, expected)
 
 
-def test_a_forked_process_has_threads_of_its_own(threads):
+def test_a_forked_process_has_threads_of_its_own(set_threads):
+    set_threads(THREADS)
     library = load_library()
     if library is None or not hasattr(os, "fork"):
         pytest.skip("native.c can't be compiled here, or there is no fork")

@@ -1,6 +1,5 @@
 """Language models of 8 and 4 bits: what they compute, and their files."""
 
-from collections.abc import Iterator
 from ctypes import CDLL
 from dataclasses import replace
 
@@ -128,22 +127,15 @@ def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype, libra
     assert (difference / whole.float().norm(dim=-1)).max() < 0.05
 
 
-@pytest.fixture
-def threads() -> Iterator[int]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(3)
-    yield 3
-    torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
 def test_what_was_read_is_the_same_to_the_bit_however_it_is_read(model, grid, dtype, native):
     """At once or one by one, beside others or alone: so no replica's end changes a reply."""
     check_that_it_reads_alike(quantised(model, dtype, native), grid, (30,), (11, 1, 18), (1,) * 30)
 
 
-def test_threads_read_alike(model, grid, native, threads):
+def test_threads_read_alike(model, grid, native, set_threads):
     """A position needs those before it, which another thread may have."""
+    set_threads(3)
     check_that_it_reads_alike(quantised(model, "int8", native), grid, (30,), (11, 1, 18))
 
 

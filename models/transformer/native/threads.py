@@ -7,7 +7,7 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
-from threading import Lock, get_ident
+from threading import Lock, Thread, get_ident
 
 import torch
 
@@ -50,9 +50,16 @@ def share_of_threads() -> Iterator[int]:
 @contextmanager
 def without_torch_threads() -> Iterator[None]:
     """For calls in C one after another, with work of PyTorch's in between: it does that alone, as
-    its threads look out for more for milliseconds, on the cores that those in C need."""
+    its threads look out for more for milliseconds, on the cores that those in C need.
+
+    The number of PyTorch's threads is each Python thread's own, but a new one begins with the last
+    that any has set: so another sets it again.
+    """
     _own.num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
+    other = Thread(target=torch.set_num_threads, args=(_own.num_threads,))
+    other.start()
+    other.join()
     try:
         yield
     finally:
