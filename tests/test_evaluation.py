@@ -28,7 +28,7 @@ UNDERSTANDING = (
     "later_turns_speech",
     "second_turn",
 )
-CODEC = ("codec_stoi", "copy_pinyin_error", "codes_used_min")
+CODEC = ("codec_stoi", "copy_pinyin_error", "copy_people_pinyin_error", "codes_used_min")
 
 
 @pytest.fixture(scope="module")
@@ -198,7 +198,7 @@ def test_a_checkpoint_that_repeats_itself_has_no_variety(dialogues):
 def test_a_bad_codec_scores_badly(dialogues, small_codec):
     figures = values(measure(dialogues, codec=small_codec))
     assert figures["codec_stoi"] < 0.5
-    assert figures["copy_pinyin_error"] == 1
+    assert figures["copy_pinyin_error"] == figures["copy_people_pinyin_error"] == 1
     assert 1 <= figures["codes_used_min"] <= 32
 
 

@@ -9,6 +9,7 @@ import numpy as np
 
 from ..dialogues import Dialogues
 from ..speech.recordings import Line
+from ..speech.speakers import PLAIN
 from . import questions
 from .clips import Teacher
 from .questions import Question
@@ -24,6 +25,7 @@ class Material:
     speech_text: list[Question]
     text: list[Question]
     clean: list[Question]  # half of `speech`, as the teacher says it
+    blends: list[Question]  # all of `speech`, in the teacher's voices as they are
     moods: list[Question]
     told_moods: list[Question]
     follow_ups: list[Question]  # to the first ones of `speech_text`
@@ -42,7 +44,8 @@ def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: in
     moods = questions.in_all_emotions(moods, seed)
     unsolved = questions.unknown_lines(dialogues, half, seed)
     foreign = questions.foreign_questions(teacher, fifth, seed)
-    teacher.say([*lines, *moods, *unsolved])  # many at once keep all its processes busy
+    blends = [replace(line, manner=PLAIN) for line in lines]
+    teacher.say([*lines, *blends, *moods, *unsolved])  # many at once keep all its processes busy
     unknown = questions.spoken(teacher, unsolved, seed + 2)
     speech = questions.spoken(teacher, lines, seed)
     written = [replace(question, written=True) for question in speech]
@@ -57,6 +60,7 @@ def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: in
         speech_text=written,
         text=questions.spoken(teacher, lines, seed, "text"),
         clean=questions.spoken(teacher, lines[:half], seed, clean=True),
+        blends=questions.spoken(teacher, blends, seed, clean=True),
         moods=questions.spoken(teacher, moods, seed + 1),
         told_moods=questions.told_moods(),
         follow_ups=questions.follow_ups(teacher, dialogues, written[:third], seed),

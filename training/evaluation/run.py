@@ -12,6 +12,7 @@ from models.contract import SpeechModel
 
 from ..dialogues import EMOTIONS, NO_EMOTION, Dialogues
 from ..speech.prosody import ProsodyMeasure
+from ..speech.recordings import Line
 from ..speech.speakers import SAMPLE_RATE
 from . import copying
 from .asking import Answer, ask_all, ask_each
@@ -222,20 +223,27 @@ def _speech(
 
 
 def _copies(model: SpeechModel, material: Material, ear: Ear, log: Log) -> None:
-    """The codec on held-out speech as the teacher says it, against the words."""
-    lines = [question.line for question in material.clean]
-    waves = [question.wave for question in material.clean]
-
-    def errors(heard: Sequence[str]) -> Figure:
-        return Figure.pooled(pinyin_errors(line.text, text) for line, text in zip(lines, heard))
-
-    log.notes["syllables of held-out users heard wrong"] = errors(ear.hear(waves, SAMPLE_RATE))
+    """The codec on held-out speech without a microphone, against the words: in the teacher's
+    voices as they are, and of people of all kinds in all moods, whom the ear hears worse."""
     codec = copying.codec_of(model)
-    if codec is None:
-        return
-    copies = copying.copy_all(codec, waves)
-    heard = ear.hear([copied.wave for copied in copies], codec.config.sample_rate)
-    log.figures["copy_pinyin_error"] = errors(heard)
-    log.figures["codec_stoi"] = Figure(copying.stoi(codec, copies))
-    log.figures["codes_used_min"] = Figure(copying.fewest_codes(copies))
-    log.notes["log-mel L1 of the codec, median"] = Figure(copying.mel_distance(codec, copies))
+    for name, questions in (("blends", material.blends), ("people", material.clean)):
+        lines = [question.line for question in questions]
+        waves = [question.wave for question in questions]
+        heard = ear.hear(waves, SAMPLE_RATE)
+        log.notes[f"syllables of held-out {name} heard wrong"] = _heard_wrong(lines, heard)
+        if codec is None:
+            continue
+        copies = copying.copy_all(codec, waves)
+        heard = ear.hear([copied.wave for copied in copies], codec.config.sample_rate)
+        wrong = _heard_wrong(lines, heard)
+        if name == "blends":
+            log.figures["copy_pinyin_error"] = wrong
+            continue
+        log.figures["copy_people_pinyin_error"] = wrong
+        log.figures["codec_stoi"] = Figure(copying.stoi(codec, copies))
+        log.figures["codes_used_min"] = Figure(copying.fewest_codes(copies))
+        log.notes["log-mel L1 of the codec, median"] = Figure(copying.mel_distance(codec, copies))
+
+
+def _heard_wrong(lines: Sequence[Line], heard: Sequence[str]) -> Figure:
+    return Figure.pooled(pinyin_errors(line.text, text) for line, text in zip(lines, heard))

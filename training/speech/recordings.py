@@ -15,7 +15,15 @@ import numpy as np
 from tqdm import tqdm
 
 from ..files import replacing
-from .speakers import STYLE_PROSODY, USER_PROSODY, assistant, draw_user
+from .speakers import (
+    PLAIN,
+    STYLE_PROSODY,
+    USER_PROSODY,
+    assistant,
+    draw_plain_user,
+    draw_user,
+)
+from .teacher import Prosody
 
 SHARD_SIZE = 48
 
@@ -26,7 +34,7 @@ class Line:
 
     Fields:
         source: the intent's name or, for a follow-up question, `follow.<kind>`.
-        manner: the user's emotion, or the assistant's style.
+        manner: the user's emotion, or `speakers.PLAIN`; or the assistant's style.
         seed: of the user's voice; None: the assistant speaks.
         heldout: whether the voice is one kept for the evaluation.
     """
@@ -100,6 +108,11 @@ def _record_shard(shard: tuple[Path, Sequence[Line]]) -> None:
     for line in lines:
         if line.seed is None:
             speaker, prosody = assistant(), STYLE_PROSODY[line.manner]
+        elif line.manner == PLAIN:
+            speaker, prosody = (
+                draw_plain_user(np.random.default_rng(line.seed), line.heldout),
+                Prosody(),
+            )
         else:
             speaker = draw_user(np.random.default_rng(line.seed), line.heldout)
             prosody = USER_PROSODY[line.manner]

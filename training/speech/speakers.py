@@ -42,6 +42,7 @@ VOICE_HZ = {
     "jf_tebukuro": 316.0,
     "jm_kumo": 93.0,
 }
+PLAIN = "plain"  # in place of an emotion: a blend of the teacher's voices, as it speaks by itself
 ASSISTANT = {"jf_alpha": 0.7, "jf_gongitsune": 0.3}
 # Blends near these are heard in the evaluation alone.
 HELDOUT_BLENDS = np.array(
@@ -121,6 +122,12 @@ def draw_user(rng: np.random.Generator, heldout: bool = False) -> Speaker:
         size=rng.uniform(*sizes),
         rate=rng.uniform(*rates),
     )
+
+
+def draw_plain_user(rng: np.random.Generator, heldout: bool = False) -> Speaker:
+    """As `draw_user`, but of no kind of people: the teacher's own voice and pace."""
+    blend = _draw_blend(rng, heldout)
+    return Speaker(timbre=blend, melody=blend, pitch=1.0, size=1.0, rate=1.0)
 
 
 def _draw_blend(rng: np.random.Generator, heldout: bool) -> tuple[float, ...]:

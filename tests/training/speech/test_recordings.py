@@ -8,7 +8,8 @@ import pytest
 from training import files
 from training.speech import recordings
 from training.speech.recordings import Line, read, read_shard, record
-from training.speech.speakers import SAMPLE_RATE
+from training.speech.speakers import PLAIN, SAMPLE_RATE, draw_plain_user
+from training.speech.teacher import Prosody
 
 LINES = [
     Line(source="talk.hello", text="你好，你好。", manner="happy", seed=1),
@@ -40,6 +41,14 @@ def test_recordings_are_read_back_as_they_were_said(tmp_path: Path, made_up_teac
     record(LINES, again, 1)
     for first, second in zip(found, read(again)):
         np.testing.assert_array_equal(first.wave, second.wave)
+
+
+def test_a_plain_line_is_said_as_the_voice_speaks_by_itself(tmp_path: Path):
+    line = Line(source="talk.hello", text="你好，你好。", manner=PLAIN, seed=1, heldout=True)
+    record([line], tmp_path, 1)
+    (found,) = read(tmp_path)
+    wave, _ = draw_plain_user(np.random.default_rng(1), heldout=True).say(line.text, Prosody())
+    np.testing.assert_array_equal(found.wave, (wave * 32767).astype(np.int16))
 
 
 def test_a_killed_recording_goes_on_where_it_was(tmp_path: Path, monkeypatch):

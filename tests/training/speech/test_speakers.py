@@ -18,6 +18,7 @@ from training.speech.speakers import (
     Microphone,
     Speaker,
     assistant,
+    draw_plain_user,
     draw_user,
     noise,
     tilt,
@@ -39,6 +40,15 @@ def test_held_out_blends_are_never_near():
         held = draw_user(rng, heldout=True)
         assert distance(held.timbre) == distance(held.melody) == 0
     assert distance(assistant().timbre) > HELDOUT_DISTANCE
+
+
+def test_a_plain_user_is_a_blend_and_nothing_else():
+    rng = np.random.default_rng(0)
+    for heldout in (False, True) * 50:
+        user = draw_plain_user(rng, heldout)
+        assert user.timbre == user.melody
+        assert user.pitch == user.size == user.rate == 1
+        assert (distance(user.timbre) == 0) == heldout
 
 
 def test_people_are_of_all_kinds_and_the_same_seed_is_the_same_person():
