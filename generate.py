@@ -8,8 +8,8 @@ import io
 import os
 import sys
 import unicodedata
-from collections.abc import Generator, Sequence
-from contextlib import closing
+from collections.abc import Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from itertools import chain, starmap, zip_longest
 from pathlib import Path
 from threading import Event
@@ -109,7 +109,8 @@ def generate_long(
         turn = audio
     else:
         turn = _hear(conversation or model.new_conversation(), audio, text, max_seconds, shown)
-    turn.finish()
+    with _forgotten_at_a_fault(turn):
+        turn.finish()
     is_path = isinstance(audio, (str, Path))
     source = str(audio) if is_path else getattr(audio, "source", AudioClip.source)
     return _logged(turn, turn.conversation.reply(turn, options), source, log_content)
@@ -144,8 +145,18 @@ def _hear(
     is_clip = isinstance(audio, AudioClip)
     clip = audio if is_clip else level_speech(load_audio(audio, max_seconds))
     turn = conversation.begin_turn(text, clip.sample_rate, **shown)
-    turn.push(clip.samples)
+    with _forgotten_at_a_fault(turn):
+        turn.push(clip.samples)
     return turn
+
+
+@contextmanager
+def _forgotten_at_a_fault(turn: UserTurn) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        turn.abandon()
+        raise
 
 
 def _logged(

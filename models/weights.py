@@ -223,10 +223,22 @@ def write_weights(
 
 
 def write_whole(path: Path, content: bytes) -> None:
-    """Write a file under another name first: readers see the old file or the new."""
+    """Write a file as a whole: readers see the old one or the new."""
+    with whole_file(path) as unfinished:
+        unfinished.write_bytes(content)
+
+
+@contextmanager
+def whole_file(path: Path) -> Iterator[Path]:
+    """A path to write to, whose file then takes the place of this one; nothing of it is left if
+    that fails."""
     unfinished = path.with_name(path.name + ".part")
-    unfinished.write_bytes(content)
-    os.replace(unfinished, path)
+    try:
+        yield unfinished
+        os.replace(unfinished, path)
+    except BaseException:
+        unfinished.unlink(missing_ok=True)
+        raise
 
 
 def fingerprint(paths: Sequence[Path]) -> str:

@@ -168,10 +168,7 @@ class Api:
         """
         if not turn.has_sound:
             return None
-        kept = turn.reply_audio
-        sound = self._file(lambda path: turn.write(path), visitor)
-        turn.reply_audio = kept
-        return sound
+        return self._file(turn.write, visitor)
 
     def _file(self, write, visitor: str) -> dict:
         path = self.sessions.files.make("reply.wav", write, visitor)

@@ -13,11 +13,13 @@ from typing import Any, TypeGuard
 
 from listening.archive import DAMAGED
 from listening.definition import is_unicode
-from models.audio import load_audio, write_wav
+from models.audio import load_audio, to_pcm16
+from models.audio_output import write_pcm16
 from models.contract import Conversation, SpeechModel
 from models.errors import UserError
 from models.hub import public_name
 
+from .files import written
 from .limits import MIB, Limits
 from .turn import ShownTurn
 
@@ -160,7 +162,8 @@ def read_archive(
         The conversation, its turns, its own file, and the settings.
 
     Raises:
-        UserError: it is no such file, a damaged one, or one of another checkpoint.
+        UserError: it is no such file, a damaged one, or one of another checkpoint; or there is no
+            room for what it holds.
     """
     try:
         _check_directory(Path(path))
@@ -170,7 +173,7 @@ def read_archive(
             if about["format"] != FORMAT or not 0 < len(entries) <= MAX_TURNS:
                 raise ValueError("another format")
             state = new_file(STATE)
-            state.write_bytes(_read(archive, STATE, limits.max_upload_bytes))
+            _write(state, _read(archive, STATE, limits.max_upload_bytes))
             conversation = model.load_conversation(state)
             room = [float(limits.max_user_bytes)]
             turns = [_read_turn(archive, entry, model, limits, new_file, room) for entry in entries]
@@ -207,6 +210,11 @@ def _read(archive: zipfile.ZipFile, name: str, limit: float) -> bytes:
     return content
 
 
+def _write(path: Path, content: bytes) -> None:
+    with written():
+        path.write_bytes(content)
+
+
 def _read_turn(
     archive: zipfile.ZipFile,
     entry: dict[str, Any],
@@ -222,12 +230,13 @@ def _read_turn(
         room[0] -= len(content)
         path = new_file(file_name)
         given = path.with_suffix(PurePosixPath(str(name)).suffix[:8] + ".given")
-        given.write_bytes(content)
         try:
+            _write(given, content)
             clip = load_audio(given, seconds, limits.max_upload_bytes)
         finally:
-            given.unlink()
-        write_wav(path, clip.samples, clip.sample_rate)
+            given.unlink(missing_ok=True)
+        with written():
+            write_pcm16(path, to_pcm16(clip.samples), clip.sample_rate)
         return str(path), clip.seconds
 
     def seen(kind: str) -> str | None:
@@ -240,7 +249,7 @@ def _read_turn(
         content = _read(archive, name, min(room[0], limits.max_upload_bytes))
         room[0] -= len(content)
         path = new_file(f"{kind}{ending}")
-        path.write_bytes(content)
+        _write(path, content)
         return str(path)
 
     audio, audio_seconds = sound(entry["audio"], limits.max_audio_seconds + 1, "speech.wav")

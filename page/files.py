@@ -31,7 +31,7 @@ class _Entry:
 
 @contextmanager
 def written() -> Iterator[None]:
-    """A sound is written meanwhile.
+    """A visitor's file is written meanwhile.
 
     Raises:
         UserError: it can't be, for want of room or of permission.
@@ -39,7 +39,7 @@ def written() -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        logger.error(f"a sound can't be written: {error.strerror or 'no room'}")
+        logger.error(f"a file can't be written: {error.strerror or 'no room'}")
         raise UserError("error_no_room") from error
 
 
@@ -73,8 +73,10 @@ class Files:
             folder.mkdir(mode=0o700)
         return folder
 
-    def make(self, name: str, write: Callable[[Path], object], owner: str) -> str:
-        """Let a file be written in a new folder, and take it up; its path.
+    def make(
+        self, name: str, write: Callable[[Path], object], owner: str, *, kept: bool = False
+    ) -> str:
+        """Let a file be written in a new folder, and take it up as `add` does; its path.
 
         Raises:
             UserError: it can't be written; nothing is left of it.
@@ -83,7 +85,7 @@ class Files:
         try:
             with written():
                 write(path)
-                self.add(path, owner)
+                self.add(path, owner, kept=kept)
         except BaseException:
             shutil.rmtree(path.parent, ignore_errors=True)
             raise

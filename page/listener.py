@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from queue import Empty, Queue
 from threading import Condition, Event, Lock, Thread
@@ -49,6 +50,14 @@ class Floor:
         with self._changed:
             self._taken = False
             self._changed.notify_all()
+
+    @contextmanager
+    def held(self) -> Iterator[None]:
+        """Who has the floor gives it at the end, whatever happens."""
+        try:
+            yield
+        finally:
+            self.give()
 
     def close(self, seconds: float) -> bool:
         """Let nobody have it any more; whether who has it gives it within so many seconds."""
@@ -171,11 +180,13 @@ class Listener:
             self._listen()
         except Exception as error:  # raised again where the turn is asked for
             self._error = error
-        with self._handing:
-            self._has_floor = True
-            if self._error or self.stop.is_set():
-                self._give_up()
-        self._ended.set()
+        try:
+            with self._handing:
+                self._has_floor = True
+                if self._error or self.stop.is_set():
+                    self._give_up()
+        finally:
+            self._ended.set()
 
     def _listen(self) -> None:
         """Until the speech has ended or it is cancelled."""
@@ -225,6 +236,6 @@ class Listener:
     def _give_up(self) -> None:
         """Forget the turn and free the floor; holds `_handing`."""
         self._has_floor = False
-        if self._turn is not None:
-            self._turn.abandon()
-        self._floor.give()
+        with self._floor.held():
+            if self._turn is not None:
+                self._turn.abandon()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -84,8 +85,8 @@ class Saving:
             session.restore(conversation, turns, state)
         except BaseException:
             for file in made:
-                files.add(file, visitor) if file.exists() else file.parent.rmdir()
                 files.remove(str(file))
+                shutil.rmtree(file.parent, ignore_errors=True)
             raise
         finally:
             files.remove(path)

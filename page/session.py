@@ -139,10 +139,19 @@ class Session:
         """
         if self.hearing.take_floor(CLOSE_SECONDS) is None:
             raise UserError("error_busy")
-        try:
+        with self._turn_under_way():
             yield
-        finally:
-            self.floor.give()
+
+    @contextmanager
+    def _turn_under_way(self) -> Iterator[None]:
+        """Give the floor at the end; if the session was closed meanwhile, free what it holds."""
+        with self.floor.held():
+            try:
+                yield
+            finally:
+                self.hearing.last_used = time.monotonic()
+                if self.floor.is_closed:
+                    self.transcript.replace([], None)
 
     def close(self) -> None:
         """Free what the session holds; no further turn begins in it."""
@@ -239,8 +248,8 @@ class Session:
             try:
                 path = self.transcript.keep_heard(listener)
             except BaseException:
-                turn.abandon()
-                self.floor.give()
+                with self.floor.held():
+                    turn.abandon()
                 raise
             try:
                 yield from self.reply_to(
@@ -275,44 +284,41 @@ class Session:
         if again:
             model, conversation = again.model, again.conversation
         since = time.monotonic() if since is None else since
-        try:
-            with ExitStack() as slot:
-                if not (yield from self.limiter.reply_when_free(slot, stop, patient)):
-                    return
-                reply = generate_long(
-                    model,
-                    audio=source,
-                    text=text or None,
-                    conversation=conversation,
-                    stop=stop,
-                    log_content=self.log_content,
-                    **options,
-                )
-                chunks = measured(reply, since, stop)
-                turn = ShownTurn(text, audio, model.sample_rate, _seconds(source))
-                seen = shown or options
-                turn.image, turn.video = seen.get("image"), seen.get("video")
-                turn.settings, turn.model = _settings(options), label_of(model)
-                if again:
-                    again.mark(turn)
-                self.transcript.add(turn, again.turn if again else None)
-                self.hearing.answered()
-                for path in turn.given:
-                    self.files.keep(path)
-                yield from self._grow(turn, chunks, stop)
-                yield turn
-        finally:
-            if turn:
-                turn.forget_sound()
-            if turn is None and isinstance(source, UserTurn):  # no slot became free, for instance
-                source.abandon()
-            if turn and self.transcript.goes_on_from(turn):
-                self.conversation = conversation
-                self.transcript.keep_state(conversation)
-            if self.floor.is_closed:
-                self.transcript.replace([], None)
-            self.hearing.last_used = time.monotonic()
-            self.floor.give()
+        with self._turn_under_way():
+            try:
+                with ExitStack() as slot:
+                    if not (yield from self.limiter.reply_when_free(slot, stop, patient)):
+                        return
+                    reply = generate_long(
+                        model,
+                        audio=source,
+                        text=text or None,
+                        conversation=conversation,
+                        stop=stop,
+                        log_content=self.log_content,
+                        **options,
+                    )
+                    chunks = measured(reply, since, stop)
+                    turn = ShownTurn(text, audio, model.sample_rate, _seconds(source))
+                    seen = shown or options
+                    turn.image, turn.video = seen.get("image"), seen.get("video")
+                    turn.settings, turn.model = _settings(options), label_of(model)
+                    if again:
+                        again.mark(turn)
+                    self.transcript.add(turn, again.turn if again else None)
+                    self.hearing.answered()
+                    for path in turn.given:
+                        self.files.keep(path)
+                    yield from self._grow(turn, chunks, stop)
+                    yield turn
+            finally:
+                if turn:
+                    turn.forget_sound()
+                if turn is None and isinstance(source, UserTurn):  # no slot became free, perhaps
+                    source.abandon()
+                if turn and self.transcript.goes_on_from(turn):
+                    self.conversation = conversation
+                    self.transcript.keep_state(conversation)
 
     def _grow(
         self, turn: ShownTurn, chunks: Generator[ReplyChunk], stop: Event

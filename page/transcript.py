@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from contextlib import suppress
 from pathlib import Path
 from uuid import uuid4
 
+import soundfile
+
 from models.contract import Conversation
 from models.errors import UserError
 
-from .files import Files, written
+from .files import Files
 from .listener import Listener
 from .turn import ShownTurn
 
@@ -88,11 +89,22 @@ class Transcript:
         turn, end = self.turn(name), time.monotonic() + CLOSE_SECONDS
         while not turn.ended and time.monotonic() < end:
             time.sleep(0.01)
-        if seconds < SHORTEST_SECONDS and turn.reply_audio:
-            self.files.remove(turn.reply_audio)
-            turn.reply, turn.reply_audio, turn.seconds, turn.stopped = "", None, 0.0, True
+        if not turn.ended or not turn.seconds:  # in writing all of it is there at once
+            return
+        if seconds < SHORTEST_SECONDS:
+            self._forget_sound(turn)
+            turn.reply, turn.seconds, turn.stopped = "", 0.0, True
         elif seconds < turn.seconds - SHORTEST_SECONDS:
             turn.cut(seconds)
+            try:
+                turn.cut_sound(seconds)
+            except (OSError, soundfile.SoundFileError):  # no room, or the file has gone
+                self._forget_sound(turn)
+
+    def _forget_sound(self, turn: ShownTurn) -> None:
+        if turn.reply_audio:
+            self.files.remove(turn.reply_audio)
+            turn.reply_audio = None
 
     def keep_heard(self, listener: Listener) -> str:
         """Write what the microphone heard; its path.
@@ -100,15 +112,7 @@ class Transcript:
         Raises:
             UserError: it can't be written; nothing is left of it.
         """
-        path = self.files.new_folder() / "speech.wav"
-        try:
-            with written():
-                listener.write(path)
-                self.files.add(path, self.owner, kept=True)
-        except BaseException:
-            shutil.rmtree(path.parent, ignore_errors=True)
-            raise
-        return str(path)
+        return self.files.make("speech.wav", listener.write, self.owner, kept=True)
 
     def keep_state(self, conversation: Conversation) -> None:
         """Write the conversation, to come back to this place; if that fails, there is no way.
@@ -116,15 +120,9 @@ class Transcript:
         The place that it was at goes, unless the last turn begins there.
         """
         self._can_repeat = False
-        with suppress(OSError, UserError):
-            folder = self.files.new_folder()
-            try:
-                conversation.save(folder / "conversation")
-                self.files.add(folder / "conversation", self.owner, kept=True)
-            except BaseException:
-                shutil.rmtree(folder, ignore_errors=True)
-                raise
-            before, self._state = self._state, folder / "conversation"
+        with suppress(UserError):
+            path = self.files.make("conversation", conversation.save, self.owner, kept=True)
+            before, self._state = self._state, Path(path)
             self._can_repeat = True
             if before and self.turns[-1].before != before:
                 self.files.remove(str(before))
@@ -133,13 +131,6 @@ class Transcript:
         """Write the reply's sound; where there is no room it was heard, and can't be again."""
         if not turn.has_sound:
             return
+        name = f"reply-{len(self.turns)}.wav"
         with suppress(UserError):
-            path = self.files.new_folder() / f"reply-{len(self.turns)}.wav"
-            try:
-                with written():
-                    turn.write(path)
-                    self.files.add(path, self.owner, kept=True)
-            except UserError:
-                turn.reply_audio = None
-                shutil.rmtree(path.parent, ignore_errors=True)
-                raise
+            turn.reply_audio = self.files.make(name, turn.write, self.owner, kept=True)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -15,6 +14,7 @@ import soundfile
 from models.audio import to_pcm16
 from models.audio_output import write_pcm16
 from models.contract import ReplyChunk
+from models.weights import whole_file
 
 REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
 
@@ -127,14 +127,10 @@ class ShownTurn:
 
     def write(self, path: Path) -> None:
         """Write the speech so far as a wav file."""
-        pcm = np.concatenate(self._pcm)
-        write_pcm16(path, pcm, self.sample_rate)
-        self.reply_audio = str(path)
+        write_pcm16(path, np.concatenate(self._pcm), self.sample_rate)
 
     def cut(self, seconds: float) -> None:
-        """Keep only so much of a reply that has ended, and of its text what is said until then."""
-        if not self.ended or not self.reply_audio or seconds >= self.seconds:
-            return
+        """Keep of the text of a reply that has ended what is said in its first seconds."""
         before = (0, 0.0)
         for mark in self.marks:
             if mark[1] >= seconds:
@@ -144,11 +140,20 @@ class ShownTurn:
             before = mark
         self.stopped, self.seconds = True, seconds
         self.marks = [mark for mark in self.marks if mark[1] < seconds]
+
+    def cut_sound(self, seconds: float) -> None:
+        """Keep only so much of the reply's file, if it has one.
+
+        Raises:
+            OSError: the shorter one can't be written; the longer one stays.
+            SoundFileError: the file can't be read.
+        """
+        if not self.reply_audio:
+            return
         pcm, rate = soundfile.read(self.reply_audio, dtype="int16")
-        growing = Path(self.reply_audio).with_suffix(".part")
         pcm = pcm[: max(1, round(seconds * rate))]
-        write_pcm16(growing, pcm, rate)
-        os.replace(growing, self.reply_audio)
+        with whole_file(Path(self.reply_audio)) as growing:
+            write_pcm16(growing, pcm, rate)
 
     @property
     def given(self) -> list[str]:

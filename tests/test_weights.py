@@ -1,5 +1,6 @@
 """Weight files: what is read, what is refused and why, how they are written."""
 
+import errno
 import re
 from pathlib import Path
 
@@ -175,3 +176,20 @@ def test_a_file_that_is_converted_is_let_go(tmp_path, weights):
     assign_weights(layer, read, path, torch.float32)
     assert layer.bias.data_ptr() != read["bias"].data_ptr()  # else all of the file stays mapped
     torch.testing.assert_close(layer.bias.detach(), weights["bias"])
+
+
+def test_a_full_disk_leaves_the_file_that_was_there(
+    weights: dict[str, torch.Tensor], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    path, write = tmp_path / "model.safetensors", Path.write_bytes
+    write_weights(path, weights)
+    before = path.read_bytes()
+
+    def full(place: Path, content: bytes) -> None:
+        write(place, content[:5])
+        raise OSError(errno.ENOSPC, "no space")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(OSError, match="no space"):
+        write_weights(path, {"weight": torch.zeros(3)})
+    assert path.read_bytes() == before and list(tmp_path.iterdir()) == [path]

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
+import wave
 import zipfile
+from collections.abc import Callable
+from itertools import count
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -20,6 +25,7 @@ from page.archive import read_archive, write_archive
 from page.chat import chat_value
 from page.checks import check_text
 from page.limits import Limits
+from page.saving import Saving
 from page.session import Session
 from strings import say
 
@@ -217,3 +223,35 @@ def test_a_long_list_of_files_is_refused_unread(saved: Path, model: FakeModel, n
     with pytest.raises(UserError) as told:
         read_archive(str(path), model, LIMITS, new_file)
     assert told.value.code == "error_no_archive"
+
+
+@pytest.mark.parametrize("number", range(1, 8))
+def test_a_full_disk_leaves_nothing_of_an_archive(
+    saved: Path, session: Session, monkeypatch: pytest.MonkeyPatch, number: int
+):
+    """The n-th file that is written of it is half written."""
+    files, calls = session.files, count(1)
+    upload = files.make("upload.zip", lambda path: path.write_bytes(saved.read_bytes()), "v")
+    before = [set(files._entries), set(files.folder.rglob("*")), session.turns]
+    before[0].remove(upload), before[1].difference_update([Path(upload), Path(upload).parent])
+
+    def full(write: Callable) -> Callable:
+        def call(place: object, content: bytes) -> object:
+            if next(calls) == number:
+                write(place, content[:5])
+                raise OSError(errno.ENOSPC, "no space")
+            return write(place, content)
+
+        return call
+
+    monkeypatch.setattr(Path, "write_bytes", full(Path.write_bytes))
+    monkeypatch.setattr(wave.Wave_write, "writeframes", full(wave.Wave_write.writeframes))
+    with pytest.raises(UserError) as told:
+        saving_of(session)._load("v", upload)
+    assert told.value.code == "error_no_room"
+    assert [set(files._entries), set(files.folder.rglob("*")), session.turns] == before
+
+
+def saving_of(session: Session) -> Saving:
+    sessions = SimpleNamespace(files=session.files, open=lambda visitor: session)
+    return Saving(SimpleNamespace(sessions=sessions))
