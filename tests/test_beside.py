@@ -3,13 +3,14 @@
 import os
 import signal
 from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import count
 from threading import Barrier, Event, Thread
 
 import numpy as np
 import pytest
 import torch
 from conversing import SEEDED, answer, assert_sound
-from small import rigged, small_model
+from small import marking, rigged, small_model
 
 from generate import generate_long
 from models.transformer.native import (
@@ -19,6 +20,7 @@ from models.transformer.native import (
     work_beside,
 )
 from models.westlake import speech_model
+from models.westlake.speech import SpeechDecoder, Transcript, codec_codes
 
 OPTIONS = {"sampling": SEEDED, "max_new_tokens": 20, "chunk_frames": 4}
 
@@ -97,6 +99,66 @@ def test_what_was_made_ahead_of_a_reply_that_is_left_is_not_said(model, is_close
     assert num_said == out[2].total_frames == out[-1].total_frames
     answer(conversation, text="再见")
     assert_sound(conversation)
+
+
+@pytest.mark.parametrize("place", ["frame", "sound"])
+@pytest.mark.parametrize("is_marking", [False, True])
+def test_a_stop_at_any_moment_keeps_what_is_heard(model, monkeypatch, tmp_path, place, is_marking):
+    """Amid each frame, and amid each chunk's sound: all that is kept is of the same frames."""
+    speaker = marking(model) if is_marking else model
+    plain, decode = speaker.checkpoint.model, speaker.checkpoint.codec.decode_chunk
+
+    def stopped_at(number):
+        stop, calls = Event(), dict.fromkeys(("frame", "sound"), 0)
+
+        def mark(what):
+            calls[what] += 1
+            if (what, calls[what]) == (place, number):
+                stop.set()
+
+        def forward_hidden(grid, caches):
+            mark("frame")
+            return plain.forward_hidden(grid, caches)
+
+        def decode_chunk(codes, state):
+            mark("sound")
+            return decode(codes, state)
+
+        rig = rigged(speaker, forward_hidden=forward_hidden)
+        rig.decoders = model.decoders
+        conversation = rig.new_conversation()
+        with monkeypatch.context() as patch:
+            patch.setattr(speaker.checkpoint.codec, "decode_chunk", decode_chunk)
+            out = chunks_of(rig, conversation=conversation, stop=stop, max_new_tokens=12)
+        conversation.model = speaker
+        assert_kept(conversation, out, tmp_path / "talk")
+        return stop.is_set()
+
+    assert next(number for number in count(1) if not stopped_at(number)) > 4
+
+
+def assert_kept(conversation, chunks, path):
+    """Columns, codes, text, sound and the saved conversation are of what was heard."""
+    model, turn = conversation.model, conversation.turns[-1]
+    said = turn.columns[:, turn.prompt_length : -1]
+    text, tokens = Transcript(model.checkpoint), said[0].tolist()
+    for token in tokens:
+        text.add(token)
+    spoken = said[:, [token not in model.checkpoint.mark_ids for token in tokens]]
+    assert chunks[-1].total_frames == spoken.shape[1]
+    assert "".join(chunk.new_text for chunk in chunks) == text.text
+    codes = np.concatenate([chunk.new_frames.codes for chunk in chunks], axis=1)
+    assert np.array_equal(codes, codec_codes(said, model.checkpoint.codec.config.codebook_size))
+    sound = SpeechDecoder(model.checkpoint).decode(list(spoken.T), True)
+    heard = np.concatenate([chunk.new_audio for chunk in chunks])
+    np.testing.assert_allclose(heard, sound, atol=1e-4)
+    assert conversation.cache.length <= conversation.columns.shape[1] - 1
+    conversation.save(path)
+    restored = model.load_conversation(path)
+    assert torch.equal(restored.columns, conversation.columns)
+    np.testing.assert_allclose(
+        *(answer(each, 3, text="再见") for each in (conversation, restored)), atol=1e-4
+    )
 
 
 def test_what_was_begun_before_a_fault_is_heard(model):
