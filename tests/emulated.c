@@ -75,7 +75,8 @@ static void call_panels(int threads) {
     int64_t outputs = number(), numbers = number();
     int64_t bytes = (outputs + PANEL - 1) / PANEL * PANEL * numbers * 4;
     uint32_t *panels = room(bytes);
-    native_panels(rows, outputs, numbers, panels, threads);
+    uint32_t *copies = room(threads * PANEL * numbers * sizeof(*copies));
+    native_panels(rows, outputs, numbers, panels, copies, threads);
     put(panels, bytes);
 }
 

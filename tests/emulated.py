@@ -48,7 +48,7 @@ class EmulatedLibrary:
         self._send(PRODUCT, threads, *_linear(struct), _memory(x, 4 * rows * struct.inputs), rows)
         self._receive(y, 4 * rows * struct.outputs)
 
-    def native_panels(self, rows, outputs, numbers, panels, threads) -> None:
+    def native_panels(self, rows, outputs, numbers, panels, copies, threads) -> None:
         self._send(PANELS, threads, _memory(rows, 4 * outputs * numbers), outputs, numbers)
         self._receive(panels, 4 * _whole_panels(outputs) * numbers)
 

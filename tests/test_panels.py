@@ -23,6 +23,23 @@ def test_rows_come_back_out_of_panels(isa, shape):
     assert not panels.transpose(1, 2).flatten(0, 1)[shape[0] :].any()
 
 
+@pytest.mark.parametrize("isa", INSTRUCTION_SETS)
+@pytest.mark.parametrize("shape", [(16, 8), (64, 36), (37, 8), (32, 50)])
+def test_rows_that_are_given_up_are_put_in_order_where_they_lie(isa, shape, set_threads):
+    set_threads(3)
+    library, memory = library_for(isa), HugePages()
+    rows = memory.take(shape, torch.int8)
+    behind = memory.take((64,), torch.int8).fill_(7)
+    rows.copy_(torch.randint(-128, 128, shape, generator=torch.Generator().manual_seed(0)))
+    expected = to_panels(library, rows)
+    given = rows.clone()
+    found = to_panels(library, rows, HugePages(), in_place=True)
+    assert torch.equal(found, expected) and (behind == 7).all()
+    is_whole = shape[0] % 16 == shape[1] % 4 == 0
+    assert (found.data_ptr() == rows.data_ptr()) == is_whole
+    assert is_whole or torch.equal(rows, given)
+
+
 def test_a_part_of_a_layer_shares_its_memory_from_a_panel_on():
     generator = torch.Generator().manual_seed(0)
     layer = Int8Linear(64, 50, has_bias=True)

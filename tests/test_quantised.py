@@ -15,6 +15,7 @@ from models.errors import UserError
 from models.transformer import KVCache
 from models.transformer.native import load_library
 from models.transformer.native.linear import PIECE
+from models.transformer.native.panels import PANEL
 from models.transformer.quantisation import (
     fits_4_bits,
     prepare_quantised,
@@ -77,6 +78,29 @@ def quantised(model: DualARTransformer, dtype: str, library: CDLL | None) -> Eag
     other.load_state_dict(weights, strict=True, assign=True)
     prepare_quantised(other, library)
     return choose_engine(other.eval().requires_grad_(False), library)
+
+
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+def test_weights_that_stay_in_place_are_the_same_to_the_bit(model, grid, dtype, library):
+    weights = quantise_weights(model.state_dict(), dtype, library)
+    others = {key: tensor.clone() for key, tensor in weights.items()}
+    found, expected = DualARTransformer(CONFIG, SEMANTIC_ID), quantised(model, dtype, library).model
+    with_quantised_layers(found, dtype).load_state_dict(weights, strict=True, assign=True)
+    prepare_quantised(found.eval().requires_grad_(False), library, in_place=True)
+    stored = found.state_dict()
+    for key, tensor in expected.state_dict().items():
+        assert torch.equal(stored[key], tensor)
+        same = others[key].bfloat16() if others[key].is_floating_point() else others[key]
+        assert torch.equal(tensor, same)
+    assert torch.equal(found.forward_hidden(grid), expected.forward_hidden(grid))
+    if library is not None:
+        layers = {name: x for name, x in found.named_modules() if isinstance(x, Int8Linear)}
+        moved = [
+            name
+            for name, layer in layers.items()
+            if layer.packed.data_ptr() != weights[f"{name}.weight"].data_ptr()
+        ]
+        assert all(layers[name].num_outputs % PANEL for name in moved) and len(moved) < len(layers)
 
 
 def layer_of(kind, weight, scale, bias, library):

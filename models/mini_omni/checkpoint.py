@@ -154,8 +154,8 @@ def new_model(
     with naming(path):
         weights = quantise_weights(weights, dtype, library)
     assign_weights(model, weights, path, None)
-    del weights  # so that each layer's are given up as they are put in order
-    prepare_quantised(model, library)
+    del weights  # so that those which do not stay in place are given up one by one
+    prepare_quantised(model, library, in_place=True)
     return model
 
 

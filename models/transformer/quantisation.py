@@ -84,13 +84,21 @@ def with_quantised_layers(model: Model, dtype: str) -> Model:
     return model
 
 
-def prepare_quantised(model: LanguageModel, library: CDLL | None) -> None:
-    """Make quantised layers, whose weights are in place, ready to compute."""
+def prepare_quantised(
+    model: LanguageModel, library: CDLL | None, *, in_place: bool = False
+) -> None:
+    """Make quantised layers, whose weights are assigned, ready to compute.
+
+    Args:
+        library: that computes; None for PyTorch.
+        in_place: nobody else has the weights, as those that `quantise_weights` has just made: most
+            of them stay where they lie, which saves the memory and the time of a copy.
+    """
     memory = HugePages()
     with nullcontext() if library is None else without_torch_threads():
         for layer in model.modules():
             if isinstance(layer, Int8Linear):
-                layer.prepare(library, memory)
+                layer.prepare(library, memory, in_place=in_place)
 
 
 def fits_4_bits(*configs: StackConfig) -> bool:
@@ -205,7 +213,9 @@ def _quantised(
     has_bias = layer.bias is not None
     quantised = (Int8Linear if bits == 8 else Int4Linear)(1, 1, has_bias)
     quantised.num_outputs = layer.out_features
-    quantised.weight, quantised.scale = _quantise(layer.weight.detach(), bits, library)
+    quantised.weight, quantised.scale = _quantise(
+        layer.weight.detach(), bits, library, memory=memory if library else None
+    )
     quantised.bias = layer.bias.detach() if has_bias else None
-    quantised.prepare(library, memory)
+    quantised.prepare(library, memory, in_place=True)
     return quantised

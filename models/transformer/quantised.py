@@ -47,17 +47,21 @@ class Int8Linear(nn.Module):
         self.register_buffer("scale", torch.empty(num_outputs))
         self.register_buffer("bias", torch.empty(num_outputs) if has_bias else None)
 
-    def prepare(self, library: CDLL | None, memory: HugePages | None = None) -> None:
+    def prepare(
+        self, library: CDLL | None, memory: HugePages | None = None, *, in_place: bool = False
+    ) -> None:
         """Make the layer ready to compute: in C with the library, else in PyTorch.
 
         Args:
             library: from `load_library`.
             memory: that its weights shall lie in, in C; by default their own.
+            in_place: nobody else has the weights: in C they may stay where they lie.
         """
         self.scale = self.scale.bfloat16()
         self.bias = None if self.bias is None else self.bias.bfloat16()
         if library is not None:
-            self._compute_by(NativeLinear(library, self.weight, self.scale, self.bias, memory))
+            given = library, self.weight, self.scale, self.bias, memory
+            self._compute_by(NativeLinear(*given, in_place=in_place))
 
     def _compute_by(self, native: NativeLinear) -> None:
         self.native = native
@@ -142,8 +146,10 @@ class Int4Linear(Int8Linear):
         self.weight = torch.empty(num_outputs, num_inputs // 2, dtype=torch.uint8)
         self.scale = torch.empty(num_outputs, num_inputs // GROUP_SIZE, 2)
 
-    def prepare(self, library: CDLL | None, memory: HugePages | None = None) -> None:
-        super().prepare(library, memory)
+    def prepare(
+        self, library: CDLL | None, memory: HugePages | None = None, *, in_place: bool = False
+    ) -> None:
+        super().prepare(library, memory, in_place=in_place)
         if self.native is not None:
             scale = self.native.scale
         else:

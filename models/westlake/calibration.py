@@ -95,7 +95,7 @@ def _speaker(
         with planned():
             with_quantised_layers(model, "int8")
         assign_weights(model, quantise_weights(weights, "int8", library), path, None)
-        prepare_quantised(model, library)
+        prepare_quantised(model, library, in_place=True)
     return model.eval().requires_grad_(False)
 
 

@@ -290,7 +290,7 @@ def _load_model(
     assign_weights(model, weights, read.path, FLOATS.get(dtype))
     if dtype in QUANTISED:
         del weights  # so that each layer's are given up as they are put in order
-        prepare_quantised(model, library)
+        prepare_quantised(model, library, in_place=not read.quantised)
     return model.to(device).eval().requires_grad_(False)
 
 

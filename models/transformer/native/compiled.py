@@ -237,7 +237,7 @@ def _declared(library: CDLL) -> CDLL:
     library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
-    library.native_panels.argtypes = [c_void_p] + [c_int64] * 2 + [c_void_p, c_int]
+    library.native_panels.argtypes = [c_void_p] + [c_int64] * 2 + [c_void_p] * 2 + [c_int]
     library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_correct.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 3 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]

@@ -26,6 +26,7 @@ class NativeLinear:
         scale: bfloat16 [out], or [out, in / 64, 2].
         bias: bfloat16 [out] or None.
         memory: that the panels lie in; by default their own.
+        in_place: the weight is given up, and its panels may lie where it does; see `to_panels`.
 
     Attributes:
         weight, scale: in panels (see `to_panels`), a scale only where it is one of groups.
@@ -38,12 +39,14 @@ class NativeLinear:
         scale: Tensor,
         bias: Tensor | None,
         memory: HugePages | None = None,
+        *,
+        in_place: bool = False,
     ) -> None:
         self.compiled = library
         self.num_outputs = len(weight)
         self._row = weight.dtype, weight.shape[1]
         self._bits = 8 if weight.dtype == torch.int8 else 4
-        self.weight = to_panels(library, weight, memory)
+        self.weight = to_panels(library, weight, memory, in_place=in_place)
         self.scale = scale if self._bits == 8 else to_panels(library, scale, memory)
         self.bias = bias
         self.struct = self._struct()

@@ -213,25 +213,30 @@ int64_t native_product_scratch(const Linear *linear, int64_t rows) {
 typedef struct {
     const uint32_t *from;
     int64_t outputs, numbers;
-    uint32_t *to;
+    uint32_t *to, *copies;
 } Panels;
 
 static void panels_task(void *data, int thread, int threads) {
     Panels *task = data;
+    int64_t numbers = task->numbers;
+    uint32_t *copy = task->copies + PANEL * numbers * thread; // of a panel's rows
     for (int64_t output = PANEL * thread; output < task->outputs; output += PANEL * threads) {
-        const uint32_t *from = task->from + output * task->numbers;
-        uint32_t *to = task->to + output * task->numbers;
+        uint32_t *to = task->to + output * numbers;
         int64_t count = smaller(task->outputs - output, PANEL);
-        for (int64_t i = 0; i < task->numbers; i++, to += PANEL)
-            for (int64_t n = 0; n < PANEL; n++) to[n] = n < count ? from[n * task->numbers + i] : 0;
+        memcpy(copy, task->from + output * numbers, count * numbers * sizeof(*copy));
+        memset(copy + count * numbers, 0, (PANEL - count) * numbers * sizeof(*copy));
+        for (int64_t i = 0; i < numbers; i++, to += PANEL)
+            for (int64_t n = 0; n < PANEL; n++) to[n] = copy[n * numbers + i];
     }
 }
 
-// Weights, or pairs of scales, as numbers of 4 bytes [outputs, numbers] -> [panels, numbers, PANEL].
+// Weights, or pairs of scales, as numbers of 4 bytes [outputs, numbers] -> [panels, numbers, PANEL],
+// which may be the same memory. copies: [threads, PANEL, numbers], for its own use.
 void native_panels(
-    const uint32_t *from, int64_t outputs, int64_t numbers, uint32_t *to, int threads
+    const uint32_t *from, int64_t outputs, int64_t numbers, uint32_t *to, uint32_t *copies,
+    int threads
 ) {
-    Panels task = {from, outputs, numbers, to};
+    Panels task = {from, outputs, numbers, to, copies};
     together(panels_task, &task, threads);
 }
 

@@ -15,21 +15,32 @@ PANEL = 16  # outputs, as in the C file
 NUMBER = 4  # bytes
 
 
-def to_panels(library: CDLL, rows: Tensor, memory: HugePages | None = None) -> Tensor:
+def to_panels(
+    library: CDLL, rows: Tensor, memory: HugePages | None = None, *, in_place: bool = False
+) -> Tensor:
     """Rows [out, ...] of any dtype -> int32 [panels, numbers, PANEL]; what is missing is 0.
 
     Args:
         library: from `load_library`.
         rows: of each output as many bytes.
         memory: that it lies in; by default its own.
+        in_place: it may lie where the rows do, which are given up; so it does where they are
+            contiguous and fill panels and numbers.
     """
     taken = rows.contiguous().view(torch.uint8).flatten(1)
     if missing := -taken.shape[1] % NUMBER:
         taken = F.pad(taken, (0, missing))
     num_outputs, numbers = len(taken), taken.shape[1] // NUMBER
     shape = -(-num_outputs // PANEL), numbers, PANEL
-    panels = torch.empty(shape, dtype=torch.int32) if memory is None else memory.take(shape)
-    library.native_panels(taken.data_ptr(), num_outputs, numbers, panels.data_ptr(), num_threads())
+    if in_place and num_outputs % PANEL == 0:
+        panels = taken.view(torch.int32).view(shape)
+    else:
+        panels = torch.empty(shape, dtype=torch.int32) if memory is None else memory.take(shape)
+    threads = num_threads()
+    copies = torch.empty(threads, PANEL, numbers, dtype=torch.int32)
+    library.native_panels(
+        taken.data_ptr(), num_outputs, numbers, panels.data_ptr(), copies.data_ptr(), threads
+    )
     return panels
 
 
