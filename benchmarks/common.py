@@ -19,9 +19,10 @@ from torch import nn
 from models.contract import SpeechModel
 from models.load import load_model
 from models.tokenizer import MARK, TextTokenizer
-from models.westlake.checkpoint import Checkpoint, load_checkpoint, save_checkpoint
+from models.westlake.checkpoint import Checkpoint, load_checkpoint
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
+from models.westlake.saved_checkpoint import save_checkpoint
 
 QWEN2_05B = DualARConfig(
     vocab_size=152_000,

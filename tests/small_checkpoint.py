@@ -10,9 +10,9 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from torch import Tensor
 
 from models.tokenizer import load_tokenizer, save_tokenizer
-from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import DualARConfig, DualARTransformer, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
+from models.westlake.saved_checkpoint import save_checkpoint
 
 CONFIG = load_json("dual_ar_a_config.json")
 CONTROL_TOKENS = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", "<|semantic|>"]  # from 256 on

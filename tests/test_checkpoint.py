@@ -23,10 +23,11 @@ from small_checkpoint import (
 from models.errors import UserError
 from models.load import load_model
 from models.tokenizer import load_tokenizer
-from models.westlake.checkpoint import PUBLISHED_CODEC, load_checkpoint, save_checkpoint
+from models.westlake.checkpoint import PUBLISHED_CODEC, load_checkpoint
 from models.westlake.dual_ar import DualARTransformer, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
 from models.westlake.published import rename_dual_ar
+from models.westlake.saved_checkpoint import save_checkpoint
 from models.westlake.speech_model import WestlakeModel
 
 

@@ -14,9 +14,10 @@ from models.transformer.quantisation import LAYERS, quantise_weights
 from models.transformer.quantised import GROUP_SIZE
 from models.transformer.rounding import DAMPING, collected_inputs, factors_of
 from models.westlake.calibration import calibrate
-from models.westlake.checkpoint import load_checkpoint, save_quantised
+from models.westlake.checkpoint import load_checkpoint
 from models.westlake.checkpoint_files import read_config, read_model
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
+from models.westlake.saved_checkpoint import save_quantised
 
 SIZES = (192, 320)  # of inputs: less than a block, and more
 HALF = 0.5

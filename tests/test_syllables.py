@@ -13,8 +13,9 @@ from safetensors.torch import load_file, save_file
 from small_checkpoint import HEARD_TOKENS, new_model, save_small
 
 from models.westlake import dictation
-from models.westlake.checkpoint import load_checkpoint, save_checkpoint, save_quantised
+from models.westlake.checkpoint import load_checkpoint
 from models.westlake.dictation import BLANK, BestPath, PrefixSearch
+from models.westlake.saved_checkpoint import save_checkpoint, save_quantised
 from models.westlake.speech_model import WestlakeModel
 from models.westlake.syllables import (
     SYLLABLES_FILE,

@@ -9,8 +9,9 @@ from replying import reply_to, speech
 from safetensors.torch import load_file, save_file
 from small_checkpoint import HEARD_TOKENS, new_model, save_small
 
-from models.westlake.checkpoint import load_checkpoint, save_quantised
+from models.westlake.checkpoint import load_checkpoint
 from models.westlake.reply import TOPIC_PLACE
+from models.westlake.saved_checkpoint import save_quantised
 from models.westlake.speech_model import WestlakeModel
 from models.westlake.topics import (
     DOUBT,

@@ -17,9 +17,9 @@ from loguru import logger
 from models.devices import find_device
 from models.errors import UserError
 from models.tokenizer import TextTokenizer, load_tokenizer
-from models.westlake.checkpoint import save_checkpoint
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
+from models.westlake.saved_checkpoint import save_checkpoint
 from models.westlake.syllables import SYLLABLES_FILE, read_syllables
 from models.westlake.topics import TOPICS_FILE, read_topics
 

@@ -1,11 +1,9 @@
-"""Checkpoints: loaded and saved."""
+"""Checkpoints, loaded."""
 
 from __future__ import annotations
 
-import dataclasses
 import os
-import shutil
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from ctypes import CDLL
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,8 @@ import torch
 from torch import Tensor
 
 from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
-from ..errors import UserError, shown
-from ..files import naming, write_json
-from ..tokenizer import TextTokenizer, load_tokenizer, mark_ids, save_tokenizer, special_words
+from ..files import naming
+from ..tokenizer import TextTokenizer, load_tokenizer, mark_ids, special_words
 from ..transformer.native import compile_library, load_library
 from ..transformer.quantisation import prepare_quantised, quantise_weights, with_quantised_layers
 from ..weights import (
@@ -25,15 +22,11 @@ from ..weights import (
     give_back_large_blocks,
     planned,
     read_weights,
-    write_weights,
 )
 from .calibration import calibrate
 from .checkpoint_files import (
     CODEC_FILES,
-    MODEL_FILES,
-    OPTIONAL_FILES,
     PUBLISHED_CODEC,
-    SAMPLING_KEYS,
     ModelWeights,
     find_checkpoint,
     find_file,
@@ -45,8 +38,8 @@ from .checkpoint_files import (
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
 from .fastest import LARGE_MODEL, fastest_dtype
 from .firefly import FireflyArchitecture, FireflyConfig
-from .syllables import SYLLABLES_FILE, SyllableModel, read_syllables, write_syllables
-from .topics import TOPICS_FILE, TopicClassifier, TopicLeaning, read_topics, write_topics
+from .syllables import SYLLABLES_FILE, SyllableModel, read_syllables
+from .topics import TOPICS_FILE, TopicLeaning, read_topics
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,97 +164,6 @@ def load_checkpoint(
     )
 
 
-def save_checkpoint(
-    folder: str | os.PathLike,
-    model: DualARTransformer,
-    codec: FireflyArchitecture,
-    tokenizer: TextTokenizer,
-    *,
-    sampling: SamplingConfig | None = None,
-    topics: Mapping[str, TopicClassifier] | None = None,
-    syllables: SyllableModel | None = None,
-    dtype: torch.dtype | None = None,
-) -> None:
-    """Write a folder that `load_checkpoint` reads; the arguments stay as they are.
-
-    Loaded with the same dtype, it gives the same replies, as long as none is asked for here.
-
-    Args:
-        folder: made where it does not exist.
-        model, codec, tokenizer: the codec is stored with its weight norm folded.
-        sampling: the checkpoint's default settings; its seed is not stored.
-        topics: what has a say in what a reply is about, see `write_topics`; None for none.
-        syllables: which of those that are heard follow which; None where that is not known.
-        dtype: of the stored matrices, where vectors are stored in float32; None stores all as it
-            is, quantised weights too.
-
-    Raises:
-        ValueError: weights that are not finite, or a dtype for a quantised model.
-    """
-    if dtype is not None and model.quantisation:
-        raise ValueError(f"a model of {model.quantisation} is saved as it is, without a dtype")
-    folder = Path(folder)
-    folder.mkdir(parents=True, exist_ok=True)
-    folded = _new_codec(codec.config, codec.state_dict())
-    folded.load_state_dict(codec.state_dict())
-    weights = model.state_dict()
-    write_weights(folder / "model.safetensors", weights, dtype, _declared(model.quantisation))
-    write_weights(folder / "codec.safetensors", folded.fold_weight_norm().state_dict(), dtype)
-    write_json(folder / "config.json", dataclasses.asdict(model.config))
-    write_json(folder / "codec_config.json", dataclasses.asdict(codec.config))
-    settings = {name: getattr(sampling or SamplingConfig(), name) for name in SAMPLING_KEYS}
-    write_json(folder / "generation_config.json", settings)
-    save_tokenizer(folder, tokenizer.backend)
-    for name in OPTIONAL_FILES:  # of an earlier checkpoint
-        (folder / name).unlink(missing_ok=True)
-    if topics is not None:
-        write_topics(folder / TOPICS_FILE, topics)
-    if syllables is not None:
-        write_syllables(folder / SYLLABLES_FILE, syllables)
-
-
-def _declared(quantisation: str | None) -> dict[str, str]:
-    """What a language model's file says of itself."""
-    return {"dtype": quantisation} if quantisation else {}
-
-
-def save_quantised(
-    name_or_path: str | os.PathLike,
-    folder: str | os.PathLike,
-    dtype: str,
-    revision: str | None = None,
-) -> None:
-    """Write a checkpoint's folder with its language model quantised, for `load_checkpoint`.
-
-    Args:
-        name_or_path, revision: as for `load_checkpoint`.
-        folder: made where it does not exist.
-        dtype: "int8" or "int4".
-
-    Raises:
-        ValueError: another dtype, a file that is missing or damaged, or is quantised already.
-        RuntimeError: the download failed.
-    """
-    if dtype not in QUANTISED:
-        raise UserError("error_unknown_dtype", name=shown(dtype), allowed="'int8' and 'int4'")
-    source, folder = find_checkpoint(os.fspath(name_or_path), revision), Path(folder)
-    if folder.exists() and folder.samefile(source):
-        raise UserError("error_same_folder")
-    read = read_model(source)
-    if read.quantised:
-        raise ValueError(
-            f"{read.path} is quantised to {read.quantised} already: give what it was made from"
-        )
-    config = read_config(source / "config.json", DualARConfig)
-    tokenizer = load_tokenizer(source, config.vocab_size)
-    folder.mkdir(parents=True, exist_ok=True)
-    weights = _quantised(read, dtype, config, tokenizer, load_library())
-    write_weights(folder / MODEL_FILES[0], weights, metadata=_declared(dtype))
-    for other in source.iterdir():
-        if other.is_file() and not other.name.startswith(("model", "pytorch_model")):
-            shutil.copyfile(other, folder / other.name)
-
-
 def _load_model(
     folder: Path,
     config: DualARConfig,
@@ -286,7 +188,7 @@ def _load_model(
             if read.quantised:
                 weights = {key: _kept(tensor, library) for key, tensor in weights.items()}
             else:
-                weights = _quantised(read, dtype, config, tokenizer, library)
+                weights = quantised_weights(read, dtype, config, tokenizer, library)
     assign_weights(model, weights, read.path, FLOATS.get(dtype))
     if dtype in QUANTISED:
         del weights  # so that each layer's are given up as they are put in order
@@ -322,13 +224,27 @@ def _load_syllables(folder: Path, tokenizer: TextTokenizer) -> SyllableModel | N
     return syllables
 
 
-def _quantised(
+def quantised_weights(
     read: ModelWeights,
     dtype: str,
     config: DualARConfig,
     tokenizer: TextTokenizer,
     library: CDLL | None,
 ) -> dict[str, Tensor]:
+    """A language model's weights in few bits; 4 are fitted to how it speaks, where C does that.
+
+    Args:
+        read: floats.
+        dtype: "int8" or "int4".
+        config, tokenizer: the checkpoint's.
+        library: from `load_library`.
+
+    Returns:
+        As `quantise_weights`.
+
+    Raises:
+        ValueError: weights that do not fit the config, or sizes that 4 bits do not fit.
+    """
     inputs = None
     if dtype == "int4" and library is not None:
         inputs = calibrate(read.weights, read.path, config, tokenizer, library)
@@ -364,11 +280,11 @@ def _load_codec(folder: Path, model: DualARConfig) -> FireflyArchitecture:
         )
     weights = read_weights(path)
     with naming(config_path), planned():
-        codec = _new_codec(config, weights)
+        codec = new_codec(config, weights)
     assign_weights(codec, weights, path, torch.float32)
     return codec.prepare_inference()
 
 
-def _new_codec(config: FireflyConfig, weights: Iterable[str]) -> FireflyArchitecture:
+def new_codec(config: FireflyConfig, weights: Iterable[str]) -> FireflyArchitecture:
     """A codec with weight norm or folded, as the keys of the weights to come are."""
     return FireflyArchitecture(config, any(".parametrizations." in key for key in weights))

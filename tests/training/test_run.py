@@ -98,7 +98,7 @@ def test_an_export_that_fails_leaves_the_old_checkpoint(
         raise OSError("no space is left")
 
     with monkeypatch.context() as patch:
-        patch.setattr("models.westlake.checkpoint.save_tokenizer", fail)
+        patch.setattr("models.westlake.saved_checkpoint.save_tokenizer", fail)
         with pytest.raises(OSError, match="no space"):
             recipe.export()
     assert (recipe.output / "model.safetensors").read_text() == "old"
