@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from models.contract import Conversation, SpeechModel, SystemPrompts
 from models.errors import UserError
 
+from .answering import reply_to
 from .hearing import read_speech
 from .turn import ShownTurn
 
@@ -87,8 +88,8 @@ def _answer(
     except BaseException:
         session.floor.give()
         raise
-    yield from session.reply_to(
-        clip, turn.text, turn.audio, stop, image=turn.image, video=turn.video,
+    yield from reply_to(
+        session, clip, turn.text, turn.audio, stop, image=turn.image, video=turn.video,
         again=more, **options,
     )  # fmt: skip
 

@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-import dataclasses
 import time
 from collections.abc import Generator, Iterator, Mapping
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
 
-from generate import generate_long
 from models.audio import AudioClip
-from models.contract import Conversation, ReplyChunk, SpeechModel, SystemPrompts, UserTurn
+from models.contract import Conversation, SpeechModel, SystemPrompts
 from models.errors import UserError
 
+from .answering import reply_to
 from .files import Files
 from .hearing import Hearing, read_speech
 from .limiter import Limiter
 from .limits import Limits
 from .listener import Floor
-from .metrics import measured
-from .once_more import OnceMore, new_conversation
-from .shelf import label_of
+from .once_more import new_conversation
 from .transcript import CLOSE_SECONDS, Transcript
 from .turn import ShownTurn
 
@@ -139,11 +136,11 @@ class Session:
         """
         if self.hearing.take_floor(CLOSE_SECONDS) is None:
             raise UserError("error_busy")
-        with self._turn_under_way():
+        with self.turn_under_way():
             yield
 
     @contextmanager
-    def _turn_under_way(self) -> Iterator[None]:
+    def turn_under_way(self) -> Iterator[None]:
         """Give the floor at the end; if the session was closed meanwhile, free what it holds."""
         with self.floor.held():
             try:
@@ -201,7 +198,7 @@ class Session:
             listener = self.hearing.take_prepared(audio)
         if listener:
             if turn := listener.finish(self.hearing.seconds):
-                yield from self.reply_to(turn, "", audio, listener.stop, **options)
+                yield from reply_to(self, turn, "", audio, listener.stop, **options)
             return
         stop = self.hearing.take_floor(self.limits.wait_seconds)
         if stop is None:
@@ -211,7 +208,7 @@ class Session:
         except BaseException:
             self.floor.give()
             raise
-        yield from self.reply_to(clip, text, audio, stop, image=image, video=video, **options)
+        yield from reply_to(self, clip, text, audio, stop, image=image, video=video, **options)
 
     def answer_clip(
         self, clip: AudioClip | None, text: str, *, system: str, **options
@@ -235,7 +232,7 @@ class Session:
         except BaseException:
             self.floor.give()
             raise
-        yield from self.reply_to(clip, text, None, stop, **options)
+        yield from reply_to(self, clip, text, None, stop, **options)
 
     def answer_heard(self, **options) -> Generator[ShownTurn | None]:
         """Answer what the microphone heard, if it is open; like `answer`.
@@ -252,116 +249,10 @@ class Session:
                     turn.abandon()
                 raise
             try:
-                yield from self.reply_to(
-                    turn, "", path, listener.stop, patient=True, shown=listener.shown, **options
-                )
+                yield from reply_to(
+                    self, turn, "", path, listener.stop,
+                    patient=True, shown=listener.shown, **options,
+                )  # fmt: skip
             finally:
                 if all(shown.audio != path for shown in self.turns):
                     self.files.remove(path)
-
-    def reply_to(
-        self,
-        source: AudioClip | UserTurn | None,
-        text: str,
-        audio: str | None,
-        stop: Event,
-        *,
-        again: OnceMore | None = None,
-        patient: bool = False,
-        since: float | None = None,
-        shown: Mapping[str, str] | None = None,
-        **options,
-    ) -> Generator[ShownTurn | None]:
-        """Answer a turn; the caller has the floor, and the end of the reply gives it.
-
-        Args:
-            again: where the turn was answered before.
-            patient: wait long for a slot; None comes while it waits.
-            since: when the turn was complete, by time.monotonic; None for now.
-            shown: paths of what a `source` that is a turn already holds, by kind.
-        """
-        turn, model, conversation = None, self.model, self.conversation
-        if again:
-            model, conversation = again.model, again.conversation
-        since = time.monotonic() if since is None else since
-        with self._turn_under_way():
-            try:
-                with ExitStack() as slot:
-                    if not (yield from self.limiter.reply_when_free(slot, stop, patient)):
-                        return
-                    reply = generate_long(
-                        model,
-                        audio=source,
-                        text=text or None,
-                        conversation=conversation,
-                        stop=stop,
-                        log_content=self.log_content,
-                        **options,
-                    )
-                    chunks = measured(reply, since, stop)
-                    turn = ShownTurn(text, audio, model.sample_rate, _seconds(source))
-                    seen = shown or options
-                    turn.image, turn.video = seen.get("image"), seen.get("video")
-                    turn.settings, turn.model = _settings(options), label_of(model)
-                    if again:
-                        again.mark(turn)
-                    self.transcript.add(turn, again.turn if again else None)
-                    self.hearing.answered()
-                    for path in turn.given:
-                        self.files.keep(path)
-                    yield from self._grow(turn, chunks, stop)
-                    yield turn
-            finally:
-                if turn:
-                    turn.forget_sound()
-                if turn is None and isinstance(source, UserTurn):  # no slot became free, perhaps
-                    source.abandon()
-                if turn and self.transcript.goes_on_from(turn):
-                    self.conversation = conversation
-                    self.transcript.keep_state(conversation)
-
-    def _grow(
-        self, turn: ShownTurn, chunks: Generator[ReplyChunk], stop: Event
-    ) -> Generator[ShownTurn]:
-        """Let a turn grow by its reply; whatever ends it, what was said of it is kept."""
-        is_left = False
-        try:
-            try:
-                yield turn
-                for chunk in chunks:
-                    turn.add(chunk)
-                    yield turn
-            except GeneratorExit:  # the page went on
-                is_left = True
-                raise
-            finally:
-                is_left = is_left or stop.is_set()
-                stop.set()
-                for chunk in chunks:  # the last frames of a reply that is left
-                    turn.add(chunk)
-        except Exception:
-            if turn.last is None:
-                self.turns.remove(turn)
-            raise
-        finally:
-            turn.stopped = is_left and not (turn.last and turn.last.is_whole)
-            try:
-                self.transcript.keep_sound(turn)
-            finally:
-                turn.ended = True
-
-
-def _settings(options: dict) -> dict:
-    """The options of a reply as they are kept with it."""
-    return {
-        "style": options.get("style"),
-        "voice": options.get("voice"),
-        "max_frames": options.get("max_new_tokens"),
-        **(dataclasses.asdict(options["sampling"]) if options.get("sampling") else {}),
-    }
-
-
-def _seconds(source: AudioClip | UserTurn | None) -> float:
-    if source is None:
-        return 0.0
-    return source.seconds if isinstance(source, AudioClip) else source.seconds_heard
