@@ -95,6 +95,10 @@ static void *take(char **memory, int64_t bytes) {
     return taken;
 }
 
+#include "inputs.h"
+#ifdef HAS_AMX
+#include "native_amx.h"
+#endif
 #include "product.h"
 
 static void norm(const float *x, const bf16 *weight, int64_t dim, float eps, float *y) {
@@ -563,5 +567,5 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int 
 #include "vocoder.h"
 #endif
 
-// The instruction set that it is compiled for.
-const char *native_isa(void) { return ISA; }
+// The instruction set that it uses.
+const char *native_isa(void) { return has_tiles ? "amx" : ISA; }

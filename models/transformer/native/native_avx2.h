@@ -112,17 +112,13 @@ static INLINE quad sums_of(const floats x[4]) {
 
 static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
     const __m256i low = _mm256_set1_epi16(255);
-    for (int half = 0; half < 2; half++) {
-        __m256i a = _mm256_load_si256((const __m256i *)(bytes + half * 64));
-        __m256i b = _mm256_load_si256((const __m256i *)(bytes + half * 64 + 32));
-        __m256i even = _mm256_packus_epi16(_mm256_and_si256(a, low), _mm256_and_si256(b, low));
-        __m256i odd = _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
-        // Packing has put quarters of a and b in turn.
-        even = _mm256_permute4x64_epi64(even, 0xd8);
-        odd = _mm256_permute4x64_epi64(odd, 0xd8);
-        _mm256_store_si256((__m256i *)(to + half * 32), even);
-        _mm256_store_si256((__m256i *)(to + 64 + half * 32), odd);
-    }
+    __m256i a = _mm256_load_si256((const __m256i *)bytes);
+    __m256i b = _mm256_load_si256((const __m256i *)(bytes + 32));
+    __m256i even = _mm256_packus_epi16(_mm256_and_si256(a, low), _mm256_and_si256(b, low));
+    __m256i odd = _mm256_packus_epi16(_mm256_srli_epi16(a, 8), _mm256_srli_epi16(b, 8));
+    // Packing has put quarters of a and b in turn.
+    _mm256_store_si256((__m256i *)to, _mm256_permute4x64_epi64(even, 0xd8));
+    _mm256_store_si256((__m256i *)(to + 32), _mm256_permute4x64_epi64(odd, 0xd8));
 }
 
 static INLINE ints splat_int(int32_t x) { return (ints)_mm256_set1_epi32(x); }

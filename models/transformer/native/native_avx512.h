@@ -4,6 +4,10 @@
 
 #define ISA "avx512"
 
+#if defined(__AMX_INT8__) && defined(__linux__) && !defined(WITHOUT_AMX)
+#define HAS_AMX 1
+#endif
+
 enum {
     WIDTH = 16,              // numbers in a vector
     VECTORS = PANEL / WIDTH, // of a panel
@@ -100,15 +104,11 @@ static INLINE quad sums_of(const floats x[4]) {
     return _mm_add_ps(_mm256_castps256_ps128(halves), _mm256_extractf128_ps(halves, 1));
 }
 
-// A part's bytes, the even ones first.
+// A group's bytes, the even ones first.
 static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
-    __m512i some[2] = {_mm512_load_si512(bytes), _mm512_load_si512(bytes + 64)};
-    for (int half = 0; half < 2; half++) {
-        __m256i even = _mm512_cvtepi16_epi8(some[half]);
-        __m256i odd = _mm512_cvtepi16_epi8(_mm512_srli_epi16(some[half], 8));
-        _mm256_store_si256((__m256i *)(to + half * 32), even);
-        _mm256_store_si256((__m256i *)(to + 64 + half * 32), odd);
-    }
+    __m512i both = _mm512_load_si512(bytes);
+    _mm256_store_si256((__m256i *)to, _mm512_cvtepi16_epi8(both));
+    _mm256_store_si256((__m256i *)(to + 32), _mm512_cvtepi16_epi8(_mm512_srli_epi16(both, 8)));
 }
 
 static INLINE ints splat_int(int32_t x) { return (ints)_mm512_set1_epi32(x); }

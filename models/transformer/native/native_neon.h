@@ -73,10 +73,10 @@ static INLINE quad sums_of(const floats x[4]) {
 }
 
 static INLINE void split_pairs(const int8_t *bytes, int8_t *to) {
-    for (int i = 0; i < PART / 2; i += 16) {
+    for (int i = 0; i < GROUP / 2; i += 16) {
         int8x16x2_t both = vld2q_s8(bytes + 2 * i);
         vst1q_s8(to + i, both.val[0]);
-        vst1q_s8(to + PART / 2 + i, both.val[1]);
+        vst1q_s8(to + GROUP / 2 + i, both.val[1]);
     }
 }
 

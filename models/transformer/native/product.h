@@ -1,69 +1,6 @@
 // Products with weights of 8 or 4 bits. A lane of a vector is an output: of each it takes the next
 // 4 inputs at once, which all lanes are given alike.
 
-// Rows of a product's inputs, each filled up with zeros to `stride`. A block of ROWS rows, or of
-// those that are left, lies together. For weights of 4 bits the even inputs of a part come first.
-typedef struct {
-    int64_t rows, stride;
-    int8_t *bytes;   // [blocks, stride / 4, rows of the block, 4]
-    float *scales;   // [blocks, stride / PART, rows of the block]
-    int32_t *counts; // [blocks, stride / GROUP, rows of the block], the sums of a group's bytes
-    float *sums;     // the same, times the scale
-} Inputs;
-
-static int64_t padded(int64_t size) { return (size + PART - 1) / PART * PART; }
-
-// Of each output's weights in a panel, those that are read at once.
-static int64_t columns_of(const Linear *linear) { return (linear->inputs * linear->bits + 31) / 32; }
-
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-
-static Inputs take_inputs(char **memory, int64_t rows, int64_t size) {
-    Inputs in = {.rows = rows, .stride = padded(size)};
-    in.bytes = take(memory, rows * in.stride);
-    in.scales = take(memory, rows * in.stride / PART * sizeof(float));
-    in.counts = take(memory, rows * in.stride / GROUP * sizeof(int32_t));
-    in.sums = take(memory, rows * in.stride / GROUP * sizeof(float));
-    return in;
-}
-
-// At least what the function above takes.
-static int64_t inputs_bytes(int64_t rows, int64_t size) { return 2 * rows * padded(size) + 4 * 64; }
-
-static float largest_of(const float *x, int64_t size) {
-    floats largest = splat(1e-12f);
-    for (int64_t i = 0; i < size; i += WIDTH)
-        largest = larger(largest, magnitude(read_floats(x + i, size - i)));
-    return largest_lane(largest);
-}
-
-static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
-    int64_t first = row / ROWS * ROWS, block = smaller(in->rows - first, ROWS);
-    int64_t lane = row - first;
-    int8_t *to = in->bytes + first * in->stride + lane * 4;
-    float *scales = in->scales + first * in->stride / PART + lane;
-    float *sums = in->sums + first * in->stride / GROUP + lane;
-    int32_t *counts = in->counts + first * in->stride / GROUP + lane;
-    for (int64_t begin = 0; begin < in->stride; begin += PART, scales += block) {
-        int64_t left = smaller(linear->inputs - begin, PART);
-        *scales = largest_of(x + begin, left) / INT8_MAX;
-        int8_t bytes[PART] __attribute__((aligned(64))), halves[PART] __attribute__((aligned(64)));
-        for (int64_t group = 0; group < PART; group += GROUP, sums += block, counts += block) {
-            ints sum = {0};
-            for (int64_t i = group; i < group + GROUP; i += WIDTH) {
-                ints q = rounded(read_floats(x + begin + i, left - i) * splat(1 / *scales));
-                write_bytes(bytes + i, q);
-                sum += q;
-            }
-            *counts = sum_ints(sum);
-            *sums = *counts * *scales;
-        }
-        if (linear->bits == 4) split_pairs(bytes, halves);
-        const int8_t *from = linear->bits == 4 ? halves : bytes;
-        for (int64_t i = 0; i < PART; i += 4, to += block * 4) memcpy(to, from + i, 4);
-    }
-}
-
 // Some panels of outputs, of some rows of a block, and how far they are.
 typedef struct {
     const uint8_t *weights[BESIDE]; // of the panels
@@ -110,7 +47,7 @@ static INLINE void add_part(Progress *at, int panels, int rows, int64_t columns)
         }
 }
 
-// Weights of 4 bits: a group. Its odd inputs come half a part after its even ones.
+// Weights of 4 bits: a group. Its odd inputs come after its even ones.
 static INLINE void add_group(Progress *at, int panels, int rows) {
     ints sums[BESIDE * VECTORS * ROWS];
     int vectors = panels * VECTORS;
@@ -129,7 +66,7 @@ static INLINE void add_group(Progress *at, int panels, int rows) {
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             const int8_t *from = at->bytes + (column * at->block + r) * 4;
-            bytes first = splat_bytes(from), second = splat_bytes(from + PART / 2 * at->block);
+            bytes first = splat_bytes(from), second = splat_bytes(from + GROUP / 2 * at->block);
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) {
                 ints *sum = sums + v * rows + r;
@@ -176,7 +113,7 @@ static INLINE void products(
         if (bits == 8) add_part(&at, panels, rows, smaller(columns - column, size));
         else add_group(&at, panels, rows);
         int is_end = bits == 8 || column / size % 2; // of inputs that share a scale
-        at.bytes += (bits == 8 || !is_end ? 4 * size : PART - 4 * size) * at.block;
+        at.bytes += (bits == 8 ? PART : GROUP) * at.block;
         at.scales += is_end * at.block;
         at.counts += (bits == 8 ? 2 : 1) * at.block;
         at.sums += (bits == 8 ? 2 : 1) * at.block;
@@ -203,6 +140,12 @@ static INLINE void products(
 // The calling thread's share of y [rows, outputs]. The weights are read from end to end, which is
 // what memory is fastest at; where there are many rows, those of some panels stay in the cache.
 static void product(const Linear *linear, const Inputs *in, float *y, int thread, int threads) {
+#ifdef HAS_AMX
+    if (in->is_tiled) {
+        tile_product(linear, in, y, thread, threads);
+        return;
+    }
+#endif
 // The compiler makes a version of its own for each of these.
 #define PRODUCTS(PANELS, COUNT)                                                                   \
     if (linear->bits == 8) products(linear, 8, panel, PANELS, in, row, COUNT, y);                 \
