@@ -9,6 +9,7 @@
 
 enum {
     TILE_BYTES = TILE_INPUTS * PANEL, // bytes of weights
+    AT_ONCE = 2 * TILE_ROWS,    // rows, so that products do not wait for each other's sums
     SUMMED = 64,                // rows whose totals stay in the core's nearest cache
 };
 
@@ -51,70 +52,118 @@ static INLINE const void *whole_tile(
     return tile;
 }
 
-// Some panels of outputs, for at most SUMMED rows from the first of a block on.
+// Some panels of outputs, for some rows, and a piece of the inputs: a part, or for weights of 4 bits a
+// group.
+typedef struct {
+    const Inputs *in;
+    int64_t row, rows, piece;
+    const void *weights[BESIDE][PART / TILE_INPUTS]; // of each panel the piece's tiles
+    const bf16 *steps[BESIDE]; // of a group
+    floats totals[BESIDE][SUMMED];
+    int32_t sums[BESIDE][AT_ONCE][PANEL] __attribute__((aligned(64)));
+} Tiled;
+
+static int64_t piece_of(int bits) { return bits == 8 ? PART : GROUP; }
+
+// The piece's products for rows that begin with a block: they remain in tiles 4 to 7. A block of fewer
+// rows is a tile whose other rows are what lies behind, and whose sums nobody reads.
+static INLINE void multiply(const Tiled *at, int bits, int panels, int64_t row) {
+    int64_t left = at->in->rows - row, block = smaller(left, TILE_ROWS);
+    int64_t other = smaller(left - TILE_ROWS, TILE_ROWS), size = piece_of(bits);
+    const int8_t *first = at->in->bytes + row * at->in->stride + at->piece * size * block;
+    const int8_t *second =
+        at->in->bytes + (row + TILE_ROWS) * at->in->stride + at->piece * size * other;
+    _tile_zero(4);
+    _tile_zero(5);
+    _tile_zero(6);
+    _tile_zero(7);
+#pragma GCC unroll 2
+    for (int64_t n = 0; n < size / TILE_INPUTS; n++) {
+        _tile_loadd(0, at->weights[0][n], COLUMN);
+        if (panels == 2) _tile_loadd(1, at->weights[1][n], COLUMN);
+        _tile_loadd(2, first + n * TILE_INPUTS * block, TILE_INPUTS);
+        _tile_dpbssd(4, 2, 0);
+        if (panels == 2) _tile_dpbssd(5, 2, 1);
+        if (other <= 0) continue;
+        _tile_loadd(3, second + n * TILE_INPUTS * other, TILE_INPUTS);
+        _tile_dpbssd(6, 3, 0);
+        if (panels == 2) _tile_dpbssd(7, 3, 1);
+    }
+}
+
+static INLINE void keep_sums(Tiled *at, int panels) {
+    _tile_stored(4, at->sums[0], COLUMN);
+    _tile_stored(6, at->sums[0] + TILE_ROWS, COLUMN);
+    if (panels == 1) return;
+    _tile_stored(5, at->sums[1], COLUMN);
+    _tile_stored(7, at->sums[1] + TILE_ROWS, COLUMN);
+}
+
+// Adds a tile's sums to totals: for weights of 8 bits of a part, for those of 4 bits of a group. Apart
+// from what is around them, as compilers else keep an address for each row.
+static __attribute__((noinline)) void add_part_of_tile(
+    const int32_t *sums, const float *scales, floats *totals
+) {
+    for (int r = 0; r < TILE_ROWS; r++) {
+        floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * PANEL));
+        totals[r] = fused(sum, splat(scales[r]), totals[r]);
+    }
+}
+
+static __attribute__((noinline)) void add_group_of_tile(
+    const int32_t *sums, const float *scales, const float *counted, const bf16 *pairs, floats *totals
+) {
+    floats step, middle;
+    read_pairs(pairs, PANEL, &step, &middle);
+    for (int r = 0; r < TILE_ROWS; r++) {
+        floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * PANEL));
+        floats total = fused(sum, step * splat(scales[r]), totals[r]);
+        totals[r] = fused(middle, splat(counted[r]), total);
+    }
+}
+
+// Adds the sums of a block's products to its totals, of 16 rows in any case.
+static INLINE void add_sums(Tiled *at, int bits, int panels, int64_t row, int64_t lane) {
+    const Inputs *in = at->in;
+    int64_t block = smaller(in->rows - row, TILE_ROWS), part = at->piece * piece_of(bits) / PART;
+    const float *scales = in->scales + row * in->stride / PART + part * block;
+    const float *counted = in->sums + row * in->stride / GROUP + at->piece * block;
+    for (int n = 0; n < panels; n++) {
+        floats *totals = at->totals[n] + (row - at->row);
+        if (bits == 8) add_part_of_tile(at->sums[n][lane], scales, totals);
+        else add_group_of_tile(at->sums[n][lane], scales, counted, at->steps[n], totals);
+    }
+}
+
 static INLINE void tile_products(
     const Linear *linear, int bits, int64_t panel, int panels, const Inputs *in, int64_t row,
     int64_t rows, float *y
 ) {
-    floats totals[BESIDE][SUMMED];
-    int8_t tiles[BESIDE][2][TILE_BYTES] __attribute__((aligned(64)));
-    int32_t sums[BESIDE][TILE_ROWS][PANEL] __attribute__((aligned(64)));
-    const int64_t columns = columns_of(linear), size = bits == 8 ? PART : GROUP;
-    const uint8_t *weights[BESIDE];
-    for (int n = 0; n < panels; n++) {
-        weights[n] = linear->weight + (panel + n) * columns * COLUMN;
-        for (int64_t r = 0; r < rows; r++) totals[n][r] = splat(0);
-    }
-    for (int64_t begin = 0; begin < linear->inputs; begin += size) {
-        floats step[BESIDE], middle[BESIDE];
-        const void *from[BESIDE][2];
-        for (int n = 0; n < panels; n++)
+    int8_t tiles[BESIDE][PART / TILE_INPUTS][TILE_BYTES] __attribute__((aligned(64)));
+    int64_t columns = columns_of(linear), size = piece_of(bits);
+    Tiled at = {.in = in, .row = row, .rows = rows};
+    for (int n = 0; n < panels; n++)
+        for (int64_t r = 0; r < rows; r++) at.totals[n][r] = splat(0);
+    for (; at.piece * size < linear->inputs; at.piece++) {
+        for (int n = 0; n < panels; n++) {
+            const uint8_t *weights = linear->weight + (panel + n) * columns * COLUMN;
             if (bits == 8) {
-                from[n][0] = whole_tile(weights[n], begin / 4, columns, tiles[n][0]);
-                from[n][1] = whole_tile(weights[n], begin / 4 + TILE_BYTES / COLUMN, columns, tiles[n][1]);
+                int64_t column = at.piece * PART / 4, half = TILE_INPUTS / 4;
+                at.weights[n][0] = whole_tile(weights, column, columns, tiles[n][0]);
+                at.weights[n][1] = whole_tile(weights, column + half, columns, tiles[n][1]);
             } else {
-                int64_t group = begin / GROUP, groups = linear->inputs / GROUP;
-                const bf16 *pairs = linear->scale + ((panel + n) * groups + group) * 2 * PANEL;
-                read_pairs(pairs, PANEL, step + n, middle + n);
-                unpack(weights[n] + begin / 8 * COLUMN, tiles[n][0]);
-                from[n][0] = tiles[n][0];
+                int64_t group = (panel + n) * (linear->inputs / GROUP) + at.piece;
+                at.steps[n] = linear->scale + group * 2 * PANEL;
+                unpack(weights + at.piece * GROUP / 8 * COLUMN, tiles[n][0]);
+                at.weights[n][0] = tiles[n][0];
             }
+        }
         atomic_signal_fence(memory_order_seq_cst); // compilers do not see that tiles are read
-        _tile_loadd(0, from[0][0], COLUMN);
-        if (bits == 8) _tile_loadd(1, from[0][1], COLUMN);
-        if (panels == 2) _tile_loadd(2, from[1][0], COLUMN);
-        if (panels == 2 && bits == 8) _tile_loadd(3, from[1][1], COLUMN);
-        for (int64_t first = row; first < row + rows; first += TILE_ROWS) {
-            int64_t block = smaller(in->rows - first, TILE_ROWS);
-            // A block of fewer rows is a tile whose other rows are what lies behind; nobody reads
-            // their sums.
-            const int8_t *inputs = in->bytes + first * in->stride + begin * block;
-            _tile_loadd(4, inputs, TILE_INPUTS);
-            _tile_zero(6);
-            _tile_dpbssd(6, 4, 0);
-            if (panels == 2) {
-                _tile_zero(7);
-                _tile_dpbssd(7, 4, 2);
-            }
-            if (bits == 8) {
-                _tile_loadd(5, inputs + TILE_INPUTS * block, TILE_INPUTS);
-                _tile_dpbssd(6, 5, 1);
-                if (panels == 2) _tile_dpbssd(7, 5, 3);
-            }
-            _tile_stored(6, sums[0], PANEL * sizeof(int32_t));
-            if (panels == 2) _tile_stored(7, sums[1], PANEL * sizeof(int32_t));
-            const float *scales = in->scales + first * in->stride / PART + begin / PART * block;
-            const float *counted = in->sums + first * in->stride / GROUP + begin / GROUP * block;
-            for (int n = 0; n < panels; n++)
-#pragma GCC unroll 4
-                for (int64_t r = 0; r < block; r++) {
-                    floats *total = totals[n] + (first - row) + r;
-                    floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums[n][r]));
-                    floats scale = splat(scales[r]);
-                    if (bits == 4) scale *= step[n];
-                    *total = fused(sum, scale, *total);
-                    if (bits == 4) *total = fused(middle[n], splat(counted[r]), *total);
-                }
+        for (int64_t first = row; first < row + rows; first += AT_ONCE) {
+            multiply(&at, bits, panels, first);
+            keep_sums(&at, panels);
+            for (int64_t lane = 0; lane < AT_ONCE && first + lane < row + rows; lane += TILE_ROWS)
+                add_sums(&at, bits, panels, first + lane, lane);
         }
     }
     for (int n = 0; n < panels; n++) {
@@ -123,7 +172,7 @@ static INLINE void tile_products(
         floats bias = linear->bias ? read_bf16(linear->bias + output, left) : splat(0);
         for (int64_t r = 0; r < rows; r++)
             write_floats(
-                y + (row + r) * linear->outputs + output, fused(totals[n][r], scale, bias), left
+                y + (row + r) * linear->outputs + output, fused(at.totals[n][r], scale, bias), left
             );
     }
 }
