@@ -10,7 +10,7 @@
 enum {
     TILE_BYTES = TILE_INPUTS * PANEL, // bytes of weights
     AT_ONCE = 2 * TILE_ROWS,    // rows, so that products do not wait for each other's sums
-    SUMMED = 64,                // rows whose totals stay in the core's nearest cache
+    SUMMED = 128,                // rows whose totals stay in the core's nearest cache
 };
 
 // The tiles' bytes a row, and their rows: of all 8 as many as there can be.
@@ -161,10 +161,13 @@ static INLINE void tile_products(
         atomic_signal_fence(memory_order_seq_cst); // compilers do not see that tiles are read
         for (int64_t first = row; first < row + rows; first += AT_ONCE) {
             multiply(&at, bits, panels, first);
+            if (first > row) add_sums(&at, bits, panels, first - AT_ONCE, 0);
+            if (first > row) add_sums(&at, bits, panels, first - TILE_ROWS, TILE_ROWS);
             keep_sums(&at, panels);
-            for (int64_t lane = 0; lane < AT_ONCE && first + lane < row + rows; lane += TILE_ROWS)
-                add_sums(&at, bits, panels, first + lane, lane);
         }
+        int64_t last = row + (rows - 1) / AT_ONCE * AT_ONCE;
+        add_sums(&at, bits, panels, last, 0);
+        if (last + TILE_ROWS < row + rows) add_sums(&at, bits, panels, last + TILE_ROWS, TILE_ROWS);
     }
     for (int n = 0; n < panels; n++) {
         int64_t output = (panel + n) * PANEL, left = linear->outputs - output;
