@@ -14,7 +14,8 @@ from emulated import COMPILER, EMULATOR, EmulatedLibrary
 
 from models.transformer.native import compiled as library
 
-INSTRUCTION_SETS = ("native", "avx2", "avxvnni", "neon")  # the first: the processor's best
+# The first is the processor's best; AVX-512 is apart where that is AMX.
+INSTRUCTION_SETS = ("native", "avx512", "avx2", "avxvnni", "neon")
 
 
 def library_for(isa: str) -> CDLL | EmulatedLibrary:
@@ -30,9 +31,10 @@ def library_for(isa: str) -> CDLL | EmulatedLibrary:
 
 @functools.cache
 def _compiled(isa: str) -> CDLL | None:
-    """In 256 bits: AVX2 alone, or with AVX-VNNI's product, which AVX-512 VNNI has too."""
+    """Without tiles; or in 256 bits: AVX2 alone, or with AVX-VNNI's product, which AVX-512 VNNI has
+    too."""
     best = library.load_library()
-    if best is None or library.isa_of(best) != "avx512":
+    if best is None or library.isa_of(best) not in ("amx", "avx512") or library.isa_of(best) == isa:
         return None
     if isa == "avxvnni":
         return _compiled_with("-DWITHOUT_AVX512")

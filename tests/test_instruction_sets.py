@@ -9,6 +9,7 @@ import torch
 from libraries import INSTRUCTION_SETS, library_for
 
 from models.transformer.native import NativeLinear, load_library
+from models.transformer.native.compiled import isa_of
 
 
 @pytest.mark.parametrize("isa", INSTRUCTION_SETS)
@@ -27,6 +28,43 @@ def test_the_largest_products_are_not_cut_off(isa, bits, sign):
     layer = NativeLinear(library_for(isa), weight, scale.bfloat16(), None)
     x = torch.full((5, size), 127.0 * sign)
     assert torch.equal(layer(x), x @ steps.float().T)
+
+
+@pytest.mark.parametrize("num_inputs", [64, 192, 448])
+@pytest.mark.parametrize("num_outputs", [7, 32, 71])
+@pytest.mark.parametrize("bits", [8, 4])
+def test_tiles_give_what_vectors_give_and_a_row_gives_the_same_among_many(
+    bits, num_outputs, num_inputs
+):
+    layers = layers_with_and_without_tiles(bits, num_outputs, num_inputs)
+    x = torch.randn(70, num_inputs, generator=torch.Generator().manual_seed(1))
+    with_tiles, without = layers
+    alone = torch.cat([without(row) for row in x.split(1)])
+    for num_rows in range(1, 71):
+        assert torch.equal(with_tiles(x[:num_rows]), alone[:num_rows])
+        assert torch.equal(without(x[:num_rows]), alone[:num_rows])
+
+
+@pytest.mark.parametrize("num_inputs", [1, 50, 130])
+def test_tiles_of_inputs_that_do_not_fill_them(num_inputs):
+    with_tiles, without = layers_with_and_without_tiles(8, 33, num_inputs)
+    x = torch.randn(300, num_inputs, generator=torch.Generator().manual_seed(1))
+    assert torch.equal(with_tiles(x), without(x))
+
+
+def layers_with_and_without_tiles(bits: int, num_outputs: int, num_inputs: int):
+    """The same layer in both ways; the test is skipped where there are no tiles."""
+    if isa_of(library_for("native")) != "amx":
+        pytest.skip("this process may not use AMX")
+    generator = torch.Generator().manual_seed(0)
+    least, most, size = (-128, 128, num_inputs) if bits == 8 else (0, 256, num_inputs // 2)
+    weight = torch.randint(least, most, (num_outputs, size), generator=generator)
+    weight = weight.to(torch.int8 if bits == 8 else torch.uint8)
+    shape = (num_outputs,) if bits == 8 else (num_outputs, num_inputs // 64, 2)
+    scale = torch.randn(shape, generator=generator).bfloat16()
+    bias = torch.randn(num_outputs, generator=generator).bfloat16()
+    libraries = library_for("native"), library_for("avx512")
+    return [NativeLinear(library, weight, scale, bias) for library in libraries]
 
 
 THREADS = 4  # more than there are cores, so that they wait for each other

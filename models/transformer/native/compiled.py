@@ -43,7 +43,7 @@ SOURCE = Path(__file__).with_name("native.c")
 FLAGS = ("-O3", "-fno-math-errno", "-fopenmp-simd", "-shared", "-fPIC")
 PROCESSOR = ("model name", "flags", "Features", "CPU ")  # lines of /proc/cpuinfo
 ISA_SWITCH = "WESTLAKE_ISA"  # an environment variable; without it the processor's best one
-INSTRUCTION_SETS = ("avx512", "avx2", "neon")
+INSTRUCTION_SETS = ("amx", "avx512", "avx2", "neon")
 
 
 class LinearStruct(Structure):
@@ -155,7 +155,7 @@ def _checked(library: CDLL) -> CDLL:
 
 
 def isa_of(library: CDLL) -> str:
-    """The instruction set that the library is compiled for, of `INSTRUCTION_SETS`."""
+    """The instruction set that the library uses, of `INSTRUCTION_SETS`; AMX is AVX-512 as well."""
     return library.native_isa().decode()
 
 
@@ -178,7 +178,8 @@ def _flags() -> tuple[str, ...]:
     if _wanted() == "avx2":
         return (*FLAGS, "-march=haswell")  # the first that had it
     is_arm = platform.machine() in ("aarch64", "arm64")
-    return (*FLAGS, "-mcpu=native" if is_arm else "-march=native")
+    without = ("-DWITHOUT_AMX",) if _wanted() == "avx512" else ()
+    return (*FLAGS, "-mcpu=native" if is_arm else "-march=native", *without)
 
 
 def _compiler() -> list[str]:

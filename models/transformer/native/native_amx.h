@@ -9,8 +9,8 @@
 
 enum {
     TILE_BYTES = TILE_INPUTS * PANEL, // bytes of weights
-    AT_ONCE = 2 * TILE_ROWS,    // rows, so that products do not wait for each other's sums
-    SUMMED = 128,                // rows whose totals stay in the core's nearest cache
+    AT_ONCE = 2 * TILE_ROWS,          // rows, so that products do not wait for each other's sums
+    SUMMED = 128,                     // rows whose totals stay in the core's nearest cache
 };
 
 // The tiles' bytes a row, and their rows: of all 8 as many as there can be.
@@ -58,7 +58,7 @@ typedef struct {
     const Inputs *in;
     int64_t row, rows, piece;
     const void *weights[BESIDE][PART / TILE_INPUTS]; // of each panel the piece's tiles
-    const bf16 *steps[BESIDE]; // of a group
+    const bf16 *steps[BESIDE];                       // of a group
     floats totals[BESIDE][SUMMED];
     int32_t sums[BESIDE][AT_ONCE][PANEL] __attribute__((aligned(64)));
 } Tiled;
@@ -159,6 +159,7 @@ static INLINE void tile_products(
             }
         }
         atomic_signal_fence(memory_order_seq_cst); // compilers do not see that tiles are read
+        // While products are computed, the sums of those before are added up.
         for (int64_t first = row; first < row + rows; first += AT_ONCE) {
             multiply(&at, bits, panels, first);
             if (first > row) add_sums(&at, bits, panels, first - AT_ONCE, 0);
