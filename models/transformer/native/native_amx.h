@@ -102,27 +102,28 @@ static INLINE void keep_sums(Tiled *at, int panels) {
 // Adds a tile's sums to totals: for weights of 8 bits of a part, for those of 4 bits of a group. Apart
 // from what is around them, as compilers else keep an address for each row.
 static __attribute__((noinline)) void add_part_of_tile(
-    const int32_t *sums, const float *scales, floats *totals
+    const int32_t *sums, const float *scales, int64_t rows, floats *totals
 ) {
-    for (int r = 0; r < TILE_ROWS; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * PANEL));
         totals[r] = fused(sum, splat(scales[r]), totals[r]);
     }
 }
 
 static __attribute__((noinline)) void add_group_of_tile(
-    const int32_t *sums, const float *scales, const float *counted, const bf16 *pairs, floats *totals
+    const int32_t *sums, const float *scales, const float *counted, const bf16 *pairs, int64_t rows,
+    floats *totals
 ) {
     floats step, middle;
     read_pairs(pairs, PANEL, &step, &middle);
-    for (int r = 0; r < TILE_ROWS; r++) {
+    for (int64_t r = 0; r < rows; r++) {
         floats sum = _mm512_cvtepi32_ps(_mm512_load_si512(sums + r * PANEL));
         floats total = fused(sum, step * splat(scales[r]), totals[r]);
         totals[r] = fused(middle, splat(counted[r]), total);
     }
 }
 
-// Adds the sums of a block's products to its totals, of 16 rows in any case.
+// Adds the sums of a block's products to its totals.
 static INLINE void add_sums(Tiled *at, int bits, int panels, int64_t row, int64_t lane) {
     const Inputs *in = at->in;
     int64_t block = smaller(in->rows - row, TILE_ROWS), part = at->piece * piece_of(bits) / PART;
@@ -130,8 +131,8 @@ static INLINE void add_sums(Tiled *at, int bits, int panels, int64_t row, int64_
     const float *counted = in->sums + row * in->stride / GROUP + at->piece * block;
     for (int n = 0; n < panels; n++) {
         floats *totals = at->totals[n] + (row - at->row);
-        if (bits == 8) add_part_of_tile(at->sums[n][lane], scales, totals);
-        else add_group_of_tile(at->sums[n][lane], scales, counted, at->steps[n], totals);
+        if (bits == 8) add_part_of_tile(at->sums[n][lane], scales, block, totals);
+        else add_group_of_tile(at->sums[n][lane], scales, counted, at->steps[n], block, totals);
     }
 }
 
