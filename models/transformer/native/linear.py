@@ -86,12 +86,14 @@ class NativeLinear:
         linear = addressof(self.struct)
         for rows, to in zip(x.split(PIECE), result.split(PIECE), strict=True):
             inputs = rows.float().contiguous()
-            y, scratch = scratch_of(
+            own, scratch = scratch_of(
                 to.shape, self.compiled.native_product_scratch(linear, len(rows))
             )
+            y = to if to.dtype == torch.float32 else own
             with share_of_threads() as threads:
                 self.compiled.native_product(
                     linear, inputs.data_ptr(), y.data_ptr(), len(rows), scratch.data_ptr(), threads
                 )
-            to.copy_(y)
+            if y is own:
+                to.copy_(y)
         return result
