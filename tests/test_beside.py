@@ -264,4 +264,7 @@ def test_who_does_without_pytorchs_threads_takes_them_from_nobody_else(set_threa
             assert (torch.get_num_threads(), num_threads()) == (1, 4)
             assert early.submit(torch.get_num_threads).result() == 4
             assert late.submit(torch.get_num_threads).result() == 4
+            with without_torch_threads():
+                assert (torch.get_num_threads(), num_threads()) == (1, 4)
+            assert (torch.get_num_threads(), num_threads()) == (1, 4), "as before within it"
         assert (torch.get_num_threads(), num_threads()) == (4, 4)

@@ -55,6 +55,9 @@ def without_torch_threads() -> Iterator[None]:
     The number of PyTorch's threads is each Python thread's own, but a new one begins with the last
     that any has set: so another sets it again.
     """
+    if getattr(_own, "num_threads", None):  # it does without them already
+        yield
+        return
     _own.num_threads = torch.get_num_threads()
     torch.set_num_threads(1)
     other = Thread(target=torch.set_num_threads, args=(_own.num_threads,))

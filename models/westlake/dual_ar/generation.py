@@ -227,7 +227,8 @@ def next_frames(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | 
         reply. A reply's cache then holds its prompt and all its frames; else all but the last.
     """
     assert not any(reply.ended for reply in replies), "an ended reply cannot be stepped"
-    frames = _step(engine, replies)
+    with engine.stepping():
+        frames = _step(engine, replies)
     # Copied outside of inference mode, so that the caller may use them in training too.
     return [None if frame is None else frame.clone() for frame in frames]
 

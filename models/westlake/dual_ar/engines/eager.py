@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 
 import torch
 from torch import Tensor
@@ -23,6 +24,10 @@ class EagerEngine:
 
     def __init__(self, model: DualARTransformer) -> None:
         self.model = model
+
+    def stepping(self) -> AbstractContextManager[None]:
+        """Within it a step of replies is made, with what the engine needs around its calls."""
+        return nullcontext()
 
     def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
         """Let the slow stack read columns: prefill, or one decode step.

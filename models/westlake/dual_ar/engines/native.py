@@ -6,6 +6,7 @@ For single positions PyTorch's own overhead is the most; here each of the three 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from ctypes import CDLL, addressof
 
 import torch
@@ -21,6 +22,7 @@ from ....transformer.native import (
     pointer_of,
     scratch_of,
     share_of_threads,
+    without_torch_threads,
 )
 from ..model import DualARTransformer
 from .eager import EagerEngine
@@ -47,6 +49,9 @@ class NativeEngine(EagerEngine):
             native_form(model.fast_output),
             model.fast_embeddings.weight,
         )
+
+    def stepping(self) -> AbstractContextManager[None]:
+        return without_torch_threads()
 
     def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
         return self._layers(self.model.embed(grid), caches)
