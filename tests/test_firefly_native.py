@@ -18,7 +18,7 @@ LIBRARY = load_library()
 pytestmark = [
     pytest.mark.usefixtures("no_grad"),
     pytest.mark.skipif(
-        LIBRARY is None or not has_vocoder(LIBRARY), reason="the vocoder is PyTorch's on this CPU"
+        LIBRARY is None or not has_vocoder(LIBRARY), reason="the library has no vocoder on this CPU"
     ),
 ]
 LATENT_DIM, FILLED_DIM = 40, 48
@@ -249,16 +249,29 @@ def test_no_signals_are_no_waves(small_codec: FireflyArchitecture):
     assert found_lengths.shape == lengths.shape
 
 
+@pytest.fixture
+def amx(monkeypatch: pytest.MonkeyPatch):
+    """A processor whose products of PyTorch's are faster."""
+    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+
+
+@pytest.mark.usefixtures("amx")
 def test_a_library_is_not_used_where_pytorch_is_faster(
     small_codec: FireflyArchitecture, monkeypatch: pytest.MonkeyPatch
 ):
     plain = packed_codec(small_codec, None)
-    monkeypatch.setattr(hifigan, "has_vocoder", lambda library: False)
+    assert FireflyArchitecture(FireflyConfig()).head.num_products > hifigan.LARGE_PRODUCTS
+    monkeypatch.setattr(hifigan, "LARGE_PRODUCTS", small_codec.head.num_products)
     codec = packed_codec(small_codec, LIBRARY)
     assert codec.head.packed is None and codec.quantizer.packed is None
     assert codec.compiles_sizes
     codes, lengths = torch.arange(8 * 5).view(1, 8, 5), torch.tensor([5])
     assert torch.equal(codec.decode(codes, lengths)[0], plain.decode(codes, lengths)[0])
+
+
+@pytest.mark.usefixtures("amx")
+def test_a_library_is_used_where_there_are_few_products(small_codec: FireflyArchitecture):
+    assert packed_codec(small_codec, LIBRARY).head.packed is not None
 
 
 def test_the_codec_streams_through_it(small_codec: FireflyArchitecture):

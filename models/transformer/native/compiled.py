@@ -160,8 +160,8 @@ def isa_of(library: CDLL) -> str:
 
 
 def has_vocoder(library: CDLL) -> bool:
-    """Whether the library has a codec's decoder, and none of PyTorch's products is faster here."""
-    return hasattr(library, "native_vocoder") and not torch.cpu._is_amx_tile_supported()
+    """Whether the library has a codec's decoder."""
+    return hasattr(library, "native_vocoder")
 
 
 def _wanted() -> str:
