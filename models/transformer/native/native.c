@@ -19,7 +19,6 @@ enum {
     COLUMN = 4 * PANEL, // bytes of them that are read at once
     FEW = 4,            // rows, and an attention's queries, that are computed at once
     MAX_HEAD = 256,     // numbers in a head
-    AHEAD = 4096,       // bytes from what is read to what is fetched from memory
     SPAN = 1024,        // tokens whose chances are summed in float32
 };
 

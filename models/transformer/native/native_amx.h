@@ -56,13 +56,14 @@ static INLINE const void *whole_tile(
 // group.
 typedef struct {
     const Inputs *in;
-    int64_t row, rows, piece;
+    int64_t row, piece;
     const void *weights[BESIDE][PART / TILE_INPUTS]; // of each panel the piece's tiles
     const bf16 *steps[BESIDE];                       // of a group
     floats totals[BESIDE][SUMMED];
     int32_t sums[BESIDE][AT_ONCE][PANEL] __attribute__((aligned(64)));
 } Tiled;
 
+// Inputs of a piece.
 static int64_t piece_of(int bits) { return bits == 8 ? PART : GROUP; }
 
 // The piece's products for rows that begin with a block: they remain in tiles 4 to 7. A block of fewer
@@ -142,7 +143,7 @@ static INLINE void tile_products(
 ) {
     int8_t tiles[BESIDE][PART / TILE_INPUTS][TILE_BYTES] __attribute__((aligned(64)));
     int64_t columns = columns_of(linear), size = piece_of(bits);
-    Tiled at = {.in = in, .row = row, .rows = rows};
+    Tiled at = {.in = in, .row = row};
     for (int n = 0; n < panels; n++)
         for (int64_t r = 0; r < rows; r++) at.totals[n][r] = splat(0);
     for (; at.piece * size < linear->inputs; at.piece++) {

@@ -25,6 +25,8 @@ enum {
 #endif
     ROWS = 4,
     BESIDE = 1,
+    AHEAD = 4096,
+    NEARNESS = 3,
 };
 
 static INLINE floats splat(float x) { return _mm256_set1_ps(x); }

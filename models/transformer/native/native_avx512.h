@@ -14,6 +14,13 @@ enum {
     OFFSET = 128,            // is added to weights of 8 bits
     ROWS = 8,                // that are computed at once where there are many,
     BESIDE = 2,              // and panels
+#ifdef __AMX_INT8__
+    AHEAD = 16384, // bytes from what is read to what is fetched from memory,
+    NEARNESS = 2,  // to a core's second cache: its first one waits for few bytes at once
+#else
+    AHEAD = 4096,
+    NEARNESS = 3,
+#endif
 };
 
 typedef __m512 floats;

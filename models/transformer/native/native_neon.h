@@ -4,7 +4,15 @@
 
 #define ISA "neon"
 
-enum { WIDTH = 4, VECTORS = PANEL / WIDTH, OFFSET = 0, ROWS = 4, BESIDE = 1 };
+enum {
+    WIDTH = 4,
+    VECTORS = PANEL / WIDTH,
+    OFFSET = 0,
+    ROWS = 4,
+    BESIDE = 1,
+    AHEAD = 4096,
+    NEARNESS = 3,
+};
 
 typedef float32x4_t floats;
 typedef float32x4_t quad;

@@ -27,7 +27,7 @@ static INLINE void add_part(Progress *at, int panels, int rows, int64_t columns)
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
             const uint8_t *from = at->weights[v / VECTORS] + column * COLUMN;
-            if (v % VECTORS == 0) __builtin_prefetch(from + AHEAD);
+            if (v % VECTORS == 0) __builtin_prefetch(from + AHEAD, 0, NEARNESS);
             weights[v] = read_signed(from + v % VECTORS * WIDTH * 4);
         }
 #pragma GCC unroll 8
@@ -60,7 +60,7 @@ static INLINE void add_group(Progress *at, int panels, int rows) {
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
             const uint8_t *from = at->weights[v / VECTORS] + column * COLUMN;
-            if (v % VECTORS == 0) __builtin_prefetch(from + AHEAD);
+            if (v % VECTORS == 0) __builtin_prefetch(from + AHEAD, 0, NEARNESS);
             read_halves(from + v % VECTORS * WIDTH * 4, even + v, odd + v);
         }
 #pragma GCC unroll 8
