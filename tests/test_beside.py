@@ -256,8 +256,9 @@ def test_a_forked_process_speaks_as_well(plain, set_threads):
     assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == 0
 
 
-def test_who_does_without_pytorchs_threads_takes_them_from_nobody_else(set_threads):
+def test_who_does_without_pytorchs_threads_takes_them_from_nobody_else(set_threads, monkeypatch):
     set_threads(4)
+    monkeypatch.delattr(torch, "set_num_threads")  # a thread that begins just then would keep it
     with ThreadPoolExecutor(1) as early, ThreadPoolExecutor(1) as late:
         assert early.submit(torch.get_num_threads).result() == 4
         with without_torch_threads():

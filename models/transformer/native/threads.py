@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 import threading
 from collections import Counter
-from collections.abc import Iterator
-from contextlib import contextmanager
-from threading import Lock, Thread, get_ident
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from ctypes import CDLL
+from functools import cache
+from threading import Lock, get_ident
 
 import torch
 
@@ -50,24 +52,27 @@ def share_of_threads() -> Iterator[int]:
 @contextmanager
 def without_torch_threads() -> Iterator[None]:
     """For calls in C one after another, with work of PyTorch's in between: it does that alone, as
-    its threads look out for more for milliseconds, on the cores that those in C need.
-
-    The number of PyTorch's threads is each Python thread's own, but a new one begins with the last
-    that any has set: so another sets it again.
-    """
-    if getattr(_own, "num_threads", None):  # it does without them already
+    its threads look out for more for milliseconds, on the cores that those in C need."""
+    set_num_threads = _openmp_setter()
+    if getattr(_own, "num_threads", None) or set_num_threads is None:
         yield
         return
     _own.num_threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    other = Thread(target=torch.set_num_threads, args=(_own.num_threads,))
-    other.start()
-    other.join()
+    set_num_threads(1)
     try:
         yield
     finally:
-        torch.set_num_threads(_own.num_threads)
+        set_num_threads(_own.num_threads)
         _own.num_threads = None
+
+
+@cache
+def _openmp_setter() -> Callable[[int], None] | None:
+    """OpenMP's function that sets this Python thread's number alone; PyTorch's also sets what new
+    ones begin with. None where PyTorch does not show it."""
+    with suppress(AttributeError, OSError, TypeError):
+        return CDLL(None).omp_set_num_threads
+    return None
 
 
 def num_threads() -> int:
