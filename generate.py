@@ -152,8 +152,11 @@ def _hear(
 
 @contextmanager
 def _forgotten_at_a_fault(turn: UserTurn) -> Iterator[None]:
+    """A refusal has ended the turn already, or is of one that is over, whose reply goes on."""
     try:
         yield
+    except UserError:
+        raise
     except BaseException:
         turn.abandon()
         raise

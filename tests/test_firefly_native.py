@@ -251,8 +251,8 @@ def test_no_signals_are_no_waves(small_codec: FireflyArchitecture):
 
 @pytest.fixture
 def amx(monkeypatch: pytest.MonkeyPatch):
-    """A processor whose products of PyTorch's are faster."""
-    monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: True)
+    """A library on a processor whose products of PyTorch's are faster."""
+    monkeypatch.setattr(hifigan, "isa_of", lambda library: "amx")
 
 
 @pytest.mark.usefixtures("amx")

@@ -6,7 +6,7 @@ import itertools
 import numpy as np
 import pytest
 import torch
-from replying import NUM_FRAMES, RATE, log_lines, reply_to, speech, talk_of
+from replying import NUM_FRAMES, RATE, SEEDED, log_lines, reply_to, speech, talk_of
 from small import rigged, small_model
 
 from generate import generate_long
@@ -85,6 +85,16 @@ def test_a_turn_that_was_listened_to_has_its_own_text(model):
     assert chunks[-1].total_frames == NUM_FRAMES
     with pytest.raises(ValueError, match="over"):
         generate_long(model, audio=turn)
+
+
+def test_a_turn_that_is_being_answered_goes_on_when_it_is_asked_for_again(model):
+    turn = model.new_conversation().begin_turn("你好", RATE)
+    reply = generate_long(model, audio=turn, sampling=SEEDED, max_new_tokens=NUM_FRAMES)
+    next(reply)
+    with pytest.raises(ValueError, match="over"):
+        generate_long(model, audio=turn)
+    assert list(reply)[-1].total_frames == NUM_FRAMES
+    assert len(turn.conversation.turns) == 1
 
 
 @pytest.mark.parametrize("fails_at", [1, 6])

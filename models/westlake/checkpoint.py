@@ -191,7 +191,7 @@ def _load_model(
                 weights = quantised_weights(read, dtype, config, tokenizer, library)
     assign_weights(model, weights, read.path, FLOATS.get(dtype))
     if dtype in QUANTISED:
-        del weights  # so that each layer's are given up as they are put in order
+        del weights  # so that those which do not stay in place are given up one by one
         prepare_quantised(model, library, in_place=not read.quantised)
     return model.to(device).eval().requires_grad_(False)
 

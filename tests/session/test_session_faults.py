@@ -145,6 +145,21 @@ def test_a_turn_that_can_not_be_forgotten_gives_the_floor(
     say(session, "继续")
 
 
+def test_a_turn_behind_an_unwritten_conversation_is_not_answered_again(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+):
+    def save(conversation: FakeConversation, path: Path) -> None:
+        raise OSError(errno.ENOSPC, "no space")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(FakeConversation, "save", save)
+        unwritten = say(session, "你好")
+    assert session.transcript.state is None
+    behind = say(session, "再来")
+    assert [turn.can_repeat for turn in (unwritten, behind)] == [True, False]
+    assert session.transcript.state is not None and say(session, "继续").can_repeat
+
+
 def test_a_session_that_is_closed_while_it_is_saved_keeps_nothing(
     session: Session, files: Files, monkeypatch: pytest.MonkeyPatch
 ):

@@ -13,7 +13,7 @@ from .memory import HugePages
 from .panels import PANEL, from_panels, to_panels
 from .threads import share_of_threads
 
-PIECE = 256  # rows of a product at once: few enough for a core's own cache
+PIECE = 256  # rows of a product at once: weights are read once for so many
 
 
 class NativeLinear:

@@ -143,7 +143,8 @@ static INLINE void tile_products(
 ) {
     int8_t tiles[BESIDE][PART / TILE_INPUTS][TILE_BYTES] __attribute__((aligned(64)));
     int64_t columns = columns_of(linear), size = piece_of(bits);
-    Tiled at = {.in = in, .row = row};
+    Tiled at;
+    at.in = in, at.row = row, at.piece = 0; // the rest, 20 KB, is written before it is read
     for (int n = 0; n < panels; n++)
         for (int64_t r = 0; r < rows; r++) at.totals[n][r] = splat(0);
     for (; at.piece * size < linear->inputs; at.piece++) {

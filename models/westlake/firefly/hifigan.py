@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...transformer.native import has_vocoder
+from ...transformer.native import has_vocoder, isa_of
 from .config import FireflyConfig
 from .conv import FishConvNet, FishTransConvNet, Packable, StreamState
 from .native import NativeVocoder
@@ -115,7 +115,7 @@ class HiFiGANGenerator(Packable):
                 module.pack()
 
     def _is_faster_in(self, library: CDLL) -> bool:
-        if torch.cpu._is_amx_tile_supported() and self.num_products >= LARGE_PRODUCTS:
+        if isa_of(library) == "amx" and self.num_products >= LARGE_PRODUCTS:
             return False
         return has_vocoder(library) and NativeVocoder.takes(library, self)
 
