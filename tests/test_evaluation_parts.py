@@ -170,7 +170,9 @@ def quick_whisper(tmp_path: Path, monkeypatch) -> Path:
         "    def __init__(self, folder, **settings): self.folder = folder\n"
         "    def transcribe(self, samples, **settings):\n"
         "        heard.append(len(samples))\n"
-        "        return [SimpleNamespace(text=f'{len(samples)}.')], None\n"
+        "        prompt = settings['initial_prompt']\n"
+        "        is_lost = prompt and len(samples) < 100\n"
+        "        return [SimpleNamespace(text=prompt if is_lost else f'{len(samples)}.')], None\n"
     )
     monkeypatch.syspath_prepend(packages)
     for name in ("faster_whisper", *ear.PARTS):
@@ -189,6 +191,26 @@ def test_the_ear_hears_each_wave_once(quick_whisper):
     assert again.hear([*waves, np.zeros(0, np.float32)], 22050)[2:] == ["16000.", ""]
     assert sorted(sys.modules["faster_whisper"].heard) == [16000, 32000]
     assert again.hear(waves[:1], 16000) == ["22050."]  # the rate counts too
+
+
+def test_what_is_lost_behind_the_prompt_is_heard_without_it(quick_whisper):
+    wave = np.zeros(80, np.float32)
+    assert ear.WhisperEar(quick_whisper, 1).hear([wave], ear.SAMPLE_RATE) == ["80."]
+    assert sys.modules["faster_whisper"].heard == [80, 80]
+    assert ear.WhisperEar(quick_whisper, 1, "en").hear([wave], ear.SAMPLE_RATE) == ["80."]
+    assert sys.modules["faster_whisper"].heard == [80, 80, 80]
+
+
+@pytest.mark.parametrize(
+    "text", ["", "。。。。", " 以下是普通话, 以下是普通话的句子。", "詞曲 詞 詞 詞 詞 詞 詞 詞 詞"]
+)
+def test_whispers_loops_are_no_transcripts(text: str):
+    assert ear.is_no_transcript(text)
+
+
+@pytest.mark.parametrize("text", ["好", "嗯嗯嗯", "你好，你好！", "普通话的句子我会说"])
+def test_what_is_short_is_a_transcript(text: str):
+    assert not ear.is_no_transcript(text)
 
 
 def test_without_its_packages_the_ear_says_what_to_install(tmp_path: Path, monkeypatch):
