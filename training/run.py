@@ -62,12 +62,18 @@ USER_ROUNDS = 2  # recordings of each line of the users'
 VARIED_ROUNDS = 4  # times that each of them is heard
 FOREIGN_HEARD = 1  # times that each of those is heard
 CLIP_RECORDINGS = 4000  # of the users', that the codec learns from
+PLAIN_RECORDINGS = 700  # of users who speak as the teacher does by itself
 FOREIGN_ROUNDS = 4  # recordings of each line in another language
 NUM_SOUNDS = 1200  # that nobody can understand
 HELDOUT_RECORDINGS = 400
 RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
 ASSISTANT_SHARE = 0.5  # of the codec's training
-POLISH_SHARES = {"assistant_shifted_clips": 0.5, "user_clean_clips": 0.28, "user_clips": 0.22}
+POLISH_SHARES = {
+    "assistant_shifted_clips": 0.5,
+    "plain_clips": 0.25,
+    "user_clean_clips": 0.125,
+    "user_clips": 0.125,
+}
 # A top_p below 1 would never let the second of two equally good replies through.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=1.0, repetition_penalty=1.0)
 
@@ -112,6 +118,7 @@ class Recipe:
             "heldout": heldout[:HELDOUT_RECORDINGS],
             "replies": reply_lines(self.dialogues, seed=1),
             "users": user_lines(self.dialogues, USER_ROUNDS, seed=7),
+            "plain": user_lines(self.dialogues, 1, seed=11, plain=True)[:PLAIN_RECORDINGS],
             "foreign": foreign_lines(FOREIGN_ROUNDS, seed=8),
         }
 
@@ -141,6 +148,7 @@ class Recipe:
             ("assistant_clips", "replies", None, False),
             ("user_clips", "users", CLIP_RECORDINGS, False),
             ("user_clean_clips", "users", CLIP_RECORDINGS, True),
+            ("plain_clips", "plain", None, True),
         ):
             path = self.work / f"{name}.npy"
             if not path.exists():

@@ -62,7 +62,7 @@ def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
     for name in names:
         assert torch.load(work / f"{name}.pt", weights_only=True)["step"] == 1, name
     assert not list(work.rglob("*.new"))
-    polished_with = ["assistant_shifted_clips", "user_clean_clips", "user_clips"]
+    polished_with = ["assistant_shifted_clips", "plain_clips", "user_clean_clips", "user_clips"]
     assert list(run.POLISH_SHARES) == polished_with and sum(run.POLISH_SHARES.values()) == 1
     assert all((work / f"{name}.codes.pt").exists() for name in polished_with)
 
@@ -143,7 +143,7 @@ def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
 
 
 CLIPS = ["heldout_clips.npy", "assistant_clips.npy", "user_clips.npy"]
-POLISHED_WITH = ["assistant_shifted_clips.npy", "user_clean_clips.npy", "user_clips.npy"]
+POLISHED_WITH = [f"{name}.npy" for name in run.POLISH_SHARES]
 CORPUS = ["heldout_users", "replies", "sounds", "users"]
 NEEDS = {
     "codes": CLIPS,

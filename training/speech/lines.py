@@ -8,13 +8,20 @@ import numpy as np
 
 from ..dialogues import EMOTIONS, NEAR_STYLES, STYLE_FOR_EMOTION, STYLES, UNCLEAR, Dialogues, Intent
 from .recordings import Line
+from .speakers import PLAIN
 
 FOREIGN = Path(__file__).parent / "foreign.txt"
 PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
 
 
-def user_lines(dialogues: Dialogues, rounds: int, seed: int, heldout: bool = False) -> list[Line]:
-    """Every user line, `rounds` times in voices and emotions of their own, in a random order."""
+def user_lines(
+    dialogues: Dialogues, rounds: int, seed: int, heldout: bool = False, plain: bool = False
+) -> list[Line]:
+    """Every user line, `rounds` times in voices and emotions of their own, in a random order.
+
+    Args:
+        plain: no emotions, and no voices but the teacher's own; see `speakers.PLAIN`.
+    """
     rng = np.random.default_rng(seed)
     texts = [
         (intent.name, text, intent)
@@ -28,10 +35,8 @@ def user_lines(dialogues: Dialogues, rounds: int, seed: int, heldout: bool = Fal
         for index in rng.permutation(len(texts)):
             source, text, intent = texts[index]
             voice = int(rng.integers(2**31))
-            emotion = draw_emotion(intent, rng)
-            lines.append(
-                Line(source=source, text=text, manner=emotion, seed=voice, heldout=heldout)
-            )
+            manner = PLAIN if plain else draw_emotion(intent, rng)
+            lines.append(Line(source=source, text=text, manner=manner, seed=voice, heldout=heldout))
     return lines
 
 

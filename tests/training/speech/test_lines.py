@@ -11,6 +11,7 @@ from training.speech.lines import (
     styled_replies,
     user_lines,
 )
+from training.speech.speakers import PLAIN
 from training.speech.teacher import phonemise
 
 
@@ -25,6 +26,7 @@ def test_every_user_line_is_said_in_voices_of_its_own(shipped: Dialogues):
     assert {line.manner for line in lines} == set(EMOTIONS)
     assert not any(line.heldout for line in lines)
     assert lines == user_lines(shipped, 2, seed=3) != user_lines(shipped, 2, seed=4)
+    assert {line.manner for line in user_lines(shipped, 1, seed=3, plain=True)} == {PLAIN}
 
 
 def test_held_out_lines_and_voices_go_together(shipped: Dialogues):
