@@ -125,13 +125,12 @@ def quick_teacher(monkeypatch) -> Counter:
     """A teacher that says a tone, in threads; counts what it is asked to say."""
     said: Counter = Counter()
 
-    def say(text, timbre, melody, prosody):
+    def say(text, timbre, melody, prosody, voices=None):
         said[text] += 1
         tone = np.sin(np.arange(2400 * len(text)) / 10).astype(np.float32)
         return teacher.Said(tone, [0.0] * len(text))
 
     monkeypatch.setattr(teacher, "say", say)
-    monkeypatch.setattr(teacher, "voice_names", lambda: sorted(speakers.VOICE_HZ))
     monkeypatch.setattr(speakers, "_resample", lambda wave, rate: wave)
     monkeypatch.setattr(recordings, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
     return said

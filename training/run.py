@@ -6,317 +6,16 @@ taken as it is.
 
 import argparse
 import math
-import shutil
-from collections.abc import Callable, Sequence
-from itertools import islice
+from collections.abc import Sequence
 from pathlib import Path
 
-import torch
 from loguru import logger
 
 from models.devices import find_device
 from models.errors import UserError
-from models.tokenizer import TextTokenizer, load_tokenizer
-from models.westlake.dual_ar import SamplingConfig
-from models.westlake.firefly import FireflyArchitecture
-from models.westlake.saved_checkpoint import save_checkpoint
-from models.westlake.syllables import SYLLABLES_FILE, read_syllables
-from models.westlake.topics import TOPICS_FILE, read_topics
 
-from .codec.clips import write_clips, write_shifted_clips
-from .codec.config import load_start
-from .codec.encoder import load_codes, train_codes
-from .codec.polish import polish_vocoder
-from .codec.vocoder import load_codec, train_slow_stages, train_vocoder
-from .dialogues import load_dialogues
-from .files import is_up_to_date, replacing
-from .language.batches import Corpus
-from .language.corpus import write_replies, write_sounds, write_users
-from .language.model import (
-    load_language_model,
-    new_language_model,
-    train_language_model,
-    train_understanding,
-)
-from .language.preference import train_preference
-from .language.syllables import count_syllables
-from .language.tokenizer import VOCAB_SIZE, questions_of, write_tokenizer
-from .language.topics import train_topics
 from .loop import StateError
-from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
-from .speech.lines import foreign_lines, reply_lines, user_lines
-from .speech.recordings import Line, missing_shards, read, record
-
-# Shares of the minutes; recording and encoding come on top.
-SHARES = {
-    "codes": 0.06,
-    "recogniser": 0.05,
-    "slow_stages": 0.06,
-    "vocoder": 0.2,
-    "polish": 0.1,
-    "understanding": 0.25,
-    "language_model": 0.25,
-    "preference": 0.03,
-}
-USER_ROUNDS = 2  # recordings of each line of the users'
-VARIED_ROUNDS = 4  # times that each of them is heard
-FOREIGN_HEARD = 1  # times that each of those is heard
-CLIP_RECORDINGS = 4000  # of the users', that the codec learns from
-PLAIN_RECORDINGS = 700  # of users who speak as the teacher does by itself
-FOREIGN_ROUNDS = 4  # recordings of each line in another language
-NUM_SOUNDS = 1200  # that nobody can understand
-HELDOUT_RECORDINGS = 400
-RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
-ASSISTANT_SHARE = 0.5  # of the codec's training
-POLISH_SHARES = {
-    "assistant_shifted_clips": 0.5,
-    "plain_clips": 0.25,
-    "user_clean_clips": 0.125,
-    "user_clips": 0.125,
-}
-# A top_p below 1 would never let the second of two equally good replies through.
-SAMPLING = SamplingConfig(temperature=0.5, top_p=1.0, repetition_penalty=1.0)
-
-
-class MissingStageError(RuntimeError):
-    """A stage was asked for before another one that it needs."""
-
-
-class Recipe:
-    """The stages, in order; each takes from the work folder what the ones before have put there."""
-
-    def __init__(
-        self,
-        work: Path,
-        output: Path,
-        minutes: float,
-        device: str,
-        workers: int,
-        start: Path | None,
-    ) -> None:
-        self.work, self.output, self.minutes = work, output, minutes
-        self.device, self.workers, self.start = device, workers, start
-        self.dialogues = load_dialogues()
-        self.takes = work / "takes"
-
-    def tokenizer(self) -> None:
-        if not (self.work / "tokenizer").exists():
-            write_tokenizer(self.dialogues, self.work / "tokenizer")
-
-    def topics(self) -> None:
-        if not (self.work / TOPICS_FILE).exists():
-            train_topics(self.dialogues, self.work / TOPICS_FILE)
-
-    def syllables(self) -> None:
-        if not (self.work / SYLLABLES_FILE).exists():
-            count_syllables(self.dialogues, self.work / SYLLABLES_FILE)
-
-    def lines(self) -> dict[str, list[Line]]:
-        """What is recorded, by the folder of its takes."""
-        heldout = user_lines(self.dialogues, 1, seed=4, heldout=True)
-        return {
-            "heldout": heldout[:HELDOUT_RECORDINGS],
-            "replies": reply_lines(self.dialogues, seed=1),
-            "users": user_lines(self.dialogues, USER_ROUNDS, seed=7),
-            "plain": user_lines(self.dialogues, 1, seed=11, plain=True)[:PLAIN_RECORDINGS],
-            "foreign": foreign_lines(FOREIGN_ROUNDS, seed=8),
-        }
-
-    def recordings(self) -> None:
-        for name, lines in self.lines().items():
-            record(lines, self.takes / name, self.workers)
-
-    def need_recordings(self) -> None:
-        """Refuse to go on with a part of them: what is made of it would count as finished."""
-        for name, lines in self.lines().items():
-            if missing := missing_shards(lines, self.takes / name):
-                raise MissingStageError(
-                    f"{self.takes / name} lacks {len(missing)} files: run --stage recordings first"
-                )
-
-    def made(self, stage: str, name: str | None = None) -> Path:
-        """What a stage has put into the work folder, `<stage>.pt` without a name."""
-        path = self.work / (name or f"{stage}.pt")
-        if not path.exists():
-            raise MissingStageError(f"{path} is missing: run --stage {stage} first")
-        return path
-
-    def clips(self) -> None:
-        self.need_recordings()
-        for name, takes, most, clean in (
-            ("heldout_clips", "heldout", None, False),
-            ("assistant_clips", "replies", None, False),
-            ("user_clips", "users", CLIP_RECORDINGS, False),
-            ("user_clean_clips", "users", CLIP_RECORDINGS, True),
-            ("plain_clips", "plain", None, True),
-        ):
-            path = self.work / f"{name}.npy"
-            if not path.exists():
-                write_clips(islice(read(self.takes / takes), most), path, seed=1, clean=clean)
-        shifted = self.work / "assistant_shifted_clips.npy"
-        if not shifted.exists():
-            write_shifted_clips(self.work / "assistant_clips.npy", shifted)
-
-    def load_tokenizer(self) -> TextTokenizer:
-        size = VOCAB_SIZE + len(questions_of(self.dialogues.intents))
-        return load_tokenizer(self.made("tokenizer", "tokenizer"), size)
-
-    @property
-    def ear(self) -> Recogniser:
-        return load_recogniser(self.made("recogniser"))
-
-    @property
-    def speech(self) -> dict[Path, float]:
-        """What the codec learns from."""
-        return {
-            self.made("clips", "assistant_clips.npy"): ASSISTANT_SHARE,
-            self.made("clips", "user_clips.npy"): 1 - ASSISTANT_SHARE,
-        }
-
-    def codes(self) -> None:
-        train_codes(
-            self.speech,
-            self.made("clips", "heldout_clips.npy"),
-            self.work,
-            self.minutes * SHARES["codes"],
-            self.device,
-            self.start and load_start(self.start),
-        )
-
-    def recogniser(self) -> None:
-        self.need_recordings()
-        train_recogniser(
-            [*read(self.takes / "users"), *read(self.takes / "replies")],
-            list(islice(read(self.takes / "heldout"), RECOGNISED_RECORDINGS)),
-            self.work,
-            self.minutes * SHARES["recogniser"],
-            self.device,
-        )
-
-    def slow_stages(self) -> None:
-        train_slow_stages(
-            self.made("codes"),
-            self.ear,
-            self.speech,
-            {self.made("clips", "heldout_clips.npy"): 1.0},
-            self.work,
-            self.minutes * SHARES["slow_stages"],
-            self.device,
-            self.start and load_start(self.start),
-        )
-
-    def vocoder(self) -> None:
-        train_vocoder(
-            self.made("codes"),
-            self.made("slow_stages"),
-            self.ear,
-            self.speech,
-            {self.made("clips", "heldout_clips.npy"): 1.0},
-            self.work,
-            self.minutes * SHARES["vocoder"],
-            self.device,
-        )
-
-    def polish(self) -> None:
-        polish_vocoder(
-            self.made("codes"),
-            self.made("vocoder"),
-            self.ear,
-            {self.made("clips", f"{name}.npy"): share for name, share in POLISH_SHARES.items()},
-            {self.made("clips", "heldout_clips.npy"): 1.0},
-            self.work,
-            self.minutes * SHARES["polish"],
-            self.device,
-        )
-
-    def load_codec(self) -> FireflyArchitecture:
-        return load_codec(self.made("codes"), self.made("polish", "polished.pt"))
-
-    def corpus(self) -> None:
-        self.need_recordings()
-        codec = load_codes(self.made("codes")).to(self.device)
-        write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
-        write_replies(codec, self.takes / "replies", self.work / "replies")
-        sounds = self.work / "sounds" / "sounds.pt"
-        write_sounds(codec, self.takes / "users", sounds, NUM_SOUNDS, seed=6)
-        write_users(codec, self.takes / "foreign", self.work / "sounds", FOREIGN_HEARD, seed=9)
-        write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
-
-    def need_corpus(self) -> None:
-        for name in ("heldout_users", "replies", "sounds", "users"):
-            self.made("corpus", name)
-
-    def understanding(self) -> None:
-        self.need_corpus()
-        train_understanding(
-            self.dialogues,
-            self.load_tokenizer(),
-            self.work,
-            self.minutes * SHARES["understanding"],
-            self.device,
-            self.start,
-        )
-
-    def language_model(self) -> None:
-        self.need_corpus()
-        self.made("understanding")
-        train_language_model(
-            self.dialogues,
-            self.load_tokenizer(),
-            self.work,
-            self.minutes * SHARES["language_model"],
-            self.device,
-        )
-
-    def preference(self) -> None:
-        source = self.made("language_model")
-        if is_up_to_date(self.work / "preferred.pt", source):
-            return
-        self.need_corpus()
-        for name in ("preference.pt", "preference_pairs.pt"):
-            if not is_up_to_date(self.work / name, source):  # of an earlier language model
-                (self.work / name).unlink(missing_ok=True)
-        tokenizer = self.load_tokenizer()
-        train_preference(
-            load_language_model(source, tokenizer),
-            self.load_codec(),
-            Corpus(self.dialogues, tokenizer, self.work).conversations,
-            self.ear,
-            SAMPLING,
-            self.work,
-            self.minutes * SHARES["preference"],
-            self.device,
-        )
-
-    def export(self) -> None:
-        tokenizer = self.load_tokenizer()
-        model = new_language_model(tokenizer)
-        preferred = self.made("preference", "preferred.pt")
-        model.load_state_dict(torch.load(preferred, weights_only=True, map_location="cpu"))
-        codec = self.load_codec()
-        written = self.work / "checkpoint"
-        save_checkpoint(
-            written,
-            model,
-            codec,
-            tokenizer,
-            sampling=SAMPLING,
-            topics=read_topics(self.made("topics", TOPICS_FILE)),
-            syllables=read_syllables(self.made("syllables", SYLLABLES_FILE)),
-            dtype=torch.float16,
-        )
-        self.output.mkdir(parents=True, exist_ok=True)
-        for path in written.iterdir():  # only what was written without an error gets there
-            with replacing(self.output / path.name) as temporary:
-                shutil.copyfile(path, temporary)
-        size = sum(path.stat().st_size for path in written.iterdir()) / 1e6
-        logger.info(f"wrote {self.output}: {size:.1f} MB")
-
-    def stages(self) -> dict[str, Callable[[], object]]:
-        names = ("tokenizer", "topics", "syllables", "recordings", "clips", "codes", "recogniser")
-        names += ("slow_stages", "vocoder", "polish", "corpus", "understanding", "language_model")
-        names += ("preference", "export")
-        return {name: getattr(self, name) for name in names}
+from .recipe import MissingStageError, Recipe
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -327,10 +26,19 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes that synthesise")
     parser.add_argument("--start", type=Path, help="folder of a checkpoint to train on from")
+    parser.add_argument(
+        "--voices",
+        type=Path,
+        help="folder `voices` of the npm package kokoro-js, for users' voices",
+    )
     parser.add_argument("--stage", help="only this one")
     options = parser.parse_args(arguments)
     if not 0 < options.minutes < math.inf:
         parser.error(f"--minutes is {options.minutes:g}, but must be a number above 0")
+    if options.voices and not list(options.voices.glob("*.bin")):
+        parser.error(
+            f"--voices: no .bin file in {options.voices}: unpack kokoro-js 1.2.1, see README"
+        )
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}, but must be at least 1")
     try:
@@ -344,6 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         device.type,
         options.workers,
         options.start,
+        options.voices,
     )
     stages = recipe.stages()
     if options.stage and options.stage not in stages:

@@ -124,12 +124,12 @@ def tokenizer(dialogues: Dialogues, tmp_path_factory: pytest.TempPathFactory):
 def made_up_teacher(monkeypatch: pytest.MonkeyPatch) -> Callable:
     """A teacher who sings a tone a character, by the voice's shares and the prosody."""
 
-    def say(text, timbre, melody, prosody) -> teacher.Said:
+    def say(text, timbre, melody, prosody, voices=None) -> teacher.Said:
         characters = [c for c in text if c not in pinyin.PUNCTUATION]
         seconds = 0.15 / prosody.rate
         length = round(seconds * teacher.SAMPLE_RATE)
         time = np.arange(length) / teacher.SAMPLE_RATE
-        hertz = 200 * prosody.pitch * (1 + np.asarray(melody)[0] / 5)
+        hertz = 200 * prosody.pitch * (1 + melody.get("jf_alpha", 0) / 5)
         waves = []
         for character in characters:
             partials = (1, 2, 3, 4 + ord(character) % 7)

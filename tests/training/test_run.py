@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from models.westlake.checkpoint import load_checkpoint
-from training import run
+from training import recipe, run
 from training.codec.config import new_codec
 from training.dialogues import Dialogues
 from training.files import is_up_to_date
@@ -28,12 +28,12 @@ def small_recipe(
     no_converter,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(run, "load_dialogues", lambda: dialogues)
+    monkeypatch.setattr(recipe, "load_dialogues", lambda: dialogues)
     some = foreign_lines(1, seed=0)[:4]
-    monkeypatch.setattr(run, "foreign_lines", lambda *_, **__: some)
+    monkeypatch.setattr(recipe, "foreign_lines", lambda *_, **__: some)
     monkeypatch.setattr(recordings, "SHARD_SIZE", 8)
     for name, value in {"USER_ROUNDS": 2, "VARIED_ROUNDS": 1, "NUM_SOUNDS": 8}.items():
-        monkeypatch.setattr(run, name, value)
+        monkeypatch.setattr(recipe, name, value)
 
 
 def run_recipe(folder: Path, *options: str) -> None:
@@ -63,7 +63,7 @@ def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
         assert torch.load(work / f"{name}.pt", weights_only=True)["step"] == 1, name
     assert not list(work.rglob("*.new"))
     polished_with = ["assistant_shifted_clips", "plain_clips", "user_clean_clips", "user_clips"]
-    assert list(run.POLISH_SHARES) == polished_with and sum(run.POLISH_SHARES.values()) == 1
+    assert list(recipe.POLISH_SHARES) == polished_with and sum(recipe.POLISH_SHARES.values()) == 1
     assert all((work / f"{name}.codes.pt").exists() for name in polished_with)
 
     # Once more: nothing is said, encoded, trained or spoken again.
@@ -80,19 +80,19 @@ def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
 def test_an_export_that_fails_leaves_the_old_checkpoint(
     tmp_path: Path, small_recipe, monkeypatch: pytest.MonkeyPatch
 ):
-    recipe = run.Recipe(tmp_path / "work", tmp_path / "tiny", MINUTES, "cpu", 1, None)
-    recipe.output.mkdir()
-    (recipe.output / "model.safetensors").write_text("old")
-    recipe.tokenizer()
-    recipe.topics()
-    recipe.syllables()
-    tokenizer = recipe.load_tokenizer()
-    model = run.new_language_model(tokenizer)
-    torch.save(model.state_dict(), recipe.work / "preferred.pt")
+    made = recipe.Recipe(tmp_path / "work", tmp_path / "tiny", MINUTES, "cpu", 1)
+    made.output.mkdir()
+    (made.output / "model.safetensors").write_text("old")
+    made.tokenizer()
+    made.topics()
+    made.syllables()
+    tokenizer = made.load_tokenizer()
+    model = recipe.new_language_model(tokenizer)
+    torch.save(model.state_dict(), made.work / "preferred.pt")
     codec = new_codec()
     for name in ("codes.pt", "polished.pt"):
-        (recipe.work / name).touch()
-    monkeypatch.setattr(run, "load_codec", lambda *paths: codec)
+        (made.work / name).touch()
+    monkeypatch.setattr(recipe, "load_codec", lambda *paths: codec)
 
     def fail(*args, **kwargs):
         raise OSError("no space is left")
@@ -100,36 +100,35 @@ def test_an_export_that_fails_leaves_the_old_checkpoint(
     with monkeypatch.context() as patch:
         patch.setattr("models.westlake.saved_checkpoint.save_tokenizer", fail)
         with pytest.raises(OSError, match="no space"):
-            recipe.export()
-    assert (recipe.output / "model.safetensors").read_text() == "old"
-    recipe.export()
-    load_checkpoint(recipe.output, device="cpu")
+            made.export()
+    assert (made.output / "model.safetensors").read_text() == "old"
+    made.export()
+    load_checkpoint(made.output, device="cpu")
 
 
 def test_preference_begins_anew_where_the_language_model_was_trained_on(
     tmp_path: Path, small_recipe, monkeypatch: pytest.MonkeyPatch
 ):
-    recipe = run.Recipe(tmp_path, tmp_path / "tiny", MINUTES, "cpu", 1, None)
-    recipe.tokenizer()
+    made = recipe.Recipe(tmp_path, tmp_path / "tiny", MINUTES, "cpu", 1)
+    made.tokenizer()
     trained = []
     for name in ("preferred.pt", "preference.pt", "preference_pairs.pt", "language_model.pt"):
         (tmp_path / name).write_text("")
     for name in ("codes.pt", "polished.pt", "recogniser.pt", *CORPUS):
         (tmp_path / name).touch()
     for name in ("load_language_model", "load_codec", "Corpus", "load_recogniser"):
-        monkeypatch.setattr(run, name, lambda *args: run)
-    monkeypatch.setattr(run, "conversations", None, raising=False)
-    monkeypatch.setattr(run, "train_preference", lambda *args: trained.append(args))
+        monkeypatch.setattr(recipe, name, lambda *args: SimpleNamespace(conversations=None))
+    monkeypatch.setattr(recipe, "train_preference", lambda *args: trained.append(args))
     future = (tmp_path / "preferred.pt").stat().st_mtime + 10
     os.utime(tmp_path / "preference.pt", (future + 1, future + 1))
     os.utime(tmp_path / "language_model.pt", (future, future))
     assert not is_up_to_date(tmp_path / "preferred.pt", tmp_path / "language_model.pt")
-    recipe.preference()
+    made.preference()
     assert len(trained) == 1
     assert (tmp_path / "preference.pt").exists()  # of this model, and goes on
     assert not (tmp_path / "preference_pairs.pt").exists()
     os.utime(tmp_path / "preferred.pt", (future + 2, future + 2))
-    recipe.preference()
+    made.preference()
     assert len(trained) == 1
 
 
@@ -143,7 +142,7 @@ def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
 
 
 CLIPS = ["heldout_clips.npy", "assistant_clips.npy", "user_clips.npy"]
-POLISHED_WITH = [f"{name}.npy" for name in run.POLISH_SHARES]
+POLISHED_WITH = [f"{name}.npy" for name in recipe.POLISH_SHARES]
 CORPUS = ["heldout_users", "replies", "sounds", "users"]
 NEEDS = {
     "codes": CLIPS,
@@ -177,12 +176,12 @@ def test_a_stage_names_the_one_that_it_needs_first(
     work.mkdir()
     for name in set(NEEDS[stage]) - {missing}:
         (work / name).touch()
-    for name in vars(run).copy():
+    for name in vars(recipe).copy():
         if name.startswith(("load_", "new_")) and name != "load_dialogues":
-            monkeypatch.setattr(run, name, lambda *args: torch.nn.Identity())
-    monkeypatch.setattr(run.torch, "load", lambda *args, **kwargs: {})
-    monkeypatch.setattr(run.Recipe, "need_recordings", lambda recipe: None)
-    monkeypatch.setattr(run, "Corpus", lambda *args: SimpleNamespace(conversations=None))
+            monkeypatch.setattr(recipe, name, lambda *args: torch.nn.Identity())
+    monkeypatch.setattr(recipe.torch, "load", lambda *args, **kwargs: {})
+    monkeypatch.setattr(recipe.Recipe, "need_recordings", lambda recipe: None)
+    monkeypatch.setattr(recipe, "Corpus", lambda *args: SimpleNamespace(conversations=None))
     with pytest.raises(SystemExit):
         run_recipe(tmp_path, "--stage", stage)
     expected = f"{work / missing} is missing: run --stage {maker_of(missing)} first"
@@ -195,10 +194,26 @@ def test_a_state_of_another_make_ends_without_a_traceback(
     def train(*args) -> None:
         raise StateError("codes.pt is of another make")
 
-    monkeypatch.setattr(run.Recipe, "codes", train)
+    monkeypatch.setattr(recipe.Recipe, "codes", train)
     with pytest.raises(SystemExit):
         run_recipe(tmp_path, "--stage", "codes")
     assert "codes.pt is of another make" in capsys.readouterr().err
+
+
+def test_other_voices_are_recorded_where_their_folder_is_given(
+    tmp_path: Path, small_recipe, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(recordings, "voice_names", lambda voices: ["jf_alpha", "zf_xiaoni"])
+    monkeypatch.setattr(recipe, "OTHER_RECORDINGS", 4)
+    voices = tmp_path / "voices"
+    voices.mkdir()
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, "--voices", str(voices), "--stage", "recordings")
+    assert "no .bin file" in capsys.readouterr().err
+    (voices / "zf_xiaoni.bin").touch()
+    run_recipe(tmp_path, "--voices", str(voices), "--stage", "recordings")
+    others = list(recordings.read(tmp_path / "work" / "takes" / "others"))
+    assert len(others) == 4 and all(found.line.other for found in others)
 
 
 @pytest.mark.parametrize("stage", ["clips", "recogniser", "corpus"])

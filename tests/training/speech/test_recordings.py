@@ -8,7 +8,7 @@ import pytest
 from training import files
 from training.speech import recordings
 from training.speech.recordings import Line, read, read_shard, record
-from training.speech.speakers import PLAIN, SAMPLE_RATE, draw_plain_user
+from training.speech.speakers import PLAIN, SAMPLE_RATE, draw_other_user, draw_plain_user
 from training.speech.teacher import Prosody
 
 LINES = [
@@ -49,6 +49,23 @@ def test_a_plain_line_is_said_as_the_voice_speaks_by_itself(tmp_path: Path):
     (found,) = read(tmp_path)
     wave, _ = draw_plain_user(np.random.default_rng(1), heldout=True).say(line.text, Prosody())
     np.testing.assert_array_equal(found.wave, (wave * 32767).astype(np.int16))
+
+
+def test_another_voice_is_taken_from_the_folder(tmp_path: Path, made_up_teacher, monkeypatch):
+    asked = []
+
+    def say(text, timbre, melody, prosody, voices):
+        asked.append((timbre, voices))
+        return made_up_teacher(text, timbre, melody, prosody)
+
+    names = ["jf_alpha", "zf_xiaoni"]
+    monkeypatch.setattr("training.speech.teacher.say", say)
+    monkeypatch.setattr(recordings, "voice_names", lambda voices: names)
+    line = Line(source="talk.hello", text="你好。", manner="sad", seed=1, other=True)
+    record([line], tmp_path / "takes", 1, tmp_path / "voices")
+    user = draw_other_user(np.random.default_rng(1), names)
+    assert asked == [(user.timbre, tmp_path / "voices")]
+    assert [found.line for found in read(tmp_path / "takes")] == [line]
 
 
 def test_a_killed_recording_goes_on_where_it_was(tmp_path: Path, monkeypatch):

@@ -1,5 +1,7 @@
 """Voices, microphones and noises."""
 
+from collections.abc import Mapping
+
 import numpy as np
 import pytest
 
@@ -9,6 +11,7 @@ from training.speech.prosody import measure_prosody
 from training.speech.speakers import (
     HELDOUT_BLENDS,
     HELDOUT_DISTANCE,
+    HELDOUT_VOICES,
     PEOPLE,
     SAMPLE_RATE,
     SPEECH_DB,
@@ -18,15 +21,19 @@ from training.speech.speakers import (
     Microphone,
     Speaker,
     assistant,
+    draw_other_user,
     draw_plain_user,
     draw_user,
     noise,
     tilt,
 )
 
+NAMES = ["af_sky", "am_onyx", "bm_lewis", "jf_alpha", "zf_xiaoyi", "zf_xiaoni", "zm_yunxi"]
 
-def distance(blend: tuple[float, ...]) -> float:
-    return np.abs(HELDOUT_BLENDS - np.array(blend)).sum(axis=1).min()
+
+def distance(blend: Mapping[str, float]) -> float:
+    shares = np.array([blend.get(name, 0) for name in VOICE_HZ])
+    return np.abs(HELDOUT_BLENDS - shares).sum(axis=1).min()
 
 
 def test_held_out_blends_are_never_near():
@@ -36,7 +43,7 @@ def test_held_out_blends_are_never_near():
         user = draw_user(rng)
         for blend in (user.timbre, user.melody):
             assert distance(blend) > HELDOUT_DISTANCE
-            assert sum(blend) == pytest.approx(1) and min(blend) >= 0
+            assert sum(blend.values()) == pytest.approx(1) and min(blend.values()) >= 0
         held = draw_user(rng, heldout=True)
         assert distance(held.timbre) == distance(held.melody) == 0
     assert distance(assistant().timbre) > HELDOUT_DISTANCE
@@ -55,7 +62,8 @@ def test_people_are_of_all_kinds_and_the_same_seed_is_the_same_person():
     assert draw_user(np.random.default_rng(5)) == draw_user(np.random.default_rng(5))
     users = [draw_user(np.random.default_rng(seed)) for seed in range(300)]
     hertz = [
-        user.pitch * np.exp(np.dot(user.melody, np.log(list(VOICE_HZ.values())))) for user in users
+        user.pitch * np.exp(sum(s * np.log(VOICE_HZ[name]) for name, s in user.melody.items()))
+        for user in users
     ]
     lowest = min(low for (low, _), *_ in PEOPLE.values())
     highest = max(high for (_, high), *_ in PEOPLE.values())
@@ -65,10 +73,28 @@ def test_people_are_of_all_kinds_and_the_same_seed_is_the_same_person():
     assert low < 0.95 < 1.05 < high  # who speaks high is small
 
 
+def test_other_users_have_all_of_kokoros_voices_but_those_of_the_evaluation():
+    assert draw_other_user(np.random.default_rng(5), NAMES) == draw_other_user(
+        np.random.default_rng(5), NAMES
+    )
+    users = [draw_other_user(np.random.default_rng(seed), NAMES) for seed in range(200)]
+    blends = [blend for user in users for blend in (user.timbre, user.melody)]
+    assert {name for blend in blends for name in blend} == set(NAMES) - set(HELDOUT_VOICES)
+    assert all(sum(blend.values()) == pytest.approx(1) for blend in blends)
+    assert {len(blend) for blend in blends} == {1, 2, 3}
+    native = np.mean([sum(s for n, s in blend.items() if n[0] == "z") for blend in blends])
+    assert 0.5 < native < 0.7
+    held = [draw_other_user(np.random.default_rng(seed), NAMES, True) for seed in range(50)]
+    assert {name for user in held for name in user.timbre} == {"am_onyx", "zf_xiaoyi"}
+
+
 def test_the_assistant_has_one_voice():
     voice = assistant()
     assert voice == assistant() and voice.timbre == voice.melody
-    assert sum(voice.timbre) == pytest.approx(1) and voice.pitch == voice.size == voice.rate == 1
+    assert (
+        sum(voice.timbre.values()) == pytest.approx(1)
+        and voice.pitch == voice.size == voice.rate == 1
+    )
 
 
 def test_prosody_is_asked_of_the_teacher_as_the_voice_and_the_manner_want_it(
@@ -76,16 +102,16 @@ def test_prosody_is_asked_of_the_teacher_as_the_voice_and_the_manner_want_it(
 ):
     asked = []
 
-    def say(text, timbre, melody, prosody):
+    def say(text, timbre, melody, prosody, voices):
         asked.append((timbre, melody, prosody))
         return made_up_teacher(text, timbre, melody, prosody)
 
     monkeypatch.setattr("training.speech.teacher.say", say)
-    blends = {"timbre": (0.6, 0.4, 0, 0, 0), "melody": (0, 0, 1, 0, 0)}
+    blends = {"timbre": {"jf_alpha": 0.6, "jm_kumo": 0.4}, "melody": {"jf_nezumi": 1.0}}
     small = Speaker(**blends, pitch=1.5, size=1.25, rate=0.9)
     wave, onsets = small.say("你好吗", USER_PROSODY["happy"])
     (timbre, melody, prosody), happy = asked[0], USER_PROSODY["happy"]
-    assert (timbre, melody) == ((0.6, 0.4, 0, 0, 0), (0, 0, 1, 0, 0))
+    assert {"timbre": timbre, "melody": melody} == blends
     # Played faster, the wave is higher and shorter: the teacher is asked for less of both.
     assert prosody.pitch == pytest.approx(happy.pitch * 1.5 / 1.25)
     assert prosody.rate == pytest.approx(happy.rate * 0.9 / 1.25)
