@@ -56,7 +56,8 @@ def measure(dialogues: Dialogues, change=None, codec=None, **attributes) -> Repo
         setattr(model, name, value)
     if codec is not None:
         model.checkpoint = SimpleNamespace(codec=codec)
-    return run.evaluate(model, dialogues, teacher, FakeEar(teacher), NUM_UTTERANCES, seed=0)
+    ear = FakeEar(teacher)
+    return run.evaluate(model, dialogues, teacher, ear, NUM_UTTERANCES, seed=0, others=True)
 
 
 def values(report: Report) -> dict[str, float | None]:
@@ -85,7 +86,8 @@ def test_a_checkpoint_that_knows_everything_meets_every_bar(good):
     assert figures["told_emotion_accuracy"] == 1
     assert figures["reply_pinyin_error"] == figures["teacher_pinyin_error"] == 0
     assert figures["unknown_false"] == 0
-    assert figures["heard_pinyin_error"] == 0
+    assert figures["heard_pinyin_error"] == figures["heard_other_pinyin_error"] == 0
+    assert figures["intent_speech_other"] == 1
 
 
 def test_counts_are_told_beside_the_shares(good):
@@ -107,7 +109,8 @@ def test_shuffled_replies_score_badly(dialogues):
     ]
     order = itertools.cycle(np.random.default_rng(0).permutation(texts).tolist())
     figures = values(measure(dialogues, lambda reply: replace(reply, text=next(order))))
-    assert all(figures[name] < 0.35 for name in UNDERSTANDING)  # of ten intents
+    heard = (*UNDERSTANDING, "intent_speech_other")
+    assert all(figures[name] < 0.35 for name in heard)  # of ten intents
     assert figures["unknown_recall"] == figures["unclear_silence"] == 0
     assert figures["unclear_foreign"] == 0
     assert figures["reply_pinyin_error"] > 0.7
@@ -221,6 +224,7 @@ def test_random_weights_score_badly(dialogues, small_codec, monkeypatch):
     model = small_model(small_codec, max_seq_len=512)
     figures = values(run.evaluate(model, dialogues, teacher, FakeEar(teacher), 4, seed=0))
     assert all(figures[name] == 0 for name in UNDERSTANDING)
+    assert "intent_speech_other" not in figures  # there are no other voices
     assert figures["unknown_recall"] == figures["unclear_silence"] == 0
     assert figures["unclear_foreign"] == 0
     assert figures["user_emotion_accuracy"] <= 0.5

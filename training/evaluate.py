@@ -28,6 +28,7 @@ from .evaluation.plain import FIGURES as PLAIN_FIGURES
 from .evaluation.plain import evaluate_plain
 from .evaluation.questions import known_lines
 from .evaluation.run import evaluate
+from .speech.teacher import voices_folder
 
 LANGUAGES = ("zh", "en")
 UTTERANCES = 144  # once each intent; 15 to 20 minutes on two cores
@@ -38,6 +39,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--checkpoint", default="tiny", help="tiny, a folder, or a hub id")
     parser.add_argument(
         "--work", type=Path, default=Path("runs/evaluation"), help="keeps clips and what was heard"
+    )
+    parser.add_argument(
+        "--voices",
+        type=voices_folder,
+        help="folder `voices` of the npm package kokoro-js: users have them, too",
     )
     parser.add_argument("--utterances", type=int, default=UTTERANCES, help="for each measure")
     parser.add_argument("--texts", type=Path, help="what to ask, a line each; see above")
@@ -64,8 +70,16 @@ def main(arguments: Sequence[str] | None = None) -> None:
         print("\n".join(figure_lines(plain.figures, PLAIN_FIGURES)))
         print(to_json(plain.figures))
         return
-    teacher = RecordedTeacher(options.work / "clips", options.workers)
-    report = evaluate(model, load_dialogues(), teacher, ear, options.utterances, options.seed)
+    teacher = RecordedTeacher(options.work / "clips", options.workers, options.voices)
+    report = evaluate(
+        model,
+        load_dialogues(),
+        teacher,
+        ear,
+        options.utterances,
+        options.seed,
+        others=options.voices is not None,
+    )
     _keep(options.work, [asdict(exchange) for exchange in report.exchanges])
     print(format_report(report))
     print(to_json(report.figures))

@@ -16,6 +16,7 @@ from models.errors import UserError
 
 from .loop import StateError
 from .recipe import MissingStageError, Recipe
+from .speech.teacher import voices_folder
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -28,17 +29,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--start", type=Path, help="folder of a checkpoint to train on from")
     parser.add_argument(
         "--voices",
-        type=Path,
+        type=voices_folder,
         help="folder `voices` of the npm package kokoro-js, for users' voices",
     )
     parser.add_argument("--stage", help="only this one")
     options = parser.parse_args(arguments)
     if not 0 < options.minutes < math.inf:
         parser.error(f"--minutes is {options.minutes:g}, but must be a number above 0")
-    if options.voices and not list(options.voices.glob("*.bin")):
-        parser.error(
-            f"--voices: no .bin file in {options.voices}: unpack kokoro-js 1.2.1, see README"
-        )
     if options.workers < 1:
         parser.error(f"--workers is {options.workers}, but must be at least 1")
     try:

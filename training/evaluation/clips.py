@@ -37,11 +37,12 @@ class RecordedTeacher:
     Args:
         folder: made where it does not exist.
         workers: processes that record.
+        voices: folder of Kokoro's other voices, see `speech.teacher`.
     """
 
-    def __init__(self, folder: Path, workers: int) -> None:
+    def __init__(self, folder: Path, workers: int, voices: Path | None = None) -> None:
         self.folder = folder / _digest(repr(VOICES))
-        self.workers = workers
+        self.workers, self.voices = workers, voices
         self._waves: dict[Line, np.ndarray] = {}
         for recorded in sorted(self.folder.glob("*/")):
             self._take(recorded)
@@ -56,7 +57,7 @@ class RecordedTeacher:
         if missing:
             listed = json.dumps([asdict(line) for line in missing], ensure_ascii=False)
             recorded = self.folder / _digest(listed)
-            record(missing, recorded, self.workers)
+            record(missing, recorded, self.workers, self.voices)
             self._take(recorded)
         return [self._waves[line] / np.float32(32768) for line in lines]
 

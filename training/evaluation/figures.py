@@ -55,14 +55,14 @@ class Aim:
 
 
 FIGURES = {
-    "intent_speech_natural": Aim("right replies to speech alone", 0.70),
-    "intent_speech_text_natural": Aim("right replies to speech and text", 0.95),
-    "intent_text": Aim("right replies to text alone", 0.95),
-    "intent_speech": Aim("right replies to speech without room, noise or device"),
+    "intent_speech_natural": Aim("fitting replies to speech alone", 0.70),
+    "intent_speech_text_natural": Aim("fitting replies to speech and text", 0.95),
+    "intent_text": Aim("fitting replies to text alone", 0.95),
+    "intent_speech": Aim("fitting replies to speech without room, noise or device"),
     "intent_speech_text": Aim("the same with text"),
-    "later_turns": Aim("right replies in turns 2 to 4, with text", 0.80),
-    "later_turns_speech": Aim("right replies in turns 2 to 4, by speech alone", 0.60),
-    "second_turn": Aim("right replies to a spoken follow-up"),
+    "later_turns": Aim("fitting replies in turns 2 to 4, with text", 0.80),
+    "later_turns_speech": Aim("fitting replies in turns 2 to 4, by speech alone", 0.60),
+    "second_turn": Aim("fitting replies to a spoken follow-up"),
     "unknown_recall": Aim("of what can't be answered, answered so", 0.75),
     "unknown_false": Aim("of what can be answered, answered as unknown", 0.08, below=True),
     "unclear_silence": Aim("silence and noise answered by: say it again", 0.95),
@@ -72,6 +72,10 @@ FIGURES = {
     "heard_pinyin_error": Aim(
         "syllables of speech alone that the model wrote down wrong", optional=True
     ),
+    "intent_speech_other": Aim(
+        "fitting replies to speech alone in other voices of the teacher", optional=True
+    ),
+    "heard_other_pinyin_error": Aim("syllables of those written down wrong", optional=True),
     "reply_pinyin_error": Aim("syllables of replies heard wrong", 0.18, below=True),
     "reply_cer": Aim("characters of replies heard wrong"),
     "teacher_pinyin_error": Aim("syllables heard wrong when the teacher says the same"),

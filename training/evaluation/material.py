@@ -26,6 +26,7 @@ class Material:
     text: list[Question]
     clean: list[Question]  # half of `speech`, as the teacher says it
     blends: list[Question]  # all of `speech`, in the teacher's voices as they are
+    others: list[Question]  # all of `speech`, in other voices of the teacher, if it has them
     moods: list[Question]
     told_moods: list[Question]
     follow_ups: list[Question]  # to the first ones of `speech_text`
@@ -36,8 +37,14 @@ class Material:
     foreign: list[Question]
 
 
-def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: int) -> Material:
-    """Draw and record what is asked; the counts of all follow from `num_utterances`."""
+def gather(
+    teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: int, others: bool = False
+) -> Material:
+    """Draw and record what is asked; the counts of all follow from `num_utterances`.
+
+    Args:
+        others: the teacher has all of Kokoro's voices.
+    """
     half, third, fifth = (math.ceil(num_utterances / part) for part in (2, 3, 5))
     lines = questions.known_lines(dialogues, num_utterances, seed)
     moods = questions.known_lines(dialogues, num_utterances, seed + 1)
@@ -45,7 +52,10 @@ def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: in
     unsolved = questions.unknown_lines(dialogues, half, seed)
     foreign = questions.foreign_questions(teacher, fifth, seed)
     blends = [replace(line, manner=PLAIN) for line in lines]
-    teacher.say([*lines, *blends, *moods, *unsolved])  # many at once keep all its processes busy
+    other = [replace(line, other=True) for line in lines] if others else []
+    teacher.say(
+        [*lines, *blends, *other, *moods, *unsolved]
+    )  # many at once keep all its processes busy
     unknown = questions.spoken(teacher, unsolved, seed + 2)
     speech = questions.spoken(teacher, lines, seed)
     written = [replace(question, written=True) for question in speech]
@@ -61,6 +71,7 @@ def gather(teacher: Teacher, dialogues: Dialogues, num_utterances: int, seed: in
         text=questions.spoken(teacher, lines, seed, "text"),
         clean=questions.spoken(teacher, lines[:half], seed, clean=True),
         blends=questions.spoken(teacher, blends, seed, clean=True),
+        others=questions.spoken(teacher, other, seed),
         moods=questions.spoken(teacher, moods, seed + 1),
         told_moods=questions.told_moods(),
         follow_ups=questions.follow_ups(teacher, dialogues, written[:third], seed),

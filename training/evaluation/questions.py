@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
@@ -21,6 +22,7 @@ LATER_KINDS = ("topic", "follow", "correction")
 CORRECTIONS = ("不是，我是说", "不对，我是说")
 RETURN_SHARE = 0.3  # of the topics that are changed to one that was there before
 TOLD_MOODS = Path(__file__).parent / "told_moods.txt"
+FITTING = Path(__file__).parent / "fitting.txt"
 _FOLLOW = "follow."
 
 
@@ -31,6 +33,7 @@ class Question:
     Fields:
         line: the words, the emotion, the voice.
         wanted: a key of `scores.known_replies`.
+        also: further ones whose replies fit as well.
         wave: [n] float32 at 22,050 Hz; None: it is not spoken.
         written: the text is given as well.
         kind: one of `LATER_KINDS`; of a first turn "first".
@@ -41,6 +44,19 @@ class Question:
     wave: np.ndarray | None
     written: bool
     kind: str = "first"
+    also: tuple[str, ...] = ()
+
+
+@functools.cache
+def fitting_topics() -> dict[str, tuple[str, ...]]:
+    """Held-out lines that further topics fit -> those topics.
+
+    The lines were read twice, independently, without their topics, beside what is replied to each
+    topic; further topics are those that both readings found to fit with all of their replies.
+    Nothing that a model had said was seen.
+    """
+    rows = [row.split() for row in FITTING.read_text(encoding="utf-8").splitlines()]
+    return {text: tuple(topics) for text, *topics in rows}
 
 
 def held_lines(dialogues: Dialogues, seed: int) -> dict[str, list[Line]]:
@@ -101,7 +117,13 @@ def spoken(
             rng = np.random.default_rng(seed)
             waves = [Microphone.draw(rng).record(wave) for wave in waves]
     return [
-        Question(line=line, wanted=line.source, wave=wave, written=inputs != "speech")
+        Question(
+            line=line,
+            wanted=line.source,
+            wave=wave,
+            written=inputs != "speech",
+            also=fitting_topics().get(line.text, ()),
+        )
         for line, wave in zip(lines, waves)
     ]
 
@@ -160,6 +182,7 @@ def conversations(
                     wave=None if wave is None else microphone.record(wave),
                     written=inputs != "speech",
                     kind=kind,
+                    also=() if kind == "follow" else fitting_topics().get(_topic_text(line), ()),
                 )
             )
     return asked
@@ -201,3 +224,10 @@ def _pick(held: dict[str, list[Line]], topic: str, rng: np.random.Generator) -> 
 
 def _ask(dialogues: Dialogues, kind: str, rng: np.random.Generator) -> str:
     return str(rng.choice(dialogues.followups[kind][1]))
+
+
+def _topic_text(line: Line) -> str:
+    """A line without the words that correct what was said before."""
+    return next(
+        (line.text.removeprefix(c) for c in CORRECTIONS if line.text.startswith(c)), line.text
+    )

@@ -40,6 +40,7 @@ def evaluate(
     ear: Ear,
     num_utterances: int,
     seed: int,
+    others: bool = False,
 ) -> Report:
     """Measure everything that the checkpoint can do; what it can't is NaN.
 
@@ -47,9 +48,10 @@ def evaluate(
         num_utterances: held-out lines that each measure of understanding is taken on, or as many
             as there are; the other measures take a share of it.
         seed: of all that is drawn.
+        others: the teacher has all of Kokoro's voices, in which users are heard, too.
     """
     logger.info("recording what is asked, as far as it isn't there yet")
-    material = gather(teacher, dialogues, num_utterances, seed)
+    material = gather(teacher, dialogues, num_utterances, seed, others)
     log = Log(dialogues)
     both = _first_turns(model, material, log, seed)
     _later_turns(model, material, log, seed)
@@ -127,11 +129,15 @@ def _first_turns(model: SpeechModel, material: Material, log: Log, seed: int) ->
         ("second_turn", material.follow_ups, second),
     ):
         log.add(name, asked, answers, log.fit.all_fit(asked, answers))
-    if any(answer.heard for answer in spoken):
-        log.figures["heard_pinyin_error"] = Figure.pooled(
-            writing_errors(question.line.text, answer.heard)
-            for question, answer in zip(material.speech, spoken)
+        strict = [log.fit.is_of_topic(*pair) for pair in zip(asked, answers)]
+        log.notes[f"{name}: of the line's own topic"] = Figure.of(strict)
+    _heard("heard_pinyin_error", material.speech, spoken, log)
+    if material.others:
+        other = ask_each(model, material.others, seed, label="speech in other voices")
+        log.add(
+            "intent_speech_other", material.others, other, log.fit.all_fit(material.others, other)
         )
+        _heard("heard_other_pinyin_error", material.others, other, log)
     lost = [log.fit.is_unknown(answer) for answer in spoken]
     lost_both = [log.fit.is_unknown(answer) for answer in both]
     log.figures["unknown_false"] = Figure.of(lost + lost_both)
@@ -142,6 +148,15 @@ def _first_turns(model: SpeechModel, material: Material, log: Log, seed: int) ->
         [log.fit.is_taught(answer) for answer in answered]
     )
     return both
+
+
+def _heard(name: str, asked: Sequence[Question], answers: Sequence[Answer], log: Log) -> None:
+    """Of speech alone, the syllables that were written down wrong, where any were."""
+    if any(answer.heard for answer in answers):
+        log.figures[name] = Figure.pooled(
+            writing_errors(question.line.text, answer.heard)
+            for question, answer in zip(asked, answers)
+        )
 
 
 def _later_turns(model: SpeechModel, material: Material, log: Log, seed: int) -> None:

@@ -20,6 +20,13 @@ class Fit:
         self._texts = {text for texts in self._replies.values() for text in texts}
 
     def fits(self, question: Question, answer: Answer) -> bool:
+        """Whether this is a reply to this question, or to another topic that fits it as well."""
+        fitting = (topic for topic in question.also if topic in self._replies)
+        return self.is_of_topic(question, answer) or any(
+            is_right_reply(answer.text, topic, self._replies) for topic in fitting
+        )
+
+    def is_of_topic(self, question: Question, answer: Answer) -> bool:
         """Whether this is a reply to this question, and to no other."""
         return is_right_reply(answer.text, question.wanted, self._replies)
 

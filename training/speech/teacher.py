@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import functools
 import json
+from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -61,6 +62,18 @@ class Said:
 
     wave: np.ndarray
     onsets: list[float]
+
+
+def voices_folder(text: str) -> Path:
+    """The folder of other voices, as an option of a command.
+
+    Raises:
+        ArgumentTypeError: there are none in it.
+    """
+    folder = Path(text)
+    if not any(folder.glob("*.bin")):
+        raise ArgumentTypeError(f"no .bin file in {folder}: give kokoro-js's folder `voices`")
+    return folder
 
 
 def voice_names(voices: Path | None = None) -> list[str]:

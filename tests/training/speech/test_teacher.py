@@ -1,6 +1,7 @@
 """Kokoro's voices, of the package and of a folder; the model itself is not asked."""
 
 import sys
+from argparse import ArgumentTypeError
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -8,7 +9,14 @@ import numpy as np
 import pytest
 
 from training.speech import teacher
-from training.speech.teacher import MAX_PHONEMES, STYLE_DIM, Prosody, say, voice_names
+from training.speech.teacher import (
+    MAX_PHONEMES,
+    STYLE_DIM,
+    Prosody,
+    say,
+    voice_names,
+    voices_folder,
+)
 
 
 @pytest.fixture
@@ -52,3 +60,10 @@ def test_an_unknown_voice_is_told(voices: Path, monkeypatch):
     monkeypatch.setattr(teacher, "_vocabulary", lambda: {"a": 1})
     with pytest.raises(ValueError, match="no voice zf_xiaoni: known are jf_alpha"):
         say("/a/", {"zf_xiaoni": 1.0}, {"jf_alpha": 1.0}, Prosody())
+
+
+def test_a_folder_without_voices_is_refused(voices: Path, tmp_path: Path):
+    assert voices_folder(str(voices)) == voices
+    for folder in (tmp_path, tmp_path / "none"):
+        with pytest.raises(ArgumentTypeError, match="no .bin file"):
+            voices_folder(str(folder))
