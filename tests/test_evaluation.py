@@ -157,6 +157,7 @@ def test_a_turn_of_which_nothing_is_written_down_counts_as_wrong(dialogues):
 def test_a_checkpoint_that_writes_nothing_down_has_no_such_figure(dialogues):
     report = measure(dialogues, lambda r: replace(r, heard=None))
     assert "heard_pinyin_error" not in values(report) and "codec_stoi" in values(report)
+    assert "heard_other_pinyin_error" not in values(report)
     assert "heard_pinyin_error" not in format_report(report)
 
 

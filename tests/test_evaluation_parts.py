@@ -16,7 +16,7 @@ import pytest
 from fake_evaluation import FakeTeacher
 
 from training.dialogues import EMOTIONS, UNKNOWN, load_dialogues
-from training.evaluation import ear, questions, sounds
+from training.evaluation import clips, ear, material, questions, sounds
 from training.evaluation.asking import Answer
 from training.evaluation.clips import RecordedTeacher
 from training.evaluation.figures import FIGURES, Aim, Figure, to_json
@@ -135,6 +135,41 @@ def quick_teacher(monkeypatch) -> Counter:
     monkeypatch.setattr(speakers, "_resample", lambda wave, rate: wave)
     monkeypatch.setattr(recordings, "ProcessPoolExecutor", lambda n, **_: ThreadPoolExecutor(n))
     return said
+
+
+def test_other_voices_have_clips_of_their_own(tmp_path: Path, quick_teacher, monkeypatch):
+    monkeypatch.setattr(recordings, "voice_names", lambda voices: ["jf_alpha", "zf_xiaoyi"])
+    line = Line(source="a.b", text="你好", manner="sad", seed=3, heldout=True)
+    lines = [line, replace(line, other=True)]
+    RecordedTeacher(tmp_path, 1, tmp_path).say(lines)
+    assert quick_teacher == {"你好": 2} and len(list(tmp_path.iterdir())) == 2
+    RecordedTeacher(tmp_path, 1).say(lines)
+    assert quick_teacher == {"你好": 2}
+    monkeypatch.setattr(clips, "OTHER_VOICES", ())  # those of an earlier table are not taken
+    RecordedTeacher(tmp_path, 1, tmp_path).say(lines)
+    assert quick_teacher == {"你好": 3}
+
+
+def test_users_in_other_voices_say_the_same_lines():
+    teacher = FakeTeacher()
+    asked = material.gather(teacher, DIALOGUES, 4, 0, others=True)
+    assert all(question.line.other for question in asked.others)
+    plain = [replace(question.line, other=False) for question in asked.others]
+    assert plain == [question.line for question in asked.speech]
+    assert material.gather(teacher, DIALOGUES, 4, 0).others == []
+
+
+def test_a_further_topic_is_kept_behind_a_correction_and_asked_on():
+    text, topics = next(iter(questions.fitting_topics().items()))
+    line = Line(source="a.b", text=text, manner="sad", seed=1)
+    corrected = replace(line, text=questions.CORRECTIONS[1] + text)
+    for each in (line, corrected):
+        assert questions._fitting(each, "a.b", []) == topics
+    before = [questions.Question(line=line, wanted="a.b", wave=None, written=True, also=topics)]
+    asked = replace(line, source="follow.how", text="怎么做？")
+    assert questions._fitting(asked, "a.b how", before) == tuple(f"{topic} how" for topic in topics)
+    (after,) = questions.follow_ups(FakeTeacher(), DIALOGUES, before, 0)
+    assert after.also == tuple(f"{topic} {after.wanted.split()[1]}" for topic in topics)
 
 
 def test_further_topics_are_of_held_out_lines():

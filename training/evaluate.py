@@ -28,7 +28,7 @@ from .evaluation.plain import FIGURES as PLAIN_FIGURES
 from .evaluation.plain import evaluate_plain
 from .evaluation.questions import known_lines
 from .evaluation.run import evaluate
-from .speech.teacher import voices_folder
+from .speech.speakers import check_voices
 
 LANGUAGES = ("zh", "en")
 UTTERANCES = 144  # once each intent; 15 to 20 minutes on two cores
@@ -40,11 +40,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument(
         "--work", type=Path, default=Path("runs/evaluation"), help="keeps clips and what was heard"
     )
-    parser.add_argument(
-        "--voices",
-        type=voices_folder,
-        help="folder `voices` of the npm package kokoro-js: users have them, too",
-    )
+    parser.add_argument("--voices", type=Path, help="folder of all of Kokoro's voices; see README")
     parser.add_argument("--utterances", type=int, default=UTTERANCES, help="for each measure")
     parser.add_argument("--texts", type=Path, help="what to ask, a line each; see above")
     parser.add_argument("--language", choices=LANGUAGES, default="zh", help="of the replies")
@@ -56,6 +52,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     for name in ("utterances", "workers"):
         if getattr(options, name) < 1:
             parser.error(f"--{name} is {getattr(options, name)}, but must be at least 1")
+    if options.voices:
+        try:
+            check_voices(options.voices)
+        except ValueError as error:
+            parser.error(str(error))
     texts = read_texts(options.texts) if options.texts else []
     if options.language != "zh" and not texts:
         parser.error("the held-out lines are Chinese: give --texts with lines in the language")

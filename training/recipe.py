@@ -50,8 +50,8 @@ SHARES = {
     "preference": 0.03,
 }
 USER_ROUNDS = 2  # recordings of each line of the users'
-VARIED_ROUNDS = 4  # times that each of them is heard
-OTHER_RECORDINGS = 3000  # of users in all of Kokoro's voices, where those are
+OTHER_RECORDINGS = 3000  # of users in blends of all of Kokoro's voices, where those are
+VARIED_ROUNDS = 4  # times that each of all these is heard
 FOREIGN_HEARD = 1  # times that each of those is heard
 CLIP_RECORDINGS = 4000  # of the users', that the codec learns from
 PLAIN_RECORDINGS = 700  # of users who speak as the teacher does by itself
@@ -84,7 +84,8 @@ class Recipe:
         device: "cpu" or "cuda".
         workers: processes that record.
         start: folder of a checkpoint to train on from.
-        voices: folder of Kokoro's other voices, see `speech.teacher`; users have them as well.
+        voices: folder of all of Kokoro's voices, see `speech.teacher`; the language model hears
+            users in blends of them as well.
     """
 
     def __init__(
@@ -117,15 +118,17 @@ class Recipe:
     def lines(self) -> dict[str, list[Line]]:
         """What is recorded, by the folder of its takes."""
         heldout = user_lines(self.dialogues, 1, seed=4, heldout=True)
-        others = user_lines(self.dialogues, 1, seed=13, other=True) if self.voices else []
-        return {
+        lines = {
             "heldout": heldout[:HELDOUT_RECORDINGS],
             "replies": reply_lines(self.dialogues, seed=1),
             "users": user_lines(self.dialogues, USER_ROUNDS, seed=7),
             "plain": user_lines(self.dialogues, 1, seed=11, plain=True)[:PLAIN_RECORDINGS],
-            "others": others[:OTHER_RECORDINGS],
             "foreign": foreign_lines(FOREIGN_ROUNDS, seed=8),
         }
+        if self.voices or (self.takes / "others").exists():
+            others = user_lines(self.dialogues, 1, seed=13, other=True)
+            lines["others"] = others[:OTHER_RECORDINGS]
+        return lines
 
     def recordings(self) -> None:
         for name, lines in self.lines().items():
@@ -245,8 +248,8 @@ class Recipe:
         sounds = self.work / "sounds" / "sounds.pt"
         write_sounds(codec, self.takes / "users", sounds, NUM_SOUNDS, seed=6)
         write_users(codec, self.takes / "foreign", self.work / "sounds", FOREIGN_HEARD, seed=9)
-        for takes in ("users", "others"):
-            write_users(codec, self.takes / takes, self.work / "users", VARIED_ROUNDS, seed=3)
+        write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
+        write_users(codec, self.takes / "others", self.work / "users", VARIED_ROUNDS, seed=10)
 
     def need_corpus(self) -> None:
         for name in ("heldout_users", "replies", "sounds", "users"):

@@ -12,11 +12,10 @@ from pathlib import Path
 from loguru import logger
 
 from models.devices import find_device
-from models.errors import UserError
 
 from .loop import StateError
 from .recipe import MissingStageError, Recipe
-from .speech.teacher import voices_folder
+from .speech.speakers import check_voices
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -27,11 +26,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--device", default="auto", help="auto, cpu or cuda")
     parser.add_argument("--workers", type=int, default=2, help="processes that synthesise")
     parser.add_argument("--start", type=Path, help="folder of a checkpoint to train on from")
-    parser.add_argument(
-        "--voices",
-        type=voices_folder,
-        help="folder `voices` of the npm package kokoro-js, for users' voices",
-    )
+    parser.add_argument("--voices", type=Path, help="folder of all of Kokoro's voices; see README")
     parser.add_argument("--stage", help="only this one")
     options = parser.parse_args(arguments)
     if not 0 < options.minutes < math.inf:
@@ -40,7 +35,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"--workers is {options.workers}, but must be at least 1")
     try:
         device = find_device(options.device)
-    except UserError as error:
+        if options.voices:
+            check_voices(options.voices)
+    except ValueError as error:
         parser.error(str(error))
     recipe = Recipe(
         options.work,

@@ -13,6 +13,7 @@ from training.codec.config import new_codec
 from training.dialogues import Dialogues
 from training.files import is_up_to_date
 from training.language import preference
+from training.language.corpus import read_spoken
 from training.loop import StateError
 from training.speech import recordings
 from training.speech.lines import foreign_lines
@@ -203,17 +204,27 @@ def test_a_state_of_another_make_ends_without_a_traceback(
 def test_other_voices_are_recorded_where_their_folder_is_given(
     tmp_path: Path, small_recipe, capsys, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(recordings, "voice_names", lambda voices: ["jf_alpha", "zf_xiaoni"])
-    monkeypatch.setattr(recipe, "OTHER_RECORDINGS", 4)
-    voices = tmp_path / "voices"
-    voices.mkdir()
     with pytest.raises(SystemExit):
-        run_recipe(tmp_path, "--voices", str(voices), "--stage", "recordings")
-    assert "no .bin file" in capsys.readouterr().err
-    (voices / "zf_xiaoni.bin").touch()
-    run_recipe(tmp_path, "--voices", str(voices), "--stage", "recordings")
-    others = list(recordings.read(tmp_path / "work" / "takes" / "others"))
-    assert len(others) == 4 and all(found.line.other for found in others)
+        run_recipe(tmp_path, "--voices", str(tmp_path), "--stage", "recordings")
+    assert "lacks am_onyx" in capsys.readouterr().err
+    monkeypatch.setattr(run, "check_voices", lambda folder: None)
+    monkeypatch.setattr(recordings, "voice_names", lambda voices: ["jf_alpha", "zf_xiaoni"])
+    monkeypatch.setattr(recipe, "OTHER_RECORDINGS", 6)
+    run_recipe(tmp_path, "--voices", str(tmp_path), "--stage", "recordings")
+    work = tmp_path / "work"
+    others = sorted((work / "takes" / "others").iterdir())
+    found = [recording.line for recording in recordings.read(others[0].parent)]
+    assert len(found) == 6 and all(line.other for line in found)
+    monkeypatch.setattr(recipe, "load_codes", lambda path: new_codec())
+    (work / "codes.pt").touch()
+    run_recipe(tmp_path, "--stage", "corpus")
+    heard = [spoken.text for spoken in read_spoken(work / "users")]
+    assert {line.text for line in found} <= set(heard)
+    assert len(list((work / "users").glob("others-*.pt"))) == len(others)
+    others[-1].unlink()  # nor is a part of them learned from, with or without the option
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, "--stage", "corpus")
+    assert "takes/others lacks 1 files" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["clips", "recogniser", "corpus"])

@@ -22,6 +22,14 @@ VOICES = (  # what a clip depends on besides its line
     speakers.PEOPLE,
     speakers.PEOPLE_SHARES,
 )
+OTHER_VOICES = (  # likewise, of users in all of Kokoro's voices
+    speakers.USER_PROSODY,
+    speakers.HELDOUT_VOICES,
+    speakers.BLENDED_SHARES,
+    speakers.NATIVE_SHARE,
+    speakers.OWN_MELODY_SHARE,
+    speakers.SPREADS,
+)
 
 
 class Teacher(Protocol):
@@ -32,20 +40,24 @@ class Teacher(Protocol):
 
 
 class RecordedTeacher:
-    """The teacher, whose clips are kept in a folder; those of other voices are kept apart.
+    """The teacher, whose clips are kept in a folder; those of earlier tables of voices, apart.
 
     Args:
         folder: made where it does not exist.
         workers: processes that record.
-        voices: folder of Kokoro's other voices, see `speech.teacher`.
+        voices: folder of all of Kokoro's voices, see `speech.teacher`.
     """
 
     def __init__(self, folder: Path, workers: int, voices: Path | None = None) -> None:
-        self.folder = folder / _digest(repr(VOICES))
+        self.folders = {
+            other: folder / _digest(repr(table))
+            for other, table in ((False, VOICES), (True, OTHER_VOICES))
+        }
         self.workers, self.voices = workers, voices
         self._waves: dict[Line, np.ndarray] = {}
-        for recorded in sorted(self.folder.glob("*/")):
-            self._take(recorded)
+        for kept in self.folders.values():
+            for recorded in sorted(kept.glob("*/")):
+                self._take(recorded)
 
     def say(self, lines: Sequence[Line]) -> list[np.ndarray]:
         """See `Teacher`.
@@ -53,12 +65,13 @@ class RecordedTeacher:
         Raises:
             ValueError: a line that can't be said.
         """
-        missing = [line for line in dict.fromkeys(lines) if line not in self._waves]
-        if missing:
-            listed = json.dumps([asdict(line) for line in missing], ensure_ascii=False)
-            recorded = self.folder / _digest(listed)
-            record(missing, recorded, self.workers, self.voices)
-            self._take(recorded)
+        unknown = [line for line in dict.fromkeys(lines) if line not in self._waves]
+        for other, folder in self.folders.items():
+            if missing := [line for line in unknown if line.other == other]:
+                listed = json.dumps([asdict(line) for line in missing], ensure_ascii=False)
+                recorded = folder / _digest(listed)
+                record(missing, recorded, self.workers, self.voices)
+                self._take(recorded)
         return [self._waves[line] / np.float32(32768) for line in lines]
 
     def _take(self, folder: Path) -> None:

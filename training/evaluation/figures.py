@@ -75,7 +75,9 @@ FIGURES = {
     "intent_speech_other": Aim(
         "fitting replies to speech alone in other voices of the teacher", optional=True
     ),
-    "heard_other_pinyin_error": Aim("syllables of those written down wrong", optional=True),
+    "heard_other_pinyin_error": Aim(
+        "syllables in those voices that the model wrote down wrong", optional=True
+    ),
     "reply_pinyin_error": Aim("syllables of replies heard wrong", 0.18, below=True),
     "reply_cer": Aim("characters of replies heard wrong"),
     "teacher_pinyin_error": Aim("syllables heard wrong when the teacher says the same"),

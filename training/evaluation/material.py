@@ -53,9 +53,8 @@ def gather(
     foreign = questions.foreign_questions(teacher, fifth, seed)
     blends = [replace(line, manner=PLAIN) for line in lines]
     other = [replace(line, other=True) for line in lines] if others else []
-    teacher.say(
-        [*lines, *blends, *other, *moods, *unsolved]
-    )  # many at once keep all its processes busy
+    # Many at once keep all its processes busy.
+    teacher.say([*lines, *blends, *other, *moods, *unsolved])
     unknown = questions.spoken(teacher, unsolved, seed + 2)
     speech = questions.spoken(teacher, lines, seed)
     written = [replace(question, written=True) for question in speech]

@@ -145,7 +145,12 @@ def follow_ups(
         for question, kind in zip(questions, kinds)
     ]
     return [
-        replace(asked, wanted=f"{first.line.source} {kind}", kind="follow")
+        replace(
+            asked,
+            wanted=f"{first.line.source} {kind}",
+            kind="follow",
+            also=tuple(f"{topic} {kind}" for topic in first.also),
+        )
         for asked, first, kind in zip(spoken(teacher, lines, seed), questions, kinds)
     ]
 
@@ -182,7 +187,7 @@ def conversations(
                     wave=None if wave is None else microphone.record(wave),
                     written=inputs != "speech",
                     kind=kind,
-                    also=() if kind == "follow" else fitting_topics().get(_topic_text(line), ()),
+                    also=_fitting(line, wanted, asked[-1]),
                 )
             )
     return asked
@@ -226,8 +231,12 @@ def _ask(dialogues: Dialogues, kind: str, rng: np.random.Generator) -> str:
     return str(rng.choice(dialogues.followups[kind][1]))
 
 
-def _topic_text(line: Line) -> str:
-    """A line without the words that correct what was said before."""
-    return next(
-        (line.text.removeprefix(c) for c in CORRECTIONS if line.text.startswith(c)), line.text
-    )
+def _fitting(line: Line, wanted: str, before: Sequence[Question]) -> tuple[str, ...]:
+    """Further topics that a turn's line fits, or that a follow-up asks on; see `Question`."""
+    if line.source.startswith(_FOLLOW):
+        kind = wanted.split()[1]
+        return tuple(f"{topic} {kind}" for topic in before[-1].also)
+    text = line.text
+    for words in CORRECTIONS:
+        text = text.removeprefix(words)
+    return fitting_topics().get(text, ())

@@ -85,6 +85,18 @@ class Log:
         self.notes: dict[str, Figure] = {}
         self.exchanges: list[Exchange] = []
 
+    def add_fitting(
+        self, name: str, questions: Sequence[Question], answers: Sequence[Answer]
+    ) -> list[bool]:
+        """`add` which answers fit; and note how many do by the questions' own topics alone."""
+        hits = [self.fit.fits(*pair) for pair in zip(questions, answers)]
+        if questions:
+            self.add(name, questions, answers, hits)
+        if any(question.also for question in questions):
+            own = [self.fit.is_of_topic(*pair) for pair in zip(questions, answers)]
+            self.notes[f"{name}: of the line's own topic"] = Figure.of(own)
+        return hits
+
     def add(
         self, name: str, questions: Sequence[Question], answers: Sequence[Answer], hits: list[bool]
     ) -> None:
@@ -120,24 +132,19 @@ def _first_turns(model: SpeechModel, material: Material, log: Log, seed: int) ->
     clean = ask_each(model, material.clean, seed, label="clean speech")
     clean_text = [replace(question, written=True) for question in material.clean]
     clean_both = ask_each(model, clean_text, seed, label="clean speech and text")
+    other = ask_each(model, material.others, seed, label="speech in other voices")
     for name, asked, answers in (
         ("intent_speech_natural", material.speech, spoken),
         ("intent_speech_text_natural", material.speech_text, both),
         ("intent_text", material.text, written),
         ("intent_speech", material.clean, clean),
         ("intent_speech_text", clean_text, clean_both),
+        ("intent_speech_other", material.others, other),
         ("second_turn", material.follow_ups, second),
     ):
-        log.add(name, asked, answers, log.fit.all_fit(asked, answers))
-        strict = [log.fit.is_of_topic(*pair) for pair in zip(asked, answers)]
-        log.notes[f"{name}: of the line's own topic"] = Figure.of(strict)
+        log.add_fitting(name, asked, answers)
     _heard("heard_pinyin_error", material.speech, spoken, log)
-    if material.others:
-        other = ask_each(model, material.others, seed, label="speech in other voices")
-        log.add(
-            "intent_speech_other", material.others, other, log.fit.all_fit(material.others, other)
-        )
-        _heard("heard_other_pinyin_error", material.others, other, log)
+    _heard("heard_other_pinyin_error", material.others, other, log)
     lost = [log.fit.is_unknown(answer) for answer in spoken]
     lost_both = [log.fit.is_unknown(answer) for answer in both]
     log.figures["unknown_false"] = Figure.of(lost + lost_both)
@@ -151,7 +158,7 @@ def _first_turns(model: SpeechModel, material: Material, log: Log, seed: int) ->
 
 
 def _heard(name: str, asked: Sequence[Question], answers: Sequence[Answer], log: Log) -> None:
-    """Of speech alone, the syllables that were written down wrong, where any were."""
+    """Of speech alone, the syllables written down wrong; nothing of who writes none down."""
     if any(answer.heard for answer in answers):
         log.figures[name] = Figure.pooled(
             writing_errors(question.line.text, answer.heard)
@@ -167,8 +174,7 @@ def _later_turns(model: SpeechModel, material: Material, log: Log, seed: int) ->
         held = ask_all(model, scripts, seed, label=label)
         later = [pair for pairs in zip(scripts, held) for pair in list(zip(*pairs))[1:]]
         asked, answers = [question for question, _ in later], [answer for _, answer in later]
-        hits = log.fit.all_fit(asked, answers)
-        log.add(name, asked, answers, hits)
+        hits = log.add_fitting(name, asked, answers)
         for kind in LATER_KINDS:
             of_kind = [hit for question, hit in zip(asked, hits) if question.kind == kind]
             log.notes[f"{name}: {kind}"] = Figure.of(of_kind)

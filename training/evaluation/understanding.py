@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 from ..dialogues import UNKNOWN, Dialogues
 from .asking import Answer
 from .questions import Question
@@ -29,10 +27,6 @@ class Fit:
     def is_of_topic(self, question: Question, answer: Answer) -> bool:
         """Whether this is a reply to this question, and to no other."""
         return is_right_reply(answer.text, question.wanted, self._replies)
-
-    def all_fit(self, questions: Sequence[Question], answers: Sequence[Answer]) -> list[bool]:
-        """`fits` for each pair."""
-        return [self.fits(question, answer) for question, answer in zip(questions, answers)]
 
     def is_unknown(self, answer: Answer) -> bool:
         """Whether the reply says that this can't be answered, or wasn't understood."""

@@ -26,7 +26,7 @@ def user_lines(
 
     Args:
         plain: no emotions, and no voices but the teacher's own; see `speakers.PLAIN`.
-        other: in all of Kokoro's voices; see `teacher`.
+        other: in blends of all of Kokoro's voices; see `speakers.draw_other_user`.
     """
     rng = np.random.default_rng(seed)
     texts = [

@@ -40,7 +40,7 @@ class Line:
         manner: the user's emotion, or `speakers.PLAIN`; or the assistant's style.
         seed: of the user's voice; None: the assistant speaks.
         heldout: whether the voice is one kept for the evaluation.
-        other: the user has one of Kokoro's other voices, see `teacher`.
+        other: the user's voice is a blend of all of Kokoro's; not for `speakers.PLAIN`.
     """
 
     source: str
@@ -65,7 +65,7 @@ def record(lines: Sequence[Line], folder: Path, workers: int, voices: Path | Non
 
     Args:
         workers: processes that speak; 1: this one does.
-        voices: folder of Kokoro's other voices, for lines that want them.
+        voices: folder of all of Kokoro's voices, for lines of `other` users.
     """
     folder.mkdir(parents=True, exist_ok=True)
     missing = missing_shards(lines, folder)

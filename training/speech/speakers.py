@@ -44,9 +44,10 @@ VOICE_HZ = {
     "jf_tebukuro": 316.0,
     "jm_kumo": 93.0,
 }
+WANTED = "give the folder `voices` of the npm package kokoro-js, 1.2.1"
 PLAIN = "plain"  # in place of an emotion: a blend of the teacher's voices, as it speaks by itself
 ASSISTANT = {"jf_alpha": 0.7, "jf_gongitsune": 0.3}
-# Blends near these are heard in the evaluation alone.
+# Blends near these, of shares in the order of `VOICE_HZ`, are heard in the evaluation alone.
 HELDOUT_BLENDS = np.array(
     [
         [0.1, 0.1, 0.1, 0.1, 0.6],
@@ -58,11 +59,13 @@ HELDOUT_BLENDS = np.array(
     ]
 )
 HELDOUT_DISTANCE = 0.3  # in the sum of the shares' differences
-# Of all of Kokoro's voices those that the evaluation alone hears.
+# Of users in blends of all of Kokoro's voices: those voices that the evaluation alone hears.
 HELDOUT_VOICES = ("am_onyx", "bf_lily", "zf_xiaoyi", "zm_yunyang")
-NATIVE_SHARE = 0.6  # of those that are drawn, the voices of Mandarin, whose names begin with z
-NUM_BLENDED = (0.45, 0.35, 0.2)  # shares of one voice alone, of two, of three
-OWN_MELODY_SHARE = 0.6  # of users who speak in the way of the voice that they have
+NATIVE_SHARE = 0.6  # of the drawn voices that are of Mandarin, whose names begin with z
+BLENDED_SHARES = (0.45, 0.35, 0.2)  # of blends of one draw, of two, of three
+OWN_MELODY_SHARE = 0.6  # of users whose sound and way to speak are of one blend
+# Their logarithms of pitch and of size, in standard deviations; and their paces.
+SPREADS = {"pitch": 0.1, "size": 0.06, "rate": (0.75, 1.12)}
 # Kinds of people: median pitch in Hz, size of the throat (factor of the formants), pace.
 PEOPLE = {
     "man": ((95.0, 150.0), (0.82, 0.93), (0.92, 1.1)),
@@ -97,7 +100,7 @@ class Speaker:
         """Say a text: [T] float32 at 22,050 Hz, and where each character begins, in seconds.
 
         Args:
-            voices: folder of Kokoro's other voices, see `teacher`.
+            voices: folder of all of Kokoro's voices, see `teacher`.
 
         Raises:
             ValueError: as `teacher.say`.
@@ -144,27 +147,47 @@ def draw_plain_user(rng: np.random.Generator, heldout: bool = False) -> Speaker:
 def draw_other_user(
     rng: np.random.Generator, names: Sequence[str], heldout: bool = False
 ) -> Speaker:
-    """Some user in a blend of all of Kokoro's voices, of which `names` are there."""
-    known = [name for name in sorted(names) if (name in HELDOUT_VOICES) == heldout]
-    timbre = _draw_others(rng, known)
+    """Some user in a blend of all of Kokoro's voices.
+
+    Args:
+        names: of those that are there; a `heldout` user has one of `HELDOUT_VOICES`, the others
+            never do.
+    """
+    names = sorted(HELDOUT_VOICES if heldout else set(names).difference(HELDOUT_VOICES))
+    timbre = _draw_others(rng, names)
     return Speaker(
         timbre=timbre,
-        melody=timbre if rng.random() < OWN_MELODY_SHARE else _draw_others(rng, known),
-        pitch=math.exp(rng.normal(0, 0.1)),
-        size=math.exp(np.clip(rng.normal(0, 0.06), -0.14, 0.14)),
-        rate=rng.uniform(0.75, 1.12),
+        melody=timbre if rng.random() < OWN_MELODY_SHARE else _draw_others(rng, names),
+        pitch=math.exp(rng.normal(0, SPREADS["pitch"])),
+        size=math.exp(np.clip(rng.normal(), -2, 2) * SPREADS["size"]),
+        rate=rng.uniform(*SPREADS["rate"]),
     )
 
 
 def _draw_others(rng: np.random.Generator, names: Sequence[str]) -> dict[str, float]:
     native = [name for name in names if name.startswith("z")]
     foreign = [name for name in names if name not in native]
-    number = 1 + int(rng.choice(len(NUM_BLENDED), p=NUM_BLENDED))
+    number = 1 + int(rng.choice(len(BLENDED_SHARES), p=BLENDED_SHARES))
     blend: dict[str, float] = {}
     for share in rng.dirichlet([1.0] * number):
         name = str(rng.choice(native if rng.random() < NATIVE_SHARE else foreign))
         blend[name] = blend.get(name, 0.0) + float(share)
     return blend
+
+
+def check_voices(folder: Path) -> None:
+    """Refuse a folder that lacks voices of `draw_other_user`.
+
+    Raises:
+        ValueError: no voice of Mandarin, a held-out one is missing, or a file of another size.
+    """
+    sizes = {path.stem: path.stat().st_size for path in folder.glob("*.bin")}
+    missing = sorted(set(HELDOUT_VOICES) - sizes.keys())
+    others = [name for name in sizes if name.startswith("z") and name not in HELDOUT_VOICES]
+    if missing or not others:
+        raise ValueError(f"{folder} lacks {', '.join(missing) or 'voices of Mandarin'}: {WANTED}")
+    if wrong := sorted(name for name, size in sizes.items() if size != teacher.TABLE_BYTES):
+        raise ValueError(f"{folder}/{wrong[0]}.bin is no table of a voice: {WANTED}")
 
 
 def _draw_blend(rng: np.random.Generator, heldout: bool) -> dict[str, float]:

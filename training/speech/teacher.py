@@ -1,8 +1,7 @@
 """Natural Mandarin by Kokoro-82M (Apache-2.0): any blend of its voices, at any pitch and pace.
 
-The package that holds the model holds five voices. Tables of more lie in the folder `voices` of
-the npm package kokoro-js (1.2.1, Apache-2.0), Mandarin ones among them; whoever has it hands in
-that folder.
+The package that holds the model holds five voices. All 54 lie in the folder `voices` of the npm
+package kokoro-js (1.2.1, Apache-2.0), eight of Mandarin among them; who has it hands that in.
 
 The model is one ONNX graph; two inputs are added to it, which act on the pitch curve that it
 predicts, and one output, the phonemes' lengths. So emotions need no change of the finished wave.
@@ -13,7 +12,6 @@ from __future__ import annotations
 
 import functools
 import json
-from argparse import ArgumentTypeError
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +29,7 @@ SAMPLE_RATE = 24_000
 LENGTH_UNIT = 600  # samples to which the phonemes' lengths are counted
 MAX_PHONEMES = 510
 STYLE_DIM = 256  # of a voice, its first half its sound, the others its way to speak
+TABLE_BYTES = 4 * MAX_PHONEMES * STYLE_DIM  # of a voice's file
 VOICED_HZ = 40.0  # the pitch curve lies below where nothing is voiced
 PITCH_CURVE = "/encoder/Squeeze_output_0"
 PHONEME_LENGTHS = "/encoder/Gather_output_0"
@@ -64,18 +63,6 @@ class Said:
     onsets: list[float]
 
 
-def voices_folder(text: str) -> Path:
-    """The folder of other voices, as an option of a command.
-
-    Raises:
-        ArgumentTypeError: there are none in it.
-    """
-    folder = Path(text)
-    if not any(folder.glob("*.bin")):
-        raise ArgumentTypeError(f"no .bin file in {folder}: give kokoro-js's folder `voices`")
-    return folder
-
-
 def voice_names(voices: Path | None = None) -> list[str]:
     """Kokoro's voices, of the package and of the folder."""
     return sorted(_voices(voices))
@@ -94,7 +81,7 @@ def say(
         text: Chinese characters and ，。？！; or phonemes between slashes.
         timbre, melody: the voice's sound and its way to speak, each as shares of Kokoro's voices.
         prosody: its gain and tilt are left to the caller.
-        voices: folder of more voices than the package's.
+        voices: folder of all of Kokoro's voices; None for the package's five.
 
     Raises:
         ValueError: a character that can't be said, too long a text, or an unknown voice.
@@ -153,9 +140,7 @@ def _blend(shares: Mapping[str, float], num_phonemes: int, folder: Path | None) 
     known = _voices(folder)
     if missing := [name for name in shares if name not in known]:
         raise ValueError(f"no voice {', '.join(missing)}: known are {', '.join(sorted(known))}")
-    return sum(
-        share * known[name][min(num_phonemes, MAX_PHONEMES) - 1] for name, share in shares.items()
-    )
+    return sum(share * known[name][num_phonemes - 1] for name, share in shares.items())
 
 
 @functools.cache

@@ -1,12 +1,13 @@
 """Voices, microphones and noises."""
 
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from training.dialogues import EMOTIONS, STYLES
-from training.speech import speakers
+from training.speech import speakers, teacher
 from training.speech.prosody import measure_prosody
 from training.speech.speakers import (
     HELDOUT_BLENDS,
@@ -21,6 +22,7 @@ from training.speech.speakers import (
     Microphone,
     Speaker,
     assistant,
+    check_voices,
     draw_other_user,
     draw_plain_user,
     draw_user,
@@ -85,7 +87,29 @@ def test_other_users_have_all_of_kokoros_voices_but_those_of_the_evaluation():
     native = np.mean([sum(s for n, s in blend.items() if n[0] == "z") for blend in blends])
     assert 0.5 < native < 0.7
     held = [draw_other_user(np.random.default_rng(seed), NAMES, True) for seed in range(50)]
-    assert {name for user in held for name in user.timbre} == {"am_onyx", "zf_xiaoyi"}
+    for blends in ([user.timbre for user in held], [user.melody for user in held]):
+        assert {name for blend in blends for name in blend} == set(HELDOUT_VOICES)
+
+
+def test_a_folder_of_voices_is_checked(tmp_path: Path):
+    def put(*names: str, size: int = teacher.TABLE_BYTES) -> None:
+        for name in names:
+            (tmp_path / f"{name}.bin").write_bytes(bytes(size))
+
+    def told() -> str:
+        with pytest.raises(ValueError, match="kokoro-js") as caught:
+            check_voices(tmp_path)
+        return str(caught.value)
+
+    assert "lacks am_onyx, bf_lily" in told()
+    put("zf_xiaoni", *HELDOUT_VOICES[1:])
+    assert "lacks am_onyx:" in told()
+    put("am_onyx")
+    check_voices(tmp_path)
+    put("af_sky", size=250)
+    assert "af_sky.bin is no table" in told()
+    (tmp_path / "zf_xiaoni.bin").unlink()
+    assert "lacks voices of Mandarin" in told()
 
 
 def test_the_assistant_has_one_voice():

@@ -1,7 +1,7 @@
 """Kokoro's voices, of the package and of a folder; the model itself is not asked."""
 
 import sys
-from argparse import ArgumentTypeError
+from collections.abc import Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,12 +15,11 @@ from training.speech.teacher import (
     Prosody,
     say,
     voice_names,
-    voices_folder,
 )
 
 
 @pytest.fixture
-def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+def voices(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     """A package with one voice, a folder with another; row n of a table is n, or -n."""
     rows = np.arange(MAX_PHONEMES, dtype=np.float32)[:, None].repeat(STYLE_DIM, axis=1)
     np.savez(tmp_path / "voices_ja.npz", jf_alpha=rows[:, None])
@@ -60,10 +59,3 @@ def test_an_unknown_voice_is_told(voices: Path, monkeypatch):
     monkeypatch.setattr(teacher, "_vocabulary", lambda: {"a": 1})
     with pytest.raises(ValueError, match="no voice zf_xiaoni: known are jf_alpha"):
         say("/a/", {"zf_xiaoni": 1.0}, {"jf_alpha": 1.0}, Prosody())
-
-
-def test_a_folder_without_voices_is_refused(voices: Path, tmp_path: Path):
-    assert voices_folder(str(voices)) == voices
-    for folder in (tmp_path, tmp_path / "none"):
-        with pytest.raises(ArgumentTypeError, match="no .bin file"):
-            voices_folder(str(folder))
