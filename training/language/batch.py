@@ -15,7 +15,7 @@ from models.tokenizer import TextTokenizer
 from ..dialogues import Dialogues
 from ..speech.pinyin import syllables
 from .example import Example
-from .tokenizer import heard_syllables, heard_token, questions_of
+from .tokenizer import heard_syllables, heard_token, questions_of, topic_token
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -77,11 +77,20 @@ class Labels:
         written: the text tokens that the model writes those down as; `<|semantic|>` for silence.
         questions: all that may be asked -> number.
         said: syllables that replies are made of, "" for silence -> number.
+
+    Raises:
+        ValueError: the tokenizer is of other dialogues.
     """
 
     def __init__(self, dialogues: Dialogues, tokenizer: TextTokenizer) -> None:
         vocab = tokenizer.get_vocab()
         heard = heard_syllables(dialogues)
+        needed = [*map(topic_token, questions_of(dialogues.intents)), *map(heard_token, heard)]
+        if missing := [token for token in needed if token not in vocab]:
+            raise ValueError(
+                f"the tokenizer has no {', '.join(missing)}: it is of other dialogues; "
+                "begin with an empty work folder"
+            )
         self.heard = _numbered(["", *heard])
         self.written = [vocab["<|semantic|>"], *(vocab[heard_token(name)] for name in heard)]
         self.questions = _numbered(questions_of(dialogues.intents))

@@ -1,5 +1,6 @@
 """What lies in a work folder as batches of tensors."""
 
+import dataclasses
 import gc
 import multiprocessing
 import os
@@ -12,6 +13,7 @@ import pytest
 import torch
 from recipe import collate
 
+from training.dialogues import Dialogues
 from training.language import model as model_module
 from training.language.batch import Labels
 from training.language.batches import Batches, BatchSizes, Corpus
@@ -111,6 +113,14 @@ def test_a_core_is_left_to_the_training(
         with draw_batches(small_corpus, device, 7, lambda number: False):
             pass
     assert found == [expected, 0]
+
+
+def test_a_tokenizer_of_fewer_lines_is_refused(dialogues: Dialogues, tokenizer):
+    hello = next(intent for intent in dialogues.intents if intent.name == "talk.hello")
+    more = dataclasses.replace(hello, users=(*hello.users, "吞。"))
+    grown = dataclasses.replace(dialogues, intents=(*dialogues.intents, more))
+    with pytest.raises(ValueError, match=r"no <\|heard:tun\|>: .* empty work folder"):
+        Labels(grown, tokenizer)
 
 
 def test_what_is_learned_stands_at_its_place(labels: Labels, conversations: Conversations):
