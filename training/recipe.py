@@ -50,7 +50,7 @@ SHARES = {
     "preference": 0.03,
 }
 USER_ROUNDS = 2  # recordings of each line of the users'
-OTHER_RECORDINGS = 3000  # of users in blends of all of Kokoro's voices, where those are
+OTHER_RECORDINGS = 6000  # of users in blends of all of Kokoro's voices, where those are
 VARIED_ROUNDS = 4  # times that each of all these is heard
 FOREIGN_HEARD = 1  # times that each of those is heard
 CLIP_RECORDINGS = 4000  # of the users', that the codec learns from
@@ -67,7 +67,7 @@ POLISH_SHARES = {
     "user_clips": 0.125,
 }
 # A top_p below 1 would never let the second of two equally good replies through.
-SAMPLING = SamplingConfig(temperature=0.5, top_p=1.0, repetition_penalty=1.0)
+SAMPLING = SamplingConfig(temperature=0.6, top_p=1.0, repetition_penalty=1.0)
 
 
 class MissingStageError(RuntimeError):

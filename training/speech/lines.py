@@ -12,6 +12,7 @@ from .speakers import PLAIN
 
 FOREIGN = Path(__file__).parent / "foreign.txt"
 PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
+UNRELATED_SHARE = 0.5  # of those in all of Kokoro's voices: in any, so that the voice alone tells it
 
 
 def user_lines(
@@ -26,7 +27,8 @@ def user_lines(
 
     Args:
         plain: no emotions, and no voices but the teacher's own; see `speakers.PLAIN`.
-        other: in blends of all of Kokoro's voices; see `speakers.draw_other_user`.
+        other: in blends of all of Kokoro's voices, half of them in any emotion whatever the words
+            say; see `speakers.draw_other_user`.
     """
     rng = np.random.default_rng(seed)
     texts = [
@@ -41,7 +43,8 @@ def user_lines(
         for index in rng.permutation(len(texts)):
             source, text, intent = texts[index]
             voice = int(rng.integers(2**31))
-            manner = PLAIN if plain else draw_emotion(intent, rng)
+            tells = not other or rng.random() >= UNRELATED_SHARE
+            manner = PLAIN if plain else draw_emotion(intent if tells else None, rng)
             lines.append(
                 Line(
                     source=source,

@@ -63,6 +63,18 @@ def test_emotions_are_mostly_those_of_the_words(dialogues: Dialogues):
     assert min(follow.count(emotion) for emotion in EMOTIONS) > 60
 
 
+def test_half_the_lines_in_other_voices_have_any_emotion(dialogues: Dialogues):
+    emotions = {intent.name: intent.emotions for intent in dialogues.intents}
+
+    def plausible(other: bool) -> float:
+        lines = user_lines(dialogues, 200, seed=0, other=other)
+        assert {line.other for line in lines} == {other}
+        said = [line.manner in emotions[line.source] for line in lines if line.source in emotions]
+        return sum(said) / len(said)
+
+    assert plausible(other=True) < plausible(other=False) - 0.15
+
+
 def test_every_intent_has_a_reply_line_for_each_style(shipped: Dialogues):
     lines = reply_lines(shipped, seed=1)
     assert all(line.seed is None and not line.heldout for line in lines)
