@@ -67,7 +67,7 @@ POLISH_SHARES = {
     "user_clips": 0.125,
 }
 # A top_p below 1 would never let the second of two equally good replies through.
-SAMPLING = SamplingConfig(temperature=0.6, top_p=1.0, repetition_penalty=1.0)
+SAMPLING = SamplingConfig(temperature=0.5, top_p=1.0, repetition_penalty=1.0)
 
 
 class MissingStageError(RuntimeError):
