@@ -12,7 +12,7 @@ from .speakers import PLAIN
 
 FOREIGN = Path(__file__).parent / "foreign.txt"
 PLAUSIBLE_EMOTION = 0.7  # share of utterances spoken in an emotion that their words suggest
-UNRELATED_SHARE = 0.5  # of those in all of Kokoro's voices: in any, so that the voice alone tells it
+UNRELATED_SHARE = 0.5  # of those in all of Kokoro's voices: in any, which the voice alone tells
 
 
 def user_lines(
