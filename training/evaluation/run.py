@@ -232,10 +232,9 @@ def _speech(
     styles = style_prosody(model, material.speech_text[:NUM_STYLED], seed)
     if model.styles:
         log.figures["style_order"] = Figure(style_order(styles))
-    asked = material.speech_text[: math.ceil(len(both) / 3)]
-    again = ask_each(model, asked, seed + OTHER_SEED, label="once more")
+    again = ask_each(model, material.speech_text, seed + OTHER_SEED, label="once more")
     other = [is_another(*pair, model.sample_rate) for pair in zip(both, again)]
-    log.add("variety", asked, again, other)
+    log.add("variety", material.speech_text, again, other)
     worded = [one.text != two.text for one, two in zip(both, again)]
     log.notes["repeated questions with another wording"] = Figure.of(worded)
     rtf, first_sound = timing(model, material.speech[:NUM_TIMED], seed)
