@@ -54,7 +54,7 @@ def recording(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def test_a_client_gets_text_and_a_playable_wav(url: str, recording: Path):
     client = Client(url, verbose=False)
-    text, wav = client.predict(handle_file(recording), "你好", api_name="/speak")
+    text, wav = client.predict(handle_file(recording), "你好", seed=1, api_name="/speak")
     info = soundfile.info(wav)
     assert isinstance(text, str)
     assert (info.samplerate, info.channels, info.subtype) == (22050, 1, "PCM_16")
@@ -62,7 +62,7 @@ def test_a_client_gets_text_and_a_playable_wav(url: str, recording: Path):
 
 
 def test_a_client_gets_the_reply_while_it_is_made(url: str):
-    outputs = list(Client(url, verbose=False).submit(None, "你好", api_name="/speak"))
+    outputs = list(Client(url, verbose=False).submit(None, "你好", seed=1, api_name="/speak"))
     waves = [soundfile.read(wav, dtype="int16")[0] for _, wav in outputs]
     assert len(outputs) > 1
     for (text, _), wave in zip(outputs, waves):
@@ -88,7 +88,7 @@ def test_a_client_reads_what_is_wrong(url: str, tmp_path: Path):
 
 def test_two_clients_at_once(url: str):
     def ask(text: str) -> tuple[str, str]:
-        return Client(url, verbose=False).predict(None, text, api_name="/speak")
+        return Client(url, verbose=False).predict(None, text, seed=1, api_name="/speak")
 
     with ThreadPoolExecutor(2) as pool:
         replies = list(pool.map(ask, ["最近心情不好", "我想打游戏"]))
@@ -156,7 +156,8 @@ def test_a_served_page_logs_no_words(model: SpeechModel, capfd: pytest.CaptureFi
     lines: list[str] = []
     sink = logger.add(lines.append)
     with served(model, Limits(reply_seconds=1)) as (_, address):
-        text, _ = Client(address, verbose=False).predict(None, "机密的话", api_name="/speak")
+        client = Client(address, verbose=False)
+        text, _ = client.predict(None, "机密的话", seed=1, api_name="/speak")
     logger.remove(sink)
     printed = "".join([*capfd.readouterr(), *lines])
     assert "机密" not in printed and text not in printed and tempfile.gettempdir() not in printed

@@ -30,6 +30,12 @@ if (navigator.mediaDevices) navigator.mediaDevices.getUserMedia = async () => {
   throw new DOMException("no", "NAME");
 };
 """
+# A recorder that began after the page's own has a block of sound: what is shorter is no sound.
+A_BLOCK_IS_RECORDED = """() => new Promise((resolve) => {
+  const recorder = new MediaRecorder(new MediaStream([window.tracks.at(-1)]));
+  recorder.ondataavailable = ({ data }) => data.size && resolve(true);
+  recorder.start(200);
+})"""
 
 
 @pytest.fixture(scope="module")
@@ -254,7 +260,7 @@ def test_a_recording_goes_on_in_no_other_tab(open_page: Pages):
     page.click("#inspect-tab-button")
     page.click("#inspect .plain:has-text('录音')")
     page.wait_for_function("window.liveTracks() === 1")
-    page.wait_for_timeout(500)  # what is shorter than a block of the recorder's is no sound
+    page.wait_for_function(A_BLOCK_IS_RECORDED)
     page.click("#inspect .primary")  # it ends, and is what is looked at
     page.wait_for_selector("#inspect audio")
     assert page.evaluate("window.liveTracks()") == 0

@@ -20,6 +20,9 @@ window.fetch = async (what, options) => {
   return response;
 };
 }"""
+# Of what a page asks first: a request is among these once its answer has ended.
+FIRST_STREAM_CLOSED = """performance.getEntriesByType("resource").some(
+  ({ name }) => name.includes("/queue/data"))"""
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +35,7 @@ def test_a_server_out_of_reach_is_told_in_the_pages_language(
     open_page: Pages, locale: str, told: str
 ):
     page = open_page(locale)
-    page.wait_for_timeout(1000)  # Gradio may still be opening a stream for what a page asks first
+    page.wait_for_function(FIRST_STREAM_CLOSED)
     page.context.set_offline(True)
     write(page, "第一句")
     page.wait_for_selector(f".toast-message-text:has-text('{told}')")

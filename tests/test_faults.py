@@ -206,7 +206,7 @@ def test_a_client_that_is_killed_ends_its_reply_alone():
 
 def test_two_turns_raced_in_one_session():
     """The one that came later is answered whole; the other ends where it was, or has not begun."""
-    model = FakeModel(num_frames=10, frame_seconds=0.02)
+    model = FakeModel(num_frames=100, frame_seconds=0.02)
     with served(model) as (page, url):
         visitor, index = Visitor(url), function(page, "answer")
         together, ended = threading.Barrier(4), []

@@ -36,7 +36,9 @@ def test_a_replys_frames_are_what_is_heard(model):
 
 
 def test_each_frame_has_its_time(model):
-    chunks = list(generate_long(model, text="你好", max_new_tokens=9))
+    chunks = list(
+        generate_long(model, text="你好", sampling=SamplingConfig(seed=1), max_new_tokens=9)
+    )
     seconds = [second for chunk in chunks for second in chunk.frame_seconds]
     assert len(seconds) == 9 and seconds == sorted(seconds)
     assert seconds[0] == chunks[0].first_frame_seconds > 0

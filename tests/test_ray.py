@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import socket
 import threading
 import time
 from collections.abc import Iterator
@@ -16,7 +15,7 @@ import pytest
 import soundfile
 from gradio_client import Client
 from gradio_client.exceptions import AppError
-from page_client import served
+from page_client import free_port, served
 
 from models.errors import UserError
 from models.load import load_model
@@ -46,10 +45,8 @@ def cluster(dtype: str) -> Iterator[tuple]:
 
     from deploy.ray_serve import build
 
-    with socket.socket() as trial:
-        trial.bind(("127.0.0.1", 0))
-        port = trial.getsockname()[1]
     ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False)
+    port = free_port()  # none that Ray has taken
     serve.start(http_options={"host": "127.0.0.1", "port": port})
     limits = ["--reply-seconds", "1", "--max-replies", "8"]
     options = parse_arguments(["--dtype", dtype, *limits], {})

@@ -81,12 +81,15 @@ def test_who_came_before_is_answered_before(url: str, page: app.Page, model: Fak
         order.append(f"{number}")
 
     with ThreadPoolExecutor(6) as pool, held(model):
+        asked = []
         for number in range(6):
-            pool.submit(ask, number)
+            asked.append(pool.submit(ask, number))
             wait_until(lambda number=number: page.calls.num_replies == number + 1)
         health = json.loads(Visitor(url).get("/healthz")[1])
         assert health["queue_length"] == 4
         model.frame_seconds = 0.05
+    for answer in asked:
+        answer.result()
     assert sorted(order[:4]) == ["0", "1", "2", "3"]
     assert page.calls.num_replies == 0
 

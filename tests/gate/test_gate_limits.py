@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from fake_model import FakeModel, OtherModel
+from fake_model import FakeModel, OtherModel, held
 from page_client import API, Visitor, function, served
 from strangers import LIMITS, SETTINGS, shown_faults, wait_until, written
 
@@ -158,32 +158,36 @@ def test_calls_at_the_same_moment_do_not_pass_the_limit(
 
 
 def test_a_caller_of_the_api_learns_its_place(url: str, page: app.Page, model: FakeModel):
-    model.num_frames, model.frame_seconds = 20, 0.05
     places, streams = [], []
-    for _ in range(LIMITS.max_replies + 2):
-        visitor = Visitor(url)
-        answer = json.loads(visitor.post(f"{API}/call/speak", {"data": [None, "你好"]})[1])
-        places.append(answer["place"])
-        streams.append(visitor.open("GET", f"{API}/call/speak/{answer['event_id']}"))
-        time.sleep(0.2)
+    with held(model):
+        for number in range(1, LIMITS.max_replies + 3):
+            visitor = Visitor(url)
+            answer = json.loads(visitor.post(f"{API}/call/speak", {"data": [None, "你好"]})[1])
+            places.append(answer["place"])
+            streams.append(visitor.open("GET", f"{API}/call/speak/{answer['event_id']}"))
+            begun = min(number, LIMITS.max_replies)
+            wait_until(
+                lambda counts=(begun, number - begun): (
+                    (model.num_running, page.calls.num_waiting) == counts
+                )
+            )
     assert places == [0, 0, 0, 1]
-    for stream in streams:
-        stream.close()
-    wait_until(lambda: page.calls.num_waiting == 0 and model.num_running == 0)
+    assert all(b"event: complete" in stream.read() for stream in streams)
+    wait_until(lambda: page.calls.num_replies == 0)
 
 
 def test_a_reply_that_nobody_reads_is_not_made(url: str, page: app.Page, model: FakeModel):
-    for _ in range(3):
+    for _ in range(LIMITS.max_waiting // 2):
         visitor = Visitor(url)
         assert visitor.post(f"{API}/call/speak", {"data": [None, "你好"]})[0] == 200
         assert visitor.join(function(page, "answer"), written("你好"))[0] == 200
-    wait_until(lambda: page.calls.num_waiting == 0)
-    time.sleep(0.5)
+    wait_until(lambda: page.calls.num_replies == 0)
     assert model.num_replies == 0
 
 
 def test_a_reply_stops_when_its_reader_leaves(url: str, page: app.Page, model: FakeModel):
     model.num_frames, model.frame_seconds = 100, 0.05
+    wait_until(lambda: len(page.sessions) == 0)
     visitor = Visitor(url)
     visitor.join(function(page, "answer"), written("你好"))
     stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
@@ -196,6 +200,7 @@ def test_a_reply_stops_when_its_reader_leaves(url: str, page: app.Page, model: F
 
 def test_no_number_of_waiting_calls_stops_the_server(url: str, page: app.Page, model: FakeModel):
     """A listener has the floor; others want it from everywhere at once."""
+    wait_until(lambda: len(page.sessions) == 0)
     visitor = Visitor(url)
     assert visitor.run(function(page, "answer"), written("你好"))["success"]
     session = page.sessions.get(next(iter(page.sessions._sessions)))

@@ -22,6 +22,9 @@ from page.files import Files
 from page.once_more import again
 from page.sessions import OPENED_SECONDS, Sessions
 
+# Where no session ends by itself while a test runs.
+LASTING = dataclasses.replace(LIMITS, linger_seconds=60, idle_seconds=60)
+
 
 def open_before(sessions: Sessions, visitor: str) -> None:
     """A session that was opened some time ago."""
@@ -31,7 +34,7 @@ def open_before(sessions: Sessions, visitor: str) -> None:
 class TestSessions:
     @pytest.fixture
     def sessions(self, model: FakeModel, files: Files) -> Iterator[Sessions]:
-        sessions = Sessions(model, files, LIMITS)
+        sessions = Sessions(model, files, LASTING)
         yield sessions
         sessions.close()
 
@@ -54,7 +57,7 @@ class TestSessions:
         sessions.open("d")
 
     def test_the_idle_longest_makes_room_if_nobody_is_away(self, model: FakeModel, files: Files):
-        sessions = Sessions(model, files, dataclasses.replace(LIMITS, idle_seconds=1800))
+        sessions = Sessions(model, files, dataclasses.replace(LASTING, idle_seconds=1800))
         for visitor, idle in (("a", 70), ("b", 80), ("c", 90)):
             sessions.connect(visitor, True)
             sessions.open(visitor).hearing.last_used -= idle
@@ -77,18 +80,25 @@ class TestSessions:
             assert session.is_busy  # another tab's stream is still open
             sessions.connect("a", False)
             running.result(5)
+        sessions.sweep()
         assert session.turns[0].stopped and sessions.get("a") is session
-        wait_until(lambda: sessions.get("a") is None)
+        session.hearing.last_used -= LASTING.linger_seconds
+        sessions.sweep()
+        assert sessions.get("a") is None
 
-    def test_an_idle_one_ends_though_connected(self, sessions: Sessions):
+    def test_an_idle_one_ends_though_connected(self, model: FakeModel, files: Files):
+        sessions = Sessions(model, files, dataclasses.replace(LIMITS, idle_seconds=60))
         sessions.connect("a", True)
-        sessions.open("a")
-        time.sleep(0.3)
+        session = sessions.open("a")
+        session.hearing.last_used -= LIMITS.linger_seconds
+        sessions.sweep()
         assert sessions.get("a")
+        session.hearing.last_used -= 60
         wait_until(lambda: sessions.get("a") is None)
+        sessions.close()
 
     def test_one_that_was_just_opened_makes_no_room(self, model: FakeModel, files: Files):
-        sessions = Sessions(model, files, dataclasses.replace(LIMITS, max_sessions=1))
+        sessions = Sessions(model, files, dataclasses.replace(LASTING, max_sessions=1))
         first = sessions.open("a.x")
         with pytest.raises(UserError) as told:
             sessions.open("b.x")
@@ -101,7 +111,9 @@ class TestSessions:
     def test_no_turn_begins_in_one_that_has_ended(self, sessions: Sessions, files: Files):
         session = sessions.open("v")
         turn = say(session, "你好")
-        wait_until(lambda: sessions.get("v") is None and not files.num_bytes)
+        session.hearing.last_used -= LASTING.linger_seconds
+        sessions.sweep()
+        assert sessions.get("v") is None and not files.num_bytes
         for ask, code in (
             (lambda: list(again(session, turn.name)), "error_no_such_turn"),
             (lambda: say(session, "你好"), "error_busy"),

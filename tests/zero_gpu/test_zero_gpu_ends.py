@@ -68,7 +68,7 @@ def test_a_wait_for_a_gpu_ends_with_a_stop(lent, spaces):
 
 def test_a_reply_that_is_asked_for_no_more_ends(model, lent, monkeypatch):
     """As when the page ends in the middle of one, and each would wait for the other."""
-    monkeypatch.setattr(zero_gpu, "PATIENCE_SECONDS", 0.1)
+    monkeypatch.setattr(zero_gpu, "PATIENCE_SECONDS", 1.0)
     others = set(multiprocessing.active_children())
     conversation = lent.new_conversation()
     reply = replying(conversation, text="你好")
