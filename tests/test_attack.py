@@ -36,9 +36,8 @@ pytestmark = pytest.mark.slow
 ROOT = Path(app.__file__).parent
 OPTIONS = {"LINGER_SECONDS": "4", "UPLOAD_SECONDS": "4", "SILENT_SECONDS": "3", "MCP": "1"}
 NUM_ATTACKERS = 16
+LANDED = 0.5  # of each flood at least, or it was no test
 PHASE_SECONDS = 12  # after which what is left of a flood is not sent
-MIN_SENT = 30  # attacks of each flood, where it has as many, or it was no test
-LANDED = 0.5  # of what was sent at least, likewise
 
 
 @pytest.fixture(scope="module")
@@ -73,23 +72,20 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
 
 
 def flood(attacks: list[Callable[[], object]]) -> float:
-    """Run attacks from many threads at once; returns the share of those sent that was answered."""
-    end, sent = time.monotonic() + PHASE_SECONDS, []
+    """Run attacks from many threads at once; returns the share that was sent and answered."""
+    end = time.monotonic() + PHASE_SECONDS
     random.Random(0).shuffle(attacks)
 
     def run(attack: Callable[[], object]) -> object:
         if time.monotonic() > end:
             return None
-        sent.append(attack)
         try:
             return attack()
         except (OSError, http.client.HTTPException):
             return None
 
     with ThreadPoolExecutor(NUM_ATTACKERS) as pool:
-        num_answered = sum(answer is not None for answer in pool.map(run, attacks))
-    assert len(sent) >= min(MIN_SENT, len(attacks))
-    return num_answered / len(sent)
+        return sum(answer is not None for answer in pool.map(run, attacks)) / len(attacks)
 
 
 def test_after_an_attack_all_is_as_before(server: Server):
@@ -109,7 +105,7 @@ def test_after_an_attack_all_is_as_before(server: Server):
     )
     for attack in attacks:
         share = flood(attack(server))
-        print(f"{attack.__name__}: {share:.0%} of those sent answered")
+        print(f"{attack.__name__}: {share:.0%} answered")
         assert share > LANDED, attack.__name__
         assert server.process.poll() is None
     end = time.monotonic() + 60

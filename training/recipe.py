@@ -18,6 +18,7 @@ from models.westlake.topics import TOPICS_FILE, read_topics
 from .codec.clips import write_clips, write_shifted_clips
 from .codec.config import load_start
 from .codec.encoder import load_codes, train_codes
+from .codec.hearing import train_hearing
 from .codec.polish import polish_vocoder
 from .codec.vocoder import load_codec, train_slow_stages, train_vocoder
 from .dialogues import load_dialogues
@@ -41,12 +42,13 @@ from .speech.recordings import Line, missing_shards, read, record
 # Shares of the minutes; recording and encoding come on top.
 SHARES = {
     "codes": 0.06,
+    "hearing": 0.06,
     "recogniser": 0.05,
     "slow_stages": 0.06,
     "vocoder": 0.2,
     "polish": 0.1,
-    "understanding": 0.25,
-    "language_model": 0.25,
+    "understanding": 0.22,
+    "language_model": 0.22,
     "preference": 0.03,
 }
 USER_ROUNDS = 2  # recordings of each line of the users'
@@ -58,7 +60,7 @@ PLAIN_RECORDINGS = 700  # of users who speak as the teacher does by itself
 FOREIGN_ROUNDS = 4  # recordings of each line in another language
 NUM_SOUNDS = 1200  # that nobody can understand
 HELDOUT_RECORDINGS = 400
-RECOGNISED_RECORDINGS = 60  # of those, that validate the recogniser
+VALIDATION_RECORDINGS = 60  # of those, for what is trained on recordings
 ASSISTANT_SHARE = 0.5  # of the codec's training
 POLISH_SHARES = {
     "assistant_shifted_clips": 0.5,
@@ -191,11 +193,23 @@ class Recipe:
             self.start and load_start(self.start),
         )
 
+    def hearing(self) -> None:
+        self.need_recordings()
+        users = [self.takes / name for name in ("users", "others")]
+        train_hearing(
+            self.made("codes"),
+            [recording for folder in users for recording in read(folder)],
+            list(islice(read(self.takes / "heldout"), VALIDATION_RECORDINGS)),
+            self.work,
+            self.minutes * SHARES["hearing"],
+            self.device,
+        )
+
     def recogniser(self) -> None:
         self.need_recordings()
         train_recogniser(
             [*read(self.takes / "users"), *read(self.takes / "replies")],
-            list(islice(read(self.takes / "heldout"), RECOGNISED_RECORDINGS)),
+            list(islice(read(self.takes / "heldout"), VALIDATION_RECORDINGS)),
             self.work,
             self.minutes * SHARES["recogniser"],
             self.device,
@@ -203,7 +217,7 @@ class Recipe:
 
     def slow_stages(self) -> None:
         train_slow_stages(
-            self.made("codes"),
+            self.made("hearing"),
             self.ear,
             self.speech,
             {self.made("clips", "heldout_clips.npy"): 1.0},
@@ -215,7 +229,7 @@ class Recipe:
 
     def vocoder(self) -> None:
         train_vocoder(
-            self.made("codes"),
+            self.made("hearing"),
             self.made("slow_stages"),
             self.ear,
             self.speech,
@@ -227,7 +241,7 @@ class Recipe:
 
     def polish(self) -> None:
         polish_vocoder(
-            self.made("codes"),
+            self.made("hearing"),
             self.made("vocoder"),
             self.ear,
             {self.made("clips", f"{name}.npy"): share for name, share in POLISH_SHARES.items()},
@@ -238,11 +252,11 @@ class Recipe:
         )
 
     def load_codec(self) -> FireflyArchitecture:
-        return load_codec(self.made("codes"), self.made("polish", "polished.pt"))
+        return load_codec(self.made("hearing"), self.made("polish", "polished.pt"))
 
     def corpus(self) -> None:
         self.need_recordings()
-        codec = load_codes(self.made("codes")).to(self.device)
+        codec = load_codes(self.made("hearing")).to(self.device)
         write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
         write_replies(codec, self.takes / "replies", self.work / "replies")
         sounds = self.work / "sounds" / "sounds.pt"
@@ -322,7 +336,7 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        names = ("tokenizer", "topics", "syllables", "recordings", "clips", "codes", "recogniser")
-        names += ("slow_stages", "vocoder", "polish", "corpus", "understanding", "language_model")
-        names += ("preference", "export")
+        names = ("tokenizer", "topics", "syllables", "recordings", "clips", "codes", "hearing")
+        names += ("recogniser", "slow_stages", "vocoder", "polish", "corpus", "understanding")
+        names += ("language_model", "preference", "export")
         return {name: getattr(self, name) for name in names}

@@ -12,7 +12,7 @@ from recipe import make_recording, recogniser_of
 
 from models.westlake.dual_ar import SamplingConfig, generation
 from training import loop
-from training.codec import encoder, polish, vocoder
+from training.codec import encoder, hearing, polish, vocoder
 from training.codec.config import new_codec
 from training.language import model as language
 from training.language import preference
@@ -33,7 +33,8 @@ def elsewhere(monkeypatch: pytest.MonkeyPatch):
     )
     monkeypatch.setattr(torch, "Generator", lambda device="cpu": generator())
     monkeypatch.setattr(torch, "save", lambda state, path: save(to_cpu(state), path))
-    for module in (encoder, vocoder, polish, recognition, language, preference, loop):
+    stages = (encoder, hearing, vocoder, polish, recognition, language, preference, loop)
+    for module in stages:
         monkeypatch.setattr(module, "autocast", lambda device: contextlib.nullcontext())
     for name in ("_step", "_read"):  # inference mode knows no tensors that are made up
         monkeypatch.setattr(
@@ -103,6 +104,13 @@ def test_the_codec(clip: Path, tmp_path: Path, no_gradients):
     vocoder.train_vocoder(codes, slow, ears[1], speech, speech, folder, 1e-6, NAME)
     polish.polish_vocoder(codes, folder / "vocoder.pt", ears[2], speech, speech, folder, 1e-6, NAME)
     assert (folder / "polished.pt").exists()
+
+
+def test_the_encoder_by_words(clip: Path, tmp_path: Path, no_gradients):
+    encoder.train_codes({clip: 1.0}, clip, tmp_path, 1e-6, NAME)
+    recordings = [make_recording("你好。", "sad", seed) for seed in (1, 2)]
+    hearing.train_hearing(tmp_path / "codes.pt", recordings, recordings, tmp_path, 1e-6, NAME)
+    assert (tmp_path / "hearing.pt").exists()
 
 
 def test_the_recogniser(tmp_path: Path, made_up_teacher):

@@ -58,7 +58,7 @@ def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
         rtol=0,
         atol=1e-3,
     )
-    names = ("codes", "recogniser", "slow_stages", "vocoder", "polished")
+    names = ("codes", "hearing", "recogniser", "slow_stages", "vocoder", "polished")
     names += ("understanding", "language_model")
     for name in names:
         assert torch.load(work / f"{name}.pt", weights_only=True)["step"] == 1, name
@@ -91,7 +91,7 @@ def test_an_export_that_fails_leaves_the_old_checkpoint(
     model = recipe.new_language_model(tokenizer)
     torch.save(model.state_dict(), made.work / "preferred.pt")
     codec = new_codec()
-    for name in ("codes.pt", "polished.pt"):
+    for name in ("hearing.pt", "polished.pt"):
         (made.work / name).touch()
     monkeypatch.setattr(recipe, "load_codec", lambda *paths: codec)
 
@@ -115,7 +115,7 @@ def test_preference_begins_anew_where_the_language_model_was_trained_on(
     trained = []
     for name in ("preferred.pt", "preference.pt", "preference_pairs.pt", "language_model.pt"):
         (tmp_path / name).write_text("")
-    for name in ("codes.pt", "polished.pt", "recogniser.pt", *CORPUS):
+    for name in ("hearing.pt", "polished.pt", "recogniser.pt", *CORPUS):
         (tmp_path / name).touch()
     for name in ("load_language_model", "load_codec", "Corpus", "load_recogniser"):
         monkeypatch.setattr(recipe, name, lambda *args: SimpleNamespace(conversations=None))
@@ -147,16 +147,17 @@ POLISHED_WITH = [f"{name}.npy" for name in recipe.POLISH_SHARES]
 CORPUS = ["heldout_users", "replies", "sounds", "users"]
 NEEDS = {
     "codes": CLIPS,
-    "slow_stages": [*CLIPS, "codes.pt", "recogniser.pt"],
-    "vocoder": [*CLIPS, "codes.pt", "recogniser.pt", "slow_stages.pt"],
-    "polish": [CLIPS[0], *POLISHED_WITH, "codes.pt", "recogniser.pt", "vocoder.pt"],
-    "corpus": ["codes.pt"],
+    "hearing": ["codes.pt"],
+    "slow_stages": [*CLIPS, "hearing.pt", "recogniser.pt"],
+    "vocoder": [*CLIPS, "hearing.pt", "recogniser.pt", "slow_stages.pt"],
+    "polish": [CLIPS[0], *POLISHED_WITH, "hearing.pt", "recogniser.pt", "vocoder.pt"],
+    "corpus": ["hearing.pt"],
     "understanding": ["tokenizer", *CORPUS],
     "language_model": ["tokenizer", *CORPUS, "understanding.pt"],
     "preference": [
-        "tokenizer", *CORPUS, "codes.pt", "polished.pt", "recogniser.pt", "language_model.pt",
+        "tokenizer", *CORPUS, "hearing.pt", "polished.pt", "recogniser.pt", "language_model.pt",
     ],
-    "export": ["tokenizer", "codes.pt", "polished.pt", "preferred.pt"],
+    "export": ["tokenizer", "hearing.pt", "polished.pt", "preferred.pt"],
 }  # fmt: skip
 
 
@@ -216,7 +217,7 @@ def test_other_voices_are_recorded_where_their_folder_is_given(
     found = [recording.line for recording in recordings.read(others[0].parent)]
     assert len(found) == 6 and all(line.other for line in found)
     monkeypatch.setattr(recipe, "load_codes", lambda path: new_codec())
-    (work / "codes.pt").touch()
+    (work / "hearing.pt").touch()
     run_recipe(tmp_path, "--stage", "corpus")
     heard = [spoken.text for spoken in read_spoken(work / "users")]
     assert {line.text for line in found} <= set(heard)

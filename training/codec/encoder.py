@@ -83,21 +83,25 @@ def new_encoder(codec: FireflyArchitecture) -> nn.ModuleDict:
 
 
 def load_codes(path: Path) -> FireflyArchitecture:
-    """The codec as `train_codes` left it; its vocoder is untrained."""
+    """The codec as `train_codes` or `hearing` left it; its vocoder is untrained."""
     codec = new_codec()
-    new_encoder(codec).load_state_dict(
-        torch.load(path, weights_only=True, map_location="cpu")["modules"]["codec"]
-    )
+    modules = torch.load(path, weights_only=True, map_location="cpu")["modules"]
+    new_encoder(codec).load_state_dict(modules.get("codec_mean", modules["codec"]))
     return codec.eval()
 
 
-def spread_projections(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
-    """What the quantiser will bound, divided by the wanted spread: [positions, K * levels]."""
+def quantiser_inputs(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
+    """Hidden states of the encoder [B, C, T] -> what the quantiser will bound [K, B, L, levels]."""
     for conv, block in codec.quantizer.downsample:
         hidden = block(conv(hidden))
     groups = codec.quantizer.residual_fsq.rvqs
-    parts = hidden.float().mT.flatten(0, 1).chunk(len(groups), dim=-1)
-    projected = torch.stack([fsq.project_in(part) for fsq, part in zip(groups, parts)], dim=1)
+    parts = hidden.float().mT.chunk(len(groups), dim=-1)
+    return torch.stack([group.project_in(part) for group, part in zip(groups, parts)])
+
+
+def spread_projections(codec: FireflyArchitecture, hidden: Tensor) -> Tensor:
+    """`quantiser_inputs` divided by the wanted spread: [positions, K * levels]."""
+    projected = quantiser_inputs(codec, hidden).flatten(1, 2).transpose(0, 1)
     # By numbers, not by a tensor: what comes from the CPU in every step would hold up a GPU.
     spread = [numbers / deviation for numbers, deviation in zip(projected.unbind(-1), SPREAD)]
     return torch.stack(spread, dim=-1).flatten(1)

@@ -1,0 +1,91 @@
+"""The encoder learns that words are read off its codes, and stays near what it was."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from recipe import make_recording
+
+from training.codec import encoder, hearing
+from training.recogniser.spelling import Spelling
+from training.speech.recordings import Recording
+
+TEXTS = ("你好。", "晚上睡不着觉怎么办？", "早上好！")
+RECORDINGS = [make_recording(text, "sad", seed) for text in TEXTS for seed in (1, 2)]
+
+
+@pytest.fixture
+def codes(clip: Path, tmp_path: Path, small_models) -> Path:
+    encoder.train_codes({clip: 1.0}, clip, tmp_path, 1e-6, "cpu")
+    return tmp_path / "codes.pt"
+
+
+def new_hearing(codes: Path) -> hearing.Hearing:
+    return hearing.Hearing(encoder.load_codes(codes), Spelling(TEXTS))
+
+
+def batch(recordings: list[Recording]) -> list[hearing.Heard]:
+    rng = np.random.default_rng(0)
+    return [hearing.hear(recording, rng) for recording in recordings]
+
+
+def test_what_was_not_changed_by_a_microphone_is_coded_as_before(codes: Path):
+    heard = [replace(one, wave=one.clean) for one in batch(RECORDINGS[:2])]
+    distance, _, moved = new_hearing(codes).losses(heard)
+    assert (distance, moved) == (0, 0)
+    louder = [replace(one, wave=3 * one.clean) for one in heard]
+    distance, _, moved = new_hearing(codes).losses(louder)
+    assert distance > 0 and moved > 0
+
+
+def test_what_lies_behind_a_recording_does_not_count(codes: Path):
+    short, long = batch([RECORDINGS[0], RECORDINGS[2]])
+    assert len(short.wave) < len(long.wave)
+    made = new_hearing(codes)
+    made.reader.eval()
+    alone, beside = made.losses([short]), made.losses([short, short, long])
+    other = made.losses([long])
+    lengths = [-(-len(one.wave) // hearing.FRAME) for one in (short, long)]
+    expected = (2 * lengths[0] * alone[0] + lengths[1] * other[0]) / (2 * lengths[0] + lengths[1])
+    torch.testing.assert_close(beside[0], expected, rtol=1e-2, atol=1e-4)
+
+
+def test_words_reach_the_encoder_and_not_the_decoder(codes: Path):
+    made = new_hearing(codes)
+    made.losses(batch(RECORDINGS))[1].backward()
+    assert made.codec.backbone.norm.weight.grad.abs().max() > 0
+    assert made.codec.quantizer.downsample[0][0].conv.weight.grad.abs().max() > 0
+    decoding = [made.codec.head, made.codec.quantizer.upsample, made.groups[0].project_out]
+    assert all(p.grad is None for module in decoding for p in module.parameters())
+    assert all(p.grad is None for p in made.before.parameters())
+
+
+def test_half_of_the_spectra_are_rough_and_the_codes_aimed_at_are_not(codes: Path):
+    torch.manual_seed(0)
+    mel = torch.randn(40, 100, 24) - 3
+    rough = hearing.roughen(mel)
+    changed = (rough != mel).flatten(1).any(1)
+    assert 10 <= changed.sum() <= 30 and rough.isfinite().all()
+    assert (rough - mel)[changed].square().mean() < 3 * mel.var()
+    made, heard = new_hearing(codes), [replace(one, wave=one.clean) for one in batch(RECORDINGS)]
+    assert made.losses(heard)[0] == 0 < made.losses(heard, rough=True)[0]
+
+
+def test_the_same_step_draws_the_same(small_models):
+    first, second = (hearing.Speech(RECORDINGS, seed=4).batch(13) for _ in range(2))
+    assert len(first) == hearing.BATCH_SIZE
+    for one, other in zip(first, second):
+        assert one.text == other.text and np.array_equal(one.wave, other.wave)
+    assert any(not np.array_equal(one.wave, one.clean) for one in first)
+
+
+def test_it_is_trained_and_its_mean_is_loaded(codes: Path, tmp_path: Path):
+    foreign = replace(RECORDINGS[0], onsets=())
+    hearing.train_hearing(codes, [*RECORDINGS, foreign], RECORDINGS[:2], tmp_path, 1e-6, "cpu")
+    saved = torch.load(tmp_path / "hearing.pt", weights_only=True)
+    assert {"valid_distance", "valid_spelling", "codes_moved"} <= set(saved["rows"][0])
+    codec, mean = encoder.load_codes(tmp_path / "hearing.pt"), saved["modules"]["codec_mean"]
+    for name, tensor in codec.backbone.state_dict().items():
+        assert torch.equal(tensor, mean[f"backbone.{name}"])
