@@ -56,6 +56,7 @@ function silence() {
 let speaking = false;
 
 function said() {
+  element.querySelector(".player").classList.toggle("speaking", pieces.length > 0);
   const now = pieces.length > 0 || (speaking && turn !== silenced && heardAll !== turn);
   if (now === speaking) return;
   speaking = now;
@@ -142,7 +143,6 @@ const levels = new Uint8Array(256);
 
 function draw() {
   drawing = pieces.length > 0;
-  element.querySelector(".player").classList.toggle("speaking", drawing);
   if (!drawing) return;
   meter.getByteFrequencyData(levels);
   bars.forEach((bar, i) => {

@@ -106,7 +106,7 @@ def test_the_codec(clip: Path, tmp_path: Path, no_gradients):
     assert (folder / "polished.pt").exists()
 
 
-def test_the_encoder_by_words(clip: Path, tmp_path: Path, no_gradients):
+def test_the_encoder_by_words(clip: Path, tmp_path: Path, made_up_teacher, no_gradients):
     encoder.train_codes({clip: 1.0}, clip, tmp_path, 1e-6, NAME)
     recordings = [make_recording("你好。", "sad", seed) for seed in (1, 2)]
     hearing.train_hearing(tmp_path / "codes.pt", recordings, recordings, tmp_path, 1e-6, NAME)

@@ -12,6 +12,8 @@ from training.codec import encoder, hearing
 from training.recogniser.spelling import Spelling
 from training.speech.recordings import Recording
 
+pytestmark = pytest.mark.usefixtures("made_up_teacher")
+
 TEXTS = ("你好。", "晚上睡不着觉怎么办？", "早上好！")
 RECORDINGS = [make_recording(text, "sad", seed) for text in TEXTS for seed in (1, 2)]
 
