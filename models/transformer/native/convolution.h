@@ -143,32 +143,61 @@ static void some_taps(
 #undef RUN
 }
 
-// The results at a position, of `side` vectors of outputs.
-static void finish(
-    const Output *to, const floats *sums, int64_t row, int64_t position, int64_t output, int side
+// The results at `count` positions, of `side` vectors of outputs, or as many numbers as are left.
+static INLINE void finish_numbers(
+    const Output *to, const floats *sums, int64_t row, int64_t position, int64_t count,
+    int64_t output, int side, int64_t left
 ) {
     const Signal *active = to->active;
-    for (int s = 0; s < side; s++) {
-        floats y = sums[s];
-        int64_t place = position * to->width + output + s * WIDTH;
-        int64_t at = row * to->row_size + place, left = to->width - output - s * WIDTH;
-        if (to->residual) y += read_floats(to->residual + at, left);
-        if (to->total) y += read_floats(to->total + at, left);
-        if (to->kept) write_floats(to->kept + at, y, left);
-        if (active) {
-            int64_t begin = (row * (active->known + active->room) + active->known);
+    int64_t place = position * to->width + output;
+    bf16 *new = NULL;
+    if (active) {
+        int64_t begin = row * (active->known + active->room) + active->known;
+        new = active->data + begin * active->channels;
+    }
+    for (int64_t t = 0; t < count; t++, place += to->width)
+#pragma GCC unroll 4
+        for (int s = 0; s < side; s++) {
+            floats y = *sums++;
+            int64_t i = place + s * WIDTH, at = row * to->row_size + i;
+            if (to->residual) y += read_floats(to->residual + at, left);
+            if (to->total) y += read_floats(to->total + at, left);
+            if (to->kept) write_floats(to->kept + at, y, left);
+            if (!new) continue;
             if (to->scale) y *= splat(to->scale);
             if (to->activation != NONE) y = to->activation == SILU ? silu(y) : gelu(y);
-            write_rounded(active->data + begin * active->channels + place, y);
+            write_rounded(new + i, y);
         }
-    }
 }
+
+// Of the same the compiler makes a version for each number of vectors.
+static void finish(
+    const Output *to, const floats *sums, int64_t row, int64_t position, int64_t count,
+    int64_t output, int side
+) {
+#define FINISH(side_, left) finish_numbers(to, sums, row, position, count, output, side_, left)
+    if (to->width < WIDTH) FINISH(1, to->width);
+    else if (side == 1) FINISH(1, WIDTH);
+    else if (side == 2) FINISH(2, WIDTH);
+    else FINISH(SIDE, WIDTH);
+#undef FINISH
+}
+
+#ifdef HAS_AMX_BF16
+#include "convolution_amx.h"
+#endif
 
 // The calling thread's share of a convolution, of inputs that begin at one of the new ones.
 static void convolve(
     const Share *share, const Convolution *conv, const Signal *in, int64_t begin, int64_t count,
     const Output *to
 ) {
+#ifdef HAS_AMX_BF16
+    if (has_tiles) {
+        convolve_tiles(share, conv, in, begin, count, to);
+        return;
+    }
+#endif
     int64_t item = 0, all = 0, vectors = conv->outputs / WIDTH;
     for (int pass = 0; pass < 2; pass++) {
         int64_t mine = all * share->thread / share->threads;
@@ -191,8 +220,7 @@ static void convolve(
                     floats sums[MOST_TIMES];
                     int64_t size = at_most(count - p, times);
                     some_taps(conv, x + p * in->channels, weight, conv->bias + output, side, size, sums);
-                    for (int64_t t = 0; t < size; t++)
-                        finish(to, sums + t * side, row, p + t, output, side);
+                    finish(to, sums, row, p, size, output, side);
                 }
             }
         }

@@ -14,11 +14,13 @@ enum {
 };
 
 // The tiles' bytes a row, and their rows: of all 8 as many as there can be.
-static const struct {
+typedef struct {
     uint8_t palette, unused[15];
     uint16_t bytes[16];
     uint8_t rows[16];
-} tile_shapes = {
+} TileShapes;
+
+static const TileShapes tile_shapes = {
     .palette = 1,
     .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
     .rows = {16, 16, 16, 16, 16, 16, 16, 16},

@@ -156,6 +156,10 @@ static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, b
 
 #define HAS_VOCODER 1
 
+#if defined(HAS_AMX) && defined(__AMX_BF16__)
+#define HAS_AMX_BF16 1
+#endif
+
 typedef __m512bh pairs; // of bf16, which are multiplied and added up
 
 static INLINE pairs read_weights(const bf16 *x) { return (pairs)_mm512_loadu_si512(x); }

@@ -4,6 +4,15 @@
 //
 // Pairs are counted from a row's beginning, so that pieces give what the whole gives.
 
+// Whether they are computed so: tiles do all products in less time.
+int native_pairs(void) {
+#ifdef HAS_AMX_BF16
+    return !has_tiles;
+#else
+    return 1;
+#endif
+}
+
 enum { PLAIN, APART, SUM, DIFFERENCE, KINDS }; // of terms: x, x - x'', x + x', x' - x
 enum { PASSES = 4, NO_TERM = KINDS };
 
@@ -131,7 +140,7 @@ static void convolve_pairs(
                         for (int half = 0; half < 2; half++) {
                             int64_t position = positions[t] + half * dilation;
                             if (position >= 0 && position < count)
-                                finish(to, sums[t][half], row, position, output, SIDE);
+                                finish(to, sums[t][half], row, position, 1, output, SIDE);
                         }
                 }
             }

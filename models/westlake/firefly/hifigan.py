@@ -1,21 +1,16 @@
 """Latents -> wave: a causal HiFi-GAN generator (Kong et al., 2020, arXiv:2010.05646)."""
 
-from collections.abc import Iterable
 from ctypes import CDLL
-from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...transformer.native import has_vocoder, isa_of
+from ...transformer.native import has_vocoder
 from .config import FireflyConfig
 from .conv import FishConvNet, FishTransConvNet, Packable, StreamState
 from .native import NativeVocoder
-
-# Of a frame, from which AMX gains PyTorch more than its overhead, 10 ms a chunk, costs it.
-LARGE_PRODUCTS = 150_000_000
 
 
 class ResidualStack(nn.Module):
@@ -83,19 +78,6 @@ class HiFiGANGenerator(Packable):
                 if isinstance(module, (FishConvNet, FishTransConvNet)):
                     module.weight_norm()
 
-    @property
-    def num_products(self) -> int:
-        """Products of weights and inputs that a frame takes, but for those of the first layer and
-        the last."""
-        rate, count = self.config.mels_per_frame, 0
-        parts = zip(self.ups, self.resblocks, strict=True)
-        for up, block in cast("Iterable[tuple[FishTransConvNet, ParallelBlock]]", parts):
-            count += rate * up.conv.weight.numel()
-            rate *= up.stride
-            convs = (layer for layer in block.modules() if isinstance(layer, FishConvNet))
-            count += rate * sum(layer.conv.weight.numel() for layer in convs)
-        return count
-
     def pack(self, library: CDLL | None = None) -> None:
         """Lay final bfloat16 weights as this CPU multiplies them.
 
@@ -104,20 +86,15 @@ class HiFiGANGenerator(Packable):
         converted later have to be packed again.
 
         Args:
-            library: from `load_library`; it is used where its vocoder is fastest and has room for
-                all stages.
+            library: from `load_library`; it is used where it has a vocoder with room for all
+                stages.
         """
-        if library is not None and self._is_faster_in(library):
+        if library is not None and has_vocoder(library) and NativeVocoder.takes(library, self):
             self.packed = NativeVocoder(library, self)
             return
         for module in self.modules():
             if isinstance(module, FishConvNet):
                 module.pack()
-
-    def _is_faster_in(self, library: CDLL) -> bool:
-        if isa_of(library) == "amx" and self.num_products >= LARGE_PRODUCTS:
-            return False
-        return has_vocoder(library) and NativeVocoder.takes(library, self)
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if self.packed is not None:

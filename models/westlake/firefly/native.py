@@ -187,7 +187,8 @@ class NativeVocoder(_NativeLayers):
         channels = self._filled(stacks[0][0].conv.in_channels)
         shared = self._keep(needed * channels)
         shortest = min(convs[0].conv.kernel_size[0] for convs in stacks)
-        paired = channels % (self.side * self.width) == 0 and shortest >= 3
+        is_whole = channels % (self.side * self.width) == 0
+        paired = bool(self.compiled.native_pairs()) and is_whole and shortest >= 3
         layers = [
             self._layer(
                 *self._plain(conv), conv.conv.dilation[0], None if number else shared, paired
