@@ -17,13 +17,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models.westlake.firefly import FireflyArchitecture
 
 from ..loop import Stage, autocast
 from ..recogniser.spelling import Speller, Spelling
+from ..speech.perturbation import roughen
 from ..speech.recordings import Recording
 from ..speech.speakers import Microphone, vary
 from .clips import FRAME, VARIATION
@@ -113,29 +113,6 @@ def hear(recording: Recording, rng: np.random.Generator) -> Heard:
     return Heard(text=recording.line.text, clean=clean, wave=wave)
 
 
-def roughen(mel: Tensor) -> Tensor:
-    """Log-mel [B, M, T], half of them in another timbre, blurred, with noise, in patches too."""
-    batch_size, num_mels, num_frames = mel.shape
-
-    def uniform(low: float, high: float) -> Tensor:
-        return torch.empty(batch_size, 1, 1, device=mel.device).uniform_(low, high)
-
-    def normal(*sizes: int) -> Tensor:
-        return torch.randn(batch_size, *sizes, device=mel.device)
-
-    timbre = F.interpolate(normal(1, 8), size=num_mels, mode="linear").mT
-    rough = mel + timbre * uniform(-0.4, 0.8).clamp(min=0)
-    size = 2 * int(torch.randint(3, ())) + 1
-    blurred = F.avg_pool2d(rough[:, None], (size, 1), 1, (size // 2, 0), count_include_pad=False)
-    rough = rough.lerp(blurred[:, 0], uniform(-0.5, 1.0).clamp(min=0))
-    rough = rough.maximum(uniform(-9.0, -4.5))
-    patches = normal(1, num_mels // 4, num_frames // 4 + 1)
-    patches = F.interpolate(patches, size=(num_mels, num_frames), mode="bilinear")[:, 0]
-    rough = rough + patches * uniform(-0.6, 0.9).clamp(min=0)
-    rough = rough + normal(num_mels, num_frames) * uniform(-0.3, 0.5).clamp(min=0)
-    return torch.where(uniform(0, 1) < ROUGH_SHARE, rough, mel)
-
-
 class Hearing:
     """An encoder that learns, the one that it began as, and who reads its codes.
 
@@ -169,7 +146,7 @@ class Hearing:
                 self.codec.spec_transform(self._padded(waves, max(lengths)))
                 for waves in ([one.clean for one in batch], [one.wave for one in batch])
             )
-            mel = roughen(mel) if rough else mel
+            mel = roughen(mel, ROUGH_SHARE) if rough else mel
         with autocast(self.device):
             numbers = quantiser_inputs(self.codec, self.codec.backbone(mel))
             with torch.no_grad():

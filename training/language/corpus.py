@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from tqdm import tqdm
 
@@ -18,7 +19,7 @@ from ..codec.clips import VARIATION
 from ..codec.config import TINY_CODEC
 from ..dialogues import SILENT, UNCLEAR
 from ..files import replacing
-from ..speech import recordings
+from ..speech import perturbation, recordings
 from ..speech.recordings import Recording
 from ..speech.speakers import SAMPLE_RATE, Microphone, noise, vary
 
@@ -50,6 +51,8 @@ def write_users(
 ) -> None:
     """Every recorded user, `rounds` times, each time larger or smaller and at another microphone.
 
+    From the second time on it is also as other people might have said it.
+
     Shards are added for recordings that came since the last time.
     """
     folder.mkdir(parents=True, exist_ok=True)
@@ -64,7 +67,8 @@ def write_users(
         for recording in recordings.read_shard(source):
             factor = rng.uniform(*VARIATION)
             heard = Microphone.draw(rng).record(vary(_float(recording), factor))
-            spoken.append(_spoken(recording, encode(codec, heard), factor))
+            codes, frames = _perturbed(codec, heard, rng) if index else (encode(codec, heard), None)
+            spoken.append(_spoken(recording, codes, factor, frames=frames))
         _write(path, spoken)
 
 
@@ -155,13 +159,37 @@ def encode(codec: FireflyArchitecture, wave: np.ndarray) -> Tensor:
     return codes[0].short().cpu()
 
 
+@torch.no_grad()
+def _perturbed(
+    codec: FireflyArchitecture, wave: np.ndarray, rng: np.random.Generator
+) -> tuple[Tensor, np.ndarray]:
+    """As `encode`, of `perturbation.perturb`, and the frame where each of the wave's went."""
+    frame = TINY_CODEC.samples_per_frame
+    wave = np.pad(wave, (0, max(0, frame - len(wave))))
+    audio = torch.from_numpy(wave)[None, None].to(next(codec.parameters()).device)
+    mel, places = perturbation.perturb(codec.spec_transform(audio), rng)
+    mel = F.pad(mel, (0, -mel.shape[-1] % TINY_CODEC.mels_per_frame), mode="replicate")
+    codes = codec.quantizer.encode(codec.backbone(mel))
+    return codes[0].short().cpu(), places[:: TINY_CODEC.mels_per_frame] / TINY_CODEC.mels_per_frame
+
+
 def _spoken(
-    recording: Recording, codes: Tensor, factor: float = 1.0, lead_frames: int = 0
+    recording: Recording,
+    codes: Tensor,
+    factor: float = 1.0,
+    lead_frames: int = 0,
+    frames: np.ndarray | None = None,
 ) -> Spoken:
-    """What a recording says, played `factor` times as fast as it was recorded, after its lead."""
+    """What a recording says, played `factor` times as fast as it was recorded, after its lead.
+
+    Args:
+        frames: where each of its frames is to be found, unless it is in its place.
+    """
     line, last = recording.line, codes.shape[1] - 1
-    frames = (lead_frames + int(s / factor / FRAME_SECONDS) for s in recording.onsets)
-    onsets = tuple(min(last, frame) for frame in frames)
+    begun = [s / factor / FRAME_SECONDS for s in recording.onsets]
+    if frames is not None:
+        begun = np.interp(begun, np.arange(len(frames)), frames).tolist()
+    onsets = tuple(min(last, lead_frames + int(frame)) for frame in begun)
     text = line.text if onsets else ""  # of another language nothing is to be understood
     return Spoken(intent=line.source, text=text, manner=line.manner, codes=codes, onsets=onsets)
 

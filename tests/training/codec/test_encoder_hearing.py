@@ -64,13 +64,8 @@ def test_words_reach_the_encoder_and_not_the_decoder(codes: Path):
     assert all(p.grad is None for p in made.before.parameters())
 
 
-def test_half_of_the_spectra_are_rough_and_the_codes_aimed_at_are_not(codes: Path):
+def test_the_codes_aimed_at_are_not_of_rough_spectra(codes: Path):
     torch.manual_seed(0)
-    mel = torch.randn(40, 100, 24) - 3
-    rough = hearing.roughen(mel)
-    changed = (rough != mel).flatten(1).any(1)
-    assert 10 <= changed.sum() <= 30 and rough.isfinite().all()
-    assert (rough - mel)[changed].square().mean() < 3 * mel.var()
     made, heard = new_hearing(codes), [replace(one, wave=one.clean) for one in batch(RECORDINGS)]
     assert made.losses(heard)[0] == 0 < made.losses(heard, rough=True)[0]
 

@@ -18,7 +18,7 @@ from training.language.corpus import (
     write_sounds,
     write_users,
 )
-from training.speech import recordings
+from training.speech import perturbation, recordings
 from training.speech.recordings import Line, record
 
 USERS = [
@@ -65,6 +65,20 @@ def test_characters_begin_earlier_in_a_faster_round(takes: Path, tmp_path: Path,
         assert list(usual.onsets) == [int(frame) for frame in frames]
         assert list(slow.onsets) == [int(2 * frame) for frame in frames]
         assert slow.codes.shape[1] > 1.8 * usual.codes.shape[1]
+
+
+def test_from_the_second_round_on_others_say_it(takes: Path, tmp_path: Path, monkeypatch):
+    def perturb(mel: torch.Tensor, rng: np.random.Generator):
+        return mel.repeat_interleave(2, -1), 2.0 * np.arange(mel.shape[-1])
+
+    monkeypatch.setattr(perturbation, "perturb", perturb)
+    monkeypatch.setattr(corpus, "VARIATION", (1.0, 1.0))
+    write_users(new_codec().eval(), takes / "users", tmp_path / "users", 2, seed=3)
+    spoken = list(read_spoken(tmp_path / "users"))
+    for line in USERS:
+        first, second = (s for s in spoken if s.text == line.text)
+        assert second.codes.shape[1] == pytest.approx(2 * first.codes.shape[1], abs=2)
+        assert second.onsets == pytest.approx([2 * onset for onset in first.onsets], abs=2)
 
 
 def test_a_killed_encoding_goes_on(takes: Path, tmp_path: Path, monkeypatch):
