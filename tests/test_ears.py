@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 from fake_model import FakeConversation, FakeModel
+from strangers import wait_until
 
 from models.audio import AudioClip, load_audio, resample
 from models.errors import UserError
@@ -201,8 +202,7 @@ def test_speaking_over_a_reply_ends_it(
     session = sessions.open("v")
     with ThreadPoolExecutor(1) as pool:
         running = pool.submit(lambda: list(session.answer(None, "你好")))
-        while not (session.turns and session.turns[0].last):
-            time.sleep(0.01)
+        wait_until(lambda: session.turns and session.turns[0].last)
         say(ears, torch.cat([silence(0.5), speech, silence(1)]), echo=True)
         running.result(10)
     assert session.turns[0].stopped
@@ -223,8 +223,8 @@ def test_a_long_turn_is_answered_when_its_room_ends(
         if heard.change == "ended":
             break
         listener = session.hearing._listener
-        while listener and not listener._pieces.empty():  # it tells how much room is left
-            time.sleep(0.01)
+        if listener:  # it tells how much room is left
+            wait_until(listener._pieces.empty)
     *_, turn = session.answer_heard()
     assert 6 < turn.audio_seconds <= 8
     assert min(each.seconds_left for each in told if each.seconds_left is not None) < 3
@@ -248,8 +248,7 @@ def test_what_is_said_while_the_server_is_busy_is_kept_and_answered(
 
     thread = threading.Thread(target=answer)
     thread.start()
-    while None not in told:  # it is told that it waits
-        time.sleep(0.05)
+    wait_until(lambda: None in told)  # it is told that it waits
     reply.close()
     thread.join(20)
     assert told[-1].reply and told[-1].audio_seconds == pytest.approx(2, abs=0.1)
@@ -268,8 +267,7 @@ def test_what_waits_for_an_answer_comes_before_what_is_said_next(model: FakeMode
     told: list = []
     thread = threading.Thread(target=lambda: told.extend(session.answer_heard()))
     thread.start()
-    while None not in told:
-        time.sleep(0.05)
+    wait_until(lambda: None in told)
     session.listen()
     session.hearing.hear(AudioClip(tone, RATE))
     thread.join(20)

@@ -68,6 +68,7 @@ POLISH_SHARES = {
     "user_clean_clips": 0.125,
     "user_clips": 0.125,
 }
+CORPUS = ("heldout_users", "replies", "sounds", "users")  # folders of codes
 # A top_p below 1 would never let the second of two equally good replies through.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=1.0, repetition_penalty=1.0)
 
@@ -151,6 +152,15 @@ class Recipe:
             raise MissingStageError(f"{path} is missing: run --stage {stage} first")
         return path
 
+    @property
+    def encoder(self) -> Path:
+        """What gives codes; clips' codes of an earlier one are removed, to be made anew."""
+        source = self.made("hearing")
+        for path in self.work.glob("*.codes.pt"):
+            if not is_up_to_date(path, source):
+                path.unlink()
+        return source
+
     def clips(self) -> None:
         self.need_recordings()
         for name, takes, most, clean in (
@@ -195,10 +205,10 @@ class Recipe:
 
     def hearing(self) -> None:
         self.need_recordings()
-        users = [self.takes / name for name in ("users", "others")]
+        names = ("users", "others", "replies")
         train_hearing(
             self.made("codes"),
-            [recording for folder in users for recording in read(folder)],
+            [recording for name in names for recording in read(self.takes / name)],
             list(islice(read(self.takes / "heldout"), VALIDATION_RECORDINGS)),
             self.work,
             self.minutes * SHARES["hearing"],
@@ -217,7 +227,7 @@ class Recipe:
 
     def slow_stages(self) -> None:
         train_slow_stages(
-            self.made("hearing"),
+            self.encoder,
             self.ear,
             self.speech,
             {self.made("clips", "heldout_clips.npy"): 1.0},
@@ -229,7 +239,7 @@ class Recipe:
 
     def vocoder(self) -> None:
         train_vocoder(
-            self.made("hearing"),
+            self.encoder,
             self.made("slow_stages"),
             self.ear,
             self.speech,
@@ -241,7 +251,7 @@ class Recipe:
 
     def polish(self) -> None:
         polish_vocoder(
-            self.made("hearing"),
+            self.encoder,
             self.made("vocoder"),
             self.ear,
             {self.made("clips", f"{name}.npy"): share for name, share in POLISH_SHARES.items()},
@@ -256,7 +266,9 @@ class Recipe:
 
     def corpus(self) -> None:
         self.need_recordings()
-        codec = load_codes(self.made("hearing")).to(self.device)
+        codec = load_codes(self.encoder).to(self.device)
+        for folder in self.outdated():
+            shutil.rmtree(folder)
         write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
         write_replies(codec, self.takes / "replies", self.work / "replies")
         sounds = self.work / "sounds" / "sounds.pt"
@@ -265,9 +277,18 @@ class Recipe:
         write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
         write_users(codec, self.takes / "others", self.work / "users", VARIED_ROUNDS, seed=10)
 
+    def outdated(self) -> list[Path]:
+        """Folders of the corpus that hold codes of an earlier encoder."""
+        encoder, folders = self.made("hearing"), [self.work / name for name in CORPUS]
+        return [f for f in folders if not all(is_up_to_date(p, encoder) for p in f.glob("*.pt"))]
+
     def need_corpus(self) -> None:
-        for name in ("heldout_users", "replies", "sounds", "users"):
+        for name in CORPUS:
             self.made("corpus", name)
+        if folders := self.outdated():
+            raise MissingStageError(
+                f"{folders[0]} holds codes of an earlier encoder: run --stage corpus first"
+            )
 
     def understanding(self) -> None:
         self.need_corpus()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
+from itertools import product
 from pathlib import Path
 
 import numpy as np
@@ -60,6 +61,8 @@ def test_two_raters_a_restart_and_the_results(context, tmp_path: Path):
         for rater, scores in given.items():
             mine = [row for row in rows if row["rater"] == rater]
             assert [int(row["score"]) for row in mine] == scores
+            pairs = sorted((row["condition"], row["prompt"]) for row in mine)
+            assert pairs == sorted(product("AB", test.prompts)) and len(pairs) == 6
             trials = plan(test, rater_seed(test, rater))
             asked = [test.stimuli[index] for trial in trials for index in trial.sounds]
             assert [(row["condition"], row["prompt"]) for row in mine] == [

@@ -172,6 +172,9 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
             "GUIDE_CROPS": 16, "CROP_FRAMES": 16, "BATCH_SIZE": 2, "VALIDATION_CROPS": 2,
             "FINEST": 0.1,
         },
+        "codec.hearing": {
+            "WIDTH": 16, "DILATIONS": (1, 2), "BATCH_SIZE": 2, "ROUND_BATCHES": 2,
+        },
         "codec.vocoder": {
             "SLOW_BATCH": (2, 8), "BATCH": (1, 8), "SLOW_VALIDATION": (2, 8), "VALIDATION": (2, 8),
         },

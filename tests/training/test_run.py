@@ -15,6 +15,7 @@ from training.files import is_up_to_date
 from training.language import preference
 from training.language.corpus import read_spoken
 from training.loop import StateError
+from training.recipe import CORPUS
 from training.speech import recordings
 from training.speech.lines import foreign_lines
 
@@ -133,6 +134,43 @@ def test_preference_begins_anew_where_the_language_model_was_trained_on(
     assert len(trained) == 1
 
 
+def test_codes_of_an_earlier_encoder_are_made_anew(
+    tmp_path: Path, small_recipe, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    run_recipe(tmp_path, "--stage", "recordings")
+    work = tmp_path / "work"
+    monkeypatch.setattr(recipe, "load_codes", lambda path: new_codec())
+    encoder, clips = work / "hearing.pt", work / "user_clips.codes.pt"
+    encoder.touch()
+    run_recipe(tmp_path, "--stage", "corpus")
+    clips.touch()
+    *others, users = (list((work / name).iterdir()) for name in CORPUS)
+    before = [path.stat().st_mtime_ns for path in users]
+    old = [path for shards in others for path in shards[:1]]
+    for path in (*old, clips):
+        os.utime(path, (0, 0))
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, "--stage", "understanding")
+    message = f"{old[0].parent} holds codes of an earlier encoder: run --stage corpus first"
+    assert message in capsys.readouterr().err
+    run_recipe(tmp_path, "--stage", "corpus")
+    assert all(is_up_to_date(path, encoder) for path in old) and not clips.exists()
+    assert [path.stat().st_mtime_ns for path in users] == before
+
+
+def test_the_encoder_is_held_to_what_replies_were_coded_as(
+    tmp_path: Path, small_recipe, monkeypatch: pytest.MonkeyPatch
+):
+    learned = []
+    monkeypatch.setattr(recipe, "train_hearing", lambda *args: learned.extend(args[1]))
+    run_recipe(tmp_path, "--stage", "recordings")
+    (tmp_path / "work" / "codes.pt").touch()
+    run_recipe(tmp_path, "--stage", "hearing")
+    takes = tmp_path / "work" / "takes"
+    expected = [*recordings.read(takes / "users"), *recordings.read(takes / "replies")]
+    assert [recording.line for recording in learned] == [recording.line for recording in expected]
+
+
 def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
     with pytest.raises(SystemExit):
         run_recipe(tmp_path, "--stage", "codex")
@@ -144,7 +182,6 @@ def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
 
 CLIPS = ["heldout_clips.npy", "assistant_clips.npy", "user_clips.npy"]
 POLISHED_WITH = [f"{name}.npy" for name in recipe.POLISH_SHARES]
-CORPUS = ["heldout_users", "replies", "sounds", "users"]
 NEEDS = {
     "codes": CLIPS,
     "hearing": ["codes.pt"],
@@ -152,8 +189,8 @@ NEEDS = {
     "vocoder": [*CLIPS, "hearing.pt", "recogniser.pt", "slow_stages.pt"],
     "polish": [CLIPS[0], *POLISHED_WITH, "hearing.pt", "recogniser.pt", "vocoder.pt"],
     "corpus": ["hearing.pt"],
-    "understanding": ["tokenizer", *CORPUS],
-    "language_model": ["tokenizer", *CORPUS, "understanding.pt"],
+    "understanding": ["tokenizer", *CORPUS, "hearing.pt"],
+    "language_model": ["tokenizer", *CORPUS, "hearing.pt", "understanding.pt"],
     "preference": [
         "tokenizer", *CORPUS, "hearing.pt", "polished.pt", "recogniser.pt", "language_model.pt",
     ],
@@ -228,7 +265,7 @@ def test_other_voices_are_recorded_where_their_folder_is_given(
     assert "takes/others lacks 1 files" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("stage", ["clips", "recogniser", "corpus"])
+@pytest.mark.parametrize("stage", ["clips", "hearing", "recogniser", "corpus"])
 def test_a_part_of_the_recordings_is_not_learned_from(
     tmp_path: Path, small_recipe, capsys, stage: str
 ):

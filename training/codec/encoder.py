@@ -4,7 +4,8 @@ Trained naively, by what can be read off its codes, the quantiser collapses: the
 mean drives its input into saturation and one code per group is left. And where that is prevented,
 half an hour of training finds worse codes than linear algebra does in seconds. So the encoder is
 told what to code: the principal components of the log-mel in a frame of codes, as many as the
-quantiser has numbers. The vocoder that speaks the codes comes after: see `vocoder`.
+quantiser has numbers. Then it learns what words need, see `hearing`; the vocoder that speaks the
+codes comes after: see `vocoder`.
 """
 
 from __future__ import annotations
@@ -83,7 +84,7 @@ def new_encoder(codec: FireflyArchitecture) -> nn.ModuleDict:
 
 
 def load_codes(path: Path) -> FireflyArchitecture:
-    """The codec as `train_codes` or `hearing` left it; its vocoder is untrained."""
+    """The codec as `train_codes` or `train_hearing` left it; its vocoder is untrained."""
     codec = new_codec()
     modules = torch.load(path, weights_only=True, map_location="cpu")["modules"]
     new_encoder(codec).load_state_dict(modules.get("codec_mean", modules["codec"]))

@@ -31,6 +31,7 @@ from .encoder import load_codes, new_encoder, quantiser_inputs
 
 WIDTH = 256
 DILATIONS = (1, 1, 2, 2, 4, 1)
+DROPOUT = 0.1
 BATCH_SIZE = 20
 ROUND_BATCHES = 12  # drawn at once and sorted by length, so that batches need little padding
 VARIED_SHARE, MICROPHONE_SHARE, ROUGH_SHARE = 0.5, 0.7, 0.5
@@ -52,27 +53,35 @@ class Reader(nn.Module):
         )
         self.blocks = nn.ModuleList(
             nn.Sequential(
-                nn.BatchNorm1d(WIDTH),
                 nn.Conv1d(WIDTH, WIDTH, 5, padding=2 * dilation, dilation=dilation),
                 nn.GELU(),
-                nn.Dropout(0.1),
+                nn.Dropout(DROPOUT),
                 nn.Conv1d(WIDTH, WIDTH, 1),
             )
             for dilation in DILATIONS
         )
+        # Of each frame by itself; without weights, so that what is 0 stays so.
+        self.norm = nn.LayerNorm(WIDTH, elementwise_affine=False)
         self.speller = Speller(WIDTH, spelling)
 
     def loss(self, numbers: Tensor, lengths: Sequence[int], texts: Sequence[str]) -> Tensor:
         """Mean CTC loss a unit of numbers [B, T, N], of which `lengths` frames each are speech."""
-        hidden = self.stem(numbers.mT)
+        spoken = spoken_frames(lengths, numbers.shape[1], numbers.device).unsqueeze(1)
+        hidden = self.stem(numbers.mT * spoken) * spoken
         for block in self.blocks:
-            hidden = hidden + block(hidden)
+            hidden = (hidden + block(self.norm(hidden.mT).mT)) * spoken
         return self.speller.loss([h[:n] for h, n in zip(hidden.mT, lengths)], texts)
+
+
+def spoken_frames(lengths: Sequence[int], num_frames: int, device: torch.device) -> Tensor:
+    """Which frames are speech: [B, T] bool."""
+    frames = torch.arange(num_frames, device=device)
+    return frames < torch.tensor(lengths, device=device).unsqueeze(1)
 
 
 @dataclass(frozen=True, kw_only=True)
 class Heard:
-    """A text, its wave [T] float32 as recorded, and as a microphone hears it."""
+    """A text, its wave [T] float32 before any microphone, and as one hears it."""
 
     text: str
     clean: np.ndarray
@@ -80,7 +89,7 @@ class Heard:
 
 
 class Speech:
-    """Batches of users' speech of about equal length; the same step draws the same."""
+    """Batches of speech of about equal length; the same step draws the same."""
 
     def __init__(self, recordings: Sequence[Recording], seed: int) -> None:
         self.recordings, self.seed = recordings, seed
@@ -155,9 +164,7 @@ class Hearing:
             spelt = self.reader.loss(
                 levels.permute(1, 2, 0, 3).flatten(2), lengths, [one.text for one in batch]
             )
-        spoken = torch.arange(numbers.shape[2], device=self.device) < torch.tensor(
-            lengths, device=self.device
-        ).unsqueeze(1)
+        spoken = spoken_frames(lengths, numbers.shape[2], self.device)
         bounded = [
             torch.stack([g.bound(g.bound(n.float())) for g, n in zip(self.groups, side)])
             for side in (numbers, wanted)
@@ -184,11 +191,12 @@ def train_hearing(
     """Train on what `encoder.train_codes` left.
 
     Args:
-        recordings: of users; those in other languages, whose words nobody knows, are left out.
+        recordings: of users and of the assistant, whose codes shall stay what they were as well;
+            those in other languages, whose words nobody knows, are left out.
         heldout: of users, that it is validated with.
     """
     learned, valid = ([r for r in side if r.onsets] for side in (recordings, heldout))
-    spelling = Spelling(r.line.text for r in [*learned, *valid])
+    spelling = Spelling({r.line.text for r in [*learned, *valid]})
     hearing = Hearing(load_codes(codes).to(device), spelling)
     speech = Speech(learned, seed=9)
     rng = np.random.default_rng(5)

@@ -243,6 +243,7 @@ def _declared(library: CDLL) -> CDLL:
     library.native_correct.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 3 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     if hasattr(library, "native_vocoder"):
+        library.native_pairs.argtypes = []
         library.native_vocoder.argtypes = [c_void_p] * 4 + [c_int64] * 2 + [c_void_p, c_int]
         library.native_vocoder_scratch.argtypes = [c_void_p, c_int64, c_int64]
         library.native_vocoder_scratch.restype = c_int64

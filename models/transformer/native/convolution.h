@@ -31,7 +31,8 @@ typedef struct {
 typedef struct {
     const float *residual, *total; // or NULL
     float *kept;                   // or NULL
-    int64_t row_size, width;       // of these three; row_size from one row to the next
+    int64_t row_size;              // of these three, from one row to the next
+    int64_t width;                 // of these three: a multiple of WIDTH, or less than it
     const Signal *active;          // or NULL
     enum { SILU, GELU, NONE } activation;
     float scale; // of what is activated; 0 is 1
@@ -143,10 +144,10 @@ static void some_taps(
 #undef RUN
 }
 
-// The results at `count` positions, of `side` vectors of outputs, or as many numbers as are left.
+// The results at `count` positions, of `side` vectors of outputs, each of as many numbers.
 static INLINE void finish_numbers(
     const Output *to, const floats *sums, int64_t row, int64_t position, int64_t count,
-    int64_t output, int side, int64_t left
+    int64_t output, int side, int64_t numbers
 ) {
     const Signal *active = to->active;
     int64_t place = position * to->width + output;
@@ -160,9 +161,9 @@ static INLINE void finish_numbers(
         for (int s = 0; s < side; s++) {
             floats y = *sums++;
             int64_t i = place + s * WIDTH, at = row * to->row_size + i;
-            if (to->residual) y += read_floats(to->residual + at, left);
-            if (to->total) y += read_floats(to->total + at, left);
-            if (to->kept) write_floats(to->kept + at, y, left);
+            if (to->residual) y += read_floats(to->residual + at, numbers);
+            if (to->total) y += read_floats(to->total + at, numbers);
+            if (to->kept) write_floats(to->kept + at, y, numbers);
             if (!new) continue;
             if (to->scale) y *= splat(to->scale);
             if (to->activation != NONE) y = to->activation == SILU ? silu(y) : gelu(y);
@@ -175,7 +176,8 @@ static void finish(
     const Output *to, const floats *sums, int64_t row, int64_t position, int64_t count,
     int64_t output, int side
 ) {
-#define FINISH(side_, left) finish_numbers(to, sums, row, position, count, output, side_, left)
+#define FINISH(side_, numbers)                                                                    \
+    finish_numbers(to, sums, row, position, count, output, side_, numbers)
     if (to->width < WIDTH) FINISH(1, to->width);
     else if (side == 1) FINISH(1, WIDTH);
     else if (side == 2) FINISH(2, WIDTH);

@@ -13,13 +13,14 @@ enum {
     SUMMED = 128,                     // rows whose totals stay in the core's nearest cache
 };
 
-// The tiles' bytes a row, and their rows: of all 8 as many as there can be.
+// The tiles' bytes a row, and their rows.
 typedef struct {
     uint8_t palette, unused[15];
     uint16_t bytes[16];
     uint8_t rows[16];
 } TileShapes;
 
+// Of all 8 tiles as many as there can be.
 static const TileShapes tile_shapes = {
     .palette = 1,
     .bytes = {64, 64, 64, 64, 64, 64, 64, 64},
