@@ -152,8 +152,7 @@ class Recipe:
             raise MissingStageError(f"{path} is missing: run --stage {stage} first")
         return path
 
-    @property
-    def encoder(self) -> Path:
+    def trained_encoder(self) -> Path:
         """What gives codes; clips' codes of an earlier one are removed, to be made anew."""
         source = self.made("hearing")
         for path in self.work.glob("*.codes.pt"):
@@ -227,7 +226,7 @@ class Recipe:
 
     def slow_stages(self) -> None:
         train_slow_stages(
-            self.encoder,
+            self.trained_encoder(),
             self.ear,
             self.speech,
             {self.made("clips", "heldout_clips.npy"): 1.0},
@@ -239,7 +238,7 @@ class Recipe:
 
     def vocoder(self) -> None:
         train_vocoder(
-            self.encoder,
+            self.trained_encoder(),
             self.made("slow_stages"),
             self.ear,
             self.speech,
@@ -251,7 +250,7 @@ class Recipe:
 
     def polish(self) -> None:
         polish_vocoder(
-            self.encoder,
+            self.trained_encoder(),
             self.made("vocoder"),
             self.ear,
             {self.made("clips", f"{name}.npy"): share for name, share in POLISH_SHARES.items()},
@@ -266,7 +265,7 @@ class Recipe:
 
     def corpus(self) -> None:
         self.need_recordings()
-        codec = load_codes(self.encoder).to(self.device)
+        codec = load_codes(self.trained_encoder()).to(self.device)
         for folder in self.outdated():
             shutil.rmtree(folder)
         write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
