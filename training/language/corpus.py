@@ -95,7 +95,10 @@ def write_replies(codec: FireflyArchitecture, takes: Path, folder: Path) -> None
 def write_sounds(
     codec: FireflyArchitecture, takes: Path, path: Path, number: int, seed: int
 ) -> None:
-    """What nobody can understand: noises, babble, speech played backwards; and silence."""
+    """What nobody can understand: noises, babble, speech played backwards; and silence.
+
+    Half of the sounds are perturbed as users' speech is, which would else be told by that.
+    """
     if path.exists():
         return
     path.parent.mkdir(parents=True, exist_ok=True)
@@ -105,7 +108,9 @@ def write_sounds(
     for index in tqdm(range(number), desc=path.stem):
         silent = index % 4 == 3
         wave = draw_silence(rng) if silent else draw_sound(waves, rng)
-        intent, codes = SILENT if silent else UNCLEAR, encode(codec, wave)
+        perturbed = not silent and rng.random() < 0.5
+        codes = _perturbed(codec, wave, rng)[0] if perturbed else encode(codec, wave)
+        intent = SILENT if silent else UNCLEAR
         spoken.append(Spoken(intent=intent, text="", manner="neutral", codes=codes))
     _write(path, spoken)
 

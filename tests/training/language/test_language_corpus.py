@@ -126,10 +126,14 @@ def test_a_reply_stands_in_silence(takes: Path, tmp_path: Path):
     assert torch.equal(reply.codes, corpus.encode(codec, wave))
 
 
-def test_sounds_are_unclear_or_silent(takes: Path, tmp_path: Path):
-    path = tmp_path / "sounds/sounds.pt"
+def test_sounds_are_unclear_or_silent(takes: Path, tmp_path: Path, monkeypatch):
+    path, perturb, perturbed = tmp_path / "sounds/sounds.pt", perturbation.perturb, []
+    monkeypatch.setattr(
+        perturbation, "perturb", lambda *given: perturbed.append(given) or perturb(*given)
+    )
     codec = new_codec().eval()
     write_sounds(codec, takes / "users", path, 8, seed=6)
+    assert 0 < len(perturbed) < 6  # of the sounds
     sounds = list(read_spoken(path.parent))
     assert [s.intent for s in sounds] == 2 * [*3 * ["unknown.unclear"], "unknown.silence"]
     assert all(s.text == "" and s.codes.shape[1] > 4 for s in sounds)
