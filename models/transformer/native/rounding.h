@@ -1,5 +1,6 @@
-// Rounding to 4 bits so that a layer's outputs change little: each weight's error is made up for by
-// the weights that are rounded after it, as far as their inputs go together.
+// Rounding to 8 bits, and to 4: to the nearest steps; or so that a layer's outputs change little, where
+// each weight's error is made up for by the weights that are rounded after it, as far as their inputs
+// go together.
 
 enum {
     TILES = 2,             // vectors of rows, whose sums do not wait for each other
@@ -10,6 +11,54 @@ enum {
 };
 
 typedef float Rows[LANES];
+
+typedef struct {
+    const float *weight;
+    int64_t rows, inputs, bits;
+    uint8_t *steps;
+    float *scales;
+} Rounding;
+
+static void quantise_task(void *data, int thread, int threads) {
+    Rounding *task = data;
+    int64_t bits = task->bits, size = bits == 8 ? task->inputs : GROUP;
+    int64_t groups = task->rows * (task->inputs / size);
+    int64_t begin = groups * thread / threads, end = groups * (thread + 1) / threads;
+    for (int64_t group = begin; group < end; group++) {
+        const float *x = task->weight + group * size;
+        uint8_t *to = task->steps + group * size * bits / 8;
+        float low = x[0], high = x[0];
+#pragma omp simd reduction(min : low) reduction(max : high)
+        for (int64_t i = 0; i < size; i++) {
+            low = x[i] < low ? x[i] : low;
+            high = x[i] > high ? x[i] : high;
+        }
+        if (bits == 8) {
+            float scale = fmaxf(fmaxf(-low, high), 1e-8f) / 127;
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) to[i] = (uint8_t)(int8_t)rintf(x[i] / scale);
+            task->scales[group] = scale;
+        } else {
+            float step = fmaxf(high - low, 1e-8f) / 15;
+            uint8_t q[GROUP];
+#pragma omp simd
+            for (int64_t i = 0; i < GROUP; i++)
+                q[i] = (uint8_t)fminf(rintf((x[i] - low) / step), 15);
+            for (int64_t i = 0; i < GROUP / 2; i++) to[i] = q[2 * i] << 4 | q[2 * i + 1];
+            task->scales[2 * group] = step;
+            task->scales[2 * group + 1] = low + 8 * step;
+        }
+    }
+}
+
+// Float weights [rows, inputs] as a Linear takes them, but with float scales.
+void native_quantise(
+    const float *weight, int64_t rows, int64_t inputs, int64_t bits, uint8_t *steps, float *scales,
+    int threads
+) {
+    Rounding task = {weight, rows, inputs, bits, steps, scales};
+    together(quantise_task, &task, threads);
+}
 
 typedef struct {
     const float *weight;
