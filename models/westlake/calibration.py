@@ -11,7 +11,6 @@ import torch
 from torch import Tensor
 
 from ..devices import multiplies_bfloat16
-from ..logits import check_logits
 from ..tokenizer import TextTokenizer, mark_ids
 from ..transformer import KVCache
 from ..transformer.quantisation import (
@@ -131,7 +130,6 @@ def _speak(
     codes = grid[:, 1:, -1].clone()  # of each row's last frame
 
     def draw(logits: Tensor) -> Tensor:
-        check_logits(logits)
         count = len(logits)
         settings = torch.tensor([[sampling.temperature, sampling.top_p, 1.0]]).repeat(count, 1)
         points = torch.rand(count, generator=generator, dtype=torch.float64)

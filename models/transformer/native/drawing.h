@@ -1,6 +1,9 @@
 // The draw of tokens from their logits.
 
-enum { SPAN = 1024 }; // tokens whose chances are summed in float32
+enum {
+    SPAN = 1024, // tokens whose chances are summed in float32
+    NO_TOKEN = -1,
+};
 
 // The sum of those chances that are at least as large as the least.
 static double mass_of(const float *chances, int64_t size, float least) {
@@ -35,7 +38,14 @@ static float least_kept(const float *chances, int64_t size, float share) {
     return least;
 }
 
-// The token of a row of logits, which are changed: those of `seen` are made less likely, each once.
+static int are_finite(const float *x, int64_t size) {
+    float sum = 0;
+#pragma omp simd reduction(+ : sum)
+    for (int64_t i = 0; i < size; i++) sum += x[i];
+    return isfinite(sum);
+}
+
+// The token of a row of logits, of which those of `seen` are meanwhile made less likely, each once.
 // Inverse-CDF sampling with a uniform draw, the point, among the likeliest ones that together stay
 // within top-p, or the likeliest.
 //
@@ -44,8 +54,10 @@ static int64_t draw_row(
     float *logits, int64_t size, const int64_t *seen, int64_t width, const float *settings,
     double point, float *restrict chances
 ) {
+    float kept[width];
     for (int64_t w = 0; w < width; w++) {
         int64_t before = 0;
+        kept[w] = logits[seen[w]];
         while (seen[before] != seen[w]) before++;
         if (before == w) logits[seen[w]] *= logits[seen[w]] < 0 ? settings[2] : 1 / settings[2];
     }
@@ -58,6 +70,7 @@ static int64_t draw_row(
 #pragma omp simd
     for (int64_t i = 0; i < size; i++)
         chances[i] = exponential((logits[i] - largest) / temperature) * (chances[i] >= least);
+    for (int64_t w = width; w--;) logits[seen[w]] = kept[w];
 
     point *= mass_of(chances, size, 0);
     int64_t drawn = 0;
@@ -82,14 +95,18 @@ typedef struct {
 static void draw_task(void *data, int thread, int threads) {
     Draw *task = data;
     int64_t size = task->size, width = task->width;
-    for (int64_t r = thread; r < task->rows; r += threads)
-        task->drawn[r] = draw_row(
-            task->logits + r * size, size, task->window + r * width, width,
-            task->settings + 3 * r, task->points[r], task->chances + r * size
-        );
+    for (int64_t r = thread; r < task->rows; r += threads) {
+        float *logits = task->logits + r * size;
+        task->drawn[r] = NO_TOKEN;
+        if (are_finite(logits, size))
+            task->drawn[r] = draw_row(
+                logits, size, task->window + r * width, width, task->settings + 3 * r,
+                task->points[r], task->chances + r * size
+            );
+    }
 }
 
-// A token for each row of logits [rows, size], which are changed.
+// A token for each row of logits [rows, size], or NO_TOKEN where they are not finite.
 //
 // window: [rows, width], tokens that the penalty makes less likely. settings: [rows, 3],
 // temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: 4 * rows * size bytes.

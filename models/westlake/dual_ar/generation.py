@@ -7,7 +7,7 @@ from collections.abc import Callable, Collection, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from ...logits import LEAST_SETTING, check_logits
+from ...logits import LEAST_SETTING
 from ...transformer import KVCache
 from .engines import EagerEngine
 from .model import DualARTransformer
@@ -238,7 +238,6 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(engine, replies)
     drawing = _Drawing(replies)
     logits = engine.model.text_logits(hidden)
-    check_logits(logits)
     for row, reply in zip(logits, replies, strict=True):
         reply.lean(row)
     window, points = drawing.window[:, 0], drawing.points[:, 0]

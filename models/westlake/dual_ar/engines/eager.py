@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager, nullcontext
 import torch
 from torch import Tensor
 
+from ....logits import check_logits
 from ....transformer import KVCache
 from ..model import DualARTransformer
 from ..sampling import sample
@@ -45,7 +46,12 @@ class EagerEngine:
         return self.model.forward_hidden(grid, caches)
 
     def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
-        """Draw a token [B] long for each row; see `sampling.sample`."""
+        """Draw a token [B] long for each row; see `sampling.sample`.
+
+        Raises:
+            FloatingPointError: logits that are not finite.
+        """
+        check_logits(logits)
         return sample(logits, window, settings, points)
 
     def draw_codes(

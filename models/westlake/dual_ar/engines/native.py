@@ -12,6 +12,7 @@ from ctypes import CDLL, addressof
 import torch
 from torch import Tensor
 
+from ....logits import NOT_FINITE
 from ....transformer import KVCache, Stack
 from ....transformer.native import (
     HeadStruct,
@@ -26,6 +27,8 @@ from ....transformer.native import (
 )
 from ..model import DualARTransformer
 from .eager import EagerEngine
+
+NO_TOKEN = -1  # as in the C file
 
 
 class NativeEngine(EagerEngine):
@@ -77,15 +80,16 @@ class NativeDraw:
 
     def __call__(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
         """See `sampling.sample`."""
-        changed, scratch = scratch_of(logits.shape, 4 * logits.numel())
-        changed.copy_(logits)
-        window, points = window.contiguous(), points.contiguous()
+        logits, window, points = (x.contiguous() for x in (logits.float(), window, points))
+        _, scratch = scratch_of((0,), 4 * logits.numel())
         drawn = torch.empty(len(logits), dtype=torch.long)
         with share_of_threads() as threads:
             self.compiled.native_draw(
-                changed.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
+                logits.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
                 *logits.shape, window.shape[1], drawn.data_ptr(), scratch.data_ptr(), threads,
             )  # fmt: skip
+        if NO_TOKEN in drawn:
+            raise FloatingPointError(NOT_FINITE)
         return drawn
 
 
