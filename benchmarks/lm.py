@@ -3,7 +3,7 @@
 Frames a second with full sampling, beside the limit that memory bandwidth sets: a step reads every
 weight that it uses once. Reading a prompt of 1,000 columns, over what bfloat16 products of the same
 size and number take at the machine's measured peak. With more users, or at another position, it is
-compared to one user at the usual one, measured right before. With --plot it is measured over
+compared to one user at the usual one; medians of runs in turn. With --plot it is measured over
 positions and numbers of users.
 """
 
@@ -34,6 +34,7 @@ NUM_USERS = (1, 2, 4, 8)
 POSITION = 200  # positions used, where nothing else is said
 SPEECH_FRAMES_PER_SECOND = 21.53
 PREFILL_COLUMNS = 1000
+RUNS = 5  # of each, in turn
 
 
 def bytes_per_step(checkpoint: Checkpoint) -> int:
@@ -139,10 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     checkpoint, load_seconds = load_parts(options.shape, options.dtype)
     context = min(options.context, checkpoint.model.config.max_seq_len)
-    usual, _ = frames_per_second(checkpoint, context, POSITION, 1, options.frames)
-    speed, first = frames_per_second(
-        checkpoint, context, options.position, options.users, options.frames
-    )
+    asked = (POSITION, 1), (options.position, options.users)
+    runs = [
+        [frames_per_second(checkpoint, context, *each, options.frames) for each in asked]
+        for _ in range(RUNS)
+    ]
+    usual = statistics.median(one for (one, _), _ in runs)
+    speed, first = (statistics.median(run[1][n] for run in runs) for n in (0, 1))
     read, read_limit = prefill(checkpoint, min(PREFILL_COLUMNS, context))
     bandwidth = memory_bandwidth()
     limit = bandwidth / bytes_per_step(checkpoint)
