@@ -21,8 +21,8 @@ NUM_LISTED = 4
 LARGEST_WEIGHT = 1e5  # above float16's range; what is larger was not trained
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"
 BLOCK, NUM_BLOCKS = 1 << 14, 256  # bytes, and how many blocks of them a fingerprint reads of a file
-M_MMAP_THRESHOLD, M_TRIM_THRESHOLD = -3, -1  # as malloc.h has them
-LARGE_BLOCK = 1 << 24  # bytes; what a step needs for a moment is smaller: 16 users' logits
+M_MMAP_THRESHOLD = -3  # as malloc.h has it
+LARGE_BLOCK = 1 << 21  # bytes; what a reply needs for a moment is mostly smaller
 
 
 def give_back_large_blocks() -> None:
@@ -32,7 +32,6 @@ def give_back_large_blocks() -> None:
     """
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(M_MMAP_THRESHOLD, LARGE_BLOCK)
-        libc.mallopt(M_TRIM_THRESHOLD, 2 * LARGE_BLOCK)
 
 
 class _WithoutInit(TorchFunctionMode):
