@@ -26,7 +26,7 @@ from .speakers import (
     draw_plain_user,
     draw_user,
 )
-from .teacher import Prosody, voice_names
+from .teacher import Prosody, model_file, voice_names
 
 SHARD_SIZE = 48
 
@@ -87,6 +87,7 @@ def _processes(workers: int) -> AbstractContextManager[ProcessPoolExecutor | Non
     """None where one worker, this process, is enough."""
     if workers == 1:
         return nullcontext()
+    model_file()  # which they would put together in each other's way
     # Not forked: what torch's threads held would be held for ever.
     return ProcessPoolExecutor(workers, mp_context=get_context("spawn"))
 

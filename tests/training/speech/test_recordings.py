@@ -1,5 +1,6 @@
 """Recordings in shards, by a teacher that is made up."""
 
+import contextlib
 from pathlib import Path
 
 import numpy as np
@@ -95,3 +96,22 @@ def test_what_is_there_already_is_not_said_again(tmp_path: Path, monkeypatch):
     monkeypatch.setattr("training.speech.teacher.say", None)
     record(LINES, tmp_path, 1)
     assert [recording.line for recording in read_shard(tmp_path / "0001.npz")] == LINES[2:4]
+
+
+def test_the_teachers_model_is_there_before_several_processes_ask_for_it(
+    tmp_path: Path, monkeypatch
+):
+    order = []
+
+    class Pool(contextlib.nullcontext):
+        def __init__(self, *arguments, **settings) -> None:
+            super().__init__(self)
+            order.append("processes")
+
+        def map(self, work, parts) -> list:
+            return list(parts)
+
+    monkeypatch.setattr(recordings, "model_file", lambda: order.append("model"))
+    monkeypatch.setattr(recordings, "ProcessPoolExecutor", Pool)
+    record(LINES, tmp_path, 2)
+    assert order == ["model", "processes"]
