@@ -17,7 +17,6 @@ from models.westlake.topics import (
     DOUBT,
     HEARD,
     TOPICS_FILE,
-    WEIGHTS,
     WRITTEN,
     TopicClassifier,
     TopicLeaning,
@@ -71,9 +70,9 @@ def test_what_is_written_is_its_letters_and_digits():
 def test_topics_lean_and_nothing_else_gains_by_it(classifiers, kind):
     ids = {"daily.food": 7, "daily.sleep": 5, "daily.food.how": 2, "daily.sleep.how": 3}
     leaning = TopicLeaning(classifiers, ids, 9)(kind, ["chi", "fan"])
-    opinion = WEIGHTS[kind] * classifiers[kind].opinion(["chi", "fan"])
+    opinion = classifiers[kind].opinion(["chi", "fan"])
     assert leaning.shape == (9,)
-    least = WEIGHTS[kind] * torch.full((5,), DOUBT / len(CLASSES)).log()
+    least = torch.full((5,), DOUBT / len(CLASSES)).log()
     torch.testing.assert_close(leaning[[0, 1, 4, 6, 8]], least)
     assert (opinion >= least[0]).all()
     torch.testing.assert_close(leaning[[7, 5, 2, 3]], opinion[[0, 1, 2, 2]])

@@ -21,7 +21,6 @@ from ..weights import assign_weights, planned, read_metadata, read_weights, writ
 
 TOPICS_FILE = "topics.safetensors"
 HEARD, WRITTEN = "heard", "written"  # turns told apart by their syllables, or by their characters
-WEIGHTS = {HEARD: 1.0, WRITTEN: 0.5}  # of opinions; what is written the language model gets right
 NUM_BUCKETS, DIM = 1 << 16, 64
 LONGEST = 3  # of the n-grams
 DOUBT = 0.02  # share of its opinion that all classes have alike, so that it rules out none
@@ -114,7 +113,7 @@ class TopicLeaning:
         """
         leaning = torch.full((self._vocab_size,), self._least)
         leaning[self._ids] = self._classifiers[kind].opinion(symbols)[self._places]
-        return WEIGHTS[kind] * leaning
+        return leaning
 
 
 def write_topics(path: Path, classifiers: Mapping[str, TopicClassifier]) -> None:
@@ -123,7 +122,7 @@ def write_topics(path: Path, classifiers: Mapping[str, TopicClassifier]) -> None
     Embeddings are stored in 8 bits, in steps of a 127th of the largest value.
     """
     weights = nn.ModuleDict(classifiers).state_dict()
-    for kind in WEIGHTS:
+    for kind in (HEARD, WRITTEN):
         embedding = weights[f"{kind}.embedding.weight"]
         step = embedding.abs().amax().clamp(min=torch.finfo(torch.float32).tiny) / 127
         weights[f"{kind}.embedding.weight"] = (embedding / step).round().to(torch.int8)
@@ -144,7 +143,7 @@ def read_topics(path: Path) -> dict[str, TopicClassifier]:
         if not isinstance(classes, list) or not all(isinstance(name, str) for name in classes):
             raise ValueError("its classes must be a list of names")
         classifiers = {}
-        for kind in WEIGHTS:
+        for kind in (HEARD, WRITTEN):
             embedding = weights[f"{kind}.embedding.weight"]
             num_buckets, dim = embedding.shape
             if not (classes and num_buckets and dim):
