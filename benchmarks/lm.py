@@ -140,13 +140,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     checkpoint, load_seconds = load_parts(options.shape, options.dtype)
     context = min(options.context, checkpoint.model.config.max_seq_len)
-    asked = (POSITION, 1), (options.position, options.users)
-    runs = [
-        [frames_per_second(checkpoint, context, *each, options.frames) for each in asked]
-        for _ in range(RUNS)
-    ]
+
+    def run(position: int, users: int) -> tuple[float, float]:
+        return frames_per_second(checkpoint, context, position, users, options.frames)
+
+    runs = [(run(POSITION, 1), run(options.position, options.users)) for _ in range(RUNS)]
     usual = statistics.median(one for (one, _), _ in runs)
-    speed, first = (statistics.median(run[1][n] for run in runs) for n in (0, 1))
+    speed, first = (statistics.median(several) for several in zip(*(asked for _, asked in runs)))
     read, read_limit = prefill(checkpoint, min(PREFILL_COLUMNS, context))
     bandwidth = memory_bandwidth()
     limit = bandwidth / bytes_per_step(checkpoint)
