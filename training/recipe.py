@@ -37,7 +37,8 @@ from .language.tokenizer import VOCAB_SIZE, questions_of, write_tokenizer
 from .language.topics import train_topics
 from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
 from .speech.lines import foreign_lines, reply_lines, user_lines
-from .speech.recordings import Line, missing_shards, read, record
+from .speech.recordings import Line, read, record
+from .work_folder import WorkFolder
 
 # Shares of the minutes; recording and encoding come on top.
 SHARES = {
@@ -68,13 +69,8 @@ POLISH_SHARES = {
     "user_clean_clips": 0.125,
     "user_clips": 0.125,
 }
-CORPUS = ("heldout_users", "replies", "sounds", "users")  # folders of codes
 # A top_p below 1 would never let the second of two equally good replies through.
 SAMPLING = SamplingConfig(temperature=0.5, top_p=1.0, repetition_penalty=1.0)
-
-
-class MissingStageError(RuntimeError):
-    """A stage was asked for before another one that it needs."""
 
 
 class Recipe:
@@ -104,7 +100,8 @@ class Recipe:
         self.work, self.output, self.minutes = work, output, minutes
         self.device, self.workers, self.start, self.voices = device, workers, start, voices
         self.dialogues = load_dialogues()
-        self.takes = work / "takes"
+        self.found = WorkFolder(work)
+        self.takes = self.found.takes
 
     def tokenizer(self) -> None:
         if not (self.work / "tokenizer").exists():
@@ -137,31 +134,8 @@ class Recipe:
         for name, lines in self.lines().items():
             record(lines, self.takes / name, self.workers, self.voices)
 
-    def need_recordings(self) -> None:
-        """Refuse to go on with a part of them: what is made of it would count as finished."""
-        for name, lines in self.lines().items():
-            if missing := missing_shards(lines, self.takes / name):
-                raise MissingStageError(
-                    f"{self.takes / name} lacks {len(missing)} files: run --stage recordings first"
-                )
-
-    def made(self, stage: str, name: str | None = None) -> Path:
-        """What a stage has put into the work folder, `<stage>.pt` without a name."""
-        path = self.work / (name or f"{stage}.pt")
-        if not path.exists():
-            raise MissingStageError(f"{path} is missing: run --stage {stage} first")
-        return path
-
-    def trained_encoder(self) -> Path:
-        """What gives codes; clips' codes of an earlier one are removed, to be made anew."""
-        source = self.made("hearing")
-        for path in self.work.glob("*.codes.pt"):
-            if not is_up_to_date(path, source):
-                path.unlink()
-        return source
-
     def clips(self) -> None:
-        self.need_recordings()
+        self.found.need_recordings(self.lines())
         for name, takes, most, clean in (
             ("heldout_clips", "heldout", None, False),
             ("assistant_clips", "replies", None, False),
@@ -178,24 +152,24 @@ class Recipe:
 
     def load_tokenizer(self) -> TextTokenizer:
         size = VOCAB_SIZE + len(questions_of(self.dialogues.intents))
-        return load_tokenizer(self.made("tokenizer", "tokenizer"), size)
+        return load_tokenizer(self.found.made("tokenizer", "tokenizer"), size)
 
     @property
     def ear(self) -> Recogniser:
-        return load_recogniser(self.made("recogniser"))
+        return load_recogniser(self.found.made("recogniser"))
 
     @property
     def speech(self) -> dict[Path, float]:
         """What the codec learns from."""
         return {
-            self.made("clips", "assistant_clips.npy"): ASSISTANT_SHARE,
-            self.made("clips", "user_clips.npy"): 1 - ASSISTANT_SHARE,
+            self.found.made("clips", "assistant_clips.npy"): ASSISTANT_SHARE,
+            self.found.made("clips", "user_clips.npy"): 1 - ASSISTANT_SHARE,
         }
 
     def codes(self) -> None:
         train_codes(
             self.speech,
-            self.made("clips", "heldout_clips.npy"),
+            self.found.made("clips", "heldout_clips.npy"),
             self.work,
             self.minutes * SHARES["codes"],
             self.device,
@@ -203,10 +177,10 @@ class Recipe:
         )
 
     def hearing(self) -> None:
-        self.need_recordings()
+        self.found.need_recordings(self.lines())
         names = ("users", "others", "replies")
         train_hearing(
-            self.made("codes"),
+            self.found.made("codes"),
             [recording for name in names for recording in read(self.takes / name)],
             list(islice(read(self.takes / "heldout"), VALIDATION_RECORDINGS)),
             self.work,
@@ -215,7 +189,7 @@ class Recipe:
         )
 
     def recogniser(self) -> None:
-        self.need_recordings()
+        self.found.need_recordings(self.lines())
         train_recogniser(
             [*read(self.takes / "users"), *read(self.takes / "replies")],
             list(islice(read(self.takes / "heldout"), VALIDATION_RECORDINGS)),
@@ -226,10 +200,10 @@ class Recipe:
 
     def slow_stages(self) -> None:
         train_slow_stages(
-            self.trained_encoder(),
+            self.found.trained_encoder(),
             self.ear,
             self.speech,
-            {self.made("clips", "heldout_clips.npy"): 1.0},
+            {self.found.made("clips", "heldout_clips.npy"): 1.0},
             self.work,
             self.minutes * SHARES["slow_stages"],
             self.device,
@@ -238,11 +212,11 @@ class Recipe:
 
     def vocoder(self) -> None:
         train_vocoder(
-            self.trained_encoder(),
-            self.made("slow_stages"),
+            self.found.trained_encoder(),
+            self.found.made("slow_stages"),
             self.ear,
             self.speech,
-            {self.made("clips", "heldout_clips.npy"): 1.0},
+            {self.found.made("clips", "heldout_clips.npy"): 1.0},
             self.work,
             self.minutes * SHARES["vocoder"],
             self.device,
@@ -250,23 +224,26 @@ class Recipe:
 
     def polish(self) -> None:
         polish_vocoder(
-            self.trained_encoder(),
-            self.made("vocoder"),
+            self.found.trained_encoder(),
+            self.found.made("vocoder"),
             self.ear,
-            {self.made("clips", f"{name}.npy"): share for name, share in POLISH_SHARES.items()},
-            {self.made("clips", "heldout_clips.npy"): 1.0},
+            {
+                self.found.made("clips", f"{name}.npy"): share
+                for name, share in POLISH_SHARES.items()
+            },
+            {self.found.made("clips", "heldout_clips.npy"): 1.0},
             self.work,
             self.minutes * SHARES["polish"],
             self.device,
         )
 
     def load_codec(self) -> FireflyArchitecture:
-        return load_codec(self.made("hearing"), self.made("polish", "polished.pt"))
+        return load_codec(self.found.made("hearing"), self.found.made("polish", "polished.pt"))
 
     def corpus(self) -> None:
-        self.need_recordings()
-        codec = load_codes(self.trained_encoder()).to(self.device)
-        for folder in self.outdated():
+        self.found.need_recordings(self.lines())
+        codec = load_codes(self.found.trained_encoder()).to(self.device)
+        for folder in self.found.outdated_corpus():
             shutil.rmtree(folder)
         write_users(codec, self.takes / "heldout", self.work / "heldout_users", 1, seed=5)
         write_replies(codec, self.takes / "replies", self.work / "replies")
@@ -276,21 +253,8 @@ class Recipe:
         write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
         write_users(codec, self.takes / "others", self.work / "users", VARIED_ROUNDS, seed=10)
 
-    def outdated(self) -> list[Path]:
-        """Folders of the corpus that hold codes of an earlier encoder."""
-        encoder, folders = self.made("hearing"), [self.work / name for name in CORPUS]
-        return [f for f in folders if not all(is_up_to_date(p, encoder) for p in f.glob("*.pt"))]
-
-    def need_corpus(self) -> None:
-        for name in CORPUS:
-            self.made("corpus", name)
-        if folders := self.outdated():
-            raise MissingStageError(
-                f"{folders[0]} holds codes of an earlier encoder: run --stage corpus first"
-            )
-
     def understanding(self) -> None:
-        self.need_corpus()
+        self.found.need_corpus()
         train_understanding(
             self.dialogues,
             self.load_tokenizer(),
@@ -301,8 +265,8 @@ class Recipe:
         )
 
     def language_model(self) -> None:
-        self.need_corpus()
-        self.made("understanding")
+        self.found.need_corpus()
+        self.found.made("understanding")
         train_language_model(
             self.dialogues,
             self.load_tokenizer(),
@@ -312,10 +276,10 @@ class Recipe:
         )
 
     def preference(self) -> None:
-        source = self.made("language_model")
+        source = self.found.made("language_model")
         if is_up_to_date(self.work / "preferred.pt", source):
             return
-        self.need_corpus()
+        self.found.need_corpus()
         for name in ("preference.pt", "preference_pairs.pt"):
             if not is_up_to_date(self.work / name, source):  # of an earlier language model
                 (self.work / name).unlink(missing_ok=True)
@@ -334,7 +298,7 @@ class Recipe:
     def export(self) -> None:
         tokenizer = self.load_tokenizer()
         model = new_language_model(tokenizer)
-        preferred = self.made("preference", "preferred.pt")
+        preferred = self.found.made("preference", "preferred.pt")
         model.load_state_dict(torch.load(preferred, weights_only=True, map_location="cpu"))
         codec = self.load_codec()
         written = self.work / "checkpoint"
@@ -344,8 +308,8 @@ class Recipe:
             codec,
             tokenizer,
             sampling=SAMPLING,
-            topics=read_topics(self.made("topics", TOPICS_FILE)),
-            syllables=read_syllables(self.made("syllables", SYLLABLES_FILE)),
+            topics=read_topics(self.found.made("topics", TOPICS_FILE)),
+            syllables=read_syllables(self.found.made("syllables", SYLLABLES_FILE)),
             dtype=torch.float16,
         )
         self.output.mkdir(parents=True, exist_ok=True)

@@ -14,8 +14,9 @@ from loguru import logger
 from models.devices import find_device
 
 from .loop import StateError
-from .recipe import MissingStageError, Recipe
+from .recipe import Recipe
 from .speech.speakers import check_voices
+from .work_folder import MissingStageError
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

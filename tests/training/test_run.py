@@ -15,9 +15,9 @@ from training.files import is_up_to_date
 from training.language import preference
 from training.language.corpus import read_spoken
 from training.loop import StateError
-from training.recipe import CORPUS
 from training.speech import recordings
 from training.speech.lines import foreign_lines
+from training.work_folder import CORPUS
 
 MINUTES = 1e-6  # of which every stage makes one step
 
@@ -219,7 +219,7 @@ def test_a_stage_names_the_one_that_it_needs_first(
         if name.startswith(("load_", "new_")) and name != "load_dialogues":
             monkeypatch.setattr(recipe, name, lambda *args: torch.nn.Identity())
     monkeypatch.setattr(recipe.torch, "load", lambda *args, **kwargs: {})
-    monkeypatch.setattr(recipe.Recipe, "need_recordings", lambda recipe: None)
+    monkeypatch.setattr(recipe.WorkFolder, "need_recordings", lambda folder, lines: None)
     monkeypatch.setattr(recipe, "Corpus", lambda *args: SimpleNamespace(conversations=None))
     with pytest.raises(SystemExit):
         run_recipe(tmp_path, "--stage", stage)
