@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 FLOATS = (torch.float16, torch.bfloat16, torch.float32, torch.float64)
-INTEGERS = (torch.int8, torch.uint8, torch.int32)
+INTEGERS = (torch.int8, torch.uint8, torch.int16, torch.int32)
 NUM_LISTED = 4
 LARGEST_WEIGHT = 1e5  # above float16's range; what is larger was not trained
 LFS_POINTER = b"version https://git-lfs.github.com/spec/"

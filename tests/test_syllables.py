@@ -19,6 +19,7 @@ from models.westlake.saved_checkpoint import save_checkpoint, save_quantised
 from models.westlake.speech_model import WestlakeModel
 from models.westlake.syllables import (
     SYLLABLES_FILE,
+    Followers,
     SyllableModel,
     read_syllables,
     write_syllables,
@@ -29,19 +30,28 @@ NAMES = ("hao", "ni")
 
 @pytest.fixture
 def model() -> SyllableModel:
+    """Of `_ _` it knows `hao` and `ni`, of `hao ni` `hao`; and behind `_ hao ni` only `ni`."""
     told = np.random.default_rng(0).dirichlet(np.ones(3), 3)
-    trigrams = np.array([1, 2, 3 * (3 * 1 + 2) + 1])  # `_ _ hao`, `_ _ ni`, `hao ni hao`
-    return SyllableModel(
-        NAMES, np.log(told).astype(np.float32), trigrams, np.float32([0.25, 0.5, 0.625])
+    after_two = Followers(
+        numbers=np.array([2, 1, 0, 0, 0, 1, 0, 0, 0]),  # of `_ _`, `_ hao` and `hao ni`
+        places=np.array([1, 2, 2, 1]),
+        shares=np.float32([0.25, 0.5, 0.5, 0.625]),
     )
+    after_three = Followers(  # of `_ hao ni`
+        numbers=np.array([0, 0, 1, 0]), places=np.array([2]), shares=np.float32([0.75])
+    )
+    return SyllableModel(NAMES, np.log(told).astype(np.float32), [after_two, after_three])
 
 
-def test_what_follows_is_told_by_three_and_else_by_two(model):
+def test_what_follows_is_told_by_the_longest_known_context(model):
     bigrams = np.exp(model.bigrams)
-    told = np.exp([model.followers(0, 0), model.followers(1, 2), model.followers(2, 1)])
+    told = [np.exp(model.followers(said)) for said in ((), (1,), (1, 2), (2, 1), (2, 1, 2))]
     np.testing.assert_allclose(told[0], 0.25 * bigrams[0] + [0, 0.25, 0.5], rtol=1e-5)
-    np.testing.assert_allclose(told[1], 0.375 * bigrams[2] + [0, 0.625, 0], rtol=1e-5)
-    np.testing.assert_allclose(told[2], bigrams[1], rtol=1e-5)
+    np.testing.assert_allclose(told[1], 0.5 * bigrams[1] + [0, 0, 0.5], rtol=1e-5)
+    behind_two = 0.375 * bigrams[2] + [0, 0.625, 0]
+    np.testing.assert_allclose(told[2], 0.25 * behind_two + [0, 0, 0.75], rtol=1e-5)
+    np.testing.assert_allclose(told[3], bigrams[1], rtol=1e-5)
+    np.testing.assert_allclose(told[4], behind_two, rtol=1e-5)
 
 
 def test_the_likeliest_transcript_is_found(model):
@@ -56,8 +66,7 @@ def test_the_likeliest_transcript_is_found(model):
             heard[said].append(sum(row[place] for row, place in zip(told, path)))
         scores = {}
         for said, paths in heard.items():
-            line = (0, 0, *said)
-            prior = sum(model.followers(a, b)[c] for a, b, c in zip(line, line[1:], said))
+            prior = sum(model.followers(said[:n])[place] for n, place in enumerate(said))
             scores[said] = float(np.logaddexp.reduce(paths))
             scores[said] += dictation.PRIOR_WEIGHT * prior + dictation.BONUS * len(said)
         for size in (1, 4, 6):
@@ -71,11 +80,25 @@ def test_the_likeliest_transcript_is_found(model):
     assert differ > 3
 
 
-def test_few_transcripts_are_followed_however_long_speech_is(model):
+def test_few_transcripts_are_followed_however_long_speech_is(
+    model, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(dictation, "FAR", math.inf)
     search = PrefixSearch(model)
     search.add(torch.randn(600, 3, generator=torch.Generator().manual_seed(1)))
     assert len(search._found) == dictation.WIDTH and len(search.written) > 100
-    assert all(math.isfinite(each.heard + each.prior) for each in search._found.values())
+    assert all(math.isfinite(each.total) for each in search._found.values())
+
+
+def test_transcripts_far_below_the_likeliest_are_dropped(model, monkeypatch: pytest.MonkeyPatch):
+    logits = torch.randn(40, 3, generator=torch.Generator().manual_seed(1))
+    monkeypatch.setattr(dictation, "FAR", 1.5)
+    search = PrefixSearch(model)
+    for row in logits.split(1):
+        search.add(row)
+        totals = [each.total for each in search._found.values()]
+        assert totals[0] == max(totals) < min(totals) + 1.5
+    assert len(totals) < dictation.WIDTH
 
 
 def test_before_anything_is_heard_nothing_is_written(model):
@@ -84,13 +107,15 @@ def test_before_anything_is_heard_nothing_is_written(model):
 
 def test_a_file_keeps_it(model, tmp_path):
     path = tmp_path / SYLLABLES_FILE
-    model.shares[0] = 1e-9
+    model.longer[0].shares[0] = 1e-9
     write_syllables(path, model)
     read = read_syllables(path)
-    assert read.names == NAMES
-    np.testing.assert_array_equal(read.trigrams, model.trigrams)
-    np.testing.assert_allclose(read.shares, model.shares, rtol=1e-3, atol=1e-7)
-    np.testing.assert_allclose(read.followers(1, 2), model.followers(1, 2), atol=0.01)
+    assert read.names == NAMES and len(read.longer) == 2
+    for kept, told in zip(read.longer, model.longer):
+        np.testing.assert_array_equal(kept.numbers, told.numbers)
+        np.testing.assert_array_equal(kept.places, told.places)
+        np.testing.assert_allclose(kept.shares, told.shares, rtol=1e-3, atol=1e-7)
+    np.testing.assert_allclose(read.followers((1, 2)), model.followers((1, 2)), atol=0.01)
 
 
 def test_damaged_files_are_refused_by_name(model, tmp_path):
@@ -101,21 +126,23 @@ def test_damaged_files_are_refused_by_name(model, tmp_path):
         save_file(whole, path, others)
         with pytest.raises(ValueError, match=SYLLABLES_FILE):
             read_syllables(path)
-    for key, value in {
-        "bigrams": torch.zeros(3),
-        "trigrams": torch.tensor([2, 1, 16], dtype=torch.int32),
-        "shares": torch.ones(2),
-    }.items():
-        save_file({**whole, key: value}, path, names)
-        with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: its (bi|tri)grams"):
-            read_syllables(path)
+    for key in whole:
         save_file({name: whole[name] for name in whole if name != key}, path, names)
         with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: '{key}'"):
             read_syllables(path)
-    for key, value in {"trigrams": [0, 1, 27], "shares": [0.5, 0.5, 1.5]}.items():
-        save_file({**whole, key: torch.tensor(value, dtype=whole[key].dtype)}, path, names)
-        with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: its trigrams must be of its"):
-            read_syllables(path)
+    save_file({**whole, "bigrams": torch.zeros(3)}, path, names)
+    with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: its bigrams"):
+        read_syllables(path)
+    for key, values in {
+        "2.numbers": ([4], [2, 1, 0, 0, 0, 1, 0, 0, 1], [5, -1, 0, 0, 0, 0, 0, 0, 0]),
+        "2.places": ([2, 1, 2, 1], [1, 2, 3, 1], [-1, 2, 2, 1], [1, 2, 2]),
+        "2.shares": ([0.5], [0.25, 0.5, 0.5, 1.5], [0.25, 0.5, 0.5, 0]),
+        "3.numbers": ([0, 0, 1], [0, 0, 2, 0]),
+    }.items():
+        for value in values:
+            save_file({**whole, key: torch.tensor(value, dtype=whole[key].dtype)}, path, names)
+            with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: what follows {key[0]}"):
+                read_syllables(path)
 
 
 @pytest.fixture

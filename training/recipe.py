@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from loguru import logger
 
-from models.tokenizer import TextTokenizer, load_tokenizer
+from models.tokenizer import TextTokenizer, load_tokenizer, special_words
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
 from models.westlake.saved_checkpoint import save_checkpoint
@@ -113,7 +113,8 @@ class Recipe:
 
     def syllables(self) -> None:
         if not (self.work / SYLLABLES_FILE).exists():
-            count_syllables(self.dialogues, self.work / SYLLABLES_FILE)
+            names = sorted(special_words(self.load_tokenizer(), "heard"))
+            count_syllables(self.dialogues, names, self.work / SYLLABLES_FILE)
 
     def lines(self) -> dict[str, list[Line]]:
         """What is recorded, by the folder of its takes."""

@@ -14,10 +14,11 @@ from .dual_ar import DualARTransformer
 from .syllables import START, SyllableModel
 
 BLANK = START  # the place of `<|semantic|>`: nothing new is certain
-WIDTH = 12  # transcripts that are followed
+# Transcripts that are followed, and how far below the likeliest, in logarithms.
+WIDTH, FAR = 24, 8.0
 NUM_LIKELY, LEAST = 8, -6.0  # syllables that a column may add, and their least log-probability
 # How likely a syllable is counts less than what is heard; the bonus makes up for what each costs.
-PRIOR_WEIGHT, BONUS = 0.5, 1.7
+PRIOR_WEIGHT, BONUS = 0.8, 2.6
 
 
 class Dictation:
@@ -107,6 +108,10 @@ class Likelihood(NamedTuple):
     def heard(self) -> float:
         return _sum(self.blank, self.sound)
 
+    @property
+    def total(self) -> float:
+        return self.heard + self.prior
+
 
 class PrefixSearch:
     """Follows the likeliest transcripts, by what is heard and by which syllables follow which
@@ -140,19 +145,18 @@ class PrefixSearch:
             blank = _sum(same.blank, before.heard + float(row[BLANK]))
             sound = _sum(same.sound, before.sound + float(row[last]))
             found[said] = same._replace(blank=blank, sound=sound)
+            if not likely:
+                continue
+            followers = self._syllables.followers(said)
             for place, value in likely:
                 longer = (*said, place)
-                each = found.get(longer) or Likelihood(
-                    -math.inf, -math.inf, before.prior + self._prior(said, place)
-                )
+                prior = before.prior + PRIOR_WEIGHT * float(followers[place]) + BONUS
+                each = found.get(longer) or Likelihood(-math.inf, -math.inf, prior)
                 sound = value + (before.blank if place == last else before.heard)
                 found[longer] = each._replace(sound=_sum(each.sound, sound))
-        best = sorted(found.items(), key=lambda item: -(item[1].heard + item[1].prior))
-        self._found = dict(best[:WIDTH])
-
-    def _prior(self, said: tuple[int, ...], place: int) -> float:
-        a, b = ((START, START) + said)[-2:]
-        return PRIOR_WEIGHT * float(self._syllables.followers(a, b)[place]) + BONUS
+        totals = {said: each.total for said, each in found.items()}
+        best = sorted(totals, key=totals.__getitem__, reverse=True)[:WIDTH]
+        self._found = {said: found[said] for said in best if totals[said] > totals[best[0]] - FAR}
 
 
 def _sum(a: float, b: float) -> float:

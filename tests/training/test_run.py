@@ -183,6 +183,7 @@ def test_an_unknown_stage_is_refused(tmp_path: Path, small_recipe, capsys):
 CLIPS = ["heldout_clips.npy", "assistant_clips.npy", "user_clips.npy"]
 POLISHED_WITH = [f"{name}.npy" for name in recipe.POLISH_SHARES]
 NEEDS = {
+    "syllables": ["tokenizer"],
     "codes": CLIPS,
     "hearing": ["codes.pt"],
     "slow_stages": [*CLIPS, "hearing.pt", "recogniser.pt"],

@@ -3,61 +3,85 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from models.westlake.syllables import START, SyllableModel, write_syllables
+from models.westlake.syllables import START, Followers, SyllableModel, write_syllables
 
 from ..dialogues import FOLLOWUPS, Dialogues
 from ..speech.pinyin import plain_syllables
-from .tokenizer import heard_syllables
 from .wording import CLOSINGS, CORRECTIONS, OPENINGS
 
+LONGEST = 4  # of the n-grams
 DISCOUNT = 0.75  # taken off each count for what was never counted
-RAREST = 2  # trigrams that come less often are left to the bigrams
 UNSEEN = 0.5  # counted of each syllable beside what was seen
 
+Counts = Mapping[tuple[int, ...], int]  # of n-grams
 
-def count_syllables(dialogues: Dialogues, path: Path) -> None:
-    """Keep a model of all lines that users say, and of what they open and close them with."""
-    names = heard_syllables(dialogues)
+
+def count_syllables(dialogues: Dialogues, names: Sequence[str], path: Path) -> None:
+    """Keep a model of all lines that users say, and of what they open and close them with.
+
+    Args:
+        names: of the syllables that are told apart; others are left out.
+    """
     places = {name: place for place, name in enumerate(names, 1)}
     lines = [text for intent in dialogues.intents for text in intent.users]
     lines += [text for kind in FOLLOWUPS for text in dialogues.followups[kind][0]]
     lines += [*OPENINGS, *CLOSINGS, *CORRECTIONS]
-    singles, pairs, threes = np.full(1 + len(names), UNSEEN), Counter(), Counter()
-    for text in lines:
-        said = [places[name] for name in plain_syllables(text) if name in places]
-        line = [START, START, *said]
-        for a, b, c in zip(line, line[1:], said):
-            singles[c] += 1
-            pairs[b, c] += 1
-            threes[a, b, c] += 1
-    bigrams = _bigrams(singles / singles.sum(), pairs)
-    write_syllables(path, SyllableModel(names, bigrams, *_trigrams(len(names), threes)))
+    said = ([places[name] for name in plain_syllables(text) if name in places] for text in lines)
+    counts = _counts([START] * (LONGEST - 2) + line for line in said)
+    size = 1 + len(names)
+    numbers = {(a, b): size * a + b for a in range(size) for b in range(size)}
+    longer = []
+    for of_length in counts[2:]:
+        longer.append(_followers(of_length, numbers))
+        numbers = {ngram: number for number, ngram in enumerate(sorted(of_length))}
+    write_syllables(path, SyllableModel(names, _bigrams(size, *counts[:2]), longer))
 
 
-def _bigrams(singles: np.ndarray, pairs: Counter) -> np.ndarray:
+def _counts(lines: Iterable[Sequence[int]]) -> list[Counts]:
+    """Of n-grams of one place, of two, up to `LONGEST`, that end in a syllable: how often they
+    come; but how many different places they come behind, where they are shorter and something
+    does come before them (Kneser and Ney, 1995)."""
+    often: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(LONGEST)]
+    for line in lines:
+        for end in range(LONGEST - 1, len(line) + 1):
+            for length in range(1, min(LONGEST, end) + 1):
+                often[length - 1][tuple(line[end - length : end])] += 1
+    counts: list[Counts] = []
+    for shorter, longer in zip(often, often[1:]):
+        behind = Counter(ngram[1:] for ngram in longer)
+        counts.append({n: many if n[0] == START else behind[n] for n, many in shorter.items()})
+    return [*counts, often[-1]]
+
+
+def _bigrams(size: int, singles: Counts, pairs: Counts) -> np.ndarray:
     """Log-probabilities [1+S, 1+S]: discounted counts, and what each syllable is without them."""
-    counts = np.zeros((len(singles), len(singles)))
-    for pair, count in pairs.items():
-        counts[pair] = count
-    kept = np.maximum(counts - DISCOUNT, 0) / counts.sum(1, keepdims=True).clip(min=1)
+    alone, behind = np.full(size, UNSEEN), np.zeros((size, size))
+    for (place,), number in singles.items():
+        alone[place] += number
+    for pair, number in pairs.items():
+        behind[pair] = number
+    kept = np.maximum(behind - DISCOUNT, 0) / behind.sum(1, keepdims=True).clip(min=1)
     left = 1 - kept.sum(1, keepdims=True)
-    return np.log(kept + left * singles).astype(np.float32)
+    return np.log(kept + left * alone / alone.sum()).astype(np.float32)
 
 
-def _trigrams(num_names: int, threes: Counter) -> tuple[np.ndarray, np.ndarray]:
-    """Numbers of those that came often enough, rising, and their shares."""
-    totals: Counter = Counter()
-    for (a, b, _), count in threes.items():
-        totals[a, b] += count
-    size = 1 + num_names
-    shares = {
-        (size * a + b) * size + c: (count - DISCOUNT) / totals[a, b]
-        for (a, b, c), count in threes.items()
-        if count >= RAREST
-    }
-    rising = sorted(shares)
-    return np.array(rising, np.int64), np.array([shares[key] for key in rising], np.float32)
+def _followers(counts: Counts, numbers: Mapping[tuple[int, ...], int]) -> Followers:
+    """What follows each context, by discounted counts.
+
+    Args:
+        numbers: of all contexts.
+    """
+    rising = sorted(counts)
+    contexts = np.array([numbers[ngram[:-1]] for ngram in rising])
+    found = np.array([counts[ngram] for ngram in rising], np.float64)
+    totals = np.bincount(contexts, found, len(numbers))
+    return Followers(
+        numbers=np.bincount(contexts, minlength=len(numbers)),
+        places=np.array([ngram[-1] for ngram in rising]),
+        shares=((found - DISCOUNT) / totals[contexts]).astype(np.float32),
+    )
