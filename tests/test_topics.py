@@ -16,7 +16,9 @@ from models.westlake.speech_model import WestlakeModel
 from models.westlake.topics import (
     DOUBT,
     HEARD,
+    SAY,
     TOPICS_FILE,
+    UNKNOWN_PRIORS,
     WRITTEN,
     TopicClassifier,
     TopicLeaning,
@@ -61,6 +63,20 @@ def test_an_opinion_rules_nothing_out(classifier):
     torch.testing.assert_close(told, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
+def test_what_is_heard_is_sooner_taken_for_no_topic():
+    torch.manual_seed(0)
+    classes = ("daily.food", "unknown.other", "unknown.unclear")
+    classifiers = {kind: TopicClassifier(classes, num_buckets=64, dim=4) for kind in SAY}
+    for classifier in classifiers.values():
+        torch.nn.init.zeros_(classifier.output.weight)
+        torch.nn.init.zeros_(classifier.output.bias)
+    leaning = TopicLeaning(classifiers, {name: n for n, name in enumerate(classes)}, 4)
+    assert leaning(WRITTEN, ["chi"])[:3].unique().numel() == 1  # which knows nothing
+    heard = (leaning(HEARD, ["chi"]) / SAY[HEARD]).exp()
+    told = torch.softmax(torch.tensor([0.0, UNKNOWN_PRIORS[HEARD], UNKNOWN_PRIORS[HEARD]]), 0)
+    torch.testing.assert_close(heard[:3], (1 - DOUBT) * told + DOUBT / 3)
+
+
 def test_what_is_written_is_its_letters_and_digits():
     assert characters("我，3點 Got UP！？😀") == list("我3點gotup")
     assert characters("？？！😀") == []
@@ -69,7 +85,7 @@ def test_what_is_written_is_its_letters_and_digits():
 @pytest.mark.parametrize("kind", [HEARD, WRITTEN])
 def test_topics_lean_and_nothing_else_gains_by_it(classifiers, kind):
     ids = {"daily.food": 7, "daily.sleep": 5, "daily.food.how": 2, "daily.sleep.how": 3}
-    leaning = TopicLeaning(classifiers, ids, 9)(kind, ["chi", "fan"])
+    leaning = TopicLeaning(classifiers, ids, 9)(kind, ["chi", "fan"]) / SAY[kind]
     opinion = classifiers[kind].opinion(["chi", "fan"])
     assert leaning.shape == (9,)
     least = torch.full((5,), DOUBT / len(CLASSES)).log()
@@ -144,7 +160,7 @@ def folder(small_codec, classifiers, tmp_path):
 
 def test_a_checkpoint_has_it_where_the_file_is(folder, small_codec, classifier, tmp_path):
     leaning = load_checkpoint(folder, dtype="float32").topic_leaning
-    told = leaning(HEARD, ["ni", "hao"])[FIRST_TOPIC : FIRST_TOPIC + 3]
+    told = leaning(HEARD, ["ni", "hao"])[FIRST_TOPIC : FIRST_TOPIC + 3] / SAY[HEARD]
     torch.testing.assert_close(told, classifier.opinion(["ni", "hao"]), rtol=0, atol=0.1)
     save_quantised(folder, tmp_path / "int8", "int8")
     assert load_checkpoint(tmp_path / "int8").topic_leaning is not None
