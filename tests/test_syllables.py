@@ -130,6 +130,9 @@ def test_damaged_files_are_refused_by_name(model, tmp_path):
         save_file({name: whole[name] for name in whole if name != key}, path, names)
         with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: '{key}'"):
             read_syllables(path)
+    save_file({**whole, "2.numbers": torch.full((9,), 0.3)}, path, names)
+    with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: what follows 2"):
+        read_syllables(path)
     save_file({**whole, "bigrams": torch.zeros(3)}, path, names)
     with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: its bigrams"):
         read_syllables(path)

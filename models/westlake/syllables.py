@@ -26,8 +26,8 @@ class Followers:
     """What follows contexts of one length beyond what shorter ones tell, N followers in all.
 
     Fields:
-        numbers: [C] int64, how many followers each context has.
-        places: [N] int64 of the followers' places, those of a context rising.
+        numbers: [C] integers, how many followers each context has.
+        places: [N] integers, the followers' places, those of a context rising.
         shares: [N] float32, of all that follows the context; the rest of it is shared out as a
             context shorter by its first syllable tells.
     """
@@ -38,7 +38,7 @@ class Followers:
 
     @cached_property
     def _ends(self) -> np.ndarray:
-        return np.cumsum(self.numbers)
+        return np.cumsum(self.numbers, dtype=np.int64)
 
     def of(self, context: int) -> slice:
         """Where the followers of a context stand."""
@@ -148,8 +148,8 @@ def read_syllables(path: Path) -> SyllableModel:
                 break
             longer.append(
                 Followers(
-                    numbers=weights[f"{length}.numbers"].long().numpy(),
-                    places=weights[f"{length}.places"].long().numpy(),
+                    numbers=weights[f"{length}.numbers"].short().numpy(),
+                    places=weights[f"{length}.places"].short().numpy(),
                     shares=weights[f"{length}.shares"].float().numpy(),
                 )
             )
