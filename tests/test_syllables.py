@@ -101,6 +101,13 @@ def test_transcripts_far_below_the_likeliest_are_dropped(model, monkeypatch: pyt
     assert len(totals) < dictation.WIDTH
 
 
+def test_logits_that_are_no_numbers_end_in_no_error_of_its_own(model):
+    search = PrefixSearch(model)
+    for value in (math.nan, math.inf):
+        search.add(torch.tensor([[0.0, value, 0.0], [0.0, 1.0, 2.0]]))
+        assert isinstance(search.written, list)
+
+
 def test_before_anything_is_heard_nothing_is_written(model):
     assert PrefixSearch(model).written == BestPath().written == []
 
@@ -130,9 +137,18 @@ def test_damaged_files_are_refused_by_name(model, tmp_path):
         save_file({name: whole[name] for name in whole if name != key}, path, names)
         with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: '{key}'"):
             read_syllables(path)
-    save_file({**whole, "2.numbers": torch.full((9,), 0.3)}, path, names)
-    with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: what follows 2"):
-        read_syllables(path)
+    former = {"trigrams": torch.zeros(1), "shares": torch.ones(1)}
+    for given in ({}, former, {"3.numbers": whole["3.numbers"]}, {**whole, "more": torch.ones(1)}):
+        save_file({"bigrams": whole["bigrams"], **given}, path, names)
+        with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: '[2-4].numbers'"):
+            read_syllables(path)
+    for key, value in {
+        "2.numbers": torch.tensor([2.9, 1, 0, 0, 0, 1, 0, 0, 0]).bfloat16(),
+        "2.places": torch.tensor([65537, 2, 2, 1], dtype=torch.int32),
+    }.items():
+        save_file({**whole, key: value}, path, names)
+        with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: what follows 2"):
+            read_syllables(path)
     save_file({**whole, "bigrams": torch.zeros(3)}, path, names)
     with pytest.raises(ValueError, match=f"{SYLLABLES_FILE}: its bigrams"):
         read_syllables(path)

@@ -156,7 +156,9 @@ class PrefixSearch:
                 found[longer] = each._replace(sound=_sum(each.sound, sound))
         totals = {said: each.total for said, each in found.items()}
         best = sorted(totals, key=totals.__getitem__, reverse=True)[:WIDTH]
-        self._found = {said: found[said] for said in best if totals[said] > totals[best[0]] - FAR}
+        far = totals[best[0]] - FAR
+        # Not `>=`: of what is no number something is kept, until the engine refuses the logits.
+        self._found = {said: found[said] for said in best if not totals[said] < far}
 
 
 def _sum(a: float, b: float) -> float:

@@ -24,10 +24,10 @@ HEARD, WRITTEN = "heard", "written"  # turns told apart by their syllables, or b
 NUM_BUCKETS, DIM = 1 << 16, 64
 LONGEST = 3  # of the n-grams
 DOUBT = 0.02  # share of its opinion that all classes have alike, so that it rules out none
-# Where the words are heard, with errors, the classifier tells more than the model does; and who
-# speaks says more that is no topic at all than in training, where no topic is likelier.
+# Where the words are heard, with errors, the classifier tells more than the model does; and more
+# of what is spoken can't be answered, or understood, than in training, where no topic is likelier.
 SAY = {HEARD: 1.5, WRITTEN: 1.0}
-UNKNOWN = "unknown."  # such topics' names begin so
+UNKNOWN = "unknown."  # the names of what can't be begin so
 UNKNOWN_PRIORS = {HEARD: 2.0, WRITTEN: 0.0}  # added to their logits
 
 
@@ -116,8 +116,9 @@ class TopicLeaning:
         self._ids = torch.tensor(list(topic_ids.values()), dtype=torch.long)
 
     def __call__(self, kind: str, symbols: Sequence[str]) -> Tensor:
-        """What a line adds to the text logits: [vocab] float32; to what is no topic as much as to
-        the least likely one, so that it gains nothing where the two disagree.
+        """What a line adds to the text logits: [vocab] float32, `SAY` times the opinion of its
+        topics; to what is no topic as much as to the least likely one, so that it gains nothing
+        where the two disagree.
 
         Args:
             kind: `HEARD` or `WRITTEN`.

@@ -43,9 +43,15 @@ def count_syllables(dialogues: Dialogues, names: Sequence[str], path: Path) -> N
 
 
 def _counts(lines: Iterable[Sequence[int]]) -> list[Counts]:
-    """Of n-grams of one place, of two, up to `LONGEST`, that end in a syllable: how often they
-    come; but how many different places they come behind, where they are shorter and something
-    does come before them (Kneser and Ney, 1995)."""
+    """Counts of n-grams of one place, of two, up to `LONGEST`, that end in a syllable.
+
+    The longest, and those that begin at a line's start, are counted as often as they come; of the
+    others, how many different places they come behind (Kneser and Ney, 1995).
+
+    Args:
+        lines: each behind as many `START` as its first syllable needs to have a context of two,
+            which all there is to know of a line's start fits into.
+    """
     often: list[Counter[tuple[int, ...]]] = [Counter() for _ in range(LONGEST)]
     for line in lines:
         for end in range(LONGEST - 1, len(line) + 1):
@@ -77,11 +83,11 @@ def _followers(counts: Counts, numbers: Mapping[tuple[int, ...], int]) -> Follow
         numbers: of all contexts.
     """
     rising = sorted(counts)
-    contexts = np.array([numbers[ngram[:-1]] for ngram in rising])
+    contexts = np.array([numbers[ngram[:-1]] for ngram in rising], np.int64)
     found = np.array([counts[ngram] for ngram in rising], np.float64)
     totals = np.bincount(contexts, found, len(numbers))
     return Followers(
         numbers=np.bincount(contexts, minlength=len(numbers)),
-        places=np.array([ngram[-1] for ngram in rising]),
+        places=np.array([ngram[-1] for ngram in rising], np.int64),
         shares=((found - DISCOUNT) / totals[contexts]).astype(np.float32),
     )

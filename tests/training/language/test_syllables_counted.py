@@ -59,8 +59,8 @@ def test_shorter_contexts_count_what_comes_before(
     # A line's start has nothing before it, so all lines count: four, `wo` left out of one.
     counted = {ni: 1, hao: 1, ta: 2, ma: 0}
     for place, number in counted.items():
-        assert share(two, START, place) == max(0, number - DISCOUNT) / 4
-    # `hao ma` comes behind `ta` and at the start, `hao ni`, though as often, behind `ni` alone.
+        assert share(two, size * START + START, place) == max(0, number - DISCOUNT) / 4
+    # `hao ma` comes three times, behind two; `hao ni` twice, behind `ni` alone.
     # And by themselves `ma` comes behind one, `ni` behind two: half of it is shared out so.
     after = np.exp(model.bigrams[hao])
     assert after[ma] - after[ni] == pytest.approx(1 / 3 - 0.5 / 9.5, abs=1e-3)

@@ -7,7 +7,8 @@ import pytest
 import torch
 
 from models.weights import read_weights
-from models.westlake.topics import HEARD, TOPICS_FILE, WRITTEN, characters, read_topics
+from models.westlake.topics import HEARD, TOPICS_FILE, UNKNOWN, WRITTEN, characters, read_topics
+from training import dialogues as dialogues_of
 from training.dialogues import Dialogues
 from training.language import topics
 from training.language.tokenizer import questions_of
@@ -48,3 +49,9 @@ def test_the_same_seed_trains_the_same(dialogues: Dialogues, tmp_path: Path):
         train_topics(dialogues, tmp_path / TOPICS_FILE, epochs=1)
         weights.append(read_weights(tmp_path / TOPICS_FILE, integers=True))
     assert all(torch.equal(weights[0][key], weights[1][key]) for key in weights[0])
+
+
+def test_what_is_unknown_is_known_by_its_name(shipped: Dialogues):
+    unknown = {intent.name for intent in shipped.intents if intent.scene == dialogues_of.UNKNOWN}
+    named = {intent.name for intent in shipped.intents if intent.name.startswith(UNKNOWN)}
+    assert unknown and named == unknown
