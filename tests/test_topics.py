@@ -63,7 +63,7 @@ def test_an_opinion_rules_nothing_out(classifier):
     torch.testing.assert_close(told, torch.tensor(expected), rtol=1e-4, atol=0)
 
 
-def test_what_is_heard_is_sooner_taken_for_no_topic():
+def test_what_is_heard_is_sooner_taken_for_unknown():
     torch.manual_seed(0)
     classes = ("daily.food", "unknown.other", "unknown.unclear")
     classifiers = {kind: TopicClassifier(classes, num_buckets=64, dim=4) for kind in SAY}

@@ -17,7 +17,6 @@ from ..weights import read_metadata, read_weights, write_weights
 SYLLABLES_FILE = "syllables.safetensors"
 LEAST_SHARE = 2.0**-24  # in 16 bits
 START = 0  # the place of a line's start; its syllables' places are from 1 on
-PARTS = ("numbers", "places", "shares")  # in the file, of what follows contexts of a length
 NUM_KEPT = 1 << 12  # contexts whose followers are kept, 1.5 KB each
 
 
@@ -123,9 +122,11 @@ def write_syllables(path: Path, model: SyllableModel) -> None:
     """Keep a model; its numbers in 16 bits."""
     weights = {"bigrams": torch.from_numpy(model.bigrams).half()}
     for length, told in enumerate(model.longer, 2):
-        numbers, places, shares = (torch.from_numpy(getattr(told, part)) for part in PARTS)
-        kept = numbers.short(), places.short(), shares.clamp(min=LEAST_SHARE).half()
-        weights |= {f"{length}.{part}": tensor for part, tensor in zip(PARTS, kept)}
+        weights |= {
+            f"{length}.numbers": torch.from_numpy(told.numbers).short(),
+            f"{length}.places": torch.from_numpy(told.places).short(),
+            f"{length}.shares": torch.from_numpy(told.shares).clamp(min=LEAST_SHARE).half(),
+        }
     write_weights(path, weights, metadata={"names": json.dumps(model.names)})
 
 
@@ -136,17 +137,26 @@ def read_syllables(path: Path) -> SyllableModel:
         ValueError: another file, of an earlier make too, or a damaged one.
     """
     weights = read_weights(path, integers=True)
+
+    def take(key: str) -> torch.Tensor:
+        if key not in weights:
+            raise ValueError(
+                f"it lacks '{key}', so it is damaged or of an earlier make: give the one that "
+                "belongs to the checkpoint, or remove it"
+            )
+        return weights.pop(key)
+
     with naming(path):
         names = json.loads(read_metadata(path)["names"])
         if not isinstance(names, list) or not all(isinstance(name, str) for name in names):
             raise ValueError("its names must be a list of syllables")
-        bigrams = weights.pop("bigrams").float().numpy()
+        bigrams = take("bigrams").float().numpy()
         longer: list[Followers] = []
         while weights or not longer:
             length = 2 + len(longer)
-            numbers, places, shares = (weights.pop(f"{length}.{part}") for part in PARTS)
+            numbers, places = take(f"{length}.numbers"), take(f"{length}.places")
             if numbers.is_floating_point() or places.is_floating_point():
                 raise ValueError(f"what follows {length} syllables must be told by whole numbers")
-            told = numbers.numpy(), places.numpy(), shares.float().numpy()
-            longer.append(Followers(**dict(zip(PARTS, told))))
+            shares = take(f"{length}.shares").float().numpy()
+            longer.append(Followers(numbers=numbers.numpy(), places=places.numpy(), shares=shares))
         return SyllableModel(names, bigrams, longer)
