@@ -225,6 +225,23 @@ def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows, na
         seen[..., 3] = codes
 
 
+@pytest.mark.parametrize("num_rows", [1, 3])
+def test_text_logits_stay_while_a_token_is_drawn_from_them(model, num_rows, native):
+    engine = quantised(model, "int8", native)
+    generator = torch.Generator().manual_seed(3)
+    hidden = torch.randn(num_rows, CONFIG.dim, generator=generator).bfloat16()
+    logits = engine.text_logits(hidden)
+    before = logits.clone()
+    assert torch.equal(before, engine.model.text_logits(hidden))
+    logits = engine.text_logits(hidden)
+    settings = torch.tensor([[0.7, 0.7, 1.2]]).expand(num_rows, -1).contiguous()
+    points = torch.rand(num_rows, generator=generator, dtype=torch.float64)
+    window = torch.zeros(num_rows, 16, dtype=torch.long)
+    drawn = engine.draw(logits, window, settings, points)
+    assert torch.equal(logits, before)
+    assert torch.equal(drawn, engine.draw(before, window, settings, points))
+
+
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])
 def test_codes_remain_codes_where_nothing_is_a_number(model, value, native):
     engine = quantised(model, "int8", native)

@@ -289,7 +289,7 @@ _kept = threading.local()  # memory that is asked for anew costs as much as a pr
 
 def scratch_of(shape: Sequence[int], num_bytes: int) -> tuple[Tensor, Tensor]:
     """A float32 tensor of `shape`, and memory for the C file's own use, at an address that 64
-    divides; both until this thread's next call."""
+    divides; both until this thread's next call, the tensor over one for the same shape."""
     own = (4 * math.prod(shape) + 63) // 64 * 64
     memory = getattr(_kept, "memory", torch.empty(0, dtype=torch.uint8))
     if len(memory) < own + num_bytes + 64:

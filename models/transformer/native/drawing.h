@@ -101,7 +101,7 @@ static void draw_task(void *data, int thread, int threads) {
         if (are_finite(logits, size))
             task->drawn[r] = draw_row(
                 logits, size, task->window + r * width, width, task->settings + 3 * r,
-                task->points[r], task->chances + r * size
+                task->points[r], task->chances + thread * size
             );
     }
 }
@@ -109,7 +109,7 @@ static void draw_task(void *data, int thread, int threads) {
 // A token for each row of logits [rows, size], or NO_TOKEN where they are not finite.
 //
 // window: [rows, width], tokens that the penalty makes less likely. settings: [rows, 3],
-// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: 4 * rows * size bytes.
+// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: 4 * size bytes for each thread.
 void native_draw(
     float *logits, const int64_t *window, const float *settings, const double *points, int64_t rows,
     int64_t size, int64_t width, int64_t *drawn, char *scratch, int threads

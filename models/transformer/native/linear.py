@@ -83,17 +83,26 @@ class NativeLinear:
     def __call__(self, x: Tensor) -> Tensor:
         """[N, in] -> [N, out], in x's dtype."""
         result = x.new_empty(len(x), self.num_outputs)
-        linear = addressof(self.struct)
         for rows, to in zip(x.split(PIECE), result.split(PIECE), strict=True):
-            inputs = rows.float().contiguous()
-            own, scratch = scratch_of(
-                to.shape, self.compiled.native_product_scratch(linear, len(rows))
-            )
-            y = to if to.dtype == torch.float32 else own
-            with share_of_threads() as threads:
-                self.compiled.native_product(
-                    linear, inputs.data_ptr(), y.data_ptr(), len(rows), scratch.data_ptr(), threads
-                )
-            if y is own:
-                to.copy_(y)
+            if to.dtype == torch.float32:
+                self._multiply(rows, to)
+            else:
+                to.copy_(self.kept(rows))
         return result
+
+    def kept(self, x: Tensor) -> Tensor:
+        """The same in float32, in the memory of `scratch_of`, for few rows: in fresh memory a
+        vocabulary's logits cost as much as a draw from them."""
+        return self._multiply(x, None)
+
+    def _multiply(self, x: Tensor, to: Tensor | None) -> Tensor:
+        inputs, linear = x.float().contiguous(), addressof(self.struct)
+        shape = (0,) if to is not None else (len(x), self.num_outputs)
+        num_bytes = self.compiled.native_product_scratch(linear, len(x))
+        own, scratch = scratch_of(shape, num_bytes)
+        y = own if to is None else to
+        with share_of_threads() as threads:
+            self.compiled.native_product(
+                linear, inputs.data_ptr(), y.data_ptr(), len(x), scratch.data_ptr(), threads
+            )
+        return y

@@ -237,7 +237,7 @@ def next_frames(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | 
 def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(engine, replies)
     drawing = _Drawing(replies)
-    logits = engine.model.text_logits(hidden)
+    logits = engine.text_logits(hidden)
     for row, reply in zip(logits, replies, strict=True):
         reply.lean(row)
     window, points = drawing.window[:, 0], drawing.points[:, 0]

@@ -81,7 +81,7 @@ class DualARTransformer(LanguageModel):
 
     def text_logits(self, hidden: Tensor) -> Tensor:
         """Predict the next frame's text token from hidden [..., dim]. Returns [..., vocab_size]."""
-        hidden = self._normed(hidden)
+        hidden = self.normed(hidden)
         if self.lm_head is None:
             return F.linear(hidden, self.embed_tokens.weight)
         return self.lm_head(hidden)
@@ -93,9 +93,9 @@ class DualARTransformer(LanguageModel):
             tokens: [n] long.
         """
         head = self.head_of(tokens)
-        return lambda hidden: head(self._normed(hidden))
+        return lambda hidden: head(self.normed(hidden))
 
-    def _normed(self, hidden: Tensor) -> Tensor:
+    def normed(self, hidden: Tensor) -> Tensor:
         """What the text head reads; float32 for one in C, which computes and answers in it: in
         bfloat16 the likeliest tokens often tie."""
         is_native = getattr(self.lm_head, "native", None) is not None

@@ -45,6 +45,14 @@ class EagerEngine:
         """
         return self.model.forward_hidden(grid, caches)
 
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """Predict the next frame's text token from hidden [B, dim].
+
+        Returns:
+            [B, vocab], which stay as they are over a `draw` from them, but over no other call.
+        """
+        return self.model.text_logits(hidden)
+
     def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
         """Draw a token [B] long for each row; see `sampling.sample`.
 

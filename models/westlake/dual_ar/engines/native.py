@@ -1,6 +1,7 @@
-"""The engine in C, for quantised models: columns through the layers, a draw, a frame's codes.
+"""The engine in C, for quantised models: columns through the layers, the text head, a draw, a
+frame's codes.
 
-For single positions PyTorch's own overhead is the most; here each of the three is one call.
+For single positions PyTorch's own overhead is the most; here each of the four is one call.
 """
 
 from __future__ import annotations
@@ -44,6 +45,7 @@ class NativeEngine(EagerEngine):
     def __init__(self, model: DualARTransformer, library: CDLL) -> None:
         super().__init__(model)
         self._layers = NativeStack(library, model.layers)
+        self._text_head = native_form(model.lm_head)
         self._draw = NativeDraw(library)
         self._draw_codes = NativeCodes(
             library,
@@ -58,6 +60,9 @@ class NativeEngine(EagerEngine):
 
     def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
         return self._layers(self.model.embed(grid), caches)
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        return self._text_head.kept(self.model.normed(hidden))
 
     def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
         return self._draw(logits, window, settings, points)
@@ -85,12 +90,15 @@ class NativeDraw:
             FloatingPointError: logits that are not finite.
         """
         logits, window, points = (x.contiguous() for x in (logits.float(), window, points))
-        _, scratch = scratch_of((0,), 4 * logits.numel())
+        num_rows, vocab_size = logits.shape
+        num_bytes = 4 * vocab_size * min(num_rows, num_threads())
+        _, scratch = scratch_of(logits.shape, num_bytes)  # behind `text_logits`
         drawn = torch.empty(len(logits), dtype=torch.long)
         with share_of_threads() as threads:
             self.compiled.native_draw(
                 logits.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
-                *logits.shape, window.shape[1], drawn.data_ptr(), scratch.data_ptr(), threads,
+                num_rows, vocab_size, window.shape[1], drawn.data_ptr(), scratch.data_ptr(),
+                threads,
             )  # fmt: skip
         if NO_TOKEN in drawn:
             raise FloatingPointError(NOT_FINITE)
