@@ -8,6 +8,7 @@ from pathlib import Path
 DATA = Path(__file__).parent / "data"
 
 NO_EMOTION = "none"  # where there is nothing to tell it from
+UNTOLD = "untold"  # of somebody recorded whose emotion nobody knows
 EMOTIONS = ("neutral", "happy", "sad", "angry", "anxious", "tired")
 STYLES = ("warm", "cheerful", "comforting", "calm", "encouraging")
 STYLE_FOR_EMOTION = {

@@ -36,6 +36,7 @@ from .language.syllables import count_syllables
 from .language.tokenizer import VOCAB_SIZE, questions_of, write_tokenizer
 from .language.topics import train_topics
 from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
+from .speech.given import take_over
 from .speech.lines import foreign_lines, reply_lines, user_lines
 from .speech.recordings import Line, read, record
 from .work_folder import WorkFolder
@@ -85,6 +86,7 @@ class Recipe:
         start: folder of a checkpoint to train on from.
         voices: folder of all of Kokoro's voices, see `speech.teacher`; the language model hears
             users in blends of them as well.
+        given: folder of recordings that somebody else made, see `speech.given`; it hears those too.
     """
 
     def __init__(
@@ -96,9 +98,11 @@ class Recipe:
         workers: int,
         start: Path | None = None,
         voices: Path | None = None,
+        given: Path | None = None,
     ) -> None:
         self.work, self.output, self.minutes = work, output, minutes
-        self.device, self.workers, self.start, self.voices = device, workers, start, voices
+        self.device, self.workers, self.start = device, workers, start
+        self.voices, self.given = voices, given
         self.dialogues = load_dialogues()
         self.found = WorkFolder(work)
         self.takes = self.found.takes
@@ -132,6 +136,8 @@ class Recipe:
         return lines
 
     def recordings(self) -> None:
+        if self.given:
+            take_over(self.given, self.dialogues, self.takes / "given")
         for name, lines in self.lines().items():
             record(lines, self.takes / name, self.workers, self.voices)
 
@@ -243,6 +249,8 @@ class Recipe:
 
     def corpus(self) -> None:
         self.found.need_recordings(self.lines())
+        if self.given:
+            self.found.made("recordings", "takes/given")
         codec = load_codes(self.found.trained_encoder()).to(self.device)
         for folder in self.found.outdated_corpus():
             shutil.rmtree(folder)
@@ -253,6 +261,7 @@ class Recipe:
         write_users(codec, self.takes / "foreign", self.work / "sounds", FOREIGN_HEARD, seed=9)
         write_users(codec, self.takes / "users", self.work / "users", VARIED_ROUNDS, seed=3)
         write_users(codec, self.takes / "others", self.work / "users", VARIED_ROUNDS, seed=10)
+        write_users(codec, self.takes / "given", self.work / "users", VARIED_ROUNDS, seed=12)
 
     def understanding(self) -> None:
         self.found.need_corpus()

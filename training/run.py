@@ -15,6 +15,7 @@ from models.devices import find_device
 
 from .loop import StateError
 from .recipe import Recipe
+from .speech.given import GivenError, given_lines
 from .speech.speakers import check_voices
 from .work_folder import MissingStageError
 
@@ -28,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser.add_argument("--workers", type=int, default=2, help="processes that synthesise")
     parser.add_argument("--start", type=Path, help="folder of a checkpoint to train on from")
     parser.add_argument("--voices", type=Path, help="folder of all of Kokoro's voices; see README")
+    parser.add_argument(
+        "--recordings", type=Path, help="folder of recordings by others; see README"
+    )
     parser.add_argument("--stage", help="only this one")
     options = parser.parse_args(arguments)
     if not 0 < options.minutes < math.inf:
@@ -48,7 +52,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
         options.workers,
         options.start,
         options.voices,
+        options.recordings,
     )
+    if options.recordings:
+        try:
+            given_lines(options.recordings, recipe.dialogues)
+        except GivenError as error:
+            parser.error(str(error))
     stages = recipe.stages()
     if options.stage and options.stage not in stages:
         parser.error(f"unknown stage {options.stage!r}: choose one of {', '.join(stages)}")
@@ -57,7 +67,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             logger.info(f"stage {name}")
             try:
                 stage()
-            except (MissingStageError, StateError) as error:
+            except (MissingStageError, StateError, GivenError) as error:
                 parser.error(str(error))
 
 

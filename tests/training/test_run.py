@@ -7,10 +7,11 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+from models.audio import write_wav
 from models.westlake.checkpoint import load_checkpoint
 from training import recipe, run
 from training.codec.config import new_codec
-from training.dialogues import Dialogues
+from training.dialogues import UNTOLD, Dialogues
 from training.files import is_up_to_date
 from training.language import preference
 from training.language.corpus import read_spoken
@@ -264,6 +265,31 @@ def test_other_voices_are_recorded_where_their_folder_is_given(
     with pytest.raises(SystemExit):
         run_recipe(tmp_path, "--stage", "corpus")
     assert "takes/others lacks 1 files" in capsys.readouterr().err
+
+
+def test_recordings_of_others_are_learned_from(
+    tmp_path: Path, small_recipe, capsys, monkeypatch: pytest.MonkeyPatch
+):
+    people = tmp_path / "people"
+    people.mkdir()
+    speech = torch.randn(16_000, generator=torch.Generator().manual_seed(0)) / 10
+    write_wav(people / "0.wav", speech * torch.linspace(0.1, 1, 16_000), 16_000)
+    (people / "lines.tsv").write_text("0.wav\ttalk.hello\tuntold\t早上好！", encoding="utf-8")
+    run_recipe(tmp_path, "--stage", "recordings")
+    monkeypatch.setattr(recipe, "load_codes", lambda path: new_codec())
+    (tmp_path / "work" / "hearing.pt").touch()
+    with pytest.raises(SystemExit):  # none of it is left out by mistake
+        run_recipe(tmp_path, "--recordings", str(people), "--stage", "corpus")
+    assert "takes/given is missing: run --stage recordings first" in capsys.readouterr().err
+    for stage in ("recordings", "corpus"):
+        run_recipe(tmp_path, "--recordings", str(people), "--stage", stage)
+    (heard,) = (s for s in read_spoken(tmp_path / "work" / "users") if s.manner == UNTOLD)
+    assert (heard.intent, heard.text, heard.onsets) == ("talk.hello", "早上好！", ())
+    assert heard.codes.shape[1] == pytest.approx(16_000 / 16_000 * 21.53, abs=3)
+    (people / "lines.tsv").write_text("0.wav\ttalk.hello", encoding="utf-8")
+    with pytest.raises(SystemExit):
+        run_recipe(tmp_path, "--recordings", str(people), "--stage", "recordings")
+    assert "lines.tsv:1: 2 parts" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("stage", ["clips", "hearing", "recogniser", "corpus"])

@@ -28,7 +28,7 @@ from .understanding import Fit
 
 NUM_TIMED = 6  # the first one warms up
 NUM_STYLED = 12  # questions answered once in every style
-UNTOLD = ("neutral", NO_EMOTION)  # both are right where no mood is told
+NO_MOOD = ("neutral", NO_EMOTION)  # both are right where no mood is told
 EMOTION_SECONDS = 0.1  # the emotion is the first thing that a reply says
 OTHER_SEED = 1 << 20  # far from all that are drawn with otherwise
 
@@ -222,7 +222,7 @@ def _emotions(
 def _is_told(question: Question, answer: Answer) -> bool:
     """Whether the emotion is that of the words, or none where they tell none."""
     emotion = answer.emotion or NO_EMOTION
-    return emotion == question.line.manner or (question.line.manner, emotion) == UNTOLD
+    return emotion == question.line.manner or (question.line.manner, emotion) == NO_MOOD
 
 
 def _speech(

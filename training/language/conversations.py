@@ -18,6 +18,7 @@ from ..dialogues import (
     STYLE_FOR_EMOTION,
     STYLES,
     UNCLEAR,
+    UNTOLD,
     Dialogues,
     Intent,
 )
@@ -73,6 +74,7 @@ class _Turn:
     heard: list[tuple[int, Sequence[str]]]
     spelled: list[tuple[int, int, Sequence[str]]]
     free_style: bool
+    knows_emotion: bool
     spoken: Spoken
     question: str
     prompt: Tensor
@@ -247,7 +249,11 @@ class Conversations:
             first = int((prompt[0] == self.tokens.semantic).nonzero()[0])
             heard = _heard(first, spoken_syllables(user, names))
             spelled = [(first, user.codes.shape[1], names)]
-        emotion = NO_EMOTION if intent.name in (UNCLEAR, SILENT) else user.manner
+        knows_emotion = user.manner != UNTOLD
+        likeliest = intent.emotions[0] if kind is None else "neutral"
+        emotion = user.manner if knows_emotion else likeliest
+        if intent.name in (UNCLEAR, SILENT):
+            emotion = NO_EMOTION
         free_style = rng.random() < FREE_STYLE_SHARE
         fitting = intent.styles(emotion) if kind is None else (STYLE_FOR_EMOTION[emotion],)
         style = str(rng.choice(STYLES if free_style else fitting))
@@ -259,6 +265,7 @@ class Conversations:
             heard=heard,
             spelled=spelled,
             free_style=free_style,
+            knows_emotion=knows_emotion,
             spoken=spoken,
             prompt=prompt,
             question=question,
@@ -302,7 +309,7 @@ class Conversations:
         words = first + turn.num_marks  # where they begin
         learn_codes = (learn_text > 0) & speak
         learn_codes[:words] = learn_codes[-1] = False
-        learn_text[first] = EMOTION_WEIGHT
+        learn_text[first] = EMOTION_WEIGHT if turn.knows_emotion else 0
         learn_text[words - 1] = TOPIC_WEIGHT
         if turn.free_style:
             learn_text[first + 1] = 0  # drawn, so not to be expected

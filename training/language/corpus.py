@@ -35,8 +35,8 @@ class Spoken:
     """One spoken utterance: who says what how, and its codes [K, L] int16.
 
     `intent` is the intent's name or, for a follow-up question, `follow.<kind>`; `manner` is the
-    user's emotion or the assistant's style; `onsets` are the frames in which its characters begin,
-    punctuation left out.
+    user's emotion, or `UNTOLD`, or the assistant's style; `onsets` are the frames in which its
+    characters begin, punctuation left out; none where nobody knows.
     """
 
     intent: str
@@ -195,7 +195,8 @@ def _spoken(
     if frames is not None:
         begun = np.interp(begun, np.arange(len(frames)), frames).tolist()
     onsets = tuple(min(last, lead_frames + int(frame)) for frame in begun)
-    text = line.text if onsets else ""  # of another language nothing is to be understood
+    is_foreign = line.source == UNCLEAR and not onsets  # phonemes: nothing is to be understood
+    text = "" if is_foreign else line.text
     return Spoken(intent=line.source, text=text, manner=line.manner, codes=codes, onsets=onsets)
 
 

@@ -37,8 +37,8 @@ class Line:
 
     Fields:
         source: the intent's name or, for a follow-up question, `follow.<kind>`.
-        manner: the user's emotion, or `speakers.PLAIN`; or the assistant's style.
-        seed: of the user's voice; None: the assistant speaks.
+        manner: the user's emotion, or `speakers.PLAIN` or `UNTOLD`; or the assistant's style.
+        seed: of the user's voice; None: the assistant speaks, or somebody whom nobody draws.
         heldout: whether the voice is one kept for the evaluation.
         other: the user's voice is a blend of all of Kokoro's; not for `speakers.PLAIN`.
     """
@@ -53,7 +53,8 @@ class Line:
 
 @dataclass(frozen=True, kw_only=True)
 class Recording:
-    """A line as it was said: wave [T] int16 at 22,050 Hz, and where its characters begin, in s."""
+    """A line as it was said: wave [T] int16 at 22,050 Hz, and where its characters begin, in s,
+    nowhere if nobody knows."""
 
     line: Line
     wave: np.ndarray
@@ -108,22 +109,29 @@ def read_shard(path: Path) -> Iterator[Recording]:
         yield Recording(line=Line(**entry), wave=wave, onsets=onsets)
 
 
-def _record_shard(voices: Path | None, shard: tuple[Path, Sequence[Line]]) -> None:
-    warnings.filterwarnings("ignore", category=UserWarning)
-    path, lines = shard
-    entries, waves = [], []
-    for line in lines:
-        speaker, prosody = _cast(line, voices)
-        wave, onsets = speaker.say(line.text, prosody, voices)
-        entries.append(asdict(line) | {"onsets": [round(onset, 4) for onset in onsets]})
-        waves.append((wave * 32767).astype(np.int16))
+def write_shard(path: Path, said: Sequence[Recording]) -> None:
+    """Keep recordings in a file that `read_shard` reads."""
+    entries = [asdict(r.line) | {"onsets": [round(onset, 4) for onset in r.onsets]} for r in said]
     with replacing(path) as temporary, temporary.open("wb") as file:
         np.savez(
             file,
             lines=json.dumps(entries, ensure_ascii=False),
-            lengths=np.array([len(wave) for wave in waves]),
-            waves=np.concatenate(waves),
+            lengths=np.array([len(r.wave) for r in said]),
+            waves=np.concatenate([r.wave for r in said]),
         )
+
+
+def _record_shard(voices: Path | None, shard: tuple[Path, Sequence[Line]]) -> None:
+    warnings.filterwarnings("ignore", category=UserWarning)
+    path, lines = shard
+    said = []
+    for line in lines:
+        speaker, prosody = _cast(line, voices)
+        wave, onsets = speaker.say(line.text, prosody, voices)
+        said.append(
+            Recording(line=line, wave=(wave * 32767).astype(np.int16), onsets=tuple(onsets))
+        )
+    write_shard(path, said)
 
 
 def _cast(line: Line, voices: Path | None) -> tuple[Speaker, Prosody]:

@@ -1,12 +1,13 @@
 """Conversations: what the model reads, and what it learns of it."""
 
 import re
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from training.dialogues import Dialogues
+from training.dialogues import UNTOLD, Dialogues
 from training.language import conversations as module
 from training.language import mishearing
 from training.language.batch import Labels
@@ -199,6 +200,22 @@ def test_what_is_heard_is_written_where_nothing_else_is(
     ((first, length, spelled),) = turn.spelled
     assert spelled == names and length == user.codes.shape[1]
     assert torch.equal(turn.prompt[1:, first : first + length], user.codes.long() + 1)
+
+
+def test_of_a_recording_less_may_be_known(conversations: Conversations, monkeypatch):
+    """Neither the emotion nor where the syllables begin: what is said is learned all the same."""
+    known = next(u for u in conversations.users["health.insomnia"] if u.onsets)
+    user = replace(known, manner=UNTOLD, onsets=())
+    monkeypatch.setattr(conversations, "_draw_user", lambda *_: (user, "speech"))
+    intent = conversations.intents["health.insomnia"]
+    for speak in (False, True):
+        turn = conversations._turn(intent, None, 0, np.random.default_rng(0), speak)
+        (reply,) = (column for column, _ in turn.asked)
+        emotion, _, topic = turn.learn_text[reply + 1 : reply + 4].tolist()
+        assert emotion == 0 and topic == module.TOPIC_WEIGHT
+        ((_, length, spelled),) = turn.spelled
+        assert spelled == plain_syllables(user.text) and length == user.codes.shape[1]
+        assert turn.heard == []
 
 
 def test_of_sounds_without_words_nothing_is_to_be_written(
