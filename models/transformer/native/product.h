@@ -152,16 +152,20 @@ static void product(const Linear *linear, const Inputs *in, float *y, int thread
     else products(linear, 4, panel, PANELS, in, row, COUNT, y)
     int64_t all = (linear->outputs + PANEL - 1) / PANEL, end = all * (thread + 1) / threads;
     for (int64_t first = all * thread / threads, size; first < end; first += size) {
-        size = in->rows >= ROWS ? smaller(end - first, BESIDE) : 1;
+        int are_beside = in->rows >= ROWS || (linear->bits == 4 && in->rows > 1);
+        size = are_beside ? smaller(end - first, BESIDE) : 1;
         for (int64_t row = 0, rows; row < in->rows; row += rows) {
             int64_t left = smaller(in->rows, (row / ROWS + 1) * ROWS) - row, panel = first;
-            if (left == ROWS && size == BESIDE) {
-                rows = ROWS;
-                PRODUCTS(BESIDE, ROWS);
-                continue;
-            }
-            rows = smaller(left, FEW);
-            for (; panel < first + size; panel++)
+            rows = left == ROWS && size == BESIDE ? ROWS : smaller(left, FEW);
+            if (size == BESIDE)
+                switch (rows) {
+                case 1: PRODUCTS(BESIDE, 1); break;
+                case 2: PRODUCTS(BESIDE, 2); break;
+                case 3: PRODUCTS(BESIDE, 3); break;
+                case FEW: PRODUCTS(BESIDE, FEW); break;
+                default: PRODUCTS(BESIDE, ROWS);
+                }
+            else
                 switch (rows) {
                 case 1: PRODUCTS(1, 1); break;
                 case 2: PRODUCTS(1, 2); break;
