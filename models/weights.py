@@ -154,7 +154,7 @@ def assign_weights(
         module: what they belong to.
         weights: under the module's key names, as `read_weights` allows them.
         path: the file they came from, for the errors.
-        dtype: what they are converted to; None leaves them as they are.
+        dtype: what floating point ones are converted to; None leaves them as they are.
 
     Raises:
         ValueError: keys that are missing, unexpected, or of another shape.
@@ -175,9 +175,12 @@ def assign_weights(
         or (not tensor.is_floating_point() and weights[key].dtype != tensor.dtype)
     ]
     refuse_keys(path, "has other dtypes than it says", wrong)
-    # Where some are converted the others are copied, else they would keep the whole file mapped.
+    # Unless all have that dtype, all are copied: one that is not would keep the whole file mapped.
     copy = dtype is not None and any(tensor.dtype != dtype for tensor in weights.values())
-    converted = {k: tensor.to(dtype or tensor.dtype, copy=copy) for k, tensor in weights.items()}
+    converted = {
+        key: tensor.to(dtype if dtype and tensor.is_floating_point() else tensor.dtype, copy=copy)
+        for key, tensor in weights.items()
+    }
     module.load_state_dict(converted, strict=True, assign=True)
 
 

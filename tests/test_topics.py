@@ -29,13 +29,17 @@ from models.westlake.topics import (
 
 CLASSES = ("daily.food", "daily.sleep", "how")
 TOPIC_TOKENS = ["<|topic:daily.food|>", "<|topic:daily.sleep|>", "<|topic:daily.food.how|>"]
+LINES = (["wo", "hen", "kun"], ["wo", "kun", "hen"], ["chi", "fan"], ["wo", "e"], ["ni", "hao"])
 FIRST_TOPIC = 265  # behind those that are heard
 
 
 @pytest.fixture
 def classifiers() -> dict[str, TopicClassifier]:
     torch.manual_seed(0)
-    return {kind: TopicClassifier(CLASSES, num_buckets=1 << 10, dim=4) for kind in (HEARD, WRITTEN)}
+    made = {kind: TopicClassifier(CLASSES, num_buckets=1 << 10, dim=4) for kind in (HEARD, WRITTEN)}
+    for classifier in made.values():
+        classifier.assign_buckets([[line] for line in LINES], 1)
+    return made
 
 
 @pytest.fixture
@@ -49,10 +53,23 @@ def test_a_transcript_is_its_ngrams(classifier):
     assert len(bag) == 5 + 4 + 3 + 3 and all(0 <= bucket < 1 << 10 for bucket in bag)
     assert sorted(bag) != sorted(classifier.buckets(["wo", "kun", "hen"]))
     assert classifier.buckets(["wo"])[1] == bag[1]
+    # Of a line that nobody said, those n-grams are left that known lines have.
+    assert len(classifier.buckets(["wo", "hen", "lei"])) == 4 + 2 + 1 + 2
     summed = classifier.embedding.weight[bag].sum(0)
     torch.testing.assert_close(classifier([bag])[0], classifier.output(summed))
-    both = classifier([bag, [1, 2]])
+    both = classifier([bag, bag[:2], bag[:0]])
     torch.testing.assert_close(both[0], classifier([bag])[0])
+    torch.testing.assert_close(both[2], classifier.output.bias)
+
+
+def test_a_bucket_is_the_ngrams_that_most_lines_have():
+    classifier = TopicClassifier(CLASSES, num_buckets=1, dim=4)
+    lines = [[["wo"]], [["ni"]], [["ta"]]]
+    classifier.assign_buckets(lines, 1)
+    assert len(classifier.buckets(["lei"])) == 1  # of a line's ends and their pair, which all have
+    for rarer in (lines, [[["wo"], ["wo"], ["wo"], ["wo"]]]):
+        classifier.assign_buckets(rarer, 4)
+        assert not len(classifier.buckets(["wo"]))
 
 
 def test_an_opinion_rules_nothing_out(classifier):
@@ -66,13 +83,13 @@ def test_an_opinion_rules_nothing_out(classifier):
 def test_what_is_heard_is_sooner_taken_for_unknown():
     torch.manual_seed(0)
     classes = ("daily.food", "unknown.other", "unknown.unclear")
-    classifiers = {kind: TopicClassifier(classes, num_buckets=64, dim=4) for kind in SAY}
+    classifiers = {kind: TopicClassifier(classes, num_buckets=64, dim=4) for kind in UNKNOWN_PRIORS}
     for classifier in classifiers.values():
         torch.nn.init.zeros_(classifier.output.weight)
         torch.nn.init.zeros_(classifier.output.bias)
     leaning = TopicLeaning(classifiers, {name: n for n, name in enumerate(classes)}, 4)
     assert leaning(WRITTEN, ["chi"])[:3].unique().numel() == 1  # which knows nothing
-    heard = (leaning(HEARD, ["chi"]) / SAY[HEARD]).exp()
+    heard = (leaning(HEARD, ["chi"]) / SAY).exp()
     told = torch.softmax(torch.tensor([0.0, UNKNOWN_PRIORS[HEARD], UNKNOWN_PRIORS[HEARD]]), 0)
     torch.testing.assert_close(heard[:3], (1 - DOUBT) * told + DOUBT / 3)
 
@@ -85,7 +102,7 @@ def test_what_is_written_is_its_letters_and_digits():
 @pytest.mark.parametrize("kind", [HEARD, WRITTEN])
 def test_topics_lean_and_nothing_else_gains_by_it(classifiers, kind):
     ids = {"daily.food": 7, "daily.sleep": 5, "daily.food.how": 2, "daily.sleep.how": 3}
-    leaning = TopicLeaning(classifiers, ids, 9)(kind, ["chi", "fan"]) / SAY[kind]
+    leaning = TopicLeaning(classifiers, ids, 9)(kind, ["chi", "fan"]) / SAY
     opinion = classifiers[kind].opinion(["chi", "fan"])
     assert leaning.shape == (9,)
     least = torch.full((5,), DOUBT / len(CLASSES)).log()
@@ -104,7 +121,8 @@ def test_a_file_keeps_them(classifiers, tmp_path):
     for kind, read in read_topics(path).items():
         assert read.classes == CLASSES and not any(x.requires_grad for x in read.parameters())
         kept, was = read.embedding.weight, classifiers[kind].embedding.weight.detach()
-        assert kept.dtype == torch.float32
+        assert kept.dtype == torch.float32 and read.checks.dtype == torch.uint8
+        assert read.checks.any() and torch.equal(read.checks, classifiers[kind].checks)
         step = float(was.abs().max()) / 127
         torch.testing.assert_close(kept, was, rtol=0, atol=0.5001 * step)
         torch.testing.assert_close(
@@ -160,7 +178,7 @@ def folder(small_codec, classifiers, tmp_path):
 
 def test_a_checkpoint_has_it_where_the_file_is(folder, small_codec, classifier, tmp_path):
     leaning = load_checkpoint(folder, dtype="float32").topic_leaning
-    told = leaning(HEARD, ["ni", "hao"])[FIRST_TOPIC : FIRST_TOPIC + 3] / SAY[HEARD]
+    told = leaning(HEARD, ["ni", "hao"])[FIRST_TOPIC : FIRST_TOPIC + 3] / SAY
     torch.testing.assert_close(told, classifier.opinion(["ni", "hao"]), rtol=0, atol=0.1)
     save_quantised(folder, tmp_path / "int8", "int8")
     assert load_checkpoint(tmp_path / "int8").topic_leaning is not None

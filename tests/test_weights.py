@@ -125,6 +125,16 @@ def test_weights_move_into_a_module_without_any(weights, dtype):
     assert equal(module.state_dict(), {key: tensor.to(dtype) for key, tensor in stored.items()})
 
 
+def test_integers_stay_what_they_are_and_let_go_of_the_file(tmp_path):
+    module = nn.Linear(2, 3)
+    module.register_buffer("marks", torch.arange(3, dtype=torch.uint8))
+    path = save(tmp_path / "a.safetensors", module.state_dict())
+    stored = read_weights(path, integers=True)
+    assign_weights(module, stored, path, torch.float32)
+    assert equal(module.state_dict(), stored)
+    assert all(t.data_ptr() != stored[key].data_ptr() for key, t in module.state_dict().items())
+
+
 @pytest.mark.parametrize(
     ("changes", "problem"),
     [

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -21,13 +22,13 @@ from ..weights import assign_weights, planned, read_metadata, read_weights, writ
 
 TOPICS_FILE = "topics.safetensors"
 HEARD, WRITTEN = "heard", "written"  # turns told apart by their syllables, or by their characters
-NUM_BUCKETS, DIM = 1 << 16, 64
+NUM_BUCKETS, DIM = 1 << 17, 32
+NUM_CHECKS = 255  # what a uint8 can be besides 0, which is no n-gram's
 LONGEST = 3  # of the n-grams
 DOUBT = 0.02  # share of its opinion that all classes have alike, so that it rules out none
-# Where the words are heard, with errors, the classifier tells more than the model does; and more
-# of what is spoken can't be answered, or understood, than in training, where no topic is likelier.
-SAY = {HEARD: 1.5, WRITTEN: 1.0}
-UNKNOWN = "unknown."  # the names of what can't be begin so
+SAY = 1.5  # weight of a classifier's opinion, where the language model's has 1
+UNKNOWN = "unknown."  # the names of what can't be answered begin so
+# More of what is spoken can't be answered, or understood, than in training.
 UNKNOWN_PRIORS = {HEARD: 2.0, WRITTEN: 0.0}  # added to their logits
 
 
@@ -35,11 +36,20 @@ class TopicClassifier(nn.Module):
     """Tells classes of lines apart: the sum of embeddings of hashed n-grams, and a linear layer
     (after fastText: Joulin et al., 2017).
 
+    A bucket belongs to one n-gram. Of the others that are hashed to it, which would be noise there,
+    all are left out but one in `NUM_CHECKS`, that has the same check.
+
     Args:
         classes: their names.
         num_buckets: that n-grams are hashed to.
         dim: of their embeddings.
+
+    Attributes:
+        checks: [num_buckets] uint8, of the upper part of its n-gram's hash, 1 to `NUM_CHECKS`; 0
+            where there is none.
     """
+
+    checks: Tensor
 
     def __init__(
         self, classes: Sequence[str], num_buckets: int = NUM_BUCKETS, dim: int = DIM
@@ -48,24 +58,43 @@ class TopicClassifier(nn.Module):
         self.classes = tuple(classes)
         self.embedding = nn.EmbeddingBag(num_buckets, dim, mode="sum")
         self.output = nn.Linear(dim, len(self.classes))
+        self.register_buffer("checks", torch.zeros(num_buckets, dtype=torch.uint8))
 
-    def forward(self, lines: Sequence[Iterable[int]]) -> Tensor:
-        """The n-grams of lines, as `buckets` gives them -> logits [B, classes]."""
-        bags = [torch.tensor(list(bag), dtype=torch.long) for bag in lines]
+    def assign_buckets(self, lines: Iterable[Iterable[Sequence[str]]], least: int) -> None:
+        """Give each bucket to the n-gram that most lines have, of those that are hashed to it.
+
+        Args:
+            lines: one or more, each in one or several wordings, see `buckets`.
+            least: number of lines that an n-gram must stand in to be given a bucket.
+        """
+        of_lines = [np.unique(np.concatenate([_hashes(w) for w in line])) for line in lines]
+        hashes, numbers = np.unique(np.concatenate(of_lines), return_counts=True)
+        rising = np.argsort(numbers, kind="stable")
+        chosen = hashes[rising][numbers[rising] >= least]
+        buckets, checks = self._buckets_and_checks(chosen)
+        owners = dict(zip(buckets.tolist(), checks.tolist()))  # the last one, so the most frequent
+        self.checks.zero_()
+        self.checks[list(owners)] = torch.tensor(list(owners.values()), dtype=torch.uint8)
+
+    def forward(self, bags: Sequence[Tensor]) -> Tensor:
+        """The buckets of one line or more -> logits [B, classes]; of none of them, the bias."""
         offsets = torch.tensor([0, *(len(bag) for bag in bags[:-1])]).cumsum(0)
-        return self.output(self.embedding(torch.cat(bags), offsets))
+        return self.output(self.embedding(torch.cat(list(bags)), offsets))
 
-    def buckets(self, symbols: Sequence[str]) -> list[int]:
-        """Of all n-grams of up to `LONGEST` symbols, and of pairs around another one.
+    def buckets(self, symbols: Sequence[str]) -> Tensor:
+        """The buckets [n] int64 of a line's n-grams of up to `LONGEST` symbols, and of its pairs
+        around another symbol. Those without a bucket are left out, so n may be 0.
 
         Args:
             symbols: a line's syllables, or its characters as `characters` gives them.
         """
-        line = ["<", *symbols, ">"]
-        spans = [line[i : i + n] for n in range(1, LONGEST + 1) for i in range(len(line) - n + 1)]
-        around = [[line[i], "*", line[i + 2]] for i in range(len(line) - 2)]
+        buckets, checks = self._buckets_and_checks(_hashes(symbols))
+        return torch.from_numpy(buckets[self.checks.numpy()[buckets] == checks])
+
+    def _buckets_and_checks(self, hashes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Hashes [n] int64 -> buckets and checks [n] int64."""
         size = self.embedding.num_embeddings
-        return [crc32(" ".join(span).encode()) % size for span in (*spans, *around)]
+        return hashes % size, 1 + hashes // size % NUM_CHECKS
 
     @torch.no_grad()
     def opinion(self, symbols: Sequence[str], unknown_prior: float = 0.0) -> Tensor:
@@ -79,6 +108,14 @@ class TopicClassifier(nn.Module):
         logits += unknown_prior * torch.tensor([n.startswith(UNKNOWN) for n in self.classes])
         told = F.softmax(logits, dim=0)
         return ((1 - DOUBT) * told + DOUBT / len(told)).log()
+
+
+def _hashes(symbols: Sequence[str]) -> np.ndarray:
+    """The CRC-32 of each of a line's n-grams and pairs around another symbol: [n] int64."""
+    line = ["<", *symbols, ">"]
+    spans = [line[i : i + n] for n in range(1, LONGEST + 1) for i in range(len(line) - n + 1)]
+    around = [[line[i], "*", line[i + 2]] for i in range(len(line) - 2)]
+    return np.array([crc32(" ".join(span).encode()) for span in (*spans, *around)], np.int64)
 
 
 def characters(text: str) -> list[str]:
@@ -127,7 +164,7 @@ class TopicLeaning:
         leaning = torch.full((self._vocab_size,), self._least)
         opinion = self._classifiers[kind].opinion(symbols, UNKNOWN_PRIORS[kind])
         leaning[self._ids] = opinion[self._places]
-        return SAY[kind] * leaning
+        return SAY * leaning
 
 
 def write_topics(path: Path, classifiers: Mapping[str, TopicClassifier]) -> None:
@@ -159,6 +196,8 @@ def read_topics(path: Path) -> dict[str, TopicClassifier]:
         classifiers = {}
         for kind in (HEARD, WRITTEN):
             embedding = weights[f"{kind}.embedding.weight"]
+            if f"{kind}.checks" not in weights:
+                raise ValueError(f"it lacks {kind}.checks, as earlier ones did: train it again")
             num_buckets, dim = embedding.shape
             if not (classes and num_buckets and dim):
                 raise ValueError("it must have classes, and embeddings of n-grams")

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from loguru import logger
+from torch import Tensor
 
 from models.westlake.topics import HEARD, WRITTEN, TopicClassifier, characters, write_topics
 
@@ -18,7 +19,9 @@ from .mishearing import Mishearing
 from .tokenizer import heard_syllables
 from .wording import CORRECTIONS, loosen, reword
 
-EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 256, 3e-3
+EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 512, 4e-3
+LEAST_LINES = 2  # that an n-gram must stand in to be given a bucket
+WORDINGS = 3  # in which each line is looked through for n-grams
 INITIAL_STD = 0.05  # of embeddings
 LOOSE_SHARE, CORRECTED_SHARE = 0.5, 0.15
 CLEAR_SHARE = 0.25  # of lines that are heard as they are
@@ -66,22 +69,41 @@ def _learned(
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
     classifier = TopicClassifier([*(intent.name for intent in dialogues.intents), *FOLLOWUPS])
+    classifier.assign_buckets(_wordings(lines, symbols, rng), LEAST_LINES)
     torch.nn.init.normal_(classifier.embedding.weight, std=INITIAL_STD)
-    optimizer = torch.optim.Adam(classifier.parameters(), LEARNING_RATE)
-    decay = torch.optim.lr_scheduler.LinearLR(optimizer, 1.0, 1 / epochs, epochs - 1)
+    classifier.embedding.sparse = True  # a batch has few of the buckets
+    optimizers = [
+        torch.optim.SparseAdam(classifier.embedding.parameters(), LEARNING_RATE),
+        torch.optim.Adam(classifier.output.parameters(), LEARNING_RATE),
+    ]
+    decays = [
+        torch.optim.lr_scheduler.LinearLR(each, 1.0, 1 / epochs, epochs - 1) for each in optimizers
+    ]
     for epoch in range(epochs):
         losses = []
         for names, bags in _batches(classifier, lines, symbols, LOST_SHARES[kind], rng):
             wanted = torch.tensor([classifier.classes.index(name) for name in names])
             loss = F.cross_entropy(classifier(bags), wanted)
-            optimizer.zero_grad()
+            classifier.zero_grad()
             loss.backward()
-            optimizer.step()
+            for optimizer in optimizers:
+                optimizer.step()
             losses.append(loss.item())
-        decay.step()
+        for decay in decays:
+            decay.step()
         right = held_out_share(classifier, dialogues, kind)
         logger.info(f"{kind}, epoch {epoch}: loss {np.mean(losses):.3f}, held out {right:.3f}")
     return classifier
+
+
+def _wordings(
+    lines: Sequence[Line], symbols: Symbols, rng: np.random.Generator
+) -> Iterator[list[Sequence[str]]]:
+    """Each line as it may be put, `WORDINGS` times; those of which nothing is left, left out."""
+    for text, name in lines:
+        said = (_said(text, name not in FOLLOWUPS, rng) for _ in range(WORDINGS))
+        if told := [told for text in said if (told := symbols(text, rng))]:
+            yield told
 
 
 def held_out_share(classifier: TopicClassifier, dialogues: Dialogues, kind: str) -> float:
@@ -98,8 +120,8 @@ def _batches(
     symbols: Symbols,
     lost_share: float,
     rng: np.random.Generator,
-) -> Iterator[tuple[list[str], list[list[int]]]]:
-    """All lines once, in random order: classes and n-grams."""
+) -> Iterator[tuple[list[str], list[Tensor]]]:
+    """All lines once, in random order: classes and buckets."""
     order = rng.permutation(len(lines))
     for start in range(0, len(order), BATCH_SIZE):
         names, bags = [], []
@@ -109,9 +131,9 @@ def _batches(
             if not told:
                 continue
             bag = classifier.buckets(told)
-            kept = [bucket for bucket in bag if rng.random() >= lost_share]
+            kept = bag[torch.from_numpy(rng.random(len(bag)) >= lost_share)]
             names.append(name)
-            bags.append(kept or bag)
+            bags.append(kept if len(kept) else bag)
         if bags:
             yield names, bags
 

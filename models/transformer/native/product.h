@@ -146,12 +146,14 @@ static void product(const Linear *linear, const Inputs *in, float *y, int thread
         return;
     }
 #endif
+    _Static_assert(BESIDE <= 2, "so that what is left of a pair is one panel");
 // The compiler makes a version of its own for each of these.
 #define PRODUCTS(PANELS, COUNT)                                                                   \
     if (linear->bits == 8) products(linear, 8, panel, PANELS, in, row, COUNT, y);                 \
     else products(linear, 4, panel, PANELS, in, row, COUNT, y)
     int64_t all = (linear->outputs + PANEL - 1) / PANEL, end = all * (thread + 1) / threads;
     for (int64_t first = all * thread / threads, size; first < end; first += size) {
+        // 4 bits are unpacked once for all rows, so a few of them wait for instructions, not memory.
         int are_beside = in->rows >= ROWS || (linear->bits == 4 && in->rows > 1);
         size = are_beside ? smaller(end - first, BESIDE) : 1;
         for (int64_t row = 0, rows; row < in->rows; row += rows) {

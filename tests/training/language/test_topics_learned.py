@@ -21,6 +21,7 @@ def learned(dialogues: Dialogues, tmp_path_factory: pytest.TempPathFactory) -> P
     path = tmp_path_factory.mktemp("topics") / TOPICS_FILE
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(topics, "NUM_NOISES", 8)
+        patch.setattr(topics, "LEAST_LINES", 1)
         train_topics(dialogues, path, epochs=40)
     return path
 
