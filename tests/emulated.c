@@ -108,7 +108,7 @@ static void call_draw(int threads) {
     float *settings = memory();
     double *points = memory();
     int64_t rows = number(), size = number(), width = number(), *drawn = room(rows * 8);
-    char *scratch = room(rows * size * 4);
+    char *scratch = room(native_draw_scratch(size, threads));
     native_draw(logits, window, settings, points, rows, size, width, drawn, scratch, threads);
     put(drawn, rows * 8);
 }

@@ -41,7 +41,7 @@ class EmulatedLibrary:
     def native_product_scratch(self, *sizes: int) -> int:
         return 0
 
-    native_scratch = native_codes_scratch = native_product_scratch
+    native_scratch = native_codes_scratch = native_draw_scratch = native_product_scratch
 
     def native_product(self, linear, x, y, rows, scratch, threads) -> None:
         struct = LinearStruct.from_address(linear)

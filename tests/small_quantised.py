@@ -19,9 +19,9 @@ CONFIG = DualARConfig(
 LARGEST_ERRORS = {"int8": 0.05, "int4": 0.3}  # of the logits, relative
 
 
-def plain_model() -> DualARTransformer:
+def plain_model(config: DualARConfig = CONFIG) -> DualARTransformer:
     torch.manual_seed(0)
-    model = DualARTransformer(CONFIG, SEMANTIC_ID).eval().requires_grad_(False)
+    model = DualARTransformer(config, SEMANTIC_ID).eval().requires_grad_(False)
     for parameter in model.parameters():
         parameter.mul_(4 if parameter.dim() == 2 else 1)  # so that the layers do something
     return model

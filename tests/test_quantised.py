@@ -47,7 +47,7 @@ def native(request) -> CDLL:
 def quantised(model: DualARTransformer, dtype: str, library: CDLL | None) -> EagerEngine:
     weights = quantise_weights(model.state_dict(), dtype, library)
     with torch.device("meta"):
-        other = with_quantised_layers(DualARTransformer(CONFIG, SEMANTIC_ID), dtype)
+        other = with_quantised_layers(DualARTransformer(model.config, SEMANTIC_ID), dtype)
     other.load_state_dict(weights, strict=True, assign=True)
     prepare_quantised(other, library)
     return choose_engine(other.eval().requires_grad_(False), library)
@@ -132,6 +132,32 @@ def test_threads_read_alike(model, grid, native, set_threads):
     """A position needs those before it, which another thread may have."""
     set_threads(3)
     check_that_it_reads_alike(quantised(model, "int8", native), grid, (30,), (11, 1, 18))
+
+
+@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
+@pytest.mark.parametrize("heads", [(2, 2, 32), (7, 1, 64), (12, 2, 16), (4, 1, 128)])
+def test_heads_and_hidden_numbers_of_all_sizes(heads, dtype, native, set_threads):
+    """Heads that share keys with none, a few or many others; hidden numbers that threads share."""
+    n_head, n_local_heads, head_dim = heads
+    config = replace(
+        CONFIG,
+        n_head=n_head,
+        n_local_heads=n_local_heads,
+        head_dim=head_dim,
+        dim=n_head * head_dim,
+        intermediate_size=256,
+        intermediate_size_fast=256,
+        n_local_heads_fast=n_head,
+    )
+    model, grid = plain_model(config), speech_grid()
+    other = quantised(model, dtype, native)
+    expected = quantised(model, dtype, None).model.forward_hidden(grid).float()
+    found = []
+    for threads in (1, 2, 3):
+        set_threads(threads)
+        found.append(other.read(grid, [other.model.new_cache(30) for _ in grid]))
+        assert torch.equal(found[-1], found[0])
+    assert (found[0].float() - expected).norm() / expected.norm() < 0.05
 
 
 def check_that_it_reads_alike(engine: EagerEngine, grid: torch.Tensor, *splits: tuple) -> None:

@@ -257,6 +257,8 @@ def _declared(library: CDLL) -> CDLL:
     ):
         scratch.argtypes = [c_void_p, *sizes]
         scratch.restype = c_int64
+    library.native_draw_scratch.argtypes = [c_int64, c_int]
+    library.native_draw_scratch.restype = c_int64
     return library
 
 

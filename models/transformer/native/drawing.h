@@ -22,20 +22,48 @@ static double mass_of(const float *chances, int64_t size, float least) {
     return mass;
 }
 
+// Puts those chances together that are at least `low` but below `limit`, of which there may be none;
+// returns how many they are. `to` [size + WIDTH] may be the chances themselves.
+static int64_t chances_between(const float *chances, int64_t size, float low, float limit, float *to) {
+    int64_t count = 0;
+    for (int64_t i = 0; i < size; i += WIDTH) {
+        floats some = read_floats(chances + i, size - i);
+        count += write_between(to + count, some, splat(low), splat(limit));
+    }
+    return smaller(count, size);
+}
+
+static float float_of(uint32_t bits) {
+    float x;
+    memcpy(&x, &bits, 4);
+    return x;
+}
+
 // The least of the chances that together stay within a share of them all; at most the largest, 1.
-static float least_kept(const float *chances, int64_t size, float share) {
-    double allowed = share * mass_of(chances, size, 0);
-    uint32_t low = 0, high = 0x3f800000; // floats from 0 to 1 in their order, as integers
+// Only those are looked at again of which it isn't known yet whether they stay.
+//
+// open: for its own use, [size + WIDTH].
+static float least_kept(const float *chances, int64_t size, float share, float *open) {
+    if (share >= 1) return 0;
+    double all = mass_of(chances, size, 0), allowed = share * all, kept = 0;
+    float least = all / size * (1 - share) / 2; // all below are less than what is left out
+    uint32_t low, high = 0x3f800000;            // floats from 0 to 1 in their order, as integers
+    memcpy(&low, &least, 4);
+    int64_t count = chances_between(chances, size, least, INFINITY, open);
     while (low < high) {
         uint32_t middle = (low + high) / 2;
-        float least;
-        memcpy(&least, &middle, 4);
-        if (mass_of(chances, size, least) <= allowed) high = middle;
-        else low = middle + 1;
+        float limit = float_of(middle);
+        double mass = kept + mass_of(open, count, limit);
+        if (mass <= allowed) {
+            high = middle;
+            kept = mass;
+            count = chances_between(open, count, 0, limit, open);
+        } else {
+            low = middle + 1;
+            count = chances_between(open, count, limit, INFINITY, open);
+        }
     }
-    float least;
-    memcpy(&least, &high, 4);
-    return least;
+    return float_of(high);
 }
 
 static int are_finite(const float *x, int64_t size) {
@@ -45,16 +73,18 @@ static int are_finite(const float *x, int64_t size) {
     return isfinite(sum);
 }
 
+static int64_t draw_numbers(int64_t size) { return 2 * size + WIDTH; }
+
 // The token of a row of logits, of which those of `seen` are meanwhile made less likely, each once.
 // Inverse-CDF sampling with a uniform draw, the point, among the likeliest ones that together stay
 // within top-p, or the likeliest.
 //
-// settings: temperature, top-p and penalty. Scratch: chances [size].
+// settings: temperature, top-p and penalty. Scratch: [draw_numbers(size)].
 static int64_t draw_row(
     float *logits, int64_t size, const int64_t *seen, int64_t width, const float *settings,
-    double point, float *restrict chances
+    double point, float *restrict scratch
 ) {
-    float kept[width];
+    float kept[width], *restrict chances = scratch;
     for (int64_t w = 0; w < width; w++) {
         int64_t before = 0;
         kept[w] = logits[seen[w]];
@@ -66,7 +96,7 @@ static int64_t draw_row(
     for (int64_t i = 0; i < size; i++) largest = logits[i] > largest ? logits[i] : largest;
 #pragma omp simd
     for (int64_t i = 0; i < size; i++) chances[i] = exponential(logits[i] - largest);
-    float least = least_kept(chances, size, settings[1]);
+    float least = least_kept(chances, size, settings[1], chances + size);
 #pragma omp simd
     for (int64_t i = 0; i < size; i++)
         chances[i] = exponential((logits[i] - largest) / temperature) * (chances[i] >= least);
@@ -89,7 +119,7 @@ typedef struct {
     const float *settings;
     const double *points;
     int64_t rows, size, width, *drawn;
-    float *chances;
+    float *scratch;
 } Draw;
 
 static void draw_task(void *data, int thread, int threads) {
@@ -101,7 +131,7 @@ static void draw_task(void *data, int thread, int threads) {
         if (are_finite(logits, size))
             task->drawn[r] = draw_row(
                 logits, size, task->window + r * width, width, task->settings + 3 * r,
-                task->points[r], task->chances + thread * size
+                task->points[r], task->scratch + thread * draw_numbers(size)
             );
     }
 }
@@ -109,7 +139,7 @@ static void draw_task(void *data, int thread, int threads) {
 // A token for each row of logits [rows, size], or NO_TOKEN where they are not finite.
 //
 // window: [rows, width], tokens that the penalty makes less likely. settings: [rows, 3],
-// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: 4 * size bytes for each thread.
+// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: native_draw_scratch(size, threads) bytes.
 void native_draw(
     float *logits, const int64_t *window, const float *settings, const double *points, int64_t rows,
     int64_t size, int64_t width, int64_t *drawn, char *scratch, int threads
@@ -117,3 +147,5 @@ void native_draw(
     Draw task = {logits, window, settings, points, rows, size, width, drawn, (float *)scratch};
     together(draw_task, &task, rows < threads ? rows : threads);
 }
+
+int64_t native_draw_scratch(int64_t size, int threads) { return threads * draw_numbers(size) * 4; }

@@ -46,33 +46,39 @@ static float largest_of(const float *x, int64_t size) {
     return largest_lane(largest);
 }
 
-static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
+// Rounds one part of a row, which begins at x: of a row's inputs those from part * PART on.
+static void quantise_part(
+    const float *x, const Linear *linear, Inputs *in, int64_t row, int64_t part
+) {
     int64_t size = in->is_tiled ? TILE_ROWS : ROWS, unit = in->is_tiled ? TILE_INPUTS : 4;
     int64_t first = row / size * size, block = smaller(in->rows - first, size), lane = row - first;
-    int8_t *to = in->bytes + first * in->stride + lane * unit;
-    float *scales = in->scales + first * in->stride / PART + lane;
-    float *sums = in->sums + first * in->stride / GROUP + lane;
-    int32_t *counts = in->counts + first * in->stride / GROUP + lane;
-    for (int64_t begin = 0; begin < in->stride; begin += PART, scales += block) {
-        int64_t left = smaller(linear->inputs - begin, PART);
-        *scales = largest_of(x + begin, left) / INT8_MAX;
-        int8_t bytes[PART] __attribute__((aligned(64))), halves[PART] __attribute__((aligned(64)));
-        for (int64_t group = 0; group < PART; group += GROUP, sums += block, counts += block) {
-            ints sum = {0};
-            for (int64_t i = group; i < group + GROUP; i += WIDTH) {
-                ints q = rounded(read_floats(x + begin + i, left - i) * splat(1 / *scales));
-                write_bytes(bytes + i, q);
-                sum += q;
-            }
-            *counts = sum_ints(sum);
-            *sums = *counts * *scales;
-            if (linear->bits == 4) split_pairs(bytes + group, halves + group);
+    int64_t part_at = part * block + lane, group_at = part * PART / GROUP * block + lane;
+    int8_t *to = in->bytes + first * in->stride + part * PART * block + lane * unit;
+    float *scale = in->scales + first * in->stride / PART + part_at;
+    float *sums = in->sums + first * in->stride / GROUP + group_at;
+    int32_t *counts = in->counts + first * in->stride / GROUP + group_at;
+    int64_t left = smaller(linear->inputs - part * PART, PART);
+    *scale = largest_of(x, left) / INT8_MAX;
+    int8_t bytes[PART] __attribute__((aligned(64))), halves[PART] __attribute__((aligned(64)));
+    for (int64_t group = 0; group < PART; group += GROUP, sums += block, counts += block) {
+        ints sum = {0};
+        for (int64_t i = group; i < group + GROUP; i += WIDTH) {
+            ints q = rounded(read_floats(x + i, left - i) * splat(1 / *scale));
+            write_bytes(bytes + i, q);
+            sum += q;
         }
-        const int8_t *from = linear->bits == 4 ? halves : bytes;
-        if (in->is_tiled)
-            for (int64_t i = 0; i < PART; i += TILE_INPUTS) memcpy(to + i * block, from + i, TILE_INPUTS);
-        else
-            for (int64_t i = 0; i < PART; i += 4) memcpy(to + i * block, from + i, 4);
-        to += PART * block;
+        *counts = sum_ints(sum);
+        *sums = *counts * *scale;
+        if (linear->bits == 4) split_pairs(bytes + group, halves + group);
     }
+    const int8_t *from = linear->bits == 4 ? halves : bytes;
+    if (in->is_tiled)
+        for (int64_t i = 0; i < PART; i += TILE_INPUTS) memcpy(to + i * block, from + i, TILE_INPUTS);
+    else
+        for (int64_t i = 0; i < PART; i += 4) memcpy(to + i * block, from + i, 4);
+}
+
+static void quantise_row(const float *x, const Linear *linear, Inputs *in, int64_t row) {
+    for (int64_t part = 0; part < in->stride / PART; part++)
+        quantise_part(x + part * PART, linear, in, row, part);
 }

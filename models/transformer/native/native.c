@@ -17,8 +17,10 @@ enum {
     PART = 128,         // inputs that share a scale
     PANEL = 16,         // outputs whose weights lie together
     COLUMN = 4 * PANEL, // bytes of them that are read at once
-    FEW = 4,            // rows, and an attention's queries, that are computed at once
+    FEW = 4,            // rows that are computed at once
+    MOST_QUERIES = 8,   // of an attention, for which the same is true
     MAX_HEAD = 256,     // numbers in a head
+    LINE = 32,          // of bf16 that are fetched from memory at once
 };
 
 #define INLINE inline __attribute__((always_inline))
@@ -177,7 +179,7 @@ void native_codes(
     int64_t dim = stack->dim, size = head->output.outputs, half = stack->head_dim;
     int64_t cache_size = 2 * stack->kv_heads * count * stack->head_dim;
     float *logits = take(&scratch, rows * size * sizeof(float));
-    float *chances = take(&scratch, size * sizeof(float));
+    float *draws = take(&scratch, draw_numbers(size) * sizeof(float));
     float *turns = take(&scratch, rows * half * sizeof(float));
     float *normed = take(&scratch, rows * dim * sizeof(float));
     bf16 **caches = take(&scratch, rows * stack->num_blocks * sizeof(bf16 *));
@@ -199,7 +201,7 @@ void native_codes(
             int64_t at = r * count + k;
             codes[at] = draw_row(
                 logits + r * size, size, windows + at * width, width, settings + 3 * r, points[at],
-                chances
+                draws
             );
             for (int64_t i = 0; i < dim; i++)
                 x[r * dim + i] = to_float(head->embedding[codes[at] * dim + i]);
@@ -212,7 +214,7 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int 
     int64_t cache = 2 * stack->kv_heads * count * stack->head_dim * sizeof(bf16) + 64 + sizeof(bf16 *);
     int64_t row = head->output.outputs * 4 + (stack->head_dim + stack->dim) * 4 +
                   stack->num_blocks * cache + 2 * sizeof(int64_t);
-    return rows * row + head->output.outputs * 4 + 7 * 64 +
+    return rows * row + draw_numbers(head->output.outputs) * 4 + 7 * 64 +
            native_scratch(stack, rows, count, threads);
 }
 

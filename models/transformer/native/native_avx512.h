@@ -57,6 +57,14 @@ static INLINE floats add_if_at_least(floats sum, floats part, floats limit) {
     return _mm512_mask_add_ps(sum, kept, sum, part);
 }
 
+// Writes those lanes that are at least `low` but below `limit`, one after another; up to `to` + WIDTH
+// is written. Returns how many they are.
+static INLINE int64_t write_between(float *to, floats x, floats low, floats limit) {
+    __mmask16 kept = _mm512_cmp_ps_mask(x, low, _CMP_GE_OQ) & _mm512_cmp_ps_mask(x, limit, _CMP_LT_OQ);
+    _mm512_storeu_ps(to, _mm512_maskz_compress_ps(kept, x));
+    return __builtin_popcount(kept);
+}
+
 // A vector of numbers, as far as they are among the first `left`; else 0.
 static INLINE floats read_floats(const float *x, int64_t left) {
     return _mm512_maskz_loadu_ps(lanes(left), x);

@@ -137,22 +137,15 @@ static INLINE void products(
     }
 }
 
-// The calling thread's share of y [rows, outputs]. The weights are read from end to end, which is
-// what memory is fastest at; where there are many rows, those of some panels stay in the cache.
-static void product(const Linear *linear, const Inputs *in, float *y, int thread, int threads) {
-#ifdef HAS_AMX
-    if (in->is_tiled) {
-        tile_product(linear, in, y, thread, threads);
-        return;
-    }
-#endif
+// Some panels of y [rows, outputs]. The weights are read from end to end, which is what memory is
+// fastest at; where there are many rows, those of some panels stay in the cache.
+static void product_of(const Linear *linear, const Inputs *in, float *y, int64_t first, int64_t end) {
     _Static_assert(BESIDE <= 2, "so that what is left of a pair is one panel");
 // The compiler makes a version of its own for each of these.
 #define PRODUCTS(PANELS, COUNT)                                                                   \
     if (linear->bits == 8) products(linear, 8, panel, PANELS, in, row, COUNT, y);                 \
     else products(linear, 4, panel, PANELS, in, row, COUNT, y)
-    int64_t all = (linear->outputs + PANEL - 1) / PANEL, end = all * (thread + 1) / threads;
-    for (int64_t first = all * thread / threads, size; first < end; first += size) {
+    for (int64_t size; first < end; first += size) {
         // 4 bits are unpacked once for all rows, so a few of them wait for instructions, not memory.
         int are_beside = in->rows >= ROWS || (linear->bits == 4 && in->rows > 1);
         size = are_beside ? smaller(end - first, BESIDE) : 1;
@@ -177,4 +170,16 @@ static void product(const Linear *linear, const Inputs *in, float *y, int thread
         }
     }
 #undef PRODUCTS
+}
+
+// The calling thread's share of y [rows, outputs].
+static void product(const Linear *linear, const Inputs *in, float *y, int thread, int threads) {
+#ifdef HAS_AMX
+    if (in->is_tiled) {
+        tile_product(linear, in, y, thread, threads);
+        return;
+    }
+#endif
+    int64_t all = (linear->outputs + PANEL - 1) / PANEL;
+    product_of(linear, in, y, all * thread / threads, all * (thread + 1) / threads);
 }

@@ -20,15 +20,40 @@ typedef struct {
     Inputs in, wide;
 } Step;
 
+// What the last product of a block takes: of hidden numbers, each part rounded by the thread that
+// made its gates, in whose cache they are; where parts can't be shared evenly, by any.
+static void make_hidden(Step *task, const Block *block, int thread, int threads) {
+    int64_t hidden = task->stack->hidden, parts = task->wide.stride / PART;
+    int64_t first = parts * thread / threads, end = parts * (thread + 1) / threads;
+    if (hidden % PART || parts % threads || task->in.is_tiled) {
+        product(&block->gate_up, &task->in, task->gates, thread, threads);
+        meet();
+    } else
+        for (int64_t up = 0; up < 2; up++) {
+            int64_t panels = PART / PANEL, before = up * parts * panels;
+            product_of(
+                &block->gate_up, &task->in, task->gates, before + first * panels, before + end * panels
+            );
+        }
+    for (int64_t r = 0; r < task->rows; r++)
+        for (int64_t part = first; part < end; part++) {
+            float *gate = task->gates + r * 2 * hidden + part * PART, *up = gate + hidden;
+            int64_t size = smaller(hidden - part * PART, PART);
+#pragma omp simd
+            for (int64_t i = 0; i < size; i++) gate[i] *= up[i] / (1 + exponential(-gate[i]));
+            quantise_part(gate, &block->down, &task->wide, r, part);
+        }
+}
+
 static void step_task(void *data, int thread, int threads) {
     Step *task = data;
     const Stack *stack = task->stack;
     const int64_t *lengths = task->lengths, *rooms = task->rooms;
     int64_t dim = stack->dim, size = stack->head_dim, kv_heads = stack->kv_heads;
-    int64_t queries = stack->heads / kv_heads, hidden = stack->hidden;
+    int64_t queries = stack->heads / kv_heads;
     int64_t num_heads = stack->heads + 2 * kv_heads, rows = task->rows, longest = task->longest;
     float *x = task->x, *normed = task->normed, *heads = task->heads, *change = task->change;
-    float *gates = task->gates, *scores = task->scores;
+    float *scores = task->scores;
     const float *angles = task->angles;
     for (int64_t b = 0; b < stack->num_blocks; b++) {
         const Block *block = stack->blocks + b;
@@ -58,10 +83,9 @@ static void step_task(void *data, int thread, int threads) {
             for (int64_t n = 0; n < queries; n++) rotate(q + n * size, angles + r * size, size);
             const bf16 *keys = task->caches[r * stack->num_blocks + b] + head * rooms[r] * size;
             const bf16 *values = keys + kv_heads * rooms[r] * size;
-            float *own = scores + thread * FEW * (longest + FEW);
+            float *own = scores + thread * scores_of(longest);
             float *y = normed + r * dim + head * queries * size;
-            if (size == 64) attend(q, keys, values, queries, lengths[r] + 1, 64, own, y);
-            else attend(q, keys, values, queries, lengths[r] + 1, size, own, y);
+            attend(q, keys, values, queries, lengths[r] + 1, size, own, y);
         }
         meet();
         for (int64_t r = thread; r < rows; r += threads)
@@ -75,14 +99,7 @@ static void step_task(void *data, int thread, int threads) {
             quantise_row(normed + r * dim, &block->gate_up, &task->in, r);
         }
         meet();
-        product(&block->gate_up, &task->in, gates, thread, threads);
-        meet();
-        for (int64_t r = thread; r < rows; r += threads) {
-            float *gate = gates + r * 2 * hidden, *up = gate + hidden;
-#pragma omp simd
-            for (int64_t i = 0; i < hidden; i++) gate[i] *= up[i] / (1 + exponential(-gate[i]));
-            quantise_row(gate, &block->down, &task->wide, r);
-        }
+        make_hidden(task, block, thread, threads);
         meet();
         product(&block->down, &task->wide, change, thread, threads);
         meet();
@@ -110,7 +127,7 @@ void native_step(
     task.heads = take(&scratch, rows * num_heads * stack->head_dim * sizeof(float));
     task.change = take(&scratch, rows * dim * sizeof(float));
     task.gates = take(&scratch, rows * 2 * stack->hidden * sizeof(float));
-    task.scores = take(&scratch, threads * FEW * (longest + FEW) * sizeof(float));
+    task.scores = take(&scratch, threads * scores_of(longest) * sizeof(float));
     task.in = take_inputs(&scratch, rows, dim);
     task.wide = take_inputs(&scratch, rows, stack->hidden);
     together(step_task, &task, threads);
@@ -119,6 +136,6 @@ void native_step(
 int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest, int threads) {
     int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
                      2 * stack->hidden;
-    return rows * floats * 4 + threads * FEW * (longest + FEW) * 4 +
+    return rows * floats * 4 + threads * scores_of(longest) * 4 +
            inputs_bytes(rows, stack->dim) + inputs_bytes(rows, stack->hidden) + 5 * 64;
 }
