@@ -1,9 +1,11 @@
 """Many users at once: python -m benchmarks.load --users 16 --turns 20
 
 The page runs in a process of its own. One user has a conversation, then four at once, then all;
-each asks as soon as the last reply is there. Four more hear each reply before they ask again.
-Every reply must be, sample by sample, what the model alone gives with the same seed. Then one user
-has a long conversation, and tabs are opened, spoken in and closed, in which memory must not grow.
+each asks as soon as the last reply is there. Another one, and four more, hear each reply before
+they ask again, as people do. Replies are whole, unless --reply-seconds ends them: random weights
+may speak without an end. Every reply must be, sample by sample, what the model alone gives with the
+same seed. Then one user has a long conversation, and tabs are opened, spoken in and closed, in
+which memory must not grow.
 """
 
 import argparse
@@ -28,6 +30,7 @@ import numpy as np
 from models.audio import to_pcm16
 from models.contract import ReplyOptions, SpeechModel
 from models.load import load_model
+from page.limits import Limits
 
 from .common import checkpoint_folder, report
 from .visitor import API, READ_SECONDS, Clock, Spoken, TimeIsUpError, Visitor, told_bars
@@ -251,7 +254,7 @@ class Seen:
         allowed = first_by_queue(rounds["4"], options.users)
         name = f"p95 of first sound of {options.users} over the queue's arithmetic"
         self.bars[name] = rounds["all"].first(95) / allowed, 2
-        over = rounds["4_who_listen"].turn_seconds / rounds["1"].turn_seconds
+        over = rounds["4_who_listen"].turn_seconds / rounds["1_who_listens"].turn_seconds
         self.bars["a turn of 4 who listen over one alone"] = over, 1.5
 
     def note_memory(self, what: str, memory: dict[str, int]) -> None:
@@ -271,6 +274,7 @@ def measure(server: Server, model: SpeechModel, options: argparse.Namespace, clo
     rounds = {
         "1": all_at_once(server, range(1, 2), few, clock),
         "4": all_at_once(server, range(10, 10 + AT_ONCE), few, clock),
+        "1_who_listens": all_at_once(server, range(20, 21), few, clock, listens=True),
         "4_who_listen": all_at_once(server, range(20, 20 + AT_ONCE), few, clock, listens=True),
         "all": all_at_once(server, range(30, 30 + options.users), options.turns, clock),
     }
@@ -294,9 +298,10 @@ def main() -> None:
     parser.add_argument("--turns", type=int, default=20, help="of each user")
     parser.add_argument("--long-turns", type=int, default=200, help="of the long conversation")
     parser.add_argument("--tabs", type=int, default=100, help="opened and closed one by one")
-    parser.add_argument("--reply-seconds", type=float, default=2.0, help="the longest reply")
+    longest = Limits().reply_seconds
+    parser.add_argument("--reply-seconds", type=float, default=longest, help="the longest reply")
     parser.add_argument("--shape", default="tiny", help="tiny or qwen2-0.5b")
-    parser.add_argument("--minutes", type=float, default=8.0, help="after which it gives up")
+    parser.add_argument("--minutes", type=float, default=12.0, help="after which it gives up")
     options = parser.parse_args()
     clock = Clock(options.minutes)
     with checkpoint_folder(options.shape) as folder:
