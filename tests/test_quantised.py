@@ -157,6 +157,9 @@ def test_heads_and_hidden_numbers_of_all_sizes(heads, dtype, native, set_threads
         set_threads(threads)
         found.append(other.read(grid, [other.model.new_cache(30) for _ in grid]))
         assert torch.equal(found[-1], found[0])
+        cache = other.model.new_cache(30)
+        other.read(grid[:1, :, :29], [cache])
+        assert torch.equal(other.read(grid[:1, :, 29:], [cache]), found[0][:1, 29:])
     assert (found[0].float() - expected).norm() / expected.norm() < 0.05
 
 

@@ -22,7 +22,7 @@ static INLINE void fetch(const bf16 *x, int64_t size) {
 // Queries [count, size] that share keys and values [positions, size] -> y [count, size]; as many are
 // computed as `queries`. Pairs of numbers are read as they lie, the first ones apart from the second.
 //
-// scores: [scores_of(positions)].
+// scores: [scores_of(positions - 1)].
 static INLINE void attend_few(
     const float *q, const bf16 *keys, const bf16 *values, int queries, int count, int64_t positions,
     int64_t size, float *scores, float *y
@@ -30,7 +30,8 @@ static INLINE void attend_few(
     int slots = queries == 1 ? 1 : queries <= FEW ? FEW : MOST_QUERIES; // scores of a position
     int beside = queries == 1 ? FEW : 1;                                // positions at once
     int64_t parts = (size / 2 + WIDTH - 1) / WIDTH;
-    float apart[MOST_QUERIES][2][MAX_HEAD / 2 + WIDTH], factor = 1 / sqrtf(size);
+    // The queries' halves; then those of what becomes of them.
+    float apart[MOST_QUERIES][2][MAX_HEAD / 2], factor = 1 / sqrtf(size);
     for (int64_t p = 0; p < smaller(FETCHED, positions); p++) fetch(keys + p * size, size);
     for (int n = 0; n < queries; n++)
         for (int64_t i = 0; i < size / 2; i++)
@@ -44,7 +45,10 @@ static INLINE void attend_few(
 #pragma GCC unroll 4
         for (int64_t next = p + FETCHED; next < p + FETCHED + beside; next++)
             if (next < positions) fetch(keys + next * size, size);
-            else fetch(values + smaller(next - positions, positions - 1) * size, size);
+            else {
+                int64_t place = smaller(next - FETCHED, next - positions); // the first: where few are
+                fetch(values + smaller(place, positions - 1) * size, size);
+            }
 #pragma GCC unroll 4
         for (int j = 0; j < beside; j++)
 #pragma GCC unroll 4

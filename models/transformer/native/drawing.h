@@ -22,9 +22,24 @@ static double mass_of(const float *chances, int64_t size, float least) {
     return mass;
 }
 
-// Puts those chances together that are at least `low` but below `limit`, of which there may be none;
-// returns how many they are. `to` [size + WIDTH] may be the chances themselves.
-static int64_t chances_between(const float *chances, int64_t size, float low, float limit, float *to) {
+#ifndef HAS_WRITE_BETWEEN
+// Writes those lanes that are at least `low` but below `limit`, one after another; up to `to` + WIDTH
+// is written. Returns how many they are.
+static INLINE int64_t write_between(float *to, floats x, floats low, floats limit) {
+    int64_t count = 0;
+    for (int i = 0; i < WIDTH; i++) {
+        to[count] = x[i];
+        count += x[i] >= low[i] && x[i] < limit[i];
+    }
+    return count;
+}
+#endif
+
+// Puts those chances together that are at least `low` but below `limit`, and maybe some zeros behind
+// them; returns how many there are. `to` [size + WIDTH] may be the chances themselves.
+static int64_t chances_between(
+    const float *chances, int64_t size, float low, float limit, float *to
+) {
     int64_t count = 0;
     for (int64_t i = 0; i < size; i += WIDTH) {
         floats some = read_floats(chances + i, size - i);
@@ -139,7 +154,8 @@ static void draw_task(void *data, int thread, int threads) {
 // A token for each row of logits [rows, size], or NO_TOKEN where they are not finite.
 //
 // window: [rows, width], tokens that the penalty makes less likely. settings: [rows, 3],
-// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: native_draw_scratch(size, threads) bytes.
+// temperature, top-p and penalty. points: [rows], from 0 to 1. Scratch: native_draw_scratch(size,
+// threads) bytes.
 void native_draw(
     float *logits, const int64_t *window, const float *settings, const double *points, int64_t rows,
     int64_t size, int64_t width, int64_t *drawn, char *scratch, int threads

@@ -17,8 +17,8 @@ enum {
     PART = 128,         // inputs that share a scale
     PANEL = 16,         // outputs whose weights lie together
     COLUMN = 4 * PANEL, // bytes of them that are read at once
-    FEW = 4,            // rows that are computed at once
-    MOST_QUERIES = 8,   // of an attention, for which the same is true
+    FEW = 4,            // rows, and an attention's queries, that are computed at once, as a rule;
+    MOST_QUERIES = 8,   // no more queries are
     MAX_HEAD = 256,     // numbers in a head
     LINE = 32,          // of bf16 that are fetched from memory at once
 };

@@ -49,17 +49,6 @@ static INLINE floats add_if_at_least(floats sum, floats part, floats limit) {
     return sum + _mm256_and_ps(part, _mm256_cmp_ps(part, limit, _CMP_GE_OQ));
 }
 
-// Writes those lanes that are at least `low` but below `limit`, one after another; up to `to` + WIDTH
-// is written. Returns how many they are.
-static INLINE int64_t write_between(float *to, floats x, floats low, floats limit) {
-    int64_t count = 0;
-    for (int i = 0; i < WIDTH; i++) {
-        to[count] = x[i];
-        count += x[i] >= low[i] && x[i] < limit[i];
-    }
-    return count;
-}
-
 // The first of `left` lanes of 8.
 static INLINE __m256i lanes(int64_t left) {
     __m256i number = _mm256_setr_epi32(0, 1, 2, 3, 4, 5, 6, 7);

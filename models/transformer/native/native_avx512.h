@@ -57,6 +57,8 @@ static INLINE floats add_if_at_least(floats sum, floats part, floats limit) {
     return _mm512_mask_add_ps(sum, kept, sum, part);
 }
 
+#define HAS_WRITE_BETWEEN 1
+
 // Writes those lanes that are at least `low` but below `limit`, one after another; up to `to` + WIDTH
 // is written. Returns how many they are.
 static INLINE int64_t write_between(float *to, floats x, floats low, floats limit) {

@@ -38,17 +38,6 @@ static INLINE floats add_if_at_least(floats sum, floats part, floats limit) {
     return vaddq_f32(sum, vreinterpretq_f32_u32(kept));
 }
 
-// Writes those lanes that are at least `low` but below `limit`, one after another; up to `to` + WIDTH
-// is written. Returns how many they are.
-static INLINE int64_t write_between(float *to, floats x, floats low, floats limit) {
-    int64_t count = 0;
-    for (int i = 0; i < WIDTH; i++) {
-        to[count] = x[i];
-        count += x[i] >= low[i] && x[i] < limit[i];
-    }
-    return count;
-}
-
 static INLINE floats read_floats(const float *x, int64_t left) {
     float some[WIDTH] = {0};
     if (left < WIDTH) x = memcpy(some, x, left > 0 ? left * sizeof(float) : 0);

@@ -20,8 +20,8 @@ typedef struct {
     Inputs in, wide;
 } Step;
 
-// What the last product of a block takes: of hidden numbers, each part rounded by the thread that
-// made its gates, in whose cache they are; where parts can't be shared evenly, by any.
+// What the last product of a block takes: hidden numbers, each part rounded by the thread that made
+// its gates, in whose cache they are; where a thread's share is no number of whole parts, by any.
 static void make_hidden(Step *task, const Block *block, int thread, int threads) {
     int64_t hidden = task->stack->hidden, parts = task->wide.stride / PART;
     int64_t first = parts * thread / threads, end = parts * (thread + 1) / threads;
@@ -29,8 +29,8 @@ static void make_hidden(Step *task, const Block *block, int thread, int threads)
         product(&block->gate_up, &task->in, task->gates, thread, threads);
         meet();
     } else
-        for (int64_t up = 0; up < 2; up++) {
-            int64_t panels = PART / PANEL, before = up * parts * panels;
+        for (int64_t is_up = 0; is_up < 2; is_up++) {
+            int64_t panels = PART / PANEL, before = is_up * parts * panels;
             product_of(
                 &block->gate_up, &task->in, task->gates, before + first * panels, before + end * panels
             );

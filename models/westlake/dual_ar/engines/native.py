@@ -91,8 +91,8 @@ class NativeDraw:
         """
         logits, window, points = (x.contiguous() for x in (logits.float(), window, points))
         num_rows, vocab_size = logits.shape
-        size = self.compiled.native_draw_scratch(vocab_size, min(num_rows, num_threads()))
-        _, scratch = scratch_of(logits.shape, size)  # behind `text_logits`
+        num_bytes = self.compiled.native_draw_scratch(vocab_size, min(num_rows, num_threads()))
+        _, scratch = scratch_of(logits.shape, num_bytes)  # behind `text_logits`
         drawn = torch.empty(len(logits), dtype=torch.long)
         with share_of_threads() as threads:
             self.compiled.native_draw(
