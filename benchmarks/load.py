@@ -39,6 +39,7 @@ AT_ONCE = 4  # replies that the page makes at the same time
 FEW_TURNS, LISTENED_TURNS = 10, 20  # of each user in the smaller rounds
 EARLY = 20  # turns, or tabs, after which memory has reached its size
 CHUNK_FRAMES = 1024  # as of the page's API
+LINGER_SECONDS = 12  # that a conversation outlives its last turn: longer than one listens or waits
 STOP_SECONDS, GONE_SECONDS = 30, 40
 LAST_LINES = 20  # of the page's log, shown when it fails
 TEXTS = ("最近心情不好，能聊聊吗？", "我并不喜欢现在的工作。", "家里人不同意我去当电竞选手。")
@@ -310,7 +311,7 @@ def main() -> None:
         model = load_model(folder)
         model.warm_up()
         given = [f"--checkpoint={folder}", f"--dtype={model.dtype}", f"--max-replies={AT_ONCE}"]
-        given += [f"--reply-seconds={options.reply_seconds}", "--linger-seconds=5"]
+        given += [f"--reply-seconds={options.reply_seconds}", f"--linger-seconds={LINGER_SECONDS}"]
         given += [f"--max-sessions={4 * options.users + 64}", "--upload-seconds=20"]
         given += ["--user-requests=100000", "--address-requests=1000000"]
         try:
