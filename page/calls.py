@@ -28,6 +28,7 @@ LONG = (MODEL, BUILD, LOAD)
 WHO = "who"  # in a request's state: (user, address) that limits are counted for
 SINCE = "since"  # likewise: when it came, by time.monotonic
 MAX_WAITING_EVENTS = 256  # of all others
+LOOK_SECONDS = 0.005  # between Gradio's looks for a call; its 0.001 keep a core busy, by 6 % of it
 MAX_DEPTH = 6  # of what is nested in a call
 API_SESSION = "api-"  # begins the names of sessions that are made for calls of the API
 MAX_API_SESSIONS = 256  # of these, known so that they can be used again
@@ -85,6 +86,7 @@ class Calls:
     ) -> None:
         self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
         self._connected = connected
+        blocks._queue.sleep_when_free = LOOK_SECONDS
         self._joining: list[BlockFunction] = []  # of calls on their way into the queue
         self._direct = Places()  # of calls that do not come through the queue
         self._api_sessions: dict[str, bool] = {}  # that were made here: whether they rest

@@ -13,6 +13,7 @@ import pytest
 import soundfile
 import uvicorn
 from fake_model import FakeModel
+from gradio.queueing import Queue
 from page_client import API, Visitor, function, served
 from strangers import FOREIGN, LIMITS, SETTINGS, file_of, wait_until, wav, written
 
@@ -85,6 +86,20 @@ def test_only_files_of_the_page_are_served(url: str, page: app.Page, tmp_path: P
     example = Path(app.EXAMPLE_FOLDER, "1-bad-mood.wav")
     assert visitor.get(f"{API}/file={quote(str(example))}")[0] == 200
     assert visitor.get(f"{API}/file={quote(str(example.parent.parent / 'app.py'))}")[0] == 404
+
+
+def test_a_page_that_nobody_asks_is_at_rest(page: app.Page, monkeypatch):
+    looks = 0
+    length = Queue.__len__
+
+    def counted(queue: Queue) -> int:
+        nonlocal looks
+        looks += queue is page.demo._queue
+        return length(queue)
+
+    monkeypatch.setattr(Queue, "__len__", counted)
+    time.sleep(0.5)
+    assert 0 < looks <= 110  # at most 200 a second
 
 
 @pytest.mark.parametrize("name", ["answer", "reset", "stop", "open_microphone", "restore", "speak"])
