@@ -28,20 +28,23 @@ def words(text: str) -> Iterator[tuple[str, list[str]]]:
             yield from _say_not_and_one(phrase)
             yield word, []
             phrase = []
+        elif pinyins := _look_up(word):
+            phrase.append((word, list(pinyins)))
         else:
-            phrase.append((word, _look_up(word, text)))
+            raise ValueError(
+                f"{word!r} in {text!r} can't be said: write Chinese characters and ，。？！"
+            )
     yield from _say_not_and_one(phrase)
 
 
-def _look_up(word: str, text: str) -> list[str]:
+@functools.lru_cache(maxsize=1 << 16)
+def _look_up(word: str) -> tuple[str, ...]:
+    """The pinyin of a word's characters; none where it can't be said."""
     from pypinyin import Style, lazy_pinyin
 
-    syllables = lazy_pinyin(word, style=Style.TONE3, neutral_tone_with_five=True, tone_sandhi=True)
-    if len(syllables) != len(word) or not all("\u4e00" <= c <= "\u9fff" for c in word):
-        raise ValueError(
-            f"{word!r} in {text!r} can't be said: write Chinese characters and ，。？！"
-        )
-    return syllables
+    pinyins = lazy_pinyin(word, style=Style.TONE3, neutral_tone_with_five=True, tone_sandhi=True)
+    can_be_said = len(pinyins) == len(word) and all("\u4e00" <= c <= "\u9fff" for c in word)
+    return tuple(pinyins) if can_be_said else ()
 
 
 def _say_not_and_one(phrase: list[tuple[str, list[str]]]) -> list[tuple[str, list[str]]]:
@@ -82,6 +85,7 @@ def plain_syllables(text: str) -> list[str]:
     return ["".join(syllable)[:-1] for syllable in syllables(text)]
 
 
+@functools.lru_cache(maxsize=1 << 12)
 def _split(pinyin: str) -> tuple[str, ...]:
     from pypinyin.contrib.tone_convert import to_finals, to_initials
 
