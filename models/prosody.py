@@ -1,4 +1,4 @@
-"""What can be seen of a sound: outline, mel spectrogram, pitch, loudness, and how lively it is.
+"""What can be seen of a sound: outline, mel spectrogram, pitch, loudness, colour, liveliness.
 
 `liveliness` is a rule of thumb. In studies of acted speech, joy and anger have a wide pitch range
 and a quick pace, sadness and tiredness a narrow one and a slow pace (Juslin and Laukka 2003;
@@ -21,7 +21,8 @@ FIRST_PEAK = 0.9  # of the highest one: an earlier peak that high is the period 
 AUDIBLE_DB = 35.0  # below the loudest
 FLOOR_DB = -90.0
 BLOCK = 256  # frames that are looked at together
-NUM_BANDS = 64
+NUM_BANDS = 64  # of a picture
+NUM_COLOURS = 16
 MAX_COLUMNS = 1200
 EVEN_SPREAD, EVEN_PACE = 3.0, 4.0  # semitones; bursts a second
 UNIT = 1.5  # of both: so much more or less counts one
@@ -35,11 +36,13 @@ class Prosody:
     Fields:
         pitch: [n] in Hz, NaN where it has none.
         loudness: [n] in dB of full scale.
+        colour: [n, `NUM_COLOURS`] in dB: how loud bands of the mel scale are, low ones first.
     """
 
     step: float
     pitch: np.ndarray
     loudness: np.ndarray
+    colour: np.ndarray
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,16 +65,53 @@ class Liveliness:
 
 
 def prosody(samples: np.ndarray, sample_rate: int) -> Prosody:
-    """The pitch and the loudness of a mono sound [n] float in -1..1, n above 0."""
-    size = round(PITCH_SECONDS * sample_rate)
-    step = round(STEP_SECONDS * sample_rate)
-    padded = np.pad(samples.astype(np.float64), (size // 2, size))
-    frames = np.lib.stride_tricks.sliding_window_view(padded, size)[:-1:step]
-    frames = frames[: math.ceil(len(samples) / step)]
-    loudness = np.concatenate([_levels(frames[at : at + BLOCK]) for at in _starts(frames)])
-    pitch = np.concatenate([_pitch(frames[at : at + BLOCK], sample_rate) for at in _starts(frames)])
-    pitch[loudness < max(loudness.max() - AUDIBLE_DB, FLOOR_DB + 20)] = np.nan
-    return Prosody(step=step / sample_rate, pitch=_smooth(pitch), loudness=loudness)
+    """The curves of a mono sound [n] float in -1..1, n above 0."""
+    stream = ProsodyStream(sample_rate)
+    stream.push(samples)
+    return stream.finish()
+
+
+class ProsodyStream:
+    """`prosody` of a sound that still comes; in whatever pieces, the curves are the same."""
+
+    def __init__(self, sample_rate: int) -> None:
+        self._sample_rate = sample_rate
+        self._size = round(PITCH_SECONDS * sample_rate)
+        self._step = round(STEP_SECONDS * sample_rate)
+        self._bank = _mel_bank(sample_rate, 2 * self._size, NUM_COLOURS)
+        self._num_samples = 0
+        self._waiting = np.zeros(self._size // 2)  # what the frames to come begin with
+        self._curves: list[tuple[np.ndarray, np.ndarray, np.ndarray]] = []
+
+    def push(self, samples: np.ndarray) -> None:
+        """Take the next samples, [n] float in -1..1."""
+        self._num_samples += len(samples)
+        self._look_at(samples)
+
+    def finish(self) -> Prosody:
+        """The curves of all samples, of which there must be some; no more can follow."""
+        self._look_at(np.zeros(self._size))
+        num_frames = math.ceil(self._num_samples / self._step)
+        loudness, pitch, colour = (np.concatenate(c)[:num_frames] for c in zip(*self._curves))
+        pitch[loudness < max(loudness.max() - AUDIBLE_DB, FLOOR_DB + 20)] = np.nan
+        step = self._step / self._sample_rate
+        return Prosody(step=step, pitch=_smooth(pitch), loudness=loudness, colour=colour)
+
+    def _look_at(self, samples: np.ndarray) -> None:
+        waiting = np.concatenate([self._waiting, samples])
+        if len(waiting) >= self._size:
+            frames = np.lib.stride_tricks.sliding_window_view(waiting, self._size)[:: self._step]
+            self._curves += [self._look(frames[at : at + BLOCK]) for at in _starts(frames)]
+            waiting = waiting[len(frames) * self._step :].copy()
+        self._waiting = waiting
+
+    def _look(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """The loudness, the pitch, not smoothed yet, and the colour of frames [n, size]."""
+        even = frames - frames.mean(axis=1, keepdims=True)
+        power = np.abs(np.fft.rfft(even, 2 * self._size)) ** 2
+        colour = 10 * np.log10(power @ self._bank.T / self._size**2 + 1e-12)
+        pitch = _pitch(even, power, self._sample_rate)
+        return _levels(frames), pitch, np.maximum(colour, FLOOR_DB)
 
 
 def liveliness(curves: Prosody) -> Liveliness | None:
@@ -125,13 +165,16 @@ def _levels(frames: np.ndarray) -> np.ndarray:
     return np.maximum(10 * np.log10(np.mean(frames**2, axis=1) + 1e-12), FLOOR_DB)
 
 
-def _pitch(frames: np.ndarray, sample_rate: int) -> np.ndarray:
-    """The pitch of each frame in Hz, NaN where its normalised autocorrelation has no high peak."""
-    frames = frames - frames.mean(axis=1, keepdims=True)
+def _pitch(frames: np.ndarray, power: np.ndarray, sample_rate: int) -> np.ndarray:
+    """The pitch of each frame in Hz, NaN where its normalised autocorrelation has no high peak.
+
+    Args:
+        frames: [n, size], whose means are 0.
+        power: their spectra [n, size + 1], padded to twice the size.
+    """
     size = frames.shape[1]
     low, high = int(sample_rate / HIGH_HZ), min(math.ceil(sample_rate / LOW_HZ) + 1, size * 2 // 3)
-    spectrum = np.fft.rfft(frames, 2 * size)
-    products = np.fft.irfft(np.abs(spectrum) ** 2)[:, : high + 1]
+    products = np.fft.irfft(power)[:, : high + 1]
     energy = np.cumsum(np.pad(frames**2, ((0, 0), (1, 0))), axis=1)
     lags = np.arange(high + 1)
     ends = energy[:, size - lags] * (energy[:, -1:] - energy[:, lags])
@@ -157,9 +200,9 @@ def _smooth(pitch: np.ndarray) -> np.ndarray:
     return medians
 
 
-def _mel_bank(sample_rate: int, size: int) -> np.ndarray:
+def _mel_bank(sample_rate: int, size: int, num_bands: int = NUM_BANDS) -> np.ndarray:
     """Triangles over the mel scale, [bands, size / 2 + 1]."""
-    edges = np.linspace(0, 2595 * np.log10(1 + sample_rate / 2 / 700), NUM_BANDS + 2)
+    edges = np.linspace(0, 2595 * np.log10(1 + sample_rate / 2 / 700), num_bands + 2)
     hertz = 700 * (10 ** (edges / 2595) - 1)
     bins = np.fft.rfftfreq(size, 1 / sample_rate)
     rising = (bins - hertz[:-2, None]) / np.diff(hertz)[:-1, None]
@@ -167,5 +210,6 @@ def _mel_bank(sample_rate: int, size: int) -> np.ndarray:
     bank = np.maximum(0, np.minimum(rising, falling))
     # A narrow triangle may miss all bins: it takes the nearest one.
     nearest = np.abs(bins[None] - hertz[1:-1, None]).argmin(axis=1)
-    bank[np.arange(NUM_BANDS), nearest] = np.maximum(bank[np.arange(NUM_BANDS), nearest], 1e-3)
+    rows = np.arange(num_bands)
+    bank[rows, nearest] = np.maximum(bank[rows, nearest], 1e-3)
     return bank.astype(np.float32)

@@ -57,6 +57,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         heard_ids={},
         mark_ids=frozenset(),
         topic_leaning=None,
+        mood_leaning=None,
         syllables=None,
         fingerprint="small",
     )

@@ -28,10 +28,11 @@ LAYERS = [
     {
         "models.westlake.dual_ar",
         "models.westlake.firefly",
+        "models.westlake.opinions",
         "models.westlake.published",
         "models.westlake.syllables",
-        "models.westlake.topics",
     },
+    {"models.westlake.moods", "models.westlake.topics"},
     {"models.westlake.checkpoint_files", "models.westlake.fastest"},
     {"models.westlake.calibration"},
     {"models.westlake.checkpoint"},

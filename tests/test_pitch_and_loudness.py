@@ -3,7 +3,16 @@
 import numpy as np
 import pytest
 
-from models.prosody import MAX_COLUMNS, liveliness, mel_picture, outline, prosody
+from models.prosody import (
+    FLOOR_DB,
+    MAX_COLUMNS,
+    NUM_COLOURS,
+    ProsodyStream,
+    liveliness,
+    mel_picture,
+    outline,
+    prosody,
+)
 
 
 def voice(hertz: np.ndarray, rate: int) -> np.ndarray:
@@ -27,6 +36,31 @@ def test_a_steady_pitch(hertz: int, rate: int):
     assert np.isfinite(inner).all()
     np.testing.assert_allclose(inner, hertz, rtol=0.01)
     assert len(found.pitch) == len(found.loudness) == pytest.approx(1 / found.step, abs=1)
+
+
+@pytest.mark.parametrize("size", [1, 100, 5000])
+def test_pieces_give_the_same_curves(size: int):
+    wave = speech(4, 5, rate=8000, seconds=3.0).astype(np.float32)  # more than a block of frames
+    whole, stream = prosody(wave, 8000), ProsodyStream(8000)
+    for start in range(0, len(wave), size):
+        stream.push(wave[start : start + size])
+    told = stream.finish()
+    np.testing.assert_array_equal(told.pitch, whole.pitch)
+    np.testing.assert_array_equal(told.loudness, whole.loudness)
+    np.testing.assert_allclose(told.colour, whole.colour, rtol=0, atol=1e-9)
+
+
+def test_the_colour_is_how_loud_each_band_is():
+    time = np.arange(22_050) / 22_050
+    low, high = (0.1 * np.sin(2 * np.pi * hertz * time) for hertz in (300, 4000))
+    colours = [prosody(wave, 22_050).colour[20:80] for wave in (low, high, low + high, 2 * low)]
+    assert colours[0].shape == (60, NUM_COLOURS)
+    bands = [np.unique(colour.argmax(axis=1)) for colour in colours[:2]]
+    assert [len(band) for band in bands] == [1, 1] and bands[0] < bands[1]
+    for colour, band in zip(colours, bands):
+        np.testing.assert_allclose(colours[2][:, band], colour[:, band], atol=0.1)
+    is_loud = colours[0] > FLOOR_DB + 10
+    np.testing.assert_allclose((colours[3] - colours[0])[is_loud], 20 * np.log10(2), atol=0.01)
 
 
 def test_a_glide_is_followed():

@@ -10,11 +10,11 @@ from safetensors.torch import load_file, save_file
 from small_checkpoint import HEARD_TOKENS, new_model, save_small
 
 from models.westlake.checkpoint import load_checkpoint
+from models.westlake.opinions import DOUBT
 from models.westlake.reply import TOPIC_PLACE
 from models.westlake.saved_checkpoint import save_quantised
 from models.westlake.speech_model import WestlakeModel
 from models.westlake.topics import (
-    DOUBT,
     HEARD,
     SAY,
     TOPICS_FILE,
@@ -92,6 +92,22 @@ def test_what_is_heard_is_sooner_taken_for_unknown():
     heard = (leaning(HEARD, ["chi"]) / SAY).exp()
     told = torch.softmax(torch.tensor([0.0, UNKNOWN_PRIORS[HEARD], UNKNOWN_PRIORS[HEARD]]), 0)
     torch.testing.assert_close(heard[:3], (1 - DOUBT) * told + DOUBT / 3)
+
+
+def test_what_cannot_be_answered_is_not_known():
+    classes = ("daily.food", "unknown.other")
+    classifiers = {kind: TopicClassifier(classes, num_buckets=64, dim=4) for kind in UNKNOWN_PRIORS}
+    leaning = TopicLeaning(classifiers, dict(zip(classes, range(2))), 2)
+    for classifier in classifiers.values():
+        torch.nn.init.zeros_(classifier.output.weight)
+    for bias, known in (
+        (-1.0, {HEARD: False, WRITTEN: False}),
+        (1.0, {HEARD: False, WRITTEN: True}),
+    ):
+        for kind, classifier in classifiers.items():  # what is heard has to be surer
+            with torch.no_grad():
+                classifier.output.bias.copy_(torch.tensor([bias, 0]))
+            assert leaning.knows(kind, ["chi"]) == known[kind]
 
 
 def test_what_is_written_is_its_letters_and_digits():
@@ -210,6 +226,7 @@ def test_a_turns_words_have_their_say_where_the_topic_is_written(folder, given):
         leaning[FIRST_TOPIC + 1] = 1e4
         return leaning
 
+    lean.knows = lambda kind, symbols: True
     model = WestlakeModel(load_checkpoint(folder, dtype="float32"))
     plain = WestlakeModel(dataclasses.replace(model.checkpoint, topic_leaning=None))
     leaning = WestlakeModel(dataclasses.replace(model.checkpoint, topic_leaning=lean))

@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Callable
-from itertools import islice
+from itertools import chain, islice
 from pathlib import Path
 
 import torch
@@ -11,6 +11,7 @@ from loguru import logger
 from models.tokenizer import TextTokenizer, load_tokenizer, special_words
 from models.westlake.dual_ar import SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
+from models.westlake.moods import MOODS_FILE, read_moods
 from models.westlake.saved_checkpoint import save_checkpoint
 from models.westlake.syllables import SYLLABLES_FILE, read_syllables
 from models.westlake.topics import TOPICS_FILE, read_topics
@@ -38,6 +39,7 @@ from .language.topics import train_topics
 from .recogniser.recogniser import Recogniser, load_recogniser, train_recogniser
 from .speech.given import take_over
 from .speech.lines import foreign_lines, reply_lines, user_lines
+from .speech.moods import train_moods
 from .speech.recordings import Line, read, record
 from .work_folder import WorkFolder
 
@@ -57,6 +59,7 @@ USER_ROUNDS = 2  # recordings of each line of the users'
 OTHER_RECORDINGS = 6000  # of users in blends of all of Kokoro's voices, where those are
 VARIED_ROUNDS = 4  # times that each of all these is heard
 FOREIGN_HEARD = 1  # times that each of those is heard
+MOOD_RECORDINGS = 3000  # of each kind of users, that moods are learned from
 CLIP_RECORDINGS = 4000  # of the users', that the codec learns from
 PLAIN_RECORDINGS = 700  # of users who speak as the teacher does by itself
 FOREIGN_ROUNDS = 4  # recordings of each line in another language
@@ -140,6 +143,16 @@ class Recipe:
             take_over(self.given, self.dialogues, self.takes / "given")
         for name, lines in self.lines().items():
             record(lines, self.takes / name, self.workers, self.voices)
+
+    def moods(self) -> None:
+        if (self.work / MOODS_FILE).exists():
+            return
+        self.found.need_recordings(self.lines())
+        if self.given:
+            self.found.made("recordings", "takes/given")
+        kinds = (self.takes / name for name in ("users", "others", "given"))
+        users = chain.from_iterable(islice(read(kind), MOOD_RECORDINGS) for kind in kinds)
+        train_moods(users, read(self.takes / "heldout"), self.work / MOODS_FILE)
 
     def clips(self) -> None:
         self.found.need_recordings(self.lines())
@@ -319,6 +332,7 @@ class Recipe:
             tokenizer,
             sampling=SAMPLING,
             topics=read_topics(self.found.made("topics", TOPICS_FILE)),
+            moods=read_moods(self.found.made("moods", MOODS_FILE)),
             syllables=read_syllables(self.found.made("syllables", SYLLABLES_FILE)),
             dtype=torch.float16,
         )
@@ -330,7 +344,7 @@ class Recipe:
         logger.info(f"wrote {self.output}: {size:.1f} MB")
 
     def stages(self) -> dict[str, Callable[[], object]]:
-        names = ("tokenizer", "topics", "syllables", "recordings", "clips", "codes", "hearing")
-        names += ("recogniser", "slow_stages", "vocoder", "polish", "corpus", "understanding")
-        names += ("language_model", "preference", "export")
+        names = ("tokenizer", "topics", "syllables", "recordings", "moods", "clips", "codes")
+        names += ("hearing", "recogniser", "slow_stages", "vocoder", "polish", "corpus")
+        names += ("understanding", "language_model", "preference", "export")
         return {name: getattr(self, name) for name in names}

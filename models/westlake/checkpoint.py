@@ -38,6 +38,7 @@ from .checkpoint_files import (
 from .dual_ar import DualARConfig, DualARTransformer, EagerEngine, SamplingConfig, choose_engine
 from .fastest import LARGE_MODEL, fastest_dtype
 from .firefly import FireflyArchitecture, FireflyConfig
+from .moods import MOODS_FILE, MoodLeaning, read_moods
 from .syllables import SYLLABLES_FILE, SyllableModel, read_syllables
 from .topics import TOPICS_FILE, TopicLeaning, read_topics
 
@@ -53,8 +54,9 @@ class Checkpoint:
     tokenizer's `<|user:word|>`, `<|style:word|>`, `<|topic:word|>` and `<|heard:syllable|>`;
     `mark_ids` are these and all others that a reply writes without speaking, see `dual_ar.Reply`.
     All five are empty where it has none.
-    `topic_leaning` is the say that a turn's words have in a reply's topic, and `syllables` tells
-    which of those that are heard follow which; None where it has none.
+    `topic_leaning` is the say that a turn's words have in a reply's topic, `mood_leaning` that of
+    its voice in the emotion, and `syllables` tells which of those that are heard follow which; None
+    where it has none.
     `fingerprint` tells the files' contents from others'.
     """
 
@@ -73,6 +75,7 @@ class Checkpoint:
     heard_ids: dict[str, int]
     mark_ids: frozenset[int]
     topic_leaning: TopicLeaning | None
+    mood_leaning: MoodLeaning | None
     syllables: SyllableModel | None
     fingerprint: str
 
@@ -159,6 +162,7 @@ def load_checkpoint(
         heard_ids=special_words(tokenizer, "heard"),
         mark_ids=mark_ids(tokenizer),
         topic_leaning=_load_topics(folder, config, tokenizer),
+        mood_leaning=_load_moods(folder, config, tokenizer, codec.config.sample_rate),
         syllables=_load_syllables(folder, tokenizer),
         fingerprint=fingerprint(weight_files(folder)),
     )
@@ -212,6 +216,22 @@ def _load_topics(
     classifiers = read_topics(path)
     with naming(path):
         return TopicLeaning(classifiers, special_words(tokenizer, "topic"), config.vocab_size)
+
+
+def _load_moods(
+    folder: Path, config: DualARConfig, tokenizer: TextTokenizer, sample_rate: int
+) -> MoodLeaning | None:
+    path = folder / MOODS_FILE
+    if not path.is_file():
+        return None
+    classifier = read_moods(path)
+    if classifier.sample_rate != sample_rate:
+        raise ValueError(
+            f"{path} is for sounds of {classifier.sample_rate} Hz, the codec's have {sample_rate}: "
+            "give what belongs to the checkpoint, or remove it"
+        )
+    with naming(path):
+        return MoodLeaning(classifier, special_words(tokenizer, "user"), config.vocab_size)
 
 
 def _load_syllables(folder: Path, tokenizer: TextTokenizer) -> SyllableModel | None:

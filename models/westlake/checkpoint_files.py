@@ -14,6 +14,7 @@ from ..files import MAX_LAYERS, MAX_SIZE, naming, read_json
 from ..hub import find_folder
 from ..weights import read_metadata, read_weights, refuse_keys
 from .dual_ar import SamplingConfig
+from .moods import MOODS_FILE
 from .published import missing_parts, rename_dual_ar, unwrapped
 from .syllables import SYLLABLES_FILE
 from .topics import TOPICS_FILE
@@ -33,7 +34,7 @@ MODEL_FILES = (
     f"pytorch_model.bin{INDEX}",
 )
 CODEC_FILES = ("codec.safetensors", PUBLISHED_CODEC)
-OPTIONAL_FILES = (TOPICS_FILE, SYLLABLES_FILE)
+OPTIONAL_FILES = (TOPICS_FILE, MOODS_FILE, SYLLABLES_FILE)
 FETCHED = (
     *MODEL_FILES,
     *CODEC_FILES,

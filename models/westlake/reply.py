@@ -18,7 +18,7 @@ from ..contract import ReplyChunk, ReplyOptions
 from ..errors import UserError, shown
 from .dual_ar import Reply, SamplingConfig, make_frames, mark_room
 from .speech import SpeechDecoder, Transcript, shown_frames
-from .topics import HEARD, WRITTEN, TopicLeaning, characters
+from .topics import HEARD, WRITTEN, characters
 
 if TYPE_CHECKING:
     from .checkpoint import Checkpoint
@@ -61,7 +61,7 @@ class OpenReply:
             cache=cache,
             forced=_forced_tokens(checkpoint.style_ids, options.style),
             marks=checkpoint.mark_ids,
-            leanings=_leanings(checkpoint.topic_leaning, turn),
+            leanings=_leanings(checkpoint, turn),
             settled=_settled_places(checkpoint),
         )
 
@@ -93,14 +93,20 @@ def _settled_places(checkpoint: Checkpoint) -> set[int]:
     return {p for p, ids in understood.items() if checkpoint.mark_ids.intersection(ids.values())}
 
 
-def _leanings(topic_leaning: TopicLeaning | None, turn: UserTurn) -> dict[int, Tensor]:
-    """What a turn's words say of the topic, by the place where it is written."""
+def _leanings(checkpoint: Checkpoint, turn: UserTurn) -> dict[int, Tensor]:
+    """What a turn's voice says of the emotion, and its words of the topic, by the places where
+    these are written. Of noise, which is heard as words of no topic, the voice tells nothing."""
     kind, symbols = (
         (WRITTEN, characters(turn.text)) if turn.text else (HEARD, (turn.heard or "").split())
     )
-    if topic_leaning is None or not symbols:
-        return {}
-    return {TOPIC_PLACE: topic_leaning(kind, symbols)}
+    leanings, topics, moods = {}, checkpoint.topic_leaning, checkpoint.mood_leaning
+    is_known = True
+    if topics is not None and symbols:
+        leanings[TOPIC_PLACE] = topics(kind, symbols)
+        is_known = topics.knows(kind, symbols)
+    if moods is not None and is_known and (manner := turn.manner) is not None:
+        leanings[EMOTION_PLACE] = moods(manner)
+    return leanings
 
 
 def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:

@@ -27,6 +27,7 @@ from .checkpoint_files import (
 )
 from .dual_ar import DualARConfig, DualARTransformer, SamplingConfig
 from .firefly import FireflyArchitecture
+from .moods import MOODS_FILE, MoodClassifier, write_moods
 from .syllables import SYLLABLES_FILE, SyllableModel, write_syllables
 from .topics import TOPICS_FILE, TopicClassifier, write_topics
 
@@ -39,6 +40,7 @@ def save_checkpoint(
     *,
     sampling: SamplingConfig | None = None,
     topics: Mapping[str, TopicClassifier] | None = None,
+    moods: MoodClassifier | None = None,
     syllables: SyllableModel | None = None,
     dtype: torch.dtype | None = None,
 ) -> None:
@@ -51,6 +53,7 @@ def save_checkpoint(
         model, codec, tokenizer: the codec is stored with its weight norm folded.
         sampling: the checkpoint's default settings; its seed is not stored.
         topics: what has a say in what a reply is about, see `write_topics`; None for none.
+        moods: what has a say in the emotion that is perceived; None for none.
         syllables: which of those that are heard follow which; None where that is not known.
         dtype: of the stored matrices, where vectors are stored in float32; None stores all as it
             is, quantised weights too.
@@ -76,6 +79,8 @@ def save_checkpoint(
         (folder / name).unlink(missing_ok=True)
     if topics is not None:
         write_topics(folder / TOPICS_FILE, topics)
+    if moods is not None:
+        write_moods(folder / MOODS_FILE, moods)
     if syllables is not None:
         write_syllables(folder / SYLLABLES_FILE, syllables)
 

@@ -7,25 +7,23 @@ classifier that counts n-grams, so both together make fewer, most of all where i
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from zlib import crc32
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from ..files import naming
 from ..weights import assign_weights, planned, read_metadata, read_weights, write_weights
+from .opinions import Leaning, doubted
 
 TOPICS_FILE = "topics.safetensors"
 HEARD, WRITTEN = "heard", "written"  # turns told apart by their syllables, or by their characters
 NUM_BUCKETS, DIM = 1 << 17, 32
 NUM_CHECKS = 255  # what a uint8 can be besides 0, which is no n-gram's
 LONGEST = 3  # of the n-grams
-DOUBT = 0.02  # share of its opinion that all classes have alike, so that it rules out none
 SAY = 1.5  # weight of a classifier's opinion, where the language model's has 1
 UNKNOWN = "unknown."  # the names of what can't be answered begin so
 # More of what is spoken can't be answered, or understood, than in training.
@@ -106,8 +104,7 @@ class TopicClassifier(nn.Module):
         """
         logits = self([self.buckets(symbols)])[0].float()
         logits += unknown_prior * torch.tensor([n.startswith(UNKNOWN) for n in self.classes])
-        told = F.softmax(logits, dim=0)
-        return ((1 - DOUBT) * told + DOUBT / len(told)).log()
+        return doubted(logits)
 
 
 def _hashes(symbols: Sequence[str]) -> np.ndarray:
@@ -142,29 +139,34 @@ class TopicLeaning:
         topic_ids: Mapping[str, int],
         vocab_size: int,
     ) -> None:
-        self._classifiers, self._vocab_size = classifiers, vocab_size
+        self._classifiers = classifiers
         classes = classifiers[HEARD].classes
-        places = {name: place for place, name in enumerate(classes)}
-        of_topics = [places.get(name, places.get(name.rpartition(".")[2])) for name in topic_ids]
-        if missing := [name for name, place in zip(topic_ids, of_topics) if place is None]:
-            raise ValueError(f"the classifiers do not know {', '.join(missing)}")
-        self._least = math.log(DOUBT / len(classes))
-        self._places = torch.tensor(of_topics, dtype=torch.long)
-        self._ids = torch.tensor(list(topic_ids.values()), dtype=torch.long)
+        tokens = {token: _class_of(name, classes) for name, token in topic_ids.items()}
+        self._leaning = Leaning(classes, tokens, vocab_size, SAY)
 
     def __call__(self, kind: str, symbols: Sequence[str]) -> Tensor:
-        """What a line adds to the text logits: [vocab] float32, `SAY` times the opinion of its
-        topics; to what is no topic as much as to the least likely one, so that it gains nothing
-        where the two disagree.
+        """What a line adds to the text logits: [vocab] float32, see `Leaning`.
 
         Args:
             kind: `HEARD` or `WRITTEN`.
             symbols: the line's, see `TopicClassifier.buckets`.
         """
-        leaning = torch.full((self._vocab_size,), self._least)
-        opinion = self._classifiers[kind].opinion(symbols, UNKNOWN_PRIORS[kind])
-        leaning[self._ids] = opinion[self._places]
-        return SAY * leaning
+        return self._leaning(self._opinion(kind, symbols))
+
+    def knows(self, kind: str, symbols: Sequence[str]) -> bool:
+        """Whether a line, given as above, is sooner of a topic than of what can't be answered."""
+        classifier = self._classifiers[kind]
+        likeliest = classifier.classes[int(self._opinion(kind, symbols).argmax())]
+        return not likeliest.startswith(UNKNOWN)
+
+    def _opinion(self, kind: str, symbols: Sequence[str]) -> Tensor:
+        return self._classifiers[kind].opinion(symbols, UNKNOWN_PRIORS[kind])
+
+
+def _class_of(topic: str, classes: Sequence[str]) -> str:
+    """A topic's own class; of what asks on, that of its last word."""
+    asking = topic.rpartition(".")[2]
+    return asking if topic not in classes and asking in classes else topic
 
 
 def write_topics(path: Path, classifiers: Mapping[str, TopicClassifier]) -> None:

@@ -11,9 +11,11 @@ from ..audio import StreamResampler
 from ..contract import Frames
 from ..conversations import check_text
 from ..errors import UserError
+from ..prosody import ProsodyStream
 from ..tokenizer import text_tokens
 from .dictation import Dictation
 from .dual_ar.prompt import TurnStream
+from .moods import features
 from .speech import shown_frames
 
 if TYPE_CHECKING:
@@ -58,6 +60,8 @@ class UserTurn:
         heard_ids = {} if self.text else checkpoint.heard_ids
         self._dictation = Dictation(checkpoint.model, heard_ids, checkpoint.syllables)
         self._num_dictated = 0  # of the turn's columns
+        tells_moods = checkpoint.mood_leaning is not None
+        self._voice = ProsodyStream(codec.config.sample_rate) if tells_moods else None
         self.turn = conversation.open()
         self._append(self._stream.start())
 
@@ -80,6 +84,18 @@ class UserTurn:
     def heard(self) -> str | None:
         """The syllables that the model wrote down of the speech so far; None for none."""
         return self._dictation.text
+
+    @property
+    def manner(self) -> Tensor | None:
+        """How the user spoke, of a turn that is finished: see `moods.features`.
+
+        None where nothing was said, or was understood of speech without text; where it has too
+        little pitch; and of a checkpoint that has no classifier of moods.
+        """
+        if self._voice is None or not self.num_samples or not (self.text or self.heard):
+            return None
+        num_syllables = len(self.heard.split()) if self.heard else None
+        return features(self._voice.finish(), num_syllables)
 
     @property
     def frames(self) -> Frames:
@@ -139,6 +155,8 @@ class UserTurn:
         checkpoint = self.conversation.model.checkpoint
         codec, device = checkpoint.codec, checkpoint.device
         self.num_samples += len(samples)
+        if self._voice is not None:
+            self._voice.push(samples.numpy())
         *pieces, end = samples.split(FRAMES_AT_ONCE * codec.config.samples_per_frame)
         columns = []
         for piece, is_last in [*((piece, False) for piece in pieces), (end, last)]:

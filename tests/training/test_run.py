@@ -9,15 +9,17 @@ import torch
 
 from models.audio import write_wav
 from models.westlake.checkpoint import load_checkpoint
+from models.westlake.moods import MOODS_FILE, MoodClassifier, write_moods
 from training import recipe, run
 from training.codec.config import new_codec
-from training.dialogues import UNTOLD, Dialogues
+from training.dialogues import EMOTIONS, UNTOLD, Dialogues
 from training.files import is_up_to_date
 from training.language import preference
 from training.language.corpus import read_spoken
 from training.loop import StateError
 from training.speech import recordings
 from training.speech.lines import foreign_lines
+from training.speech.speakers import SAMPLE_RATE
 from training.work_folder import CORPUS
 
 MINUTES = 1e-6  # of which every stage makes one step
@@ -53,6 +55,7 @@ def test_the_recipe_makes_a_checkpoint_and_takes_what_is_there(
     checkpoint = load_checkpoint(output, device="cpu")
     assert checkpoint.tokenizer.get_vocab().keys() >= {"<|user|>", "<|style:warm|>"}
     assert checkpoint.topic_leaning is not None and checkpoint.syllables is not None
+    assert checkpoint.mood_leaning is not None
     preferred = torch.load(work / "preferred.pt", weights_only=True)
     torch.testing.assert_close(
         checkpoint.model.state_dict()["norm.weight"].float(),
@@ -89,6 +92,7 @@ def test_an_export_that_fails_leaves_the_old_checkpoint(
     made.tokenizer()
     made.topics()
     made.syllables()
+    write_moods(made.work / MOODS_FILE, MoodClassifier(EMOTIONS, SAMPLE_RATE))
     tokenizer = made.load_tokenizer()
     model = recipe.new_language_model(tokenizer)
     torch.save(model.state_dict(), made.work / "preferred.pt")

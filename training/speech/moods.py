@@ -1,0 +1,92 @@
+"""Train the classifier of voices, which has a say in the emotion that a reply perceives."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from loguru import logger
+from torch import Tensor
+
+from models.prosody import prosody
+from models.westlake.moods import COLOURS, PACES, MoodClassifier, features, write_moods
+from models.westlake.topics import characters
+
+from ..dialogues import EMOTIONS
+from .recordings import Recording
+from .speakers import SAMPLE_RATE, Microphone
+
+VERSIONS = 3  # microphones that each recording is heard through
+MOST_MISSED = 0.15  # of a recording's syllables, as the language model misses some
+STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1500, 256, 3e-3, 1e-2
+# Deviations of what is added: to the loudness, in dB, for microphones differ more than these do;
+# and to each feature, of its own deviation.
+LEVEL, NOISE = 4.0, 0.1
+UNCOUNTED_SHARE = 0.2  # of what is heard beside a text, whose syllables nobody counts
+LEAST_DEVIATION = 0.01  # of a feature that is always the same
+
+
+def train_moods(
+    recordings: Iterable[Recording],
+    heldout: Iterable[Recording],
+    path: Path,
+    seed: int = 0,
+    steps: int = STEPS,
+) -> None:
+    """Learn the moods of recordings; those in which nobody knows one are left out."""
+    torch.manual_seed(seed)
+    rng = np.random.default_rng(seed)
+    measured, moods = _measured(recordings, VERSIONS, rng)
+    classifier = MoodClassifier(EMOTIONS, SAMPLE_RATE)
+    classifier.mean.copy_(measured.mean(dim=0))
+    classifier.deviation.copy_(measured.std(dim=0).clamp(min=LEAST_DEVIATION))
+    # What is likely beforehand, the language model knows.
+    weights = 1 / moods.bincount(minlength=len(EMOTIONS)).clamp(min=1)
+    optimizer = torch.optim.AdamW(classifier.parameters(), LEARNING_RATE, weight_decay=WEIGHT_DECAY)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, LEARNING_RATE, steps)
+    for _ in range(steps):
+        chosen = torch.randint(len(measured), (BATCH_SIZE,))
+        batch = measured[chosen]
+        batch[:, COLOURS] += LEVEL * torch.randn(len(batch), 1)
+        batch[torch.rand(len(batch)) < UNCOUNTED_SHARE, PACES] = torch.nan
+        batch += NOISE * classifier.deviation * torch.randn_like(batch)
+        loss = F.cross_entropy(classifier(batch), moods[chosen], weights)
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        schedule.step()
+    classifier.eval()
+    right = held_out_share(classifier, heldout, seed)
+    logger.info(f"moods: loss {loss.item():.3f}, held out {right:.3f} right by the voice alone")
+    write_moods(path, classifier)
+
+
+@torch.no_grad()
+def held_out_share(classifier: MoodClassifier, heldout: Iterable[Recording], seed: int) -> float:
+    """Of recordings at microphones, those whose mood is told."""
+    measured, moods = _measured(heldout, 1, np.random.default_rng(seed))
+    return float((classifier(measured).argmax(dim=1) == moods).float().mean())
+
+
+def _measured(
+    recordings: Iterable[Recording], versions: int, rng: np.random.Generator
+) -> tuple[Tensor, Tensor]:
+    """Recordings at microphones -> features [N, F] and moods [N], of those that have both."""
+    measured, moods = [], []
+    for recording in recordings:
+        if recording.line.manner not in EMOTIONS:
+            continue
+        for _ in range(versions):
+            wave = Microphone.draw(rng).record(recording.wave.astype(np.float32) / 32_768)
+            number = len(characters(recording.line.text))
+            number -= rng.binomial(number, rng.uniform(0, MOST_MISSED))
+            told = features(prosody(wave, SAMPLE_RATE), number)
+            if told is not None:
+                measured.append(told)
+                moods.append(EMOTIONS.index(recording.line.manner))
+    if not measured:
+        raise ValueError("no recording has a mood and a pitch: record users first")
+    return torch.stack(measured), torch.tensor(moods)
