@@ -31,7 +31,7 @@ COLOURS = slice(PACES.stop + NUM_DYNAMICS, PACES.stop + NUM_DYNAMICS + NUM_COLOU
 NUM_FEATURES = COLOURS.stop + NUM_COLOURS
 DIM, DROPOUT = 128, 0.3
 FARTHEST = 4.0  # standard deviations that a feature may be off its mean
-SAY = 2.0  # weight of the classifier's opinion, where the language model's has 1
+SAY = 1.0  # weight of the classifier's opinion, where the language model's has 1
 
 
 def features(curves: Prosody, num_syllables: int | None) -> Tensor | None:
