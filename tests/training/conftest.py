@@ -188,7 +188,7 @@ def small_models(monkeypatch: pytest.MonkeyPatch) -> None:
         },
         "language.model": {
             "BATCH_SIZES": dict.fromkeys(
-                ("cpu", NAME), BatchSizes(words=3, spoken=2, code_frames=200)
+                ("cpu", NAME), BatchSizes(questions=4, words=3, spoken=2, code_frames=200)
             ),
             "DRAWING_WORKERS": {"cpu": 0, NAME: 0},
             "VALIDATION_CONVERSATIONS": 2, "MAX_WORDS": 4,

@@ -5,8 +5,10 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -17,6 +19,7 @@ from ..dialogues import Dialogues
 from .batch import Batch, Labels
 from .conversations import Conversations
 from .corpus import Spoken, read_spoken
+from .example import Example
 
 POOL_BATCHES = 20  # drawn at once and sorted by length, so that batches need little padding
 MAX_FIXED_FRAMES = 1200
@@ -48,11 +51,16 @@ class Corpus:
         return self.labels.collate(examples, MAX_FIXED_FRAMES, rng)
 
 
+# What is learned of a batch: the marks that replies begin with, their words, or their speech too.
+Kind = Literal["questions", "words", "spoken"]
+
+
 @dataclass(frozen=True, kw_only=True)
 class BatchSizes:
-    """Conversations in a batch whose words are learned; in one that is spoken, and of how many of
-    its frames the codes are learned."""
+    """Conversations in a batch of each `Kind`, and of how many frames of a spoken one the codes are
+    learned."""
 
+    questions: int
     words: int
     spoken: int
     code_frames: int
@@ -62,7 +70,7 @@ class Batches:
     """Training batches by their number; the same number gives the same.
 
     Args:
-        speaks: number -> whether its conversations are spoken, else only words are learned.
+        kinds: number -> its batch's kind.
         workers: processes that draw ahead until `close`, 0 for none.
     """
 
@@ -71,10 +79,10 @@ class Batches:
         corpus: Corpus,
         sizes: BatchSizes,
         seed: int,
-        speaks: Callable[[int], bool],
+        kinds: Callable[[int], Kind],
         workers: int = 0,
     ) -> None:
-        self._pools, self._workers = _Pools(corpus, sizes, seed, speaks), workers
+        self._pools, self._workers = _Pools(corpus, sizes, seed, kinds), workers
         self._next, self._drawn = 0, _batches_from(0, self._pools, workers)
 
     def __call__(self, number: int) -> Batch:
@@ -96,26 +104,30 @@ class _Pools(torch.utils.data.Dataset):
     """
 
     def __init__(
-        self, corpus: Corpus, sizes: BatchSizes, seed: int, speaks: Callable[[int], bool]
+        self, corpus: Corpus, sizes: BatchSizes, seed: int, kinds: Callable[[int], Kind]
     ) -> None:
-        self.corpus, self.sizes, self.seed, self.speaks = corpus, sizes, seed, speaks
+        self.corpus, self.sizes, self.seed, self.kinds = corpus, sizes, seed, kinds
+        conversations = corpus.conversations
+        self.draws: dict[Kind, Callable[[np.random.Generator], Example]] = {
+            "questions": conversations.draw_question,
+            "words": partial(conversations.draw, speak=False),
+            "spoken": conversations.draw,
+        }
 
     def __getitem__(self, number: int) -> list[dict[str, np.ndarray]]:
         rng = np.random.default_rng([self.seed, number])
-        kinds = [self.speaks(number * POOL_BATCHES + index) for index in range(POOL_BATCHES)]
+        kinds = [self.kinds(number * POOL_BATCHES + index) for index in range(POOL_BATCHES)]
         sorted_by_length = {}
-        for speak in sorted(set(kinds)):
-            size = self.sizes.spoken if speak else self.sizes.words
-            num_batches = kinds.count(speak)
-            examples = [
-                self.corpus.conversations.draw(rng, speak) for _ in range(num_batches * size)
-            ]
+        for kind in sorted(set(kinds)):
+            size = getattr(self.sizes, kind)
+            num_batches = kinds.count(kind)
+            examples = [self.draws[kind](rng) for _ in range(num_batches * size)]
             examples.sort(key=lambda e: e.grid.shape[1])
             parts = [examples[i : i + size] for i in range(0, len(examples), size)]
-            sorted_by_length[speak] = iter([parts[i] for i in rng.permutation(num_batches)])
+            sorted_by_length[kind] = iter([parts[i] for i in rng.permutation(num_batches)])
         batches = (
-            self.corpus.labels.collate(next(sorted_by_length[speak]), self.sizes.code_frames, rng)
-            for speak in kinds
+            self.corpus.labels.collate(next(sorted_by_length[kind]), self.sizes.code_frames, rng)
+            for kind in kinds
         )
         return [
             {f.name: getattr(batch, f.name).numpy() for f in dataclasses.fields(batch)}

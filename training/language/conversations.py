@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -37,6 +37,7 @@ INPUT_SHARES = {
     False: {"speech": 0.45, "speech_text": 0.05, "text": 0.2, "transcript": 0.3},
     True: {"speech": 0.4, "speech_text": 0.15, "text": 0.45},
 }
+QUESTION_SHARES = {"text": 0.5, "transcript": 0.5}  # and where only the question is learned
 UNKNOWN_OTHER = "unknown.other"
 WEIGHTS = {
     UNKNOWN_OTHER: 8.0,
@@ -66,11 +67,10 @@ CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are k
 
 @dataclass(frozen=True, kw_only=True)
 class _Turn:
-    """What was drawn for one turn; prompt [1+K, P] and reply [1+K, n], which is `spoken`, as the
-    model reads them, how many marks the reply begins with, what is `heard` and `spelled` in the
-    prompt, see `Example`, and the `question` in it."""
+    """What was drawn for one turn; prompt [1+K, P] and the marks [1+K, m] of the reply, which is
+    `spoken`, as the model reads them, what is `heard` and `spelled` in the prompt, see `Example`,
+    and the `question` in it."""
 
-    num_marks: int
     heard: list[tuple[int, Sequence[str]]]
     spelled: list[tuple[int, int, Sequence[str]]]
     free_style: bool
@@ -78,7 +78,7 @@ class _Turn:
     spoken: Spoken
     question: str
     prompt: Tensor
-    reply: Tensor
+    marks: Tensor
 
 
 class Conversations:
@@ -137,6 +137,17 @@ class Conversations:
                 turn = replace(turn, learn_text=torch.zeros_like(turn.learn_text))
             turns.append(turn)
         return join(turns)
+
+    def draw_question(self, rng: np.random.Generator) -> Example:
+        """One first turn, of something that is written, up to the marks of its reply.
+
+        The topic among them decides all words; without these far more of what users say is read in
+        the same time. Between the words the marks would count less.
+        """
+        while not (intent := self._draw_intent(rng)).users:
+            pass
+        turn = self._draw_turn(intent, None, 0, rng, QUESTION_SHARES)
+        return _example(turn, turn.marks)
 
     def prompt(
         self,
@@ -202,20 +213,29 @@ class Conversations:
     def draw_reply(self, rng: np.random.Generator) -> tuple[str, Tensor, Tensor]:
         """One first turn: the words of a reply, its prompt, and its columns, marks included,
         without the end."""
-        drawn = self._draw_turn(self._draw_intent(rng), None, 0, rng, speak=True)
-        return drawn.spoken.text, drawn.prompt, drawn.reply
+        drawn = self._draw_turn(self._draw_intent(rng), None, 0, rng, INPUT_SHARES[True])
+        reply = torch.cat([drawn.marks, self.reply_columns(drawn.spoken)], dim=1)
+        return drawn.spoken.text, drawn.prompt, reply
 
     def _draw_intent(self, rng: np.random.Generator) -> Intent:
         return self.intents[str(rng.choice(list(self.intents), p=self.weights))]
 
     def _draw_user(
-        self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
+        self,
+        intent: Intent,
+        kind: str | None,
+        index: int,
+        rng: np.random.Generator,
+        shares: Mapping[str, float],
     ) -> tuple[Spoken, str]:
-        """What the user says or writes, and as what it comes."""
+        """What the user says or writes, and as what it comes.
+
+        Args:
+            shares: of the ways in which it may come, as in `INPUT_SHARES`.
+        """
         spoken = self.users[intent.name if kind is None else f"follow.{kind}"]
         written = intent.users if kind is None else self.followups[kind]
         corrects = index > 0 and kind is None
-        shares = INPUT_SHARES[speak]
         inputs = str(rng.choice(list(shares), p=list(shares.values())))
         if not written:
             inputs = "speech"
@@ -236,9 +256,14 @@ class Conversations:
         return Spoken(intent=intent.name, text=text, manner=emotion, codes=codes), inputs
 
     def _draw_turn(
-        self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
+        self,
+        intent: Intent,
+        kind: str | None,
+        index: int,
+        rng: np.random.Generator,
+        shares: Mapping[str, float],
     ) -> _Turn:
-        user, inputs = self._draw_user(intent, kind, index, rng, speak)
+        user, inputs = self._draw_user(intent, kind, index, rng, shares)
         names = plain_syllables(user.text) if inputs in ("speech", "transcript") else []
         written = self.mishearing.hear(names, rng) or names
         if inputs == "speech" and not names:
@@ -259,9 +284,7 @@ class Conversations:
         style = str(rng.choice(STYLES if free_style else fitting))
         spoken = self._choose_reply(intent, kind, style, rng)
         question = intent.name if kind is None else f"{intent.name}.{kind}"
-        marks = self.marks(emotion, style, question)
         return _Turn(
-            num_marks=marks.shape[1],
             heard=heard,
             spelled=spelled,
             free_style=free_style,
@@ -269,7 +292,7 @@ class Conversations:
             spoken=spoken,
             prompt=prompt,
             question=question,
-            reply=torch.cat([marks, self.reply_columns(spoken)], dim=1),
+            marks=self.marks(emotion, style, question),
         )
 
     def _choose_reply(
@@ -295,34 +318,44 @@ class Conversations:
     def _turn(
         self, intent: Intent, kind: str | None, index: int, rng: np.random.Generator, speak: bool
     ) -> Example:
-        turn = self._draw_turn(intent, kind, index, rng, speak)
-        prompt, reply = turn.prompt, turn.reply
+        turn = self._draw_turn(intent, kind, index, rng, INPUT_SHARES[speak])
+        reply = self.reply_columns(turn.spoken)
         alone = not speak and rng.random() >= SPACED_SHARE
         if alone:
             reply = reply[:, reply[0] != self.tokens.semantic]  # which the model reads no codes of
-        grid = torch.cat([prompt, reply, self.end_column()], dim=1)
-        learn_text = torch.zeros(grid.shape[1])
-        learn_text[prompt.shape[1] :] = 1
-        if not speak:
-            learn_text *= (grid[0] != self.tokens.semantic) & (grid[0] != self.tokens.end)
-        first = prompt.shape[1]
-        words = first + turn.num_marks  # where they begin
-        learn_codes = (learn_text > 0) & speak
-        learn_codes[:words] = learn_codes[-1] = False
-        learn_text[first] = EMOTION_WEIGHT if turn.knows_emotion else 0
-        learn_text[words - 1] = TOPIC_WEIGHT
-        if turn.free_style:
-            learn_text[first + 1] = 0  # drawn, so not to be expected
-        return Example(
-            grid=grid,
-            learn_text=learn_text,
-            learn_codes=learn_codes,
-            users=torch.arange(grid.shape[1]) < first,
-            heard=turn.heard,
-            spelled=turn.spelled,
-            asked=[(first - 1, turn.question)],
-            said=[] if alone else [(words - 1, _reply_syllables(turn.spoken))],
-        )
+        example = _example(turn, torch.cat([turn.marks, reply, self.end_column()], dim=1))
+        words = turn.prompt.shape[1] + turn.marks.shape[1]  # where they begin
+        learn_text, learn_codes = example.learn_text, example.learn_codes
+        if speak:
+            learn_codes = learn_text > 0
+            learn_codes[:words] = learn_codes[-1] = False
+        else:
+            tokens = example.grid[0]
+            learn_text = learn_text * (tokens != self.tokens.semantic) * (tokens != self.tokens.end)
+        said = [] if alone else [(words - 1, _reply_syllables(turn.spoken))]
+        return replace(example, learn_text=learn_text, learn_codes=learn_codes, said=said)
+
+
+def _example(turn: _Turn, reply: Tensor) -> Example:
+    """A turn with its reply [1+K, n], or the marks that it begins with, as text to be learned."""
+    first = turn.prompt.shape[1]
+    grid = torch.cat([turn.prompt, reply], dim=1)
+    learn_text = torch.zeros(grid.shape[1])
+    learn_text[first:] = 1
+    learn_text[first] = EMOTION_WEIGHT if turn.knows_emotion else 0
+    learn_text[first + turn.marks.shape[1] - 1] = TOPIC_WEIGHT
+    if turn.free_style:
+        learn_text[first + 1] = 0  # drawn, so not to be expected
+    return Example(
+        grid=grid,
+        learn_text=learn_text,
+        learn_codes=torch.zeros(grid.shape[1], dtype=torch.bool),
+        users=torch.arange(grid.shape[1]) < first,
+        heard=turn.heard,
+        spelled=turn.spelled,
+        asked=[(first - 1, turn.question)],
+        said=[],
+    )
 
 
 def _heard(column: int, names: list[str]) -> list[tuple[int, Sequence[str]]]:

@@ -1,8 +1,9 @@
 """Train the small language model on conversations of codes.
 
 First it learns to understand, from prompts and the replies' words, which decide all of what is said
-at a fraction of the work of codes; then to speak, in two of five steps, while the others go on with
-words. Beside either it learns what its `Heads` ask.
+at a fraction of the work of codes, and from questions alone, which decide the words; then to speak,
+in two of five steps, while the others go on with both. Beside all that it learns what its `Heads`
+ask.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ from ..codec.config import TINY_CODEC
 from ..dialogues import EMOTIONS, Dialogues
 from ..loop import Stage, autocast
 from .batch import Batch
-from .batches import Batches, BatchSizes, Corpus
+from .batches import Batches, BatchSizes, Corpus, Kind
 from .conversations import Conversations
 from .corpus import Spoken
 from .heads import Heads
@@ -35,11 +36,14 @@ from .tokenizer import emotion_token
 
 # By the kind of device; and how many processes draw for it at most.
 BATCH_SIZES = {
-    "cpu": BatchSizes(words=36, spoken=12, code_frames=1200),
-    "cuda": BatchSizes(words=224, spoken=72, code_frames=6000),
+    "cpu": BatchSizes(questions=112, words=36, spoken=12, code_frames=1200),
+    "cuda": BatchSizes(questions=896, words=224, spoken=72, code_frames=6000),
 }
 DRAWING_WORKERS = {"cpu": 0, "cuda": 12}
-WORDS_OF_5_STEPS = 3  # of speaking, that learn words alone
+# What is learned, step by step, again and again. Between speech stand words, else the model would
+# forget them for the codes.
+UNDERSTANDING: tuple[Kind, ...] = ("words", "questions")
+SPEAKING: tuple[Kind, ...] = ("words", "questions", "words", "spoken", "spoken")
 VALIDATION_CONVERSATIONS = 12  # spoken, whose losses are logged
 MAX_WORDS = 100  # tokens of a reply's words
 STAGE = {
@@ -161,12 +165,17 @@ def num_usable_cores() -> int:
 
 @contextmanager
 def draw_batches(
-    corpus: Corpus, device: str, seed: int, speaks: Callable[[int], bool]
+    corpus: Corpus, device: str, seed: int, order: Sequence[Kind]
 ) -> Iterator[Callable[[int], Batch]]:
-    """A stage's batches by their number, on its device; what draws ahead ends with the block."""
-    kind = torch.device(device).type
-    workers = min(DRAWING_WORKERS[kind], num_usable_cores() - 1)
-    with closing(Batches(corpus, BATCH_SIZES[kind], seed, speaks, workers)) as batches:
+    """A stage's batches by their number, their kinds in that order again and again, on its device;
+    what draws ahead ends with the block."""
+    device_type = torch.device(device).type
+    workers = min(DRAWING_WORKERS[device_type], num_usable_cores() - 1)
+
+    def kind_of(number: int) -> Kind:
+        return order[number % len(order)]
+
+    with closing(Batches(corpus, BATCH_SIZES[device_type], seed, kind_of, workers)) as batches:
         yield lambda number: batches(number).to(device)
 
 
@@ -197,7 +206,7 @@ def train_understanding(
             written = understanding(model, corpus.conversations, some, "text")
         return figures | {"intent_text": written["intent"]}
 
-    with draw_batches(corpus, device, 7, lambda number: False) as batches:
+    with draw_batches(corpus, device, 7, UNDERSTANDING) as batches:
 
         def step(index: int) -> Tensor:
             with autocast(device):
@@ -228,8 +237,7 @@ def train_language_model(
             text_loss, code_loss = losses(model, fixed)
         return figures | {"text_loss": text_loss.item(), "code_loss": code_loss.item()}
 
-    # Only with words in between, else it would forget them for the codes.
-    with draw_batches(corpus, device, 5, lambda n: n % 5 >= WORDS_OF_5_STEPS) as batches:
+    with draw_batches(corpus, device, 5, SPEAKING) as batches:
 
         def step(index: int) -> Tensor:
             with autocast(device):

@@ -26,6 +26,8 @@ from training.language.model import (
     train_understanding,
 )
 
+ORDER = ("words", "questions", "words", "questions", "spoken")
+
 
 def write_corpus(work: Path, users, replies) -> None:
     for name, spoken in (("users", users), ("replies", replies), ("heldout_users", users[:6])):
@@ -42,16 +44,18 @@ def test_batches_are_drawn_by_their_number(
 ):
     write_corpus(tmp_path, spoken_users, spoken_replies)
     corpus = Corpus(dialogues, tokenizer, tmp_path)
-    sizes = BatchSizes(words=3, spoken=2, code_frames=50)
+    sizes = BatchSizes(questions=4, words=3, spoken=2, code_frames=50)
 
     def batches(workers: int = 0) -> Batches:
-        return Batches(corpus, sizes, 7, lambda number: number % 5 == 4, workers)
+        return Batches(corpus, sizes, 7, lambda number: ORDER[number % 5], workers)
 
     one = batches()
     whole = [one(number) for number in range(24)]
     for number, batch in enumerate(whole):
-        assert len(batch.grid) == (2 if number % 5 == 4 else 3)
-        assert (len(batch.code_places) > 0) == (number % 5 == 4)
+        kind = ORDER[number % 5]
+        assert len(batch.grid) == getattr(sizes, kind)
+        assert (len(batch.code_places) > 0) == (kind == "spoken")
+        assert (len(batch.words) <= 3 * len(batch.questions)) == (kind == "questions")
         assert len(batch.code_places) <= 50
     assert not same(whole[0], whole[20])
     for workers in (0, 2):  # in processes of their own the same
@@ -72,8 +76,8 @@ def small_corpus(
 def test_batches_leave_the_steps_generator_as_it_is(small_corpus: Corpus, workers: int):
     torch.manual_seed(3)
     before = torch.get_rng_state()
-    sizes = BatchSizes(words=3, spoken=2, code_frames=50)
-    with closing(Batches(small_corpus, sizes, 7, lambda number: False, workers)) as batches:
+    sizes = BatchSizes(questions=4, words=3, spoken=2, code_frames=50)
+    with closing(Batches(small_corpus, sizes, 7, lambda number: "words", workers)) as batches:
         batches(1)
     assert torch.equal(torch.get_rng_state(), before)
 
@@ -107,12 +111,14 @@ def test_a_core_is_left_to_the_training(
     monkeypatch.setattr(model_module, "BATCH_SIZES", BATCH_SIZES)
     monkeypatch.setattr(os, "sched_getaffinity", lambda _: set(range(cores)), raising=False)
     monkeypatch.setattr(
-        model_module, "Batches", lambda *args: SimpleNamespace(close=lambda: found.append(args[-1]))
+        model_module, "Batches", lambda *args: SimpleNamespace(close=lambda: found.append(args))
     )
     for device in ("cuda:0", "cpu"):
-        with draw_batches(small_corpus, device, 7, lambda number: False):
+        with draw_batches(small_corpus, device, 7, ("words", "spoken")):
             pass
-    assert found == [expected, 0]
+    assert [workers for *_, workers in found] == [expected, 0]
+    for *_, kind_of, _ in found:
+        assert [kind_of(number) for number in range(4)] == ["words", "spoken"] * 2
 
 
 def test_a_tokenizer_of_fewer_lines_is_refused(dialogues: Dialogues, tokenizer):

@@ -76,6 +76,22 @@ def test_what_is_learned_of_a_conversation(conversations: Conversations, dialogu
     assert num_turns >= {1, 2, 3} and inputs == {True, False}
 
 
+def test_a_question_ends_with_the_marks_of_its_reply(conversations: Conversations):
+    rng = np.random.default_rng(0)
+    examples = [conversations.draw_question(rng) for _ in range(60)]
+    for example in examples:
+        ((column, question),) = example.asked
+        marks = conversations.tokenizer.decode(example.grid[0, column + 1 :])
+        assert MARKS.fullmatch(marks) and marks.endswith(topic_token(question))
+        assert not example.learn_text[: column + 1].any()
+        emotion, style, topic = example.learn_text[column + 1 :].tolist()
+        assert (emotion, topic) == (module.EMOTION_WEIGHT, module.TOPIC_WEIGHT) and style in (0, 1)
+        assert not example.grid[1:].any() and not example.learn_codes.any()
+        assert not (example.heard or example.spelled or example.said)
+    texts = [conversations.tokenizer.decode(example.grid[0]) for example in examples]
+    assert {"<|heard:" in text for text in texts} == {True, False}
+
+
 def test_a_further_turn_may_follow_words_alone(conversations: Conversations):
     kinds = set()
     for example in draw(conversations, 80, speak=True):
@@ -166,11 +182,13 @@ def test_follow_ups_ask_about_the_topic_before(conversations: Conversations):
 
 def test_new_topics_may_take_back_what_was_said(conversations: Conversations, monkeypatch):
     monkeypatch.setattr(module, "CORRECTION_SHARE", 1.0)
-    monkeypatch.setattr(module, "INPUT_SHARES", {False: {"text": 1.0}})
     monkeypatch.setattr(module, "LOOSE_SHARE", 0.0)
+    shares = {"text": 1.0}
     hello = conversations.intents["talk.hello"]
     for index, corrected in ((0, False), (1, True)):
-        user, inputs = conversations._draw_user(hello, None, index, np.random.default_rng(0), False)
+        user, inputs = conversations._draw_user(
+            hello, None, index, np.random.default_rng(0), shares
+        )
         assert inputs == "text" and user.text.startswith(CORRECTIONS) == corrected
 
 
@@ -178,7 +196,7 @@ def drawn(conversations: Conversations, monkeypatch, user: Spoken, inputs: str):
     """A first turn in which the user says or writes that."""
     monkeypatch.setattr(conversations, "_draw_user", lambda *_: (user, inputs))
     intent = conversations.intents["health.insomnia"]
-    return conversations._draw_turn(intent, None, 0, np.random.default_rng(0), False)
+    return conversations._draw_turn(intent, None, 0, np.random.default_rng(0), {inputs: 1.0})
 
 
 @pytest.mark.parametrize("inputs", ["speech", "speech_text", "text", "transcript"])
@@ -236,9 +254,8 @@ def test_the_unknown_is_drawn_more_often(conversations: Conversations):
 def test_sounds_without_words_are_always_heard(conversations: Conversations):
     unclear = conversations.intents["unknown.unclear"]
     for seed in range(30):
-        user, inputs = conversations._draw_user(
-            unclear, None, 0, np.random.default_rng(seed), False
-        )
+        rng = np.random.default_rng(seed)
+        user, inputs = conversations._draw_user(unclear, None, 0, rng, {"text": 1.0})
         assert inputs == "speech" and user.text == "" and user.codes.shape[1]
 
 

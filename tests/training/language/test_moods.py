@@ -54,6 +54,7 @@ def test_what_is_written_has_the_mood_that_its_words_tell(
     emotion = intent.emotions[told] if isinstance(told, int) else told
     monkeypatch.setattr("training.language.conversations.told_emotion", lambda text: emotion)
     rng = np.random.default_rng(0)
-    drawn = [conversations._draw_user(intent, None, 0, rng, False) for _ in range(60)]
+    shares = {"text": 0.5, "transcript": 0.5}
+    drawn = [conversations._draw_user(intent, None, 0, rng, shares) for _ in range(60)]
     found = {i: {user.manner for user, k in drawn if k == i} for i in ("text", "transcript")}
     assert found == {"text": {intent.emotions[place]}, "transcript": {intent.emotions[0]}}
