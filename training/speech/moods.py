@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from loguru import logger
 from torch import Tensor
 
-from models.prosody import prosody
+from models.prosody import NUM_COLOURS, prosody
 from models.westlake.moods import COLOURS, PACES, MoodClassifier, features, write_moods
 from models.westlake.topics import characters
 
@@ -21,10 +21,11 @@ from .speakers import SAMPLE_RATE, Microphone
 
 VERSIONS = 3  # microphones that each recording is heard through
 MOST_MISSED = 0.15  # of a recording's syllables, as the language model misses some
-STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 1500, 256, 3e-3, 1e-2
-# Deviations of what is added: to the loudness, in dB, for microphones differ more than these do;
-# and to each feature, of its own deviation.
-LEVEL, NOISE = 4.0, 0.1
+STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 3000, 256, 3e-3, 1e-2
+# Deviations of what is added: to the loudness, and to the colour in each of some bands, between
+# which it is interpolated, in dB, for microphones and voices differ more than these do; and to each
+# feature, of its own deviation.
+LEVEL, COLOUR, COLOUR_BANDS, NOISE = 4.0, 8.0, 5, 0.1
 UNCOUNTED_SHARE = 0.2  # of what is heard beside a text, whose syllables nobody counts
 LEAST_DEVIATION = 0.01  # of a feature that is always the same
 
@@ -50,7 +51,7 @@ def train_moods(
     for _ in range(steps):
         chosen = torch.randint(len(measured), (BATCH_SIZE,))
         batch = measured[chosen]
-        batch[:, COLOURS] += LEVEL * torch.randn(len(batch), 1)
+        batch[:, COLOURS] += LEVEL * torch.randn(len(batch), 1) + _other_colours(len(batch))
         batch[torch.rand(len(batch)) < UNCOUNTED_SHARE, PACES] = torch.nan
         batch += NOISE * classifier.deviation * torch.randn_like(batch)
         loss = F.cross_entropy(classifier(batch), moods[chosen], weights)
@@ -62,6 +63,12 @@ def train_moods(
     right = held_out_share(classifier, heldout, seed)
     logger.info(f"moods: loss {loss.item():.3f}, held out {right:.3f} right by the voice alone")
     write_moods(path, classifier)
+
+
+def _other_colours(number: int) -> Tensor:
+    """What other voices and microphones add to the bands: [number, `NUM_COLOURS`], in dB."""
+    added = COLOUR * torch.randn(number, 1, COLOUR_BANDS)
+    return F.interpolate(added, NUM_COLOURS, mode="linear", align_corners=True)[:, 0]
 
 
 @torch.no_grad()

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 import torch
 
-from models.prosody import prosody
-from models.westlake.moods import MOODS_FILE, features, read_moods
+from models.prosody import NUM_COLOURS, prosody
+from models.westlake.moods import COLOURS, MOODS_FILE, features, read_moods
 from training.dialogues import EMOTIONS, UNTOLD
 from training.speech.moods import held_out_share, train_moods
 from training.speech.recordings import Line, Recording
@@ -51,6 +51,15 @@ def test_how_loud_a_microphone_is_tells_little(learned: Path):
     for mood in EMOTIONS:
         for gain in (0.5, 1, 2):
             told = features(prosody(gain * sung(mood, 20).wave / 32768, SAMPLE_RATE), 2)
+            assert classifier.classes[int(classifier.opinion(told).argmax())] == mood
+
+
+def test_what_a_microphone_colours_tells_little(learned: Path):
+    classifier = read_moods(learned)
+    for mood in EMOTIONS:
+        for tilt in (-20, 20):  # dB from the lowest band to the highest
+            told = features(prosody(sung(mood, 20).wave / 32768, SAMPLE_RATE), 2)
+            told[COLOURS] += tilt * torch.linspace(-0.5, 0.5, NUM_COLOURS)
             assert classifier.classes[int(classifier.opinion(told).argmax())] == mood
 
 
