@@ -17,9 +17,11 @@ from models.westlake.topics import characters
 
 from ..dialogues import EMOTIONS
 from .recordings import Recording
-from .speakers import SAMPLE_RATE, Microphone
+from .speakers import SAMPLE_RATE, Microphone, vary
 
-VERSIONS = 3  # microphones that each recording is heard through
+# Microphones that each recording is heard through as it is, and as larger or smaller people might
+# have said it; and the deviation of the logarithm of their size.
+AS_IT_IS, VARIED, SIZE = 3, 2, 0.09
 MOST_MISSED = 0.15  # of a recording's syllables, as the language model misses some
 STEPS, BATCH_SIZE, LEARNING_RATE, WEIGHT_DECAY = 3000, 256, 3e-3, 1e-2
 # Deviations of what is added: to the loudness, and to the colour in each of some bands, between
@@ -40,7 +42,7 @@ def train_moods(
     """Learn the moods of recordings; those in which nobody knows one are left out."""
     torch.manual_seed(seed)
     rng = np.random.default_rng(seed)
-    measured, moods = _measured(recordings, VERSIONS, rng)
+    measured, moods = _measured(recordings, AS_IT_IS, VARIED, rng)
     classifier = MoodClassifier(EMOTIONS, SAMPLE_RATE)
     classifier.mean.copy_(measured.mean(dim=0))
     classifier.deviation.copy_(measured.std(dim=0).clamp(min=LEAST_DEVIATION))
@@ -74,20 +76,22 @@ def _other_colours(number: int) -> Tensor:
 @torch.no_grad()
 def held_out_share(classifier: MoodClassifier, heldout: Iterable[Recording], seed: int) -> float:
     """Of recordings at microphones, those whose mood is told."""
-    measured, moods = _measured(heldout, 1, np.random.default_rng(seed))
+    measured, moods = _measured(heldout, 1, 0, np.random.default_rng(seed))
     return float((classifier(measured).argmax(dim=1) == moods).float().mean())
 
 
 def _measured(
-    recordings: Iterable[Recording], versions: int, rng: np.random.Generator
+    recordings: Iterable[Recording], as_it_is: int, varied: int, rng: np.random.Generator
 ) -> tuple[Tensor, Tensor]:
     """Recordings at microphones -> features [N, F] and moods [N], of those that have both."""
     measured, moods = [], []
     for recording in recordings:
         if recording.line.manner not in EMOTIONS:
             continue
-        for _ in range(versions):
-            wave = Microphone.draw(rng).record(recording.wave.astype(np.float32) / 32_768)
+        said = recording.wave.astype(np.float32) / 32_768
+        for index in range(as_it_is + varied):
+            heard = said if index < as_it_is else vary(said, np.exp(rng.normal(0, SIZE)))
+            wave = Microphone.draw(rng).record(heard)
             number = len(characters(recording.line.text))
             number -= rng.binomial(number, rng.uniform(0, MOST_MISSED))
             told = features(prosody(wave, SAMPLE_RATE), number)
