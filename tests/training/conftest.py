@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from fake_device import NAME
-from recipe import make_spoken
+from recipe import interpolated, make_spoken
 
 from models.tokenizer import load_tokenizer
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
@@ -140,13 +140,8 @@ def made_up_teacher(monkeypatch: pytest.MonkeyPatch) -> Callable:
         onsets = [] if text.startswith("/") else onsets
         return teacher.Said(np.concatenate([lead, wave, lead]), onsets)
 
-    def resample(wave: np.ndarray, sample_rate: float) -> np.ndarray:
-        length = round(len(wave) * speakers.SAMPLE_RATE / sample_rate)
-        places = np.arange(length) * sample_rate / speakers.SAMPLE_RATE
-        return np.interp(places, np.arange(len(wave)), wave).astype(np.float32)
-
     monkeypatch.setattr(teacher, "say", say)
-    monkeypatch.setattr(speakers, "_resample", resample)
+    monkeypatch.setattr(speakers, "_resample", interpolated)
     return say
 
 

@@ -11,9 +11,17 @@ from training.language.example import Example
 from training.recogniser.recogniser import Recogniser
 from training.speech import pinyin
 from training.speech.recordings import Line, Recording
+from training.speech.speakers import SAMPLE_RATE
 
 CHARACTER_FRAMES = 3
 LEAD_FRAMES = 4
+
+
+def interpolated(wave: np.ndarray, sample_rate: float) -> np.ndarray:
+    """A wave at the recordings' sample rate, as the real resampler need not be installed."""
+    length = round(len(wave) * SAMPLE_RATE / sample_rate)
+    places = np.arange(length) * sample_rate / SAMPLE_RATE
+    return np.interp(places, np.arange(len(wave)), wave).astype(np.float32)
 
 
 def make_recording(

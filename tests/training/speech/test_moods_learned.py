@@ -1,15 +1,18 @@
 """The classifier of voices: it learns moods by how they are said, whatever is said how loud."""
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from recipe import interpolated
 
 from models.prosody import NUM_COLOURS, prosody
 from models.westlake.moods import COLOURS, MOODS_FILE, features, read_moods
 from training.dialogues import EMOTIONS, UNTOLD
+from training.speech import speakers
 from training.speech.moods import held_out_share, train_moods
 from training.speech.recordings import Line, Recording
 from training.speech.speakers import SAMPLE_RATE
@@ -26,6 +29,13 @@ def sung(mood: str, seed: int) -> Recording:
     wave = sum(np.sin(k * phase) / k for k in range(1, 6)) * (0.2 + np.sin(15 * time) ** 2)
     line = Line(source="talk.hello", text="你好。", manner=mood, seed=seed)
     return Recording(line=line, wave=(4000 * wave).astype(np.int16), onsets=())
+
+
+@pytest.fixture(scope="module", autouse=True)
+def resampler() -> Iterator[None]:
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setattr(speakers, "_resample", interpolated)
+        yield
 
 
 @pytest.fixture(scope="module")
