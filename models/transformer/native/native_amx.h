@@ -8,9 +8,9 @@
 #include <unistd.h>
 
 enum {
-    TILE_BYTES = TILE_INPUTS * PANEL, // bytes of weights
-    AT_ONCE = 2 * TILE_ROWS,          // rows, so that products do not wait for each other's sums
-    SUMMED = 128,                     // rows whose totals stay in the core's nearest cache
+    TILE_BYTES = GROUP * PANEL, // of weights
+    AT_ONCE = 2 * TILE_ROWS,    // rows, so that products do not wait for each other's sums
+    SUMMED = 128,               // rows whose totals stay in the core's nearest cache
 };
 
 // The tiles' bytes a row, and their rows.
@@ -60,8 +60,8 @@ static INLINE const void *whole_tile(
 typedef struct {
     const Inputs *in;
     int64_t row, piece;
-    const void *weights[BESIDE][PART / TILE_INPUTS]; // of each panel the piece's tiles
-    const bf16 *steps[BESIDE];                       // of a group
+    const void *weights[BESIDE][PART / GROUP]; // of each panel the piece's tiles
+    const bf16 *steps[BESIDE];                 // of a group
     floats totals[BESIDE][SUMMED];
     int32_t sums[BESIDE][AT_ONCE][PANEL] __attribute__((aligned(64)));
 } Tiled;
@@ -82,14 +82,14 @@ static INLINE void multiply(const Tiled *at, int bits, int panels, int64_t row) 
     _tile_zero(6);
     _tile_zero(7);
 #pragma GCC unroll 2
-    for (int64_t n = 0; n < size / TILE_INPUTS; n++) {
+    for (int64_t n = 0; n < size / GROUP; n++) {
         _tile_loadd(0, at->weights[0][n], COLUMN);
         if (panels == 2) _tile_loadd(1, at->weights[1][n], COLUMN);
-        _tile_loadd(2, first + n * TILE_INPUTS * block, TILE_INPUTS);
+        _tile_loadd(2, first + n * GROUP * block, GROUP);
         _tile_dpbssd(4, 2, 0);
         if (panels == 2) _tile_dpbssd(5, 2, 1);
         if (other <= 0) continue;
-        _tile_loadd(3, second + n * TILE_INPUTS * other, TILE_INPUTS);
+        _tile_loadd(3, second + n * GROUP * other, GROUP);
         _tile_dpbssd(6, 3, 0);
         if (panels == 2) _tile_dpbssd(7, 3, 1);
     }
@@ -131,8 +131,8 @@ static __attribute__((noinline)) void add_group_of_tile(
 static INLINE void add_sums(Tiled *at, int bits, int panels, int64_t row, int64_t lane) {
     const Inputs *in = at->in;
     int64_t block = smaller(in->rows - row, TILE_ROWS), part = at->piece * piece_of(bits) / PART;
-    const float *scales = in->scales + row * in->stride / PART + part * block;
-    const float *counted = in->sums + row * in->stride / GROUP + at->piece * block;
+    const float *scales = in->scales + place_of(in, row, part, in->parts);
+    const float *counted = in->sums + place_of(in, row, at->piece, in->groups);
     for (int n = 0; n < panels; n++) {
         floats *totals = at->totals[n] + (row - at->row);
         if (bits == 8) add_part_of_tile(at->sums[n][lane], scales, block, totals);
@@ -144,7 +144,7 @@ static INLINE void tile_products(
     const Linear *linear, int bits, int64_t panel, int panels, const Inputs *in, int64_t row,
     int64_t rows, float *y
 ) {
-    int8_t tiles[BESIDE][PART / TILE_INPUTS][TILE_BYTES] __attribute__((aligned(64)));
+    int8_t tiles[BESIDE][PART / GROUP][TILE_BYTES] __attribute__((aligned(64)));
     int64_t columns = columns_of(linear), size = piece_of(bits);
     Tiled at;
     at.in = in, at.row = row, at.piece = 0; // the rest, 20 KB, is written before it is read
@@ -154,7 +154,7 @@ static INLINE void tile_products(
         for (int n = 0; n < panels; n++) {
             const uint8_t *weights = linear->weight + (panel + n) * columns * COLUMN;
             if (bits == 8) {
-                int64_t column = at.piece * PART / 4, half = TILE_INPUTS / 4;
+                int64_t column = at.piece * PART / 4, half = GROUP / 4;
                 at.weights[n][0] = whole_tile(weights, column, columns, tiles[n][0]);
                 at.weights[n][1] = whole_tile(weights, column + half, columns, tiles[n][1]);
             } else {

@@ -8,9 +8,28 @@ typedef struct {
     const int8_t *bytes; // of the rows
     const float *scales, *sums;
     const int32_t *counts;
-    int64_t block; // its rows
+    int64_t block, parts, groups; // rows of the block; from a row's to the next one's scales and sums
     floats totals[BESIDE * VECTORS * ROWS]; // [vectors of outputs, rows]
 } Progress;
+
+#ifndef HAS_ADD_SIGNED_AT
+static INLINE ints add_signed_at(ints sum, bytes weights, const int8_t *inputs) {
+    return add_signed(sum, weights, splat_bytes(inputs));
+}
+#endif
+
+// Adds a column's products of one row, to the sums of all vectors of outputs, which lie `apart`.
+static INLINE void add_column(
+    ints *sums, int apart, const bytes *weights, int vectors, const int8_t *inputs
+) {
+    if (vectors == 1) {
+        *sums = add_signed_at(*sums, *weights, inputs);
+        return;
+    }
+    bytes all = splat_bytes(inputs);
+#pragma GCC unroll 8
+    for (int v = 0; v < vectors; v++) sums[v * apart] = add_signed(sums[v * apart], weights[v], all);
+}
 
 // Weights of 8 bits: some columns whose inputs share a scale.
 static INLINE void add_part(Progress *at, int panels, int rows, int64_t columns) {
@@ -18,24 +37,25 @@ static INLINE void add_part(Progress *at, int panels, int rows, int64_t columns)
     int vectors = panels * VECTORS;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
-        int32_t count = at->counts[r] + at->counts[at->block + r];
+        const int32_t *counts = at->counts + r * at->groups;
+        int32_t count = counts[0] + counts[1];
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) sums[v * rows + r] = splat_int(-OFFSET * count);
     }
-    for (int64_t column = 0; column < columns; column++) {
-        bytes weights[BESIDE * VECTORS];
+    for (int64_t group = 0; group < PART / GROUP; group++) {
+        int64_t first = group * GROUP / 4, size = smaller(columns - first, GROUP / 4);
+        const int8_t *of_group = at->bytes + group * GROUP * at->block;
+        for (int64_t column = 0; column < size; column++) {
+            bytes weights[BESIDE * VECTORS];
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) {
-            const uint8_t *from = at->weights[v / VECTORS] + column * COLUMN;
-            if (v % VECTORS == 0) __builtin_prefetch(from + AHEAD, 0, NEARNESS);
-            weights[v] = read_signed(from + v % VECTORS * WIDTH * 4);
-        }
+            for (int v = 0; v < vectors; v++) {
+                const uint8_t *from = at->weights[v / VECTORS] + (first + column) * COLUMN;
+                if (v % VECTORS == 0) __builtin_prefetch(from + AHEAD, 0, NEARNESS);
+                weights[v] = read_signed(from + v % VECTORS * WIDTH * 4);
+            }
 #pragma GCC unroll 8
-        for (int r = 0; r < rows; r++) {
-            bytes inputs = splat_bytes(at->bytes + (column * at->block + r) * 4);
-#pragma GCC unroll 8
-            for (int v = 0; v < vectors; v++)
-                sums[v * rows + r] = add_signed(sums[v * rows + r], weights[v], inputs);
+            for (int r = 0; r < rows; r++)
+                add_column(sums + r, rows, weights, vectors, of_group + r * GROUP + column * 4);
         }
     }
 #pragma GCC unroll 8
@@ -43,7 +63,7 @@ static INLINE void add_part(Progress *at, int panels, int rows, int64_t columns)
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++) {
             floats *total = at->totals + v * rows + r;
-            *total = fused(to_floats(sums[v * rows + r]), splat(at->scales[r]), *total);
+            *total = fused(to_floats(sums[v * rows + r]), splat(at->scales[r * at->parts]), *total);
         }
 }
 
@@ -54,7 +74,7 @@ static INLINE void add_group(Progress *at, int panels, int rows) {
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) sums[v * rows + r] = splat_int(-8 * at->counts[r]);
+        for (int v = 0; v < vectors; v++) sums[v * rows + r] = splat_int(-8 * at->counts[r * at->groups]);
     for (int64_t column = 0; column < GROUP / 8; column++) {
         bytes even[BESIDE * VECTORS], odd[BESIDE * VECTORS];
 #pragma GCC unroll 8
@@ -65,8 +85,8 @@ static INLINE void add_group(Progress *at, int panels, int rows) {
         }
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
-            const int8_t *from = at->bytes + (column * at->block + r) * 4;
-            bytes first = splat_bytes(from), second = splat_bytes(from + GROUP / 2 * at->block);
+            const int8_t *from = at->bytes + r * GROUP + column * 4;
+            bytes first = splat_bytes(from), second = splat_bytes(from + GROUP / 2);
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) {
                 ints *sum = sums + v * rows + r;
@@ -82,8 +102,9 @@ static INLINE void add_group(Progress *at, int panels, int rows) {
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             floats *total = at->totals + v * rows + r;
-            *total = fused(to_floats(sums[v * rows + r]), step * splat(at->scales[r]), *total);
-            *total = fused(middle, splat(at->sums[r]), *total);
+            floats scale = splat(at->scales[r * at->parts]);
+            *total = fused(to_floats(sums[v * rows + r]), step * scale, *total);
+            *total = fused(middle, splat(at->sums[r * at->groups]), *total);
         }
     }
 }
@@ -95,11 +116,13 @@ static INLINE void products(
 ) {
     int64_t first = row / ROWS * ROWS, lane = row - first, columns = columns_of(linear);
     Progress at = {
-        .bytes = in->bytes + first * in->stride + lane * 4,
-        .scales = in->scales + first * in->stride / PART + lane,
-        .sums = in->sums + first * in->stride / GROUP + lane,
-        .counts = in->counts + first * in->stride / GROUP + lane,
+        .bytes = in->bytes + first * in->stride + lane * GROUP,
+        .scales = in->scales + row * in->parts,
+        .sums = in->sums + row * in->groups,
+        .counts = in->counts + row * in->groups,
         .block = smaller(in->rows - first, ROWS),
+        .parts = in->parts,
+        .groups = in->groups,
     };
 #pragma GCC unroll 8
     for (int n = 0; n < panels; n++) {
@@ -114,9 +137,9 @@ static INLINE void products(
         else add_group(&at, panels, rows);
         int is_end = bits == 8 || column / size % 2; // of inputs that share a scale
         at.bytes += (bits == 8 ? PART : GROUP) * at.block;
-        at.scales += is_end * at.block;
-        at.counts += (bits == 8 ? 2 : 1) * at.block;
-        at.sums += (bits == 8 ? 2 : 1) * at.block;
+        at.scales += is_end;
+        at.counts += bits == 8 ? PART / GROUP : 1;
+        at.sums += bits == 8 ? PART / GROUP : 1;
 #pragma GCC unroll 8
         for (int n = 0; n < panels; n++) {
             at.weights[n] += size * COLUMN;
