@@ -281,7 +281,9 @@ def test_codes_remain_codes_where_nothing_is_a_number(model, value, native):
     assert ((codes >= 0) & (codes < CONFIG.codebook_size)).all()
 
 
-@pytest.mark.parametrize(("num_inputs", "num_outputs"), [(64, 9), (192, 7), (448, 66), (64, 71)])
+@pytest.mark.parametrize(
+    ("num_inputs", "num_outputs"), [(64, 9), (192, 7), (448, 66), (64, 71), (1088, 9), (2112, 7)]
+)
 @pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 8, PIECE + 11])
 def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_rows, native):
     torch.manual_seed(0)
@@ -311,6 +313,18 @@ def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_r
         layer_of(Int4Linear, int4["wo.weight"], int4["wo.scale"], bias, native),
     ):
         assert torch.equal(layer.native(0 * x), bias.float().expand(num_rows, -1))
+
+
+@pytest.mark.parametrize("num_inputs", [1, 50, 66, 130])
+@pytest.mark.parametrize("num_rows", [1, 4, 6, 9])
+def test_products_of_8_bits_are_of_any_width(num_inputs, num_rows, native):
+    torch.manual_seed(0)
+    weight = torch.randint(-127, 128, (9, num_inputs), dtype=torch.int8)
+    scale = torch.rand(9).bfloat16()
+    x = torch.randn(num_rows, num_inputs)
+    expected = in_8_bits(x).double() @ (weight.double() * scale.double()[:, None]).T
+    found = layer_of(Int8Linear, weight, scale, None, native).native(x).double()
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * expected.abs().max().item())
 
 
 def in_8_bits(x: torch.Tensor) -> torch.Tensor:

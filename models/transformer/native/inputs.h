@@ -9,14 +9,14 @@ static int has_tiles; // whether this process may use them
 
 // Rows of a product's inputs, each filled up with zeros to `stride`. A block of rows, or of those that
 // are left, lies together: ROWS, or TILE_ROWS for tiles. For weights of 4 bits the even inputs of a
-// group come first. Few rows have no line of a cache in common: each is made by a thread of its own.
+// group come first. Without tiles rows have no line of a cache in common: other threads make them.
 typedef struct {
     int64_t rows, stride;
     int is_tiled;
     int8_t *bytes;         // [blocks, stride / GROUP, rows of the block, GROUP]
     int64_t parts, groups; // of a row, filled up to whole lines
     float *scales;         // [rows, parts]; for tiles [blocks, parts, rows of the block]
-    int32_t *counts;       // the same of groups, the sums of their bytes
+    int32_t *counts;       // of each group the sum of its bytes, which lie as the scales do
     float *sums;           // the same, times the scale
 } Inputs;
 
@@ -41,11 +41,10 @@ static Inputs take_inputs(char **memory, int64_t rows, int64_t size) {
     return in;
 }
 
-// What the function above takes.
+// At least what the function above takes.
 static int64_t inputs_bytes(int64_t rows, int64_t size) {
-    char *end = NULL;
-    take_inputs(&end, rows, size);
-    return end - (char *)NULL;
+    int64_t groups = whole_lines(padded(size) / GROUP); // no fewer than for the parts
+    return rows * (padded(size) + 3 * groups * (int64_t)sizeof(float)) + 64;
 }
 
 // Rows that lie together, of which this is one; the first of them.
@@ -55,10 +54,10 @@ static int64_t block_of(const Inputs *in, int64_t row, int64_t *first) {
     return smaller(in->rows - *first, size);
 }
 
-// Where a row's scale of a part is, or its sums of a group, of so many in a row.
-static int64_t place_of(const Inputs *in, int64_t row, int64_t part, int64_t parts) {
+// Where a row's scale of a part is, or what there is of a group: one of so many in a row.
+static int64_t place_of(const Inputs *in, int64_t row, int64_t number, int64_t all) {
     int64_t first, block = block_of(in, row, &first);
-    return in->is_tiled ? first * parts + part * block + row - first : row * parts + part;
+    return in->is_tiled ? first * all + number * block + row - first : row * all + number;
 }
 
 static float largest_of(const float *x, int64_t size) {
@@ -79,12 +78,12 @@ static void quantise_part(
     floats factor = splat(1 / scale);
     in->scales[place_of(in, row, part, in->parts)] = scale;
     for (int64_t group = 0; group < PART / GROUP; group++, to += GROUP * block) {
-        int8_t both[GROUP] __attribute__((aligned(64))), *whole = linear->bits == 4 ? both : to;
+        int8_t both[GROUP] __attribute__((aligned(64))), *ordered = linear->bits == 4 ? both : to;
         ints sum = {0};
         for (int64_t i = 0; i < GROUP; i += WIDTH) {
             int64_t at = group * GROUP + i;
             ints q = rounded(read_floats(x + at, left - at) * factor);
-            write_bytes(whole + i, q);
+            write_bytes(ordered + i, q);
             sum += q;
         }
         if (linear->bits == 4) split_pairs(both, to);

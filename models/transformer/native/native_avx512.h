@@ -151,7 +151,7 @@ static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
 
 #define HAS_ADD_SIGNED_AT 1
 
-// The same with inputs from memory, in one instruction, which compilers make two of.
+// The same with inputs from memory, in one instruction, of which gcc makes two.
 static INLINE ints add_signed_at(ints sum, bytes weights, const int8_t *inputs) {
     typedef int8_t Four[4];
     __asm__("vpdpbusd %2%{1to16%}, %1, %0" : "+v"(sum) : "v"(weights), "m"(*(const Four *)inputs));

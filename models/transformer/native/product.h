@@ -8,7 +8,8 @@ typedef struct {
     const int8_t *bytes; // of the rows
     const float *scales, *sums;
     const int32_t *counts;
-    int64_t block, parts, groups; // rows of the block; from a row's to the next one's scales and sums
+    int64_t block;         // its rows
+    int64_t parts, groups; // from a row's scales to the next one's; from its sums and counts
     floats totals[BESIDE * VECTORS * ROWS]; // [vectors of outputs, rows]
 } Progress;
 
@@ -28,7 +29,8 @@ static INLINE void add_column(
     }
     bytes all = splat_bytes(inputs);
 #pragma GCC unroll 8
-    for (int v = 0; v < vectors; v++) sums[v * apart] = add_signed(sums[v * apart], weights[v], all);
+    for (int v = 0; v < vectors; v++)
+        sums[v * apart] = add_signed(sums[v * apart], weights[v], all);
 }
 
 // Weights of 8 bits: some columns whose inputs share a scale.
@@ -74,7 +76,8 @@ static INLINE void add_group(Progress *at, int panels, int rows) {
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) sums[v * rows + r] = splat_int(-8 * at->counts[r * at->groups]);
+        for (int v = 0; v < vectors; v++)
+            sums[v * rows + r] = splat_int(-8 * at->counts[r * at->groups]);
     for (int64_t column = 0; column < GROUP / 8; column++) {
         bytes even[BESIDE * VECTORS], odd[BESIDE * VECTORS];
 #pragma GCC unroll 8
