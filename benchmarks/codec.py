@@ -10,7 +10,7 @@ import statistics
 import torch
 
 from generate import CHUNK_FRAMES
-from models.devices import FLOATS, multiplies_bfloat16
+from models.devices import FLOATS
 from models.transformer.native import load_library
 from models.westlake.checkpoint import load_checkpoint
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig
@@ -27,7 +27,9 @@ def main() -> None:
     parser.add_argument("--shape", choices=SHAPES, default="tiny")
     parser.add_argument("--frames", type=int, default=128, help="length of the speech")
     parser.add_argument("--chunk", type=int, default=CHUNK_FRAMES, help="frames decoded at once")
-    parser.add_argument("--dtype", choices=FLOATS, default="bfloat16", help="of the vocoder")
+    parser.add_argument(
+        "--dtype", choices=FLOATS, default="bfloat16", help="of the model: float32 is exact"
+    )
     options = parser.parse_args()
     torch.manual_seed(0)
     plain = FireflyArchitecture(FireflyConfig()).eval()
@@ -35,8 +37,7 @@ def main() -> None:
     if options.shape == "tiny":
         codec, plain = (load_checkpoint("tiny", dtype=d).codec for d in (options.dtype, "float32"))
     else:
-        codec.head.to(FLOATS[options.dtype])
-        if options.dtype == "bfloat16" and multiplies_bfloat16(torch.device("cpu")):
+        if options.dtype != "float32":
             codec.pack(load_library())
     config = codec.config
     codes = torch.randint(config.codebook_size, (1, config.num_codebooks, options.frames))

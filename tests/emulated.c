@@ -147,10 +147,86 @@ static void call_codes(int threads) {
     put(codes, rows * count * 8);
 }
 
+static Convolution get_convolution(void) {
+    Convolution conv;
+    conv.weight = memory();
+    conv.bias = memory();
+    conv.inputs = number();
+    conv.outputs = number();
+    conv.taps = number();
+    conv.dilation = number();
+    conv.state = number();
+    conv.paired = number();
+    return conv;
+}
+
+// Of each row what is kept between its pieces, of as many bytes.
+static sample **get_states(int64_t rows, int64_t bytes) {
+    sample **states = room(rows * sizeof(sample *));
+    for (int64_t r = 0; r < rows; r++) get(states[r] = room(bytes), bytes);
+    return states;
+}
+
+static void call_vocoder(int threads) {
+    Vocoder vocoder = {get_convolution(), get_convolution()};
+    vocoder.num_stages = number();
+    Stage *stages = room(vocoder.num_stages * sizeof(Stage));
+    int64_t rate = 1;
+    for (int64_t n = 0; n < vocoder.num_stages; n++) {
+        Stage *stage = stages + n;
+        stage->up = get_convolution();
+        stage->num_stacks = number();
+        stage->num_pairs = number();
+        int64_t count = stage->num_stacks * stage->num_pairs * 2;
+        Convolution *convs = room(count * sizeof(Convolution));
+        for (int64_t c = 0; c < count; c++) convs[c] = get_convolution();
+        stage->convs = convs;
+        rate *= rate_of(stage);
+    }
+    vocoder.stages = stages;
+    float *hidden = memory();
+    int64_t rows = number(), positions = number(), bytes = number(), size = positions * rate * 4;
+    sample **states = get_states(rows, bytes);
+    float *wave = room(rows * size);
+    char *scratch = room(native_vocoder_scratch(&vocoder, rows, positions));
+    native_vocoder(&vocoder, hidden, states, wave, rows, positions, scratch, threads);
+    put(wave, rows * size);
+    for (int64_t r = 0; r < rows; r++) put(states[r], bytes);
+}
+
+static void call_refinement(int threads) {
+    int64_t num_blocks = number(), rate = 1;
+    Refinement *blocks = room(num_blocks * sizeof(Refinement));
+    for (int64_t n = 0; n < num_blocks; n++) {
+        Refinement *block = blocks + n;
+        block->up = get_convolution();
+        block->wide = get_convolution();
+        block->narrow = get_convolution();
+        block->depthwise = memory();
+        block->bias = memory();
+        block->norm_weight = memory();
+        block->norm_bias = memory();
+        block->taps = number();
+        block->state = number();
+        get(&block->eps, 4);
+        rate *= block->up.outputs / block->up.inputs;
+    }
+    float *frame = memory();
+    int64_t rows = number(), frames = number(), bytes = number();
+    int64_t size = frames * rate * blocks->up.inputs * 4;
+    sample **states = get_states(rows, bytes);
+    float *latent = room(rows * size);
+    char *scratch = room(native_refinement_scratch(blocks, num_blocks, rows, frames));
+    native_refinement(blocks, frame, states, latent, num_blocks, rows, frames, scratch, threads);
+    put(latent, rows * size);
+    for (int64_t r = 0; r < rows; r++) put(states[r], bytes);
+}
+
 // Memory is given back by the process' end.
 int main(void) {
     void (*calls[])(int) = {call_product, call_quantise, call_draw,   call_step,
-                            call_codes,   call_correct,  call_panels};
+                            call_codes,   call_correct,  call_panels, call_vocoder,
+                            call_refinement};
     for (;;) {
         void (*call)(int) = calls[number()];
         call(number());

@@ -13,10 +13,11 @@ from models.transformer.native.compiled import (
     StackStruct,
 )
 from models.transformer.native.panels import PANEL
+from models.westlake.firefly.native import ConvolutionStruct, RefinementStruct, VocoderStruct
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp-simd", "-static")
-PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT, PANELS = range(7)
+PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT, PANELS, VOCODER, REFINEMENT = range(9)
 
 
 class EmulatedLibrary:
@@ -42,6 +43,20 @@ class EmulatedLibrary:
         return 0
 
     native_scratch = native_codes_scratch = native_draw_scratch = native_product_scratch
+    native_vocoder_scratch = native_refinement_scratch = native_product_scratch
+
+    def native_width(self) -> int:
+        return 4
+
+    native_side = native_sample_bytes = native_width
+
+    def native_added(self) -> int:
+        return 1
+
+    native_pairs = native_added
+
+    def native_max_stages(self) -> int:
+        return 16
 
     def native_product(self, linear, x, y, rows, scratch, threads) -> None:
         struct = LinearStruct.from_address(linear)
@@ -103,6 +118,48 @@ class EmulatedLibrary:
         self._send(CODES, threads, *parts, rows, count, width)
         self._receive(codes, 8 * rows * count)
 
+    def native_vocoder(
+        self, vocoder, hidden, states, wave, rows, positions, scratch, threads
+    ) -> None:
+        struct = VocoderStruct.from_address(vocoder)
+        convs, rate = [struct.first, struct.last], 1
+        parts = [*_convolution(struct.first), *_convolution(struct.last), struct.num_stages]
+        for stage in struct.stages[: struct.num_stages]:
+            inner = stage.convs[: stage.num_stacks * stage.num_pairs * 2]
+            parts += [*_convolution(stage.up), stage.num_stacks, stage.num_pairs]
+            parts += [part for conv in inner for part in _convolution(conv)]
+            convs += [stage.up, *inner]
+            rate *= stage.up.outputs // inner[0].inputs
+        parts.append(_memory(hidden, 4 * rows * positions * struct.first.inputs))
+        size = max(map(_state_end, convs))
+        self._send(VOCODER, threads, *parts, *_states(states, rows, positions, 4 * size))
+        self._receive(wave, 4 * rows * positions * rate)
+        for state in states:
+            self._receive(state, 4 * size)
+
+    def native_refinement(
+        self, blocks, frame, states, latent, num_blocks, rows, frames, scratch, threads
+    ) -> None:
+        structs, size, rate = (RefinementStruct * num_blocks).from_address(blocks), 0, 1
+        parts: list[int | bytes | bytearray] = [num_blocks]
+        channels = structs[0].up.inputs
+        for block in structs:
+            for conv in (block.up, block.wide, block.narrow):
+                parts += _convolution(conv)
+                size = max(size, _state_end(conv))
+            size = max(size, block.state + (block.taps - 1) * channels)
+            parts.append(_memory(block.depthwise, 4 * block.taps * channels))
+            vectors = block.bias, block.norm_weight, block.norm_bias
+            parts += [_memory(vector, 4 * channels) for vector in vectors]
+            eps = bytearray(block)[RefinementStruct.eps.offset :][: RefinementStruct.eps.size]
+            parts += [block.taps, block.state, eps]
+            rate *= block.up.outputs // channels
+        parts.append(_memory(frame, 4 * rows * frames * channels))
+        self._send(REFINEMENT, threads, *parts, *_states(states, rows, frames, 4 * size))
+        self._receive(latent, 4 * rows * frames * rate * channels)
+        for state in states:
+            self._receive(state, 4 * size)
+
     def _send(self, *parts: int | bytes | bytearray) -> None:
         """Numbers; bytes after their number; and bytearrays as they are."""
         for part in parts:
@@ -136,6 +193,24 @@ def _linear(linear: Structure) -> list[int | bytes]:
         _memory(linear.bias, linear.outputs * 2),
         linear.inputs, linear.outputs, linear.bits,
     ]  # fmt: skip
+
+
+def _convolution(conv: ConvolutionStruct) -> list[int | bytes | bytearray]:
+    terms = conv.taps // 3 * 4 + (0, 2, 3)[conv.taps % 3] if conv.paired else conv.taps
+    return [
+        _memory(conv.weight, 4 * conv.outputs * terms * conv.inputs),
+        _memory(conv.bias, 4 * conv.outputs),
+        conv.inputs, conv.outputs, conv.taps, conv.dilation, conv.state, conv.paired,
+    ]  # fmt: skip
+
+
+def _state_end(conv: ConvolutionStruct) -> int:
+    """Numbers up to those that are kept of its inputs."""
+    return conv.state + (conv.taps - 1) * conv.dilation * conv.inputs
+
+
+def _states(states, rows: int, count: int, num_bytes: int) -> list[int | bytes | bytearray]:
+    return [rows, count, num_bytes, *(bytearray(string_at(state, num_bytes)) for state in states)]
 
 
 def _stack(stack: Structure) -> list[int | bytes | bytearray]:

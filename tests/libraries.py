@@ -17,11 +17,16 @@ from models.transformer.native import compiled as library
 # The first is the processor's best; AVX-512 is apart where that is AMX.
 INSTRUCTION_SETS = ("native", "avx512", "avx2", "avxvnni", "neon")
 
+# What AVX-512 decodes a codec in, whichever this processor is faster at.
+DECODERS = {"bfloat16": "-mno-avx512fp16", "float32": "-mno-avx512bf16"}
+
 
 def library_for(isa: str) -> CDLL | EmulatedLibrary:
     """The library, or the test is skipped."""
     if isa == "neon":
         found = _emulated()
+    elif isa in DECODERS:
+        found = _decoding(isa)
     else:
         found = library.load_library() if isa == "native" else _compiled(isa)
     if found is None:
@@ -40,6 +45,13 @@ def _compiled(isa: str) -> CDLL | None:
         return _compiled_with("-DWITHOUT_AVX512")
     with mock.patch.dict(os.environ, {library.ISA_SWITCH: isa}):
         return library._load()
+
+
+def _decoding(dtype: str) -> CDLL | None:
+    best = library.load_library()
+    if best is None or library.isa_of(best) not in ("amx", "avx512"):
+        return None
+    return _compiled_with("-DWITHOUT_AMX", DECODERS[dtype])
 
 
 @functools.cache

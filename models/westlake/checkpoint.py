@@ -48,8 +48,8 @@ class Checkpoint:
     """A language model, the engine that makes its frames, its codec and its tokenizer.
 
     The modules are in eval mode and ask for no gradients. `dtype` is the language model's, one of
-    `DTYPES` of models/devices.py; the codec is float32, but for the vocoder, which is bfloat16
-    unless the model is float32 or the CPU is slow at it; in C the latents are computed so too.
+    `DTYPES` of models/devices.py; the codec is float32, but where the model is not and bfloat16 is
+    faster, the vocoder is that; in C the latents are computed so too.
     `emotion_ids`, `style_ids`, `topic_ids` and `heard_ids` give the token of each word in the
     tokenizer's `<|user:word|>`, `<|style:word|>`, `<|topic:word|>` and `<|heard:syllable|>`;
     `mark_ids` are these and all others that a reply writes without speaking, see `dual_ar.Reply`.
@@ -142,10 +142,11 @@ def load_checkpoint(
     )
     codec = codec.to(torch_device).eval().requires_grad_(False)
     dtype = model.quantisation or str(model.dtype).removeprefix("torch.")
-    if dtype != "float32" and multiplies_bfloat16(torch_device):
-        codec.head.to(torch.bfloat16)
+    if dtype != "float32":
         if torch_device.type == "cpu":
             codec.pack(library)
+        elif multiplies_bfloat16(torch_device):
+            codec.head.to(torch.bfloat16)
     return Checkpoint(
         name=str(name_or_path),
         engine=choose_engine(model, library if model.quantisation else None),

@@ -159,11 +159,6 @@ def isa_of(library: CDLL) -> str:
     return library.native_isa().decode()
 
 
-def has_vocoder(library: CDLL) -> bool:
-    """Whether the library has a codec's decoder."""
-    return hasattr(library, "native_vocoder")
-
-
 def _wanted() -> str:
     wanted = os.environ.get(ISA_SWITCH, "")
     if wanted not in ("", *INSTRUCTION_SETS):
@@ -242,14 +237,12 @@ def _declared(library: CDLL) -> CDLL:
     library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_correct.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 3 + [c_int]
     library.native_codes.argtypes = [c_void_p] * 6 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
-    if hasattr(library, "native_vocoder"):
-        library.native_pairs.argtypes = []
-        library.native_vocoder.argtypes = [c_void_p] * 4 + [c_int64] * 2 + [c_void_p, c_int]
-        library.native_vocoder_scratch.argtypes = [c_void_p, c_int64, c_int64]
-        library.native_vocoder_scratch.restype = c_int64
-        library.native_refinement.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p, c_int]
-        library.native_refinement_scratch.argtypes = [c_void_p] + [c_int64] * 3
-        library.native_refinement_scratch.restype = c_int64
+    library.native_vocoder.argtypes = [c_void_p] * 4 + [c_int64] * 2 + [c_void_p, c_int]
+    library.native_vocoder_scratch.argtypes = [c_void_p, c_int64, c_int64]
+    library.native_vocoder_scratch.restype = c_int64
+    library.native_refinement.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p, c_int]
+    library.native_refinement_scratch.argtypes = [c_void_p] + [c_int64] * 3
+    library.native_refinement_scratch.restype = c_int64
     for scratch, sizes in (
         (library.native_product_scratch, [c_int64]),
         (library.native_scratch, [c_int64, c_int64, c_int]),

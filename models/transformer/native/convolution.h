@@ -3,17 +3,53 @@
 // Signals lie as [positions, channels], whose numbers are multiples of WIDTH. A result is summed in
 // one order, whatever is computed beside it: pieces give what the whole gives, and so do rows alone.
 
-enum {
-    SIDE = 4,  // vectors of outputs that are computed at once; of the last ones half, or one
-    TIMES = 6, // positions for which they are, as a rule
-    MOST_TIMES = 24,
-};
+// A thread computes SIDE vectors of outputs at once, of the last ones half, or one; as a rule for
+// TIMES positions.
+enum { MOST_TIMES = SIDE * TIMES };
+
+#ifndef HAS_ACTIVATIONS
+
+// As `exponential`.
+static INLINE floats exponentials(floats x) {
+    const floats whole = splat(0x1.8p23f); // with which a number has no fraction
+    x = maximum(minimum(x, splat(88)), splat(-87));
+    floats shifted = fused(x, splat(1.44269504f), whole), n = shifted - whole;
+    floats r = fused(n, splat(2.12194440e-4f), fused(n, splat(-0.693359375f), x));
+    floats y = splat(0.00139887596f);
+    y = fused(y, r, splat(0.00833345205f));
+    y = fused(y, r, splat(0.0416657962f));
+    y = fused(y, r, splat(0.166666655f));
+    y = fused(y, r, splat(0.5f));
+    y = fused(y, r, splat(1));
+    y = fused(y, r, splat(1));
+    return y * (floats)(((ints)shifted + 127) << 23);
+}
+
+// x / (1 + e^-x)
+static INLINE floats silu(floats x) { return x / (splat(1) + exponentials(splat(0) - x)); }
+
+// x times the normal distribution, in the form of Abramowitz and Stegun, 7.1.26.
+static INLINE floats gelu(floats x) {
+    floats size = magnitude(x), z = size * splat(0.707106781f);
+    floats t = splat(1) / fused(z, splat(0.3275911f), splat(1));
+    floats y = fused(t, splat(1.061405429f), splat(-1.453152027f));
+    y = fused(y, t, splat(1.421413741f));
+    y = fused(y, t, splat(-0.284496736f));
+    y = fused(y, t, splat(0.254829592f));
+    floats tail = y * t * exponentials(splat(0) - z * z) * splat(0.5f);
+    return maximum(x, splat(0)) - size * tail;
+}
+
+#endif
 
 // What those who lay out weights and signals go by.
-const int64_t native_width = WIDTH, native_side = SIDE;
+int native_width(void) { return WIDTH; }
+int native_side(void) { return SIDE; }
+int native_added(void) { return ADDED; }
+int native_sample_bytes(void) { return sizeof(sample); }
 
 typedef struct {
-    const bf16 *weight; // of each SIDE vectors of outputs [taps or terms, inputs / 2, outputs, 2]
+    const sample *weight; // of each SIDE vectors of outputs [taps or terms, inputs / ADDED, outputs, ADDED]
     const float *bias;  // [outputs]
     int64_t inputs, outputs, taps, dilation;
     int64_t state;  // where the inputs are kept of which it needs more, in a row's state
@@ -22,7 +58,7 @@ typedef struct {
 
 // The inputs of a convolution: of each row some that are known, then new ones.
 typedef struct {
-    bf16 *data; // [rows, known + room, channels]; if outputs are paired, that often as there are kinds
+    sample *data; // [rows, known + room, channels]; if outputs are paired, that often as there are kinds
     int64_t known, room, channels, state;
 } Signal;
 
@@ -42,7 +78,7 @@ typedef struct {
 // of the threads it is. A thread has a copy of its own.
 typedef struct {
     int64_t rows;
-    bf16 *const *states; // of each row what is kept between its pieces
+    sample *const *states; // of each row what is kept between its pieces
     int thread, threads; // its number, from 0; how many there are
     int64_t rate, at;    // see passed_by
 } Share;
@@ -64,20 +100,20 @@ static int64_t reach(const Convolution *conv) { return (conv->taps - 1) * conv->
 
 // Adds what `inputs` numbers at each of some places of x give: sums [times, side]. Returns the
 // weights after theirs.
-static INLINE const bf16 *add_inputs(
-    const bf16 *x, const int64_t *places, int64_t inputs, const bf16 *weight, int side, int times,
+static INLINE const sample *add_inputs(
+    const sample *x, const int64_t *places, int64_t inputs, const sample *weight, int side, int times,
     floats *sums
 ) {
-    for (int64_t i = 0; i < inputs; i += 2, weight += 2 * side * WIDTH) {
-        pairs w[SIDE];
+    for (int64_t i = 0; i < inputs; i += ADDED, weight += ADDED * side * WIDTH) {
+        factors w[SIDE];
 #pragma GCC unroll 4
-        for (int s = 0; s < side; s++) w[s] = read_weights(weight + 2 * s * WIDTH);
+        for (int s = 0; s < side; s++) w[s] = read_weights(weight + ADDED * s * WIDTH);
 #pragma GCC unroll 24
         for (int t = 0; t < times; t++) {
-            pairs both = splat_pair(x + places[t] + i);
+            factors all = splat_inputs(x + places[t] + i);
 #pragma GCC unroll 4
             for (int s = 0; s < side; s++)
-                sums[t * side + s] = add_products(sums[t * side + s], both, w[s]);
+                sums[t * side + s] = add_products(sums[t * side + s], all, w[s]);
         }
     }
     return weight;
@@ -85,7 +121,7 @@ static INLINE const bf16 *add_inputs(
 
 // `times` positions of `side` vectors of outputs: to [times, side].
 static INLINE void taps_of(
-    const Convolution *conv, int64_t inputs, const bf16 *x, const bf16 *weight, const float *bias,
+    const Convolution *conv, int64_t inputs, const sample *x, const sample *weight, const float *bias,
     int side, int times, floats *to
 ) {
     floats sums[SIDE * TIMES];
@@ -103,7 +139,8 @@ static INLINE void taps_of(
 // Of each the compiler makes a version of its own: inputs, vectors of outputs, and for how many
 // positions they are computed at once. Addresses that it knows cost nothing.
 #define VERSIONS(VERSION)                                                                         \
-    VERSION(16, 1, MOST_TIMES) VERSION(32, 2, MOST_TIMES / 2) VERSION(64, SIDE, TIMES)            \
+    VERSION(16, 1, MOST_TIMES) VERSION(16, 2, MOST_TIMES / 2) VERSION(32, 2, MOST_TIMES / 2)      \
+    VERSION(64, SIDE, TIMES)                                                                      \
     VERSION(128, SIDE, TIMES) VERSION(256, SIDE, TIMES) VERSION(512, SIDE, TIMES)                 \
     VERSION(1024, SIDE, TIMES)
 
@@ -117,7 +154,7 @@ static int64_t times_of(const Convolution *conv, int side) {
 
 // taps_of for `count` positions or more, as many as are computed at once; others are nobody's.
 static void some_taps(
-    const Convolution *conv, const bf16 *x, const bf16 *weight, const float *bias, int side,
+    const Convolution *conv, const sample *x, const sample *weight, const float *bias, int side,
     int64_t count, floats *to
 ) {
 #define RUN(inputs_, side_, times_)                                                               \
@@ -151,7 +188,7 @@ static INLINE void finish_numbers(
 ) {
     const Signal *active = to->active;
     int64_t place = position * to->width + output;
-    bf16 *new = NULL;
+    sample *new = NULL;
     if (active) {
         int64_t begin = row * (active->known + active->room) + active->known;
         new = active->data + begin * active->channels;
@@ -167,7 +204,7 @@ static INLINE void finish_numbers(
             if (!new) continue;
             if (to->scale) y *= splat(to->scale);
             if (to->activation != NONE) y = to->activation == SILU ? silu(y) : gelu(y);
-            write_rounded(new + i, y);
+            write_samples(new + i, y);
         }
 }
 
@@ -213,10 +250,10 @@ static void convolve(
                 all += share->rows * ((count + times - 1) / times);
                 continue;
             }
-            const bf16 *weight = conv->weight + output * conv->taps * conv->inputs;
+            const sample *weight = conv->weight + output * conv->taps * conv->inputs;
             for (int64_t row = 0; row < share->rows; row++) {
                 int64_t start = row * (in->known + in->room) + in->known - reach(conv) + begin;
-                const bf16 *x = in->data + start * in->channels;
+                const sample *x = in->data + start * in->channels;
                 for (int64_t p = 0; p < count; p += times, item++) {
                     if (item < mine || item >= end) continue;
                     floats sums[MOST_TIMES];
@@ -229,7 +266,7 @@ static void convolve(
     }
 }
 
-static Signal inputs_of(const Convolution *conv, bf16 *data, int64_t room) {
+static Signal inputs_of(const Convolution *conv, sample *data, int64_t room) {
     return (Signal){data, reach(conv), room, conv->inputs, conv->state};
 }
 
@@ -242,7 +279,7 @@ static void recall(const Share *share, const Signal *signal) {
     for (int64_t row = share->thread; row < share->rows; row += share->threads)
         memcpy(
             signal->data + row * size_of(signal), share->states[row] + signal->state,
-            signal->known * signal->channels * sizeof(bf16)
+            signal->known * signal->channels * sizeof(sample)
         );
 }
 
@@ -252,7 +289,7 @@ static void keep(const Share *share, const Signal *signal, int64_t count) {
         memcpy(
             share->states[row] + signal->state,
             signal->data + row * size_of(signal) + count * signal->channels,
-            signal->known * signal->channels * sizeof(bf16)
+            signal->known * signal->channels * sizeof(sample)
         );
 }
 
@@ -263,14 +300,14 @@ static void take_in(
     int64_t channels = signal->channels;
     for (int64_t row = share->thread; row < share->rows; row += share->threads)
         for (int64_t i = 0; i < count * channels; i += WIDTH)
-            write_rounded(
+            write_samples(
                 signal->data + row * size_of(signal) + signal->known * channels + i,
                 read_floats(from + row * all * channels + i, WIDTH)
             );
 }
 
-static bf16 *take_signal(char **scratch, int64_t *size, int64_t numbers, int64_t channels) {
-    int64_t bytes = (numbers + MOST_TIMES * channels) * sizeof(bf16); // more are read than counts
+static sample *take_signal(char **scratch, int64_t *size, int64_t numbers, int64_t channels) {
+    int64_t bytes = (numbers + MOST_TIMES * channels) * sizeof(sample); // more are read than counts
     *size += bytes + 64;
     return *scratch ? take(scratch, bytes) : NULL;
 }

@@ -218,12 +218,10 @@ int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int 
            native_scratch(stack, rows, count, threads);
 }
 
-#ifdef HAS_VOCODER
 #include "convolution.h"
 #include "pairs.h"
 #include "refinement.h"
 #include "vocoder.h"
-#endif
 
 // The instruction set that it uses.
 const char *native_isa(void) { return has_tiles ? "amx" : ISA; }

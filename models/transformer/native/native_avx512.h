@@ -171,32 +171,60 @@ static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, b
     return add_signed(add_signed(sum, upper, first), lower, second);
 }
 
-#ifdef __AVX512BF16__
+#define HAS_ACTIVATIONS 1
 
-#define HAS_VOCODER 1
+enum { SIDE = 4, TIMES = 6 }; // see convolution.h
 
 #if defined(HAS_AMX) && defined(__AMX_BF16__)
 #define HAS_AMX_BF16 1
 #endif
 
-typedef __m512bh pairs; // of bf16, which are multiplied and added up
+// A codec's decoder computes in bf16 where that is faster: with tiles, and on AMD's processors. Intel's
+// do four float32 products in the time of one of bf16 pairs.
+#if defined(HAS_AMX_BF16) || (defined(__AVX512BF16__) && !defined(__AVX512FP16__))
 
-static INLINE pairs read_weights(const bf16 *x) { return (pairs)_mm512_loadu_si512(x); }
+typedef bf16 sample;     // of a signal
+typedef __m512bh factors; // of bf16, whose products are added up by twos
 
-// One pair in all lanes.
-static INLINE pairs splat_pair(const bf16 *x) {
+enum { ADDED = 2 }; // inputs whose products are added up at once
+
+static INLINE factors read_weights(const sample *x) { return (factors)_mm512_loadu_si512(x); }
+
+// The next inputs, in all lanes.
+static INLINE factors splat_inputs(const sample *x) {
     int32_t bits;
     memcpy(&bits, x, 4);
-    return (pairs)_mm512_set1_epi32(bits);
+    return (factors)_mm512_set1_epi32(bits);
 }
 
-static INLINE floats add_products(floats sum, pairs a, pairs b) {
+static INLINE floats add_products(floats sum, factors a, factors b) {
     return _mm512_dpbf16_ps(sum, a, b);
 }
 
-static INLINE void write_rounded(bf16 *to, floats x) {
+static INLINE floats read_samples(const sample *x) { return read_bf16(x, WIDTH); }
+
+static INLINE void write_samples(sample *to, floats x) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
 }
+
+#else
+
+typedef float sample;
+typedef floats factors;
+
+enum { ADDED = 1 };
+
+static INLINE factors read_weights(const sample *x) { return _mm512_loadu_ps(x); }
+
+static INLINE factors splat_inputs(const sample *x) { return splat(*x); }
+
+static INLINE floats add_products(floats sum, factors a, factors b) { return fused(a, b, sum); }
+
+static INLINE floats read_samples(const sample *x) { return _mm512_loadu_ps(x); }
+
+static INLINE void write_samples(sample *to, floats x) { _mm512_storeu_ps(to, x); }
+
+#endif
 
 static INLINE floats power_of_two(floats x) {
     floats r = _mm512_reduce_ps(x, 9); // what is above the whole number below
@@ -228,4 +256,3 @@ static INLINE floats gelu(floats x) {
     return x * _mm512_mask_sub_ps(tail, positive, splat(1), tail);
 }
 
-#endif

@@ -34,21 +34,21 @@ static void mix_inputs(
     int64_t begin = vectors * share->thread / share->threads * WIDTH;
     int64_t end = vectors * (share->thread + 1) / share->threads * WIDTH;
     for (int64_t row = 0; row < share->rows; row++) {
-        bf16 *x = signal->data + row * size_of(signal);
+        sample *x = signal->data + row * size_of(signal);
         for (int64_t i = begin; i < at_most(end, numbers - step); i += WIDTH) {
-            floats first = read_bf16(x + i, WIDTH), second = read_bf16(x + i + step, WIDTH);
-            write_rounded(x + SUM * kind + i, first + second);
-            write_rounded(x + DIFFERENCE * kind + i, second - first);
+            floats first = read_samples(x + i), second = read_samples(x + i + step);
+            write_samples(x + SUM * kind + i, first + second);
+            write_samples(x + DIFFERENCE * kind + i, second - first);
             if (i + 2 * step < numbers)
-                write_rounded(x + APART * kind + i, first - read_bf16(x + i + 2 * step, WIDTH));
+                write_samples(x + APART * kind + i, first - read_samples(x + i + 2 * step));
         }
     }
 }
 
 // One pass's products for `times` pairs: to [times, SIDE]. x: the inputs of the first tap at
 // position 0; places: of each pair's first output, in numbers. Returns the next pass's weights.
-static INLINE const bf16 *sums_of_terms(
-    const Convolution *conv, int pass, const bf16 *x, int64_t kind, const bf16 *weight,
+static INLINE const sample *sums_of_terms(
+    const Convolution *conv, int pass, const sample *x, int64_t kind, const sample *weight,
     const int64_t *places, int times, floats *to
 ) {
     floats sums[SIDE * TIMES] = {0};
@@ -59,7 +59,7 @@ static INLINE const bf16 *sums_of_terms(
         int64_t left = conv->taps - tap;
         int which = term_kinds[left >= 3 ? 0 : 3 - left][pass];
         if (which == NO_TERM) continue;
-        const bf16 *from = x + which * kind + (tap + (pass > 0)) * conv->dilation * inputs;
+        const sample *from = x + which * kind + (tap + (pass > 0)) * conv->dilation * inputs;
         weight = add_inputs(from, at, inputs, weight, SIDE, times, sums);
     }
 #pragma GCC unroll 24
@@ -69,7 +69,7 @@ static INLINE const bf16 *sums_of_terms(
 
 // Both outputs of `times` pairs: of each the first ones [SIDE], then the second ones.
 static INLINE void pairs_of(
-    const Convolution *conv, const bf16 *x, int64_t kind, const bf16 *weight, const float *bias,
+    const Convolution *conv, const sample *x, int64_t kind, const sample *weight, const float *bias,
     const int64_t *places, int times, floats (*to)[2][SIDE]
 ) {
     floats sums[PASSES][TIMES * SIDE];
@@ -89,7 +89,7 @@ static INLINE void pairs_of(
 }
 
 static void some_pairs(
-    const Convolution *conv, const bf16 *x, int64_t kind, const bf16 *weight, const float *bias,
+    const Convolution *conv, const sample *x, int64_t kind, const sample *weight, const float *bias,
     const int64_t *places, int64_t count, floats (*to)[2][SIDE]
 ) {
     switch (count) {

@@ -30,14 +30,14 @@ static void mix(const Refining *task, const Refinement *block, int64_t count) {
     int64_t end = all * (task->share.thread + 1) / task->share.threads;
     for (int64_t n = first; n < end; n++) {
         int64_t row = n / count, p = n % count;
-        const bf16 *from = task->deep.data + row * size_of(&task->deep) + p * channels;
+        const sample *from = task->deep.data + row * size_of(&task->deep) + p * channels;
         float *y = task->mixed + row * task->row_size + p * channels;
         floats sum = {0}, squares = {0};
         for (int64_t i = 0; i < channels; i += WIDTH) {
             floats mixed = read_floats(block->bias + i, WIDTH);
             for (int64_t tap = 0; tap < block->taps; tap++) {
                 floats weight = read_floats(block->depthwise + tap * channels + i, WIDTH);
-                mixed = fused(read_bf16(from + tap * channels + i, WIDTH), weight, mixed);
+                mixed = fused(read_samples(from + tap * channels + i), weight, mixed);
             }
             write_floats(y + i, mixed, WIDTH);
             sum += mixed;
@@ -48,11 +48,11 @@ static void mix(const Refining *task, const Refinement *block, int64_t count) {
             squares = fused(rest, rest, squares);
         }
         floats factor = splat(1 / sqrtf(sum_lanes(squares) / channels + block->eps));
-        bf16 *to = task->normed.data + row * size_of(&task->normed) + p * channels;
+        sample *to = task->normed.data + row * size_of(&task->normed) + p * channels;
         for (int64_t i = 0; i < channels; i += WIDTH) {
             floats rest = (read_floats(y + i, WIDTH) - mean) * factor;
             floats weight = read_floats(block->norm_weight + i, WIDTH);
-            write_rounded(to + i, fused(rest, weight, read_floats(block->norm_bias + i, WIDTH)));
+            write_samples(to + i, fused(rest, weight, read_floats(block->norm_bias + i, WIDTH)));
         }
     }
 }
@@ -149,7 +149,7 @@ static int64_t plan_refinement(Refining *task, char *scratch) {
 // states: of each row what is kept between its pieces, at first zeros. Scratch: 64-byte aligned,
 // native_refinement_scratch(blocks, num_blocks, rows, frames) bytes.
 void native_refinement(
-    const Refinement *blocks, const float *frame, bf16 *const *states, float *latent,
+    const Refinement *blocks, const float *frame, sample *const *states, float *latent,
     int64_t num_blocks, int64_t rows, int64_t frames, char *scratch, int threads
 ) {
     Refining task = {

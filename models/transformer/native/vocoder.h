@@ -5,7 +5,7 @@ enum {
     TILE = 1 << 17, // numbers of a stage's signal that are made before the next stage goes on
 };
 
-const int64_t native_max_stages = MAX_STAGES;
+int native_max_stages(void) { return MAX_STAGES; }
 
 typedef struct {
     Convolution up;           // what one input becomes are its outputs, position by position
@@ -28,14 +28,14 @@ typedef struct {
     int64_t tiles[MAX_STAGES];            // inputs of a stage that it takes at once
     int64_t rates[MAX_STAGES];            // positions of a stage for each of `positions`
     Signal start, ups[MAX_STAGES + 1];    // of the first convolution, the stages and the last
-    bf16 *shared, *before, *between;      // inputs within a stage
+    sample *shared, *before, *between;      // inputs within a stage
     float *x, *sum, *total;               // of a stage; of one of its stacks; of several
 } Speech;
 
 static int64_t rate_of(const Stage *stage) { return stage->up.outputs / stage->convs->inputs; }
 
 // The inputs that a stage's stacks share: as many are known as the longest one needs.
-static Signal shared_inputs(const Stage *stage, bf16 *data, int64_t room) {
+static Signal shared_inputs(const Stage *stage, sample *data, int64_t room) {
     Signal shared = inputs_of(stage->convs, data, room);
     for (int64_t s = 1; s < stage->num_stacks; s++) {
         int64_t needed = reach(stage->convs + s * stage->num_pairs * 2);
@@ -200,7 +200,7 @@ static int64_t plan(Speech *task, char *scratch) {
 // zeros: how many positions it had, in 4 bytes, then inputs.
 // Scratch: 64-byte aligned, native_vocoder_scratch(vocoder, rows, positions) bytes.
 void native_vocoder(
-    const Vocoder *vocoder, const float *hidden, bf16 *const *states, float *wave, int64_t rows,
+    const Vocoder *vocoder, const float *hidden, sample *const *states, float *wave, int64_t rows,
     int64_t positions, char *scratch, int threads
 ) {
     Speech task = {

@@ -127,7 +127,8 @@ class FireflyArchitecture(nn.Module):
         return self
 
     def pack(self, library: CDLL | None = None) -> None:
-        """Lay the final weights that decode as this CPU multiplies them; the vocoder is bfloat16.
+        """Lay the final weights that decode as this CPU multiplies them fastest, and the vocoder's
+        in the dtype in which it does.
 
         Args:
             library: as for `HiFiGANGenerator.pack`; where the vocoder is in C, all of it is.

@@ -7,10 +7,10 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from ...transformer.native import has_vocoder
+from ...devices import multiplies_bfloat16
 from .config import FireflyConfig
 from .conv import FishConvNet, FishTransConvNet, Packable, StreamState
-from .native import NativeVocoder
+from .native import NativeVocoder, sample_dtype
 
 
 class ResidualStack(nn.Module):
@@ -79,22 +79,24 @@ class HiFiGANGenerator(Packable):
                     module.weight_norm()
 
     def pack(self, library: CDLL | None = None) -> None:
-        """Lay final bfloat16 weights as this CPU multiplies them.
+        """Convert final weights to the dtype in which this CPU multiplies them fastest, and lay
+        them so.
 
-        In PyTorch what is computed stays the same; else each call lays them anew, which takes a
-        short chunk longer than its products. In C it is rounded less. Weights that are loaded or
+        In PyTorch bfloat16 ones; else each call lays them anew, which takes a short chunk longer
+        than its products. In C what is computed is rounded less. Weights that are loaded or
         converted later have to be packed again.
 
         Args:
-            library: from `load_library`; it is used where it has a vocoder with room for all
-                stages.
+            library: from `load_library`; it is used where it has room for all stages.
         """
-        if library is not None and has_vocoder(library) and NativeVocoder.takes(library, self):
+        if library is not None and NativeVocoder.takes(library, self):
+            self.to(sample_dtype(library))
             self.packed = NativeVocoder(library, self)
-            return
-        for module in self.modules():
-            if isinstance(module, FishConvNet):
-                module.pack()
+        elif multiplies_bfloat16(torch.device("cpu")):
+            self.to(torch.bfloat16)
+            for module in self.modules():
+                if isinstance(module, FishConvNet):
+                    module.pack()
 
     def forward(self, x: Tensor, state: StreamState | None = None) -> Tensor:
         if self.packed is not None:

@@ -1,4 +1,5 @@
-"""The codec's decoder in C: bfloat16 products, all layers in two calls."""
+"""The codec's decoder in C, all layers in two calls: products of float32 or of bfloat16, whichever
+this CPU is faster at."""
 
 from __future__ import annotations
 
@@ -20,7 +21,7 @@ if TYPE_CHECKING:
     from .quantizer import DownsampleFiniteScalarQuantize
 
 
-COUNT_NUMBERS = 2  # of bfloat16, whose bits are a signal's count of positions, a uint32
+COUNT_BYTES = 4  # a signal's count of positions, a uint32
 
 
 class ConvolutionStruct(Structure):
@@ -64,8 +65,10 @@ class _NativeLayers:
 
     def __init__(self, library: CDLL) -> None:
         self.compiled = library
-        self.width = _number(library, "width")  # of a vector; channels are filled up to whole ones
-        self.side = _number(library, "side")  # vectors of outputs that are computed at once
+        self.width = library.native_width()  # of a vector; channels are filled up to whole ones
+        self.side = library.native_side()  # vectors of outputs that are computed at once
+        self.added = library.native_added()  # inputs whose products are added up at once
+        self.dtype = sample_dtype(library)
         self.tensors: list[Tensor] = []  # what the pointers point to
         self.state_size = 0  # numbers that are kept of a signal
         self.rate = 1
@@ -98,8 +101,8 @@ class _NativeLayers:
         if state is None:
             state = self._keep((taps - 1) * dilation * num_inputs)
         blocks = self._blocks_of(_terms_of(weight.float()) if paired else weight)
-        parts = [rearrange(x, "o (i two) k -> (k i o two)", two=2) for x in blocks]
-        self.tensors.append(torch.cat(parts).bfloat16())
+        parts = [rearrange(x, "o (i n) k -> (k i o n)", n=self.added) for x in blocks]
+        self.tensors.append(torch.cat(parts).to(self.dtype))
         packed, floats = self.tensors[-1].data_ptr(), self._floats(bias)
         return ConvolutionStruct(
             packed, floats, num_inputs, num_outputs, taps, dilation, state, paired
@@ -137,10 +140,10 @@ class _NativeLayers:
         return blocks
 
     def states(self, module: nn.Module, batch_size: int, state: StreamState | None) -> Tensor:
-        """What is kept of signals between their pieces, [B, N] bfloat16, also in the state."""
+        """What is kept of signals between their pieces, [B, N] of `dtype`, also in the state."""
         kept = None if state is None else state.buffers.get(module)
         if kept is None:
-            kept = torch.zeros(batch_size, self.state_size, dtype=torch.bfloat16)
+            kept = torch.zeros(batch_size, self.state_size, dtype=self.dtype)
         if state is not None:
             state.buffers[module] = kept
         return kept
@@ -157,13 +160,13 @@ class NativeVocoder(_NativeLayers):
     """A vocoder's weights as the C file sees them.
 
     Args:
-        library: from `load_library`, with a vocoder.
+        library: from `load_library`.
         head: with final weights, of plain layers, that it `takes`.
     """
 
     def __init__(self, library: CDLL, head: HiFiGANGenerator) -> None:
         super().__init__(library)
-        self._keep(COUNT_NUMBERS)
+        self._keep(COUNT_BYTES // self.dtype.itemsize)
         first = self._layer(*self._plain(head.conv_pre))
         stages = []
         parts = zip(head.ups, head.resblocks, strict=True)
@@ -177,7 +180,7 @@ class NativeVocoder(_NativeLayers):
     @staticmethod
     def takes(library: CDLL, head: HiFiGANGenerator) -> bool:
         """Whether a vocoder has no more stages than the library has room for."""
-        return len(head.ups) <= _number(library, "max_stages")
+        return len(head.ups) <= library.native_max_stages()
 
     def _stage(self, up: FishTransConvNet, block: ParallelBlock) -> StageStruct:
         raised = self._layer(*self._raising(up))
@@ -290,6 +293,11 @@ class NativeRefinement(_NativeLayers):
         return hidden.mT
 
 
+def sample_dtype(library: CDLL) -> torch.dtype:
+    """The dtype of weights, and of signals between layers."""
+    return {2: torch.bfloat16, 4: torch.float32}[library.native_sample_bytes()]
+
+
 def _terms_of(weight: Tensor) -> Tensor:
     """Weight [..., taps] -> [..., terms] of all passes of pairs.h, in their order."""
     passes: list[list[Tensor]] = [[], [], [], []]
@@ -317,8 +325,3 @@ def _convs_of(stack: ResidualStack) -> list[FishConvNet]:
 def _bias_of(layer: FishConvNet | FishTransConvNet) -> Tensor:
     assert layer.conv.bias is not None
     return layer.conv.bias.detach()
-
-
-def _number(library: CDLL, name: str) -> int:
-    """One that the C file was written with."""
-    return c_int64.in_dll(library, f"native_{name}").value

@@ -49,7 +49,7 @@ class DownsampleFiniteScalarQuantize(Packable):
         self.table = rearrange(values, "1 n (g c) -> g n c", g=num_groups).contiguous()
 
     def pack(self, library: CDLL) -> None:
-        """Let C decode final weights, in bfloat16; encoding stays as it is.
+        """Let C decode final weights, in its dtype; encoding stays as it is.
 
         Weights that are loaded or converted later have to be packed again.
         """
