@@ -168,7 +168,9 @@ static sample **get_states(int64_t rows, int64_t bytes) {
 }
 
 static void call_vocoder(int threads) {
-    Vocoder vocoder = {get_convolution(), get_convolution()};
+    Vocoder vocoder;
+    vocoder.first = get_convolution();
+    vocoder.last = get_convolution();
     vocoder.num_stages = number();
     Stage *stages = room(vocoder.num_stages * sizeof(Stage));
     int64_t rate = 1;

@@ -10,9 +10,11 @@ from pathlib import Path
 from unittest import mock
 
 import pytest
+import torch
 from emulated import COMPILER, EMULATOR, EmulatedLibrary
 
 from models.transformer.native import compiled as library
+from models.westlake.firefly.native import sample_dtype
 
 # The first is the processor's best; AVX-512 is apart where that is AMX.
 INSTRUCTION_SETS = ("native", "avx512", "avx2", "avxvnni", "neon")
@@ -51,7 +53,10 @@ def _decoding(dtype: str) -> CDLL | None:
     best = library.load_library()
     if best is None or library.isa_of(best) not in ("amx", "avx512"):
         return None
-    return _compiled_with("-DWITHOUT_AMX", DECODERS[dtype])
+    found = _compiled_with("-DWITHOUT_AMX", DECODERS[dtype])
+    has_pairs = torch.cpu._is_avx512_bf16_supported()
+    assert found is None or sample_dtype(found) == getattr(torch, dtype) or not has_pairs
+    return found if has_pairs or dtype == "float32" else None
 
 
 @functools.cache

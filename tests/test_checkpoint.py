@@ -23,9 +23,11 @@ from small_checkpoint import (
 from models.errors import UserError
 from models.load import load_model
 from models.tokenizer import load_tokenizer
+from models.transformer.native import load_library
 from models.westlake.checkpoint import PUBLISHED_CODEC, load_checkpoint
 from models.westlake.dual_ar import DualARTransformer, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
+from models.westlake.firefly.native import sample_dtype
 from models.westlake.published import rename_dual_ar
 from models.westlake.saved_checkpoint import save_checkpoint
 from models.westlake.speech_model import WestlakeModel
@@ -189,6 +191,18 @@ def test_bfloat16_in_pytorch(saved, model, monkeypatch, is_fast, head):
     logits, _ = checkpoint.model(torch.ones(1, 9, 4, dtype=torch.long))
     assert logits.dtype == torch.bfloat16
     assert logits.isfinite().all()
+
+
+@pytest.mark.parametrize("is_fast", [True, False])
+def test_the_codec_decodes_in_c(saved, monkeypatch, is_fast):
+    library = load_library()
+    if library is None:
+        pytest.skip("there is no library on this CPU")
+    monkeypatch.setattr("torch.cpu._is_avx512_bf16_supported", lambda: is_fast)
+    codec = load_checkpoint(saved, dtype="bfloat16").codec
+    assert codec.head.packed is not None
+    assert {weight.dtype for weight in codec.head.parameters()} == {sample_dtype(library)}
+    assert load_checkpoint(saved, dtype="float32").codec.head.packed is None
 
 
 def test_tiny_is_the_default(saved, tmp_path, monkeypatch):

@@ -1,7 +1,5 @@
 """What `auto` takes: int8 wherever the memory's speed lets it speak in real time."""
 
-import threading
-from concurrent.futures import ThreadPoolExecutor
 from ctypes import CDLL
 from dataclasses import replace
 from unittest.mock import Mock
@@ -10,6 +8,7 @@ import pytest
 import torch
 from loguru import logger
 
+from models.transformer.native import PANEL, load_library
 from models.westlake import fastest
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
 from models.westlake.fastest import bytes_per_frame, fastest_dtype, read_speed
@@ -28,9 +27,17 @@ LARGE = DualARConfig(
     codebook_size=1032,
     num_codebooks=8,
 )
+SLOW_BYTES, FAST_BYTES = 494_089_216, 60_569_600
 SMALL = replace(LARGE, vocab_size=1000, n_layer=2)
 FRAME_RATE = 21.53
-CPU, LIBRARY = torch.device("cpu"), Mock(CDLL)
+CPU = torch.device("cpu")
+
+
+def library_of(isa: str) -> CDLL:
+    return Mock(native_isa=lambda: isa.encode())
+
+
+LIBRARY = library_of("avx512")
 
 
 def built(config: DualARConfig) -> DualARTransformer:
@@ -51,28 +58,37 @@ def lines():
     logger.remove(sink)
 
 
+def give_speeds(monkeypatch: pytest.MonkeyPatch, memory: float, cache: float) -> None:
+    """Bytes a second."""
+    measured = {fastest.MEASURED_BYTES: memory, FAST_BYTES: cache}
+    monkeypatch.setattr(fastest, "read_speed", lambda _, size: measured[size])
+
+
 @pytest.mark.parametrize(
-    ("gigabytes", "expected", "told"),
+    ("isa", "memory", "cache", "expected", "told"),
     [
-        (70, "int8", "auto takes int8: memory reads 70 GB/s"),
-        (36, "int8", "would take 0.8"),
-        (28, "int4", "auto takes int4: memory reads 28 GB/s"),
-        (16, "int4", "of work in int8, at most 0.9 are wanted"),
+        ("avx512", 70, 70, "int8", "auto takes int8: memory reads 70 GB/s"),
+        ("avx512", 36, 36, "int8", "would take 0.84"),
+        ("avx512", 27, 48, "int8", "would take 0.86"),
+        ("avx512", 25, 25, "int4", "auto takes int4: memory reads 25 GB/s"),
+        ("avx2", 36, 36, "int4", "would take 1.09"),
+        ("amx", 16, 16, "int4", "of work in int8, at most 0.9 are wanted"),
     ],
 )
 def test_a_large_model_is_int8_where_memory_is_fast_enough(
-    large, lines, monkeypatch, gigabytes, expected, told
+    large, lines, monkeypatch, isa, memory, cache, expected, told
 ):
-    monkeypatch.setattr(fastest, "read_speed", lambda: gigabytes * 1e9)
-    assert fastest_dtype(large, CPU, LIBRARY, FRAME_RATE) == expected
+    give_speeds(monkeypatch, memory * 1e9, cache * 1e9)
+    assert fastest_dtype(large, CPU, library_of(isa), FRAME_RATE) == expected
     assert len(lines) == 1 and told in lines[0]
 
 
 def test_a_tenth_is_to_spare(large, monkeypatch):
-    steps = fastest.MOST_WORK - fastest.CODEC_SECONDS
-    border = FRAME_RATE * bytes_per_frame(large) / fastest.MEMORY_SHARE / steps
+    slow, fast = bytes_per_frame(large)
+    steps = fastest.MOST_WORK - fastest.OTHER_SECONDS["avx512"]
+    border = FRAME_RATE * (slow + LARGE.num_codebooks * fast) / steps
     for speed, expected in ((1.01 * border, "int8"), (0.99 * border, "int4")):
-        monkeypatch.setattr(fastest, "read_speed", lambda speed=speed: speed)
+        give_speeds(monkeypatch, speed, speed)
         assert fastest_dtype(large, CPU, LIBRARY, FRAME_RATE) == expected
 
 
@@ -94,34 +110,26 @@ def test_where_memory_does_not_decide_it_is_not_measured(
     assert not lines
 
 
-def test_a_frame_reads_the_fast_stack_once_a_codebook(large):
-    one = bytes_per_frame(built(replace(LARGE, num_codebooks=1)))
+def test_what_a_frame_reads(large):
     fast = sum(
         x.numel() for part in (large.fast_layers, large.fast_output) for x in part.parameters()
     )
-    assert bytes_per_frame(large) == one + 7 * fast
     slow = sum(x.numel() for x in large.layers.parameters()) + large.embed_tokens.weight.numel()
-    assert one == slow + fast
+    assert bytes_per_frame(large) == (slow, fast) == (SLOW_BYTES, FAST_BYTES)
 
 
-def test_the_speed_of_memory_is_the_sum_of_what_all_threads_read(monkeypatch, set_threads):
-    set_threads(2)
-    seconds = threading.local()
-
-    def thread_time() -> float:  # each thread reads its part in 2 s
-        seconds.now = getattr(seconds, "now", -2) + 2
-        return seconds.now
-
-    monkeypatch.setattr(fastest, "thread_time", thread_time)
-    assert read_speed() == pytest.approx(fastest.MEASURED_BYTES / 2)
+def test_the_speed_is_that_of_a_product_s_quickest_pass(monkeypatch):
+    library = load_library()
+    if library is None:
+        pytest.skip("there is no library on this CPU")
+    times = iter([0, 3, 10, 12, 20, 24, 30, 33, 40, 43])
+    monkeypatch.setattr(fastest, "thread_time", lambda: next(times))
+    asked = 3 * PANEL * fastest.NUM_INPUTS
+    assert read_speed(library, asked + 1000) == asked / 2
 
 
-def test_a_thread_that_does_not_come_is_not_waited_for(monkeypatch, set_threads):
-    set_threads(2)
-    monkeypatch.setattr(fastest, "ThreadPoolExecutor", lambda number: ThreadPoolExecutor(1))
-    monkeypatch.setattr(fastest, "START_SECONDS", 0.05)
-    measured: list[float] = []
-    work = threading.Thread(target=lambda: measured.append(read_speed()), daemon=True)
-    work.start()
-    work.join(60)
-    assert measured and measured[0] > 0
+def test_the_speed_of_this_machine_is_one():
+    library = load_library()
+    if library is None:
+        pytest.skip("there is no library on this CPU")
+    assert 1e8 < read_speed(library, 1 << 24) < 1e12

@@ -90,6 +90,15 @@ def test_it_errs_less_than_pytorch(head: HiFiGANGenerator, library: CDLL):
     assert error < (1e-4 if sample_dtype(library) == torch.float32 else 0.02)
 
 
+def test_what_is_no_number_or_large_passes(head: HiFiGANGenerator, library: CDLL):
+    changed, x = packed(head, library), noise(1, LATENT_DIM, 3)
+    assert changed(torch.nan * x).isnan().all()
+    large, expected = changed(1000 * x), head(1000 * x)
+    assert (large.sign() == expected.sign()).float().mean() > 0.9
+    if sample_dtype(library) == torch.float32:
+        torch.testing.assert_close(large, expected, rtol=0, atol=0.1)
+
+
 def test_tiles_err_no_more_than_vectors(head: HiFiGANGenerator):
     if isa_of(library_for("native")) != "amx":
         pytest.skip("no tiles on this processor")
@@ -204,7 +213,7 @@ def quantizer(small_codec: FireflyArchitecture) -> DownsampleFiniteScalarQuantiz
     return quantizer
 
 
-def test_latents_err_as_bfloat16_does(quantizer: DownsampleFiniteScalarQuantize, library: CDLL):
+def test_latents_err_as_their_dtype_does(quantizer: DownsampleFiniteScalarQuantize, library: CDLL):
     codes = torch.arange(2 * 8 * 50).view(2, 8, 50) * 37 % 1000
     expected, encoded = quantizer.decode(codes), quantizer.encode(noise(2, 64, 40))
     quantizer.pack(library)

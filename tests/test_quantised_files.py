@@ -52,7 +52,7 @@ def test_a_saved_one_speaks_as_the_one_quantised_when_loaded(
             continue
         monkeypatch.setattr("models.westlake.checkpoint.load_library", lambda found=library: found)
         monkeypatch.setattr("models.westlake.fastest.LARGE_MODEL", threshold)
-        monkeypatch.setattr("models.westlake.fastest.read_speed", lambda: 1.0)
+        monkeypatch.setattr("models.westlake.fastest.read_speed", lambda *_: 1.0)
         assert load_checkpoint(source).dtype == chosen
     with pytest.raises(ValueError, match=f"is quantised to {dtype}, which the CPU"):
         load_checkpoint(tmp_path / "small", dtype="float32")

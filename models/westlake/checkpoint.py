@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from ..devices import FLOATS, QUANTISED, check_dtype, find_device, multiplies_bfloat16
+from ..devices import FLOATS, QUANTISED, check_dtype, find_device
 from ..files import naming
 from ..tokenizer import TextTokenizer, load_tokenizer, mark_ids, special_words
 from ..transformer.native import compile_library, load_library
@@ -145,7 +145,7 @@ def load_checkpoint(
     if dtype != "float32":
         if torch_device.type == "cpu":
             codec.pack(library)
-        elif multiplies_bfloat16(torch_device):
+        else:
             codec.head.to(torch.bfloat16)
     return Checkpoint(
         name=str(name_or_path),

@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
-from ctypes import CDLL
-from threading import Barrier, BrokenBarrierError
+from ctypes import CDLL, addressof
 from time import thread_time
 
-import numpy as np
 import torch
 from loguru import logger
 
-from ..transformer.native import HugePages
+from ..transformer.native import (
+    PANEL,
+    HugePages,
+    LinearStruct,
+    isa_of,
+    pointer_of,
+    scratch_of,
+    share_of_threads,
+)
 from ..transformer.quantisation import fits_4_bits
 from .dual_ar import DualARTransformer
 
 LARGE_MODEL = 100_000_000  # weights
-MEASURED_BYTES = 1 << 27  # several times a processor's cache
-START_SECONDS = 1.0  # in which all threads that measure must have begun
-MEMORY_SHARE = 0.85  # of what memory allows, that decode steps in C reach
-CODEC_SECONDS = 0.16  # of work per second of speech, at full size
+MEASURED_BYTES = 1 << 27  # more than most processors' caches
+NUM_INPUTS = 1024
+PASSES = 5  # the first begins threads, and some caches keep only what has come more than once
+# Of work per second of speech, at full size, for the codec and all else than to read weights, as
+# measured with each; with NEON it was not.
+OTHER_SECONDS = {"amx": 0.1, "avx512": 0.25, "avx2": 0.5, "neon": 0.5}
 MOST_WORK = 0.9  # seconds per second of speech: a tenth is to spare
 
 
@@ -42,8 +48,10 @@ def fastest_dtype(
         return "int8" if is_large else "float32"
     if not is_large or not fits_4_bits(model.config.slow, model.config.fast):
         return "int8"
-    speed = read_speed()
-    work = frame_rate * bytes_per_frame(model) / (MEMORY_SHARE * speed) + CODEC_SECONDS
+    slow, fast = bytes_per_frame(model)
+    speed, again = read_speed(library, MEASURED_BYTES), read_speed(library, fast)
+    step = slow / speed + model.config.num_codebooks * fast / again
+    work = frame_rate * step + OTHER_SECONDS[isa_of(library)]
     dtype = "int8" if work <= MOST_WORK else "int4"
     told = "" if dtype == "int8" else f", at most {MOST_WORK} are wanted, and int4 needs about half"
     logger.info(
@@ -53,34 +61,39 @@ def fastest_dtype(
     return dtype
 
 
-def bytes_per_frame(model: DualARTransformer) -> int:
-    """What a frame reads in int8: the slow stack and its head once, the fast ones K times."""
+def bytes_per_frame(model: DualARTransformer) -> tuple[int, int]:
+    """What a frame reads in int8: of the slow stack and its head; and K times of the fast ones."""
     config = model.config
     slow = _num_weights(model.layers) + config.vocab_size * config.dim
     fast = _num_weights(model.fast_layers) + _num_weights(model.fast_output)
-    return slow + config.num_codebooks * fast
+    return slow, fast
 
 
 def _num_weights(module: torch.nn.Module) -> int:
     return sum(weight.numel() for weight in module.parameters())
 
 
-def read_speed() -> float:
-    """Bytes a second that all threads read from memory together, measured in some milliseconds.
+def read_speed(library: CDLL, num_bytes: int) -> float:
+    """Bytes of weights a second that a product with one row reads, measured in some milliseconds.
 
-    Their own processor time counts, as what else runs at the moment may be gone when it speaks.
+    The processor time of this thread counts, as what else runs now may be gone when it speaks; of
+    some passes that of the quickest.
+
+    Args:
+        library: from `load_library`.
+        num_bytes: of weights of 8 bits; they come from the memory or the cache that holds so many.
     """
-    num_threads = torch.get_num_threads()
-    shape = num_threads, MEASURED_BYTES // num_threads
-    parts = HugePages().take(shape, torch.int8).fill_(1).numpy()
-    barrier = Barrier(num_threads)
-
-    def read(part: np.ndarray) -> float:
-        with suppress(BrokenBarrierError):  # the others did not come: then they are not counted on
-            barrier.wait(START_SECONDS)
-        started = thread_time()
-        part.max()
-        return len(part) / (thread_time() - started)
-
-    with ThreadPoolExecutor(num_threads) as pool:
-        return sum(pool.map(read, parts))
+    num_outputs = num_bytes // NUM_INPUTS // PANEL * PANEL
+    weight = HugePages().take((num_outputs, NUM_INPUTS // 4)).fill_(1)
+    scale, x = torch.ones(num_outputs).bfloat16(), torch.ones(1, NUM_INPUTS)
+    linear = LinearStruct(pointer_of(weight), pointer_of(scale), None, NUM_INPUTS, num_outputs, 8)
+    y, scratch = scratch_of((1, num_outputs), library.native_product_scratch(addressof(linear), 1))
+    seconds = []
+    with share_of_threads() as threads:
+        for _ in range(PASSES):
+            started = thread_time()
+            library.native_product(
+                addressof(linear), x.data_ptr(), y.data_ptr(), 1, scratch.data_ptr(), threads
+            )
+            seconds.append(thread_time() - started)
+    return weight.nbytes / min(seconds)

@@ -3,7 +3,9 @@
 from .compiled import (
     ISA_SWITCH,
     HeadStruct,
+    LinearStruct,
     compile_library,
+    isa_of,
     load_library,
     native_correct,
     native_quantise,
@@ -12,17 +14,21 @@ from .compiled import (
 )
 from .linear import NativeLinear
 from .memory import HugePages
+from .panels import PANEL
 from .stack import MAX_HEAD, NativeStack, native_form
 from .threads import num_threads, share_of_threads, without_torch_threads, work_beside
 
 __all__ = [
     "ISA_SWITCH",
     "MAX_HEAD",
+    "PANEL",
     "HeadStruct",
     "HugePages",
+    "LinearStruct",
     "NativeLinear",
     "NativeStack",
     "compile_library",
+    "isa_of",
     "load_library",
     "native_correct",
     "native_form",

@@ -1,4 +1,5 @@
-// Causal convolutions of signals in pieces: products of bf16, sums and residuals of float32.
+// Causal convolutions of signals in pieces: sums and residuals of float32, products of that or of
+// bf16, whichever is faster.
 //
 // Signals lie as [positions, channels], whose numbers are multiples of WIDTH. A result is summed in
 // one order, whatever is computed beside it: pieces give what the whole gives, and so do rows alone.
@@ -58,7 +59,7 @@ typedef struct {
 
 // The inputs of a convolution: of each row some that are known, then new ones.
 typedef struct {
-    sample *data; // [rows, known + room, channels]; if outputs are paired, that often as there are kinds
+    sample *data; // [rows, known + room, channels]; if outputs are paired, as often as there are kinds
     int64_t known, room, channels, state;
 } Signal;
 
@@ -79,8 +80,8 @@ typedef struct {
 typedef struct {
     int64_t rows;
     sample *const *states; // of each row what is kept between its pieces
-    int thread, threads; // its number, from 0; how many there are
-    int64_t rate, at;    // see passed_by
+    int thread, threads;   // its number, from 0; how many there are
+    int64_t rate, at;      // see passed_by
 } Share;
 
 static int64_t at_most(int64_t x, int64_t limit) { return x < limit ? x : limit; }

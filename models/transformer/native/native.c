@@ -3,8 +3,8 @@
 // codes, the rounding to few bits (rounding.h), and a codec's decoder (refinement.h, vocoder.h).
 //
 // The inputs of a product become integers of 8 bits, with a scale for every 128 of them: bytes are
-// what processors multiply the most of in one instruction. All else is float32. What depends on the
-// instruction set is in a header for each.
+// what processors multiply the most of in one instruction. All else is float32, but for a decoder's
+// signals where bf16 is faster. What depends on the instruction set is in a header for each.
 
 #include <math.h>
 #include <stdint.h>

@@ -171,11 +171,9 @@ static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, b
     return add_signed(add_signed(sum, upper, first), lower, second);
 }
 
-#define HAS_ACTIVATIONS 1
-
 enum { SIDE = 4, TIMES = 6 }; // see convolution.h
 
-#if defined(HAS_AMX) && defined(__AMX_BF16__)
+#if defined(HAS_AMX) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
 #define HAS_AMX_BF16 1
 #endif
 
@@ -183,8 +181,8 @@ enum { SIDE = 4, TIMES = 6 }; // see convolution.h
 // do four float32 products in the time of one of bf16 pairs.
 #if defined(HAS_AMX_BF16) || (defined(__AVX512BF16__) && !defined(__AVX512FP16__))
 
-typedef bf16 sample;     // of a signal
-typedef __m512bh factors; // of bf16, whose products are added up by twos
+typedef bf16 sample;      // of a signal
+typedef __m512bh factors; // pairs of bf16, whose products are added up
 
 enum { ADDED = 2 }; // inputs whose products are added up at once
 
@@ -236,7 +234,9 @@ static INLINE floats power_of_two(floats x) {
     return _mm512_scalef_ps(y, x);
 }
 
-// The next two have more digits than bf16.
+#define HAS_ACTIVATIONS 1
+
+// The next two are right to four digits, which is more than bf16 has and anybody hears.
 
 // x / (1 + e^-x)
 static INLINE floats silu(floats x) {
@@ -255,4 +255,3 @@ static INLINE floats gelu(floats x) {
     __mmask16 positive = _mm512_cmp_ps_mask(x, splat(0), _CMP_GE_OQ);
     return x * _mm512_mask_sub_ps(tail, positive, splat(1), tail);
 }
-

@@ -28,7 +28,7 @@ typedef struct {
     int64_t tiles[MAX_STAGES];            // inputs of a stage that it takes at once
     int64_t rates[MAX_STAGES];            // positions of a stage for each of `positions`
     Signal start, ups[MAX_STAGES + 1];    // of the first convolution, the stages and the last
-    sample *shared, *before, *between;      // inputs within a stage
+    sample *shared, *before, *between;    // inputs within a stage
     float *x, *sum, *total;               // of a stage; of one of its stacks; of several
 } Speech;
 

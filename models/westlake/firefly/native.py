@@ -144,6 +144,7 @@ class _NativeLayers:
         kept = None if state is None else state.buffers.get(module)
         if kept is None:
             kept = torch.zeros(batch_size, self.state_size, dtype=self.dtype)
+        assert kept.shape[1] == self.state_size and kept.dtype == self.dtype, "another layout's"
         if state is not None:
             state.buffers[module] = kept
         return kept
