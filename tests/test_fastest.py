@@ -118,14 +118,14 @@ def test_what_a_frame_reads(large):
     assert bytes_per_frame(large) == (slow, fast) == (SLOW_BYTES, FAST_BYTES)
 
 
-def test_the_speed_is_that_of_a_product_s_quickest_pass(monkeypatch):
+def test_the_speed_is_a_products_in_the_median_of_some_passes(monkeypatch):
     library = load_library()
     if library is None:
         pytest.skip("there is no library on this CPU")
     times = iter([0, 3, 10, 12, 20, 24, 30, 33, 40, 43])
     monkeypatch.setattr(fastest, "thread_time", lambda: next(times))
     asked = 3 * PANEL * fastest.NUM_INPUTS
-    assert read_speed(library, asked + 1000) == asked / 2
+    assert read_speed(library, asked + 1000) == asked / 3
 
 
 def test_the_speed_of_this_machine_is_one():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import statistics
 from ctypes import CDLL, addressof
 from time import thread_time
 
@@ -77,7 +78,7 @@ def read_speed(library: CDLL, num_bytes: int) -> float:
     """Bytes of weights a second that a product with one row reads, measured in some milliseconds.
 
     The processor time of this thread counts, as what else runs now may be gone when it speaks; of
-    some passes that of the quickest.
+    some passes the median.
 
     Args:
         library: from `load_library`.
@@ -96,4 +97,4 @@ def read_speed(library: CDLL, num_bytes: int) -> float:
                 addressof(linear), x.data_ptr(), y.data_ptr(), 1, scratch.data_ptr(), threads
             )
             seconds.append(thread_time() - started)
-    return weight.nbytes / min(seconds)
+    return weight.nbytes / statistics.median(seconds)
