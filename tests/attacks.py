@@ -43,8 +43,10 @@ class Server:
     @property
     def files(self) -> list[Path]:
         """What visitors left: not the locks, nor what is kept beside the page's own folder."""
-        paths = self.folder.glob("westlake-omni-*/**/*")
-        return [path for path in paths if path.is_file() and path.name != ".lock"]
+        # os.walk passes over folders that go meanwhile, as pathlib's glob does not.
+        walks = map(os.walk, self.folder.glob("westlake-omni-*"))
+        found = ((folder, name) for walk in walks for folder, _, names in walk for name in names)
+        return [Path(folder, name) for folder, name in found if name != ".lock"]
 
     @property
     def seconds_worked(self) -> float:
