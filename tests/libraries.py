@@ -53,6 +53,8 @@ def _decoding(dtype: str) -> CDLL | None:
     best = library.load_library()
     if best is None or library.isa_of(best) not in ("amx", "avx512"):
         return None
+    if library.isa_of(best) == "avx512" and sample_dtype(best) == getattr(torch, dtype):
+        return None  # the best one is that
     found = _compiled_with("-DWITHOUT_AMX", DECODERS[dtype])
     has_pairs = torch.cpu._is_avx512_bf16_supported()
     assert found is None or sample_dtype(found) == getattr(torch, dtype) or not has_pairs
