@@ -8,6 +8,29 @@
 // TIMES positions.
 enum { MOST_TIMES = SIDE * TIMES };
 
+#ifndef HAS_BF16_SIGNALS
+
+typedef float sample; // of a signal
+typedef floats factors;
+
+enum { ADDED = 1 };
+
+static INLINE floats read_samples(const sample *x) {
+    floats y;
+    memcpy(&y, x, sizeof y);
+    return y;
+}
+
+static INLINE void write_samples(sample *to, floats x) { memcpy(to, &x, sizeof x); }
+
+static INLINE factors read_weights(const sample *x) { return read_samples(x); }
+
+static INLINE factors splat_inputs(const sample *x) { return splat(*x); }
+
+static INLINE floats add_products(floats sum, factors a, factors b) { return fused(a, b, sum); }
+
+#endif
+
 #ifndef HAS_ACTIVATIONS
 
 // As `exponential`.

@@ -180,18 +180,3 @@ static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, b
 #endif
 
 enum { SIDE = 2, TIMES = 6 }; // see convolution.h
-
-typedef float sample; // of a signal
-typedef floats factors;
-
-enum { ADDED = 1 };
-
-static INLINE factors read_weights(const sample *x) { return _mm256_loadu_ps(x); }
-
-static INLINE factors splat_inputs(const sample *x) { return splat(*x); }
-
-static INLINE floats add_products(floats sum, factors a, factors b) { return fused(a, b, sum); }
-
-static INLINE floats read_samples(const sample *x) { return _mm256_loadu_ps(x); }
-
-static INLINE void write_samples(sample *to, floats x) { _mm256_storeu_ps(to, x); }

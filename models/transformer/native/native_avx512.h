@@ -181,6 +181,8 @@ enum { SIDE = 4, TIMES = 6 }; // see convolution.h
 // do four float32 products in the time of one of bf16 pairs.
 #if defined(HAS_AMX_BF16) || (defined(__AVX512BF16__) && !defined(__AVX512FP16__))
 
+#define HAS_BF16_SIGNALS 1
+
 typedef bf16 sample;      // of a signal
 typedef __m512bh factors; // pairs of bf16, whose products are added up
 
@@ -204,23 +206,6 @@ static INLINE floats read_samples(const sample *x) { return read_bf16(x, WIDTH);
 static INLINE void write_samples(sample *to, floats x) {
     _mm256_storeu_si256((__m256i *)to, (__m256i)_mm512_cvtneps_pbh(x));
 }
-
-#else
-
-typedef float sample;
-typedef floats factors;
-
-enum { ADDED = 1 };
-
-static INLINE factors read_weights(const sample *x) { return _mm512_loadu_ps(x); }
-
-static INLINE factors splat_inputs(const sample *x) { return splat(*x); }
-
-static INLINE floats add_products(floats sum, factors a, factors b) { return fused(a, b, sum); }
-
-static INLINE floats read_samples(const sample *x) { return _mm512_loadu_ps(x); }
-
-static INLINE void write_samples(sample *to, floats x) { _mm512_storeu_ps(to, x); }
 
 #endif
 
