@@ -151,8 +151,9 @@ static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
     return (ints)DPBUSD((__m256i)sum, weights, inputs);
 }
 
-static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, bytes second) {
-    return add_signed(add_signed(sum, upper, first), lower, second);
+static INLINE ints add_halves(ints sum, bytes upper, bytes lower, const int8_t *inputs) {
+    sum = add_signed(sum, upper, splat_bytes(inputs));
+    return add_signed(sum, lower, splat_bytes(inputs + GROUP / 2));
 }
 
 #else
@@ -172,8 +173,9 @@ static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
 }
 
 // The sum of four products of 15 and 127 at most fits 16 bits.
-static INLINE ints add_halves(ints sum, bytes upper, bytes first, bytes lower, bytes second) {
-    __m256i even = _mm256_maddubs_epi16(upper, first), odd = _mm256_maddubs_epi16(lower, second);
+static INLINE ints add_halves(ints sum, bytes upper, bytes lower, const int8_t *inputs) {
+    __m256i even = _mm256_maddubs_epi16(upper, splat_bytes(inputs));
+    __m256i odd = _mm256_maddubs_epi16(lower, splat_bytes(inputs + GROUP / 2));
     return add_pairs(sum, _mm256_add_epi16(even, odd));
 }
 

@@ -89,11 +89,10 @@ static INLINE void add_group(Progress *at, int panels, int rows) {
 #pragma GCC unroll 8
         for (int r = 0; r < rows; r++) {
             const int8_t *from = at->bytes + r * GROUP + column * 4;
-            bytes first = splat_bytes(from), second = splat_bytes(from + GROUP / 2);
 #pragma GCC unroll 8
             for (int v = 0; v < vectors; v++) {
                 ints *sum = sums + v * rows + r;
-                *sum = add_halves(*sum, even[v], first, odd[v], second);
+                *sum = add_halves(*sum, even[v], odd[v], from);
             }
         }
     }
@@ -172,9 +171,8 @@ static void product_of(const Linear *linear, const Inputs *in, float *y, int64_t
     if (linear->bits == 8) products(linear, 8, panel, PANELS, in, row, COUNT, y);                 \
     else products(linear, 4, panel, PANELS, in, row, COUNT, y)
     for (int64_t size; first < end; first += size) {
-        // 4 bits are unpacked once for all rows, so a few of them wait for instructions, not memory.
-        int are_beside = in->rows >= ROWS || (linear->bits == 4 && in->rows > 1);
-        size = are_beside ? smaller(end - first, BESIDE) : 1;
+        // A few rows take one panel after another: memory is slower at giving two of them in turn.
+        size = in->rows >= ROWS ? smaller(end - first, BESIDE) : 1;
         for (int64_t row = 0, rows; row < in->rows; row += rows) {
             int64_t left = smaller(in->rows, (row / ROWS + 1) * ROWS) - row, panel = first;
             rows = left == ROWS && size == BESIDE ? ROWS : smaller(left, FEW);
