@@ -13,7 +13,9 @@ from models.transformer.native.compiled import (
     StackStruct,
 )
 from models.transformer.native.panels import PANEL
-from models.westlake.firefly.native import ConvolutionStruct, RefinementStruct, VocoderStruct
+from models.westlake.firefly.native_layers import ConvolutionStruct
+from models.westlake.firefly.native_refinement import RefinementStruct
+from models.westlake.firefly.native_vocoder import VocoderStruct
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp-simd", "-static")

@@ -14,7 +14,7 @@ import torch
 from emulated import COMPILER, EMULATOR, EmulatedLibrary
 
 from models.transformer.native import compiled as library
-from models.westlake.firefly.native import sample_dtype
+from models.westlake.firefly.native_layers import sample_dtype
 
 # The first is the processor's best; AVX-512 is apart where that is AMX.
 INSTRUCTION_SETS = ("native", "avx512", "avx2", "avxvnni", "neon")

@@ -27,7 +27,7 @@ from models.transformer.native import load_library
 from models.westlake.checkpoint import PUBLISHED_CODEC, load_checkpoint
 from models.westlake.dual_ar import DualARTransformer, SamplingConfig
 from models.westlake.firefly import FireflyArchitecture
-from models.westlake.firefly.native import sample_dtype
+from models.westlake.firefly.native_layers import sample_dtype
 from models.westlake.published import rename_dual_ar
 from models.westlake.saved_checkpoint import save_checkpoint
 from models.westlake.speech_model import WestlakeModel

@@ -15,7 +15,7 @@ from models.transformer.native.compiled import isa_of
 from models.westlake.firefly import FireflyArchitecture, FireflyConfig, StreamState
 from models.westlake.firefly.conv import FishTransConvNet
 from models.westlake.firefly.hifigan import HiFiGANGenerator, ParallelBlock
-from models.westlake.firefly.native import sample_dtype
+from models.westlake.firefly.native_layers import sample_dtype
 from models.westlake.firefly.quantizer import DownsampleFiniteScalarQuantize
 
 LIBRARY = load_library()

@@ -30,7 +30,7 @@ from .mishearing import Mishearing
 from .moods import told_emotion
 from .splicing import Splicer, spoken_syllables, stretch
 from .tokenizer import emotion_token, heard_syllables, heard_token, topic_token
-from .wording import CORRECTIONS, loosen, reword
+from .wording import as_said, pieces, reword
 
 # What the user gives: where replies are words alone; and where they are spoken, in shorter prompts.
 INPUT_SHARES = {
@@ -53,7 +53,6 @@ TURN_SHARES = {
 # nowhere else.
 FOLLOWUP_SHARE = {False: 0.4, True: 0.75}
 EARLIER_SPOKEN_SHARE = 0.5  # of replies that another turn follows, where that is spoken
-CORRECTION_SHARE = 0.15  # of new topics that nobody recorded
 SPACED_SHARE = 0.1  # of replies whose words alone are learned, that stand among their speech
 FREE_STYLE_SHARE = 0.3  # of replies whose style is drawn, so that a caller can force any
 EMOTION_WEIGHT = 8.0  # of the user's emotion, beside one token of the words
@@ -61,8 +60,6 @@ TOPIC_WEIGHT = 20.0  # of the topic, which decides all words, beside one of them
 LEAD_FRAMES = 2  # that a reply's characters are written before they are spoken
 HEARING_FRAMES = 5  # that the model may take to tell a syllable
 SPLICED_SHARE = 0.6  # of spoken lines whose syllables others said
-LOOSE_SHARE = 0.5  # of lines that nobody recorded
-CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -143,7 +140,12 @@ class Conversations:
 
         The topic among them decides all words; without these far more of what users say is read in
         the same time. Between the words the marks would count less.
+
+        Raises:
+            ValueError: nothing is written of any topic that can be drawn.
         """
+        if not any(intent.users for intent in self.intents.values()):
+            raise ValueError("no topic with a recorded reply has a 'user' line: add one")
         while not (intent := self._draw_intent(rng)).users:
             pass
         turn = self._draw_turn(intent, None, 0, rng, QUESTION_SHARES)
@@ -170,7 +172,7 @@ class Conversations:
             return turn_grid(self.tokens, ids, None, self.num_codebooks, after_reply=after_reply)
         text = []
         if inputs != "speech":
-            text = [id for piece in _pieces(user.text, rng) for id in self.tokenizer.encode(piece)]
+            text = [id for piece in pieces(user.text, rng) for id in self.tokenizer.encode(piece)]
         return turn_grid(
             self.tokens,
             text,
@@ -241,12 +243,13 @@ class Conversations:
             inputs = "speech"
         if inputs in ("speech", "speech_text"):
             if written and (not spoken or rng.random() < SPLICED_SHARE):
-                spliced = self.splicer.say(intent.name, _line(written, corrects, rng), rng)
+                line = as_said(str(rng.choice(written)), corrects, rng)
+                spliced = self.splicer.say(intent.name, line, rng)
                 if spliced is not None:
                     return stretch(spliced, rng), inputs
             if spoken:
                 return stretch(spoken[rng.integers(len(spoken))], rng), inputs
-        text = _line(written, corrects, rng)
+        text = as_said(str(rng.choice(written)), corrects, rng)
         emotion = intent.emotions[0] if kind is None else "neutral"
         codes = torch.zeros(self.num_codebooks, 0, dtype=torch.short)
         if inputs != "transcript":  # behind a transcript stands the voice's mood
@@ -366,20 +369,3 @@ def _heard(column: int, names: list[str]) -> list[tuple[int, Sequence[str]]]:
 
 def _reply_syllables(reply: Spoken) -> list[str]:
     return spoken_syllables(reply, ["".join(syllable) for syllable in syllables(reply.text)])
-
-
-def _line(written: Sequence[str], corrects: bool, rng: np.random.Generator) -> str:
-    """One of the lines as somebody may say it, who maybe `corrects` what was said before."""
-    text = str(rng.choice(written))
-    if rng.random() < LOOSE_SHARE:
-        text = loosen(text, rng)
-    if corrects and rng.random() < CORRECTION_SHARE:
-        text = str(rng.choice(CORRECTIONS)) + text
-    return text
-
-
-def _pieces(text: str, rng: np.random.Generator | None) -> list[str]:
-    if rng is None:
-        return [text]
-    cuts = [0, *(i for i in range(1, len(text)) if rng.random() < CUT_SHARE), len(text)]
-    return [text[start:end] for start, end in zip(cuts, cuts[1:])]

@@ -17,13 +17,12 @@ from ..dialogues import FOLLOWUPS, UNCLEAR, Dialogues
 from ..speech.pinyin import plain_syllables
 from .mishearing import Mishearing
 from .tokenizer import heard_syllables
-from .wording import CORRECTIONS, loosen, reword
+from .wording import as_said, reword
 
 EPOCHS, BATCH_SIZE, LEARNING_RATE = 8, 512, 4e-3
 LEAST_LINES = 2  # that an n-gram must stand in to be given a bucket
 WORDINGS = 3  # in which each line is looked through for n-grams
 INITIAL_STD = 0.05  # of embeddings
-LOOSE_SHARE, CORRECTED_SHARE = 0.5, 0.15
 CLEAR_SHARE = 0.25  # of lines that are heard as they are
 LOST_SHARES = {HEARD: 0.15, WRITTEN: 0.3}  # of a line's n-grams, so that none is relied on
 NUM_NOISES = 600  # in which nothing is said
@@ -101,7 +100,7 @@ def _wordings(
 ) -> Iterator[list[Sequence[str]]]:
     """Each line as it may be put, `WORDINGS` times; those of which nothing is left, left out."""
     for text, name in lines:
-        said = (_said(text, name not in FOLLOWUPS, rng) for _ in range(WORDINGS))
+        said = (as_said(text, name not in FOLLOWUPS, rng) for _ in range(WORDINGS))
         if told := [told for text in said if (told := symbols(text, rng))]:
             yield told
 
@@ -127,7 +126,7 @@ def _batches(
         names, bags = [], []
         for index in order[start : start + BATCH_SIZE]:
             text, name = lines[index]
-            told = symbols(_said(text, name not in FOLLOWUPS, rng), rng)
+            told = symbols(as_said(text, name not in FOLLOWUPS, rng), rng)
             if not told:
                 continue
             bag = classifier.buckets(told)
@@ -136,12 +135,3 @@ def _batches(
             bags.append(kept if len(kept) else bag)
         if bags:
             yield names, bags
-
-
-def _said(text: str, may_correct: bool, rng: np.random.Generator) -> str:
-    """A line as somebody puts it; of none, none."""
-    if text and rng.random() < LOOSE_SHARE:
-        text = loosen(text, rng)
-    if text and may_correct and rng.random() < CORRECTED_SHARE:
-        text = str(rng.choice(CORRECTIONS)) + text
-    return text

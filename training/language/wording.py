@@ -1,4 +1,5 @@
-"""The ways in which users say or write a line: loosely, in digits, taking the last one back."""
+"""The ways in which users say or write a line: loosely, in digits, taking the last one back; and
+in which it is cut for the tokenizer."""
 
 from __future__ import annotations
 
@@ -22,6 +23,9 @@ HESITATIONS = ("啊", "呃", "那个", "就是", "这个")
 TRADITIONAL_SHARE, DIGITS_SHARE, UNPUNCTUATED_SHARE = 0.08, 0.3, 0.15
 DIGITS = dict(zip("零一二三四五六七八九", "0123456789"))
 NUMBER = re.compile("[一二三四五六七八九](?=[个天年月点号次岁斤块])")
+LOOSE_SHARE = 0.5  # of written lines
+CORRECTION_SHARE = 0.15  # of those that may take back what was said before
+CUT_SHARE = 0.2  # of the places between a user's characters, where tokens are kept apart
 # What opens a turn that takes back the one before.
 CORRECTIONS = (
     "不是，我是说",
@@ -33,6 +37,15 @@ CORRECTIONS = (
     "先不说这个，",
     "你理解错了，",
 )
+
+
+def as_said(text: str, may_correct: bool, rng: np.random.Generator) -> str:
+    """A line as somebody may say it, who `may_correct` what was said before; of none, none."""
+    if text and rng.random() < LOOSE_SHARE:
+        text = loosen(text, rng)
+    if text and may_correct and rng.random() < CORRECTION_SHARE:
+        text = str(rng.choice(CORRECTIONS)) + text
+    return text
 
 
 def loosen(text: str, rng: np.random.Generator) -> str:
@@ -67,6 +80,14 @@ def reword(text: str, rng: np.random.Generator) -> str:
     if rng.random() < UNPUNCTUATED_SHARE:
         text = text.rstrip("，。？！")
     return text
+
+
+def pieces(text: str, rng: np.random.Generator | None) -> list[str]:
+    """The line cut at random, whose pieces are told in tokens one by one; whole without a generator."""
+    if rng is None:
+        return [text]
+    cuts = [0, *(i for i in range(1, len(text)) if rng.random() < CUT_SHARE), len(text)]
+    return [text[start:end] for start, end in zip(cuts, cuts[1:])]
 
 
 @functools.lru_cache(maxsize=1 << 14)

@@ -151,11 +151,6 @@ static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
     return (ints)DPBUSD((__m256i)sum, weights, inputs);
 }
 
-static INLINE ints add_halves(ints sum, bytes upper, bytes lower, const int8_t *inputs) {
-    sum = add_signed(sum, upper, splat_bytes(inputs));
-    return add_signed(sum, lower, splat_bytes(inputs + GROUP / 2));
-}
-
 #else
 
 static INLINE bytes read_signed(const uint8_t *x) {
@@ -171,6 +166,8 @@ static INLINE ints add_signed(ints sum, bytes weights, bytes inputs) {
     __m256i signed_inputs = _mm256_sign_epi8(inputs, weights);
     return add_pairs(sum, _mm256_maddubs_epi16(_mm256_abs_epi8(weights), signed_inputs));
 }
+
+#define HAS_ADD_HALVES 1
 
 // The sum of four products of 15 and 127 at most fits 16 bits.
 static INLINE ints add_halves(ints sum, bytes upper, bytes lower, const int8_t *inputs) {

@@ -166,11 +166,6 @@ static INLINE void read_halves(const uint8_t *x, bytes *upper, bytes *lower) {
     *lower = _mm512_and_si512(both, half);
 }
 
-// As add_signed, for both halves, whose inputs lie half a group apart.
-static INLINE ints add_halves(ints sum, bytes upper, bytes lower, const int8_t *inputs) {
-    return add_signed_at(add_signed_at(sum, upper, inputs), lower, inputs + GROUP / 2);
-}
-
 enum { SIDE = 4, TIMES = 6 }; // see convolution.h
 
 #if defined(HAS_AMX) && defined(__AMX_BF16__) && defined(__AVX512BF16__)

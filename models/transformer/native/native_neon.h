@@ -110,9 +110,4 @@ static INLINE void read_halves(const uint8_t *x, bytes *upper, bytes *lower) {
     *lower = vreinterpretq_s8_u8(vandq_u8(both, vdupq_n_u8(15)));
 }
 
-static INLINE ints add_halves(ints sum, bytes upper, bytes lower, const int8_t *inputs) {
-    sum = add_signed(sum, upper, splat_bytes(inputs));
-    return add_signed(sum, lower, splat_bytes(inputs + GROUP / 2));
-}
-
 enum { SIDE = 4, TIMES = 6 }; // see convolution.h

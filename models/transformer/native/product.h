@@ -19,6 +19,13 @@ static INLINE ints add_signed_at(ints sum, bytes weights, const int8_t *inputs) 
 }
 #endif
 
+#ifndef HAS_ADD_HALVES
+// The same for both halves of weights of 4 bits, whose inputs lie half a group apart.
+static INLINE ints add_halves(ints sum, bytes upper, bytes lower, const int8_t *inputs) {
+    return add_signed_at(add_signed_at(sum, upper, inputs), lower, inputs + GROUP / 2);
+}
+#endif
+
 // Adds a column's products of one row, to the sums of all vectors of outputs, which lie `apart`.
 static INLINE void add_column(
     ints *sums, int apart, const bytes *weights, int vectors, const int8_t *inputs
@@ -171,7 +178,7 @@ static void product_of(const Linear *linear, const Inputs *in, float *y, int64_t
     if (linear->bits == 8) products(linear, 8, panel, PANELS, in, row, COUNT, y);                 \
     else products(linear, 4, panel, PANELS, in, row, COUNT, y)
     for (int64_t size; first < end; first += size) {
-        // A few rows take one panel after another: memory is slower at giving two of them in turn.
+        // Fewer rows take one panel after another: memory is slower at giving two of them in turn.
         size = in->rows >= ROWS ? smaller(end - first, BESIDE) : 1;
         for (int64_t row = 0, rows; row < in->rows; row += rows) {
             int64_t left = smaller(in->rows, (row / ROWS + 1) * ROWS) - row, panel = first;

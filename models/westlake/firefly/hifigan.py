@@ -10,7 +10,8 @@ from torch.utils.checkpoint import checkpoint
 from ...devices import multiplies_bfloat16
 from .config import FireflyConfig
 from .conv import FishConvNet, FishTransConvNet, Packable, StreamState
-from .native import NativeVocoder, sample_dtype
+from .native_layers import sample_dtype
+from .native_vocoder import NativeVocoder
 
 
 class ResidualStack(nn.Module):

@@ -12,7 +12,7 @@ from .config import FireflyConfig
 from .conv import FishConvNet, FishTransConvNet, Packable, StreamState
 from .convnext import ConvNeXtBlock
 from .fsq import GroupedScalarQuantizer
-from .native import NativeRefinement
+from .native_refinement import NativeRefinement
 
 
 class DownsampleFiniteScalarQuantize(Packable):

@@ -1,5 +1,6 @@
 """Conversations: what the model reads, and what it learns of it."""
 
+import copy
 import re
 from dataclasses import replace
 
@@ -9,13 +10,12 @@ import torch
 
 from training.dialogues import UNTOLD, Dialogues
 from training.language import conversations as module
-from training.language import mishearing
+from training.language import mishearing, wording
 from training.language.batch import Labels
 from training.language.conversations import Conversations
 from training.language.corpus import Spoken
 from training.language.example import Example, join
 from training.language.tokenizer import heard_token, questions_of, topic_token
-from training.language.wording import CORRECTIONS
 from training.speech.pinyin import plain_syllables
 
 MARKS = re.compile(r"<\|user(:\w+)?\|><\|style:\w+\|><\|topic:[\w.]+\|>")
@@ -90,6 +90,14 @@ def test_a_question_ends_with_the_marks_of_its_reply(conversations: Conversation
         assert not (example.heard or example.spelled or example.said)
     texts = [conversations.tokenizer.decode(example.grid[0]) for example in examples]
     assert {"<|heard:" in text for text in texts} == {True, False}
+
+
+def test_there_are_no_questions_of_noise_alone(conversations: Conversations):
+    noise = copy.copy(conversations)
+    noise.intents = {n: i for n, i in conversations.intents.items() if not i.users}
+    assert noise.intents
+    with pytest.raises(ValueError, match="no topic with a recorded reply has a 'user' line"):
+        noise.draw_question(np.random.default_rng(0))
 
 
 def test_a_further_turn_may_follow_words_alone(conversations: Conversations):
@@ -181,15 +189,15 @@ def test_follow_ups_ask_about_the_topic_before(conversations: Conversations):
 
 
 def test_new_topics_may_take_back_what_was_said(conversations: Conversations, monkeypatch):
-    monkeypatch.setattr(module, "CORRECTION_SHARE", 1.0)
-    monkeypatch.setattr(module, "LOOSE_SHARE", 0.0)
+    monkeypatch.setattr(wording, "CORRECTION_SHARE", 1.0)
+    monkeypatch.setattr(wording, "LOOSE_SHARE", 0.0)
     shares = {"text": 1.0}
     hello = conversations.intents["talk.hello"]
     for index, corrected in ((0, False), (1, True)):
         user, inputs = conversations._draw_user(
             hello, None, index, np.random.default_rng(0), shares
         )
-        assert inputs == "text" and user.text.startswith(CORRECTIONS) == corrected
+        assert inputs == "text" and user.text.startswith(wording.CORRECTIONS) == corrected
 
 
 def drawn(conversations: Conversations, monkeypatch, user: Spoken, inputs: str):

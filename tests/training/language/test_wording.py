@@ -3,7 +3,7 @@
 import numpy as np
 
 from training.language import wording
-from training.language.wording import loosen, reword, traditional
+from training.language.wording import as_said, loosen, pieces, reword, traditional
 
 
 def drawn(text: str) -> set[str]:
@@ -43,3 +43,19 @@ def test_a_short_line_is_never_lost(monkeypatch):
     monkeypatch.setattr(wording, "LOST_SHARE", 0.9)
     said = [loosen("早。", np.random.default_rng(seed)) for seed in range(50)]
     assert all("早" in text for text in said)
+
+
+def test_a_line_may_take_back_the_one_before_where_there_is_one():
+    for may_correct in (False, True):
+        said = [as_said("我睡不着。", may_correct, np.random.default_rng(n)) for n in range(200)]
+        assert "我睡不着。" in said
+        assert any(text.startswith(wording.CORRECTIONS) for text in said) == may_correct
+        assert as_said("", may_correct, np.random.default_rng(0)) == ""
+
+
+def test_pieces_are_those_of_the_line():
+    line = "我睡不着，怎么办？"
+    cut = [pieces(line, np.random.default_rng(n)) for n in range(50)]
+    assert all("".join(parts) == line and all(parts) for parts in cut)
+    assert {1, 2, 3} <= {len(parts) for parts in cut}
+    assert pieces(line, None) == [line]
