@@ -284,7 +284,7 @@ def test_codes_remain_codes_where_nothing_is_a_number(model, value, native):
 @pytest.mark.parametrize(
     ("num_inputs", "num_outputs"), [(64, 9), (192, 7), (448, 66), (64, 71), (1088, 9), (2112, 7)]
 )
-@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 8, PIECE + 11])
+@pytest.mark.parametrize("num_rows", [1, 2, 3, 4, 5, 8, 66, 69, 71, PIECE + 11])
 def test_native_products_are_those_of_the_weights(num_inputs, num_outputs, num_rows, native):
     torch.manual_seed(0)
     weight = torch.randn(num_outputs, num_inputs)

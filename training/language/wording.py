@@ -83,7 +83,7 @@ def reword(text: str, rng: np.random.Generator) -> str:
 
 
 def pieces(text: str, rng: np.random.Generator | None) -> list[str]:
-    """The line cut at random, whose pieces are told in tokens one by one; whole without a generator."""
+    """The line cut at random, to become tokens piece by piece; whole without a generator."""
     if rng is None:
         return [text]
     cuts = [0, *(i for i in range(1, len(text)) if rng.random() < CUT_SHARE), len(text)]

@@ -16,8 +16,8 @@ typedef struct {
     int8_t *bytes;         // [blocks, stride / GROUP, rows of the block, GROUP]
     int64_t parts, groups; // of a row, filled up to whole lines
     float *scales;         // [rows, parts]; for tiles [blocks, parts, rows of the block]
-    int32_t *counts;       // of each group the sum of its bytes, which lie as the scales do
-    float *sums;           // the same, times the scale
+    float *sums;           // of each group the sum of its bytes times the scale; they lie as the scales do
+    int32_t *offsets;      // the sum times -8, what weights' middles add to products of integers
 } Inputs;
 
 static int64_t padded(int64_t size) { return (size + PART - 1) / PART * PART; }
@@ -36,7 +36,7 @@ static Inputs take_inputs(char **memory, int64_t rows, int64_t size) {
     in.groups = whole_lines(in.stride / GROUP);
     in.bytes = take(memory, rows * in.stride);
     in.scales = take(memory, rows * in.parts * sizeof(float));
-    in.counts = take(memory, rows * in.groups * sizeof(int32_t));
+    in.offsets = take(memory, rows * in.groups * sizeof(int32_t));
     in.sums = take(memory, rows * in.groups * sizeof(float));
     return in;
 }
@@ -88,8 +88,9 @@ static void quantise_part(
         }
         if (linear->bits == 4) split_pairs(both, to);
         int64_t place = place_of(in, row, part * PART / GROUP + group, in->groups);
-        in->counts[place] = sum_ints(sum);
-        in->sums[place] = in->counts[place] * scale;
+        int32_t count = sum_ints(sum);
+        in->offsets[place] = -8 * count;
+        in->sums[place] = count * scale;
     }
 }
 

@@ -7,9 +7,9 @@ typedef struct {
     const bf16 *steps[BESIDE];
     const int8_t *bytes; // of the rows
     const float *scales, *sums;
-    const int32_t *counts;
+    const int32_t *offsets;
     int64_t block;         // its rows
-    int64_t parts, groups; // from a row's scales to the next one's; from its sums and counts
+    int64_t parts, groups; // from a row's scales to the next one's; from its sums and offsets
     floats totals[BESIDE * VECTORS * ROWS]; // [vectors of outputs, rows]
 } Progress;
 
@@ -46,10 +46,10 @@ static INLINE void add_part(Progress *at, int panels, int rows, int64_t columns)
     int vectors = panels * VECTORS;
 #pragma GCC unroll 8
     for (int r = 0; r < rows; r++) {
-        const int32_t *counts = at->counts + r * at->groups;
-        int32_t count = counts[0] + counts[1];
+        const int32_t *offsets = at->offsets + r * at->groups;
+        int32_t offset = OFFSET / 8 * (offsets[0] + offsets[1]);
 #pragma GCC unroll 8
-        for (int v = 0; v < vectors; v++) sums[v * rows + r] = splat_int(-OFFSET * count);
+        for (int v = 0; v < vectors; v++) sums[v * rows + r] = splat_int(offset);
     }
     for (int64_t group = 0; group < PART / GROUP; group++) {
         int64_t first = group * GROUP / 4, size = smaller(columns - first, GROUP / 4);
@@ -84,7 +84,7 @@ static INLINE void add_group(Progress *at, int panels, int rows) {
     for (int r = 0; r < rows; r++)
 #pragma GCC unroll 8
         for (int v = 0; v < vectors; v++)
-            sums[v * rows + r] = splat_int(-8 * at->counts[r * at->groups]);
+            sums[v * rows + r] = splat_int(at->offsets[r * at->groups]);
     for (int64_t column = 0; column < GROUP / 8; column++) {
         bytes even[BESIDE * VECTORS], odd[BESIDE * VECTORS];
 #pragma GCC unroll 8
@@ -128,7 +128,7 @@ static INLINE void products(
         .bytes = in->bytes + first * in->stride + lane * GROUP,
         .scales = in->scales + row * in->parts,
         .sums = in->sums + row * in->groups,
-        .counts = in->counts + row * in->groups,
+        .offsets = in->offsets + row * in->groups,
         .block = smaller(in->rows - first, ROWS),
         .parts = in->parts,
         .groups = in->groups,
@@ -147,7 +147,7 @@ static INLINE void products(
         int is_end = bits == 8 || column / size % 2; // of inputs that share a scale
         at.bytes += (bits == 8 ? PART : GROUP) * at.block;
         at.scales += is_end;
-        at.counts += bits == 8 ? PART / GROUP : 1;
+        at.offsets += bits == 8 ? PART / GROUP : 1;
         at.sums += bits == 8 ? PART / GROUP : 1;
 #pragma GCC unroll 8
         for (int n = 0; n < panels; n++) {
@@ -170,7 +170,8 @@ static INLINE void products(
 }
 
 // Some panels of y [rows, outputs]. The weights are read from end to end, which is what memory is
-// fastest at; where there are many rows, those of some panels stay in the cache.
+// fastest at: it is slower at giving two panels in turn. Where there are many rows, those of two stay
+// in the cache, and share what is read of the rows.
 static void product_of(const Linear *linear, const Inputs *in, float *y, int64_t first, int64_t end) {
     _Static_assert(BESIDE <= 2, "so that what is left of a pair is one panel");
 // The compiler makes a version of its own for each of these.
@@ -178,11 +179,10 @@ static void product_of(const Linear *linear, const Inputs *in, float *y, int64_t
     if (linear->bits == 8) products(linear, 8, panel, PANELS, in, row, COUNT, y);                 \
     else products(linear, 4, panel, PANELS, in, row, COUNT, y)
     for (int64_t size; first < end; first += size) {
-        // Fewer rows take one panel after another: memory is slower at giving two of them in turn.
-        size = in->rows >= ROWS ? smaller(end - first, BESIDE) : 1;
+        size = in->rows >= SHARING ? smaller(end - first, BESIDE) : 1;
         for (int64_t row = 0, rows; row < in->rows; row += rows) {
             int64_t left = smaller(in->rows, (row / ROWS + 1) * ROWS) - row, panel = first;
-            rows = left == ROWS && size == BESIDE ? ROWS : smaller(left, FEW);
+            rows = left == ROWS ? ROWS : smaller(left, FEW);
             if (size == BESIDE)
                 switch (rows) {
                 case 1: PRODUCTS(BESIDE, 1); break;
@@ -196,7 +196,8 @@ static void product_of(const Linear *linear, const Inputs *in, float *y, int64_t
                 case 1: PRODUCTS(1, 1); break;
                 case 2: PRODUCTS(1, 2); break;
                 case 3: PRODUCTS(1, 3); break;
-                default: PRODUCTS(1, FEW);
+                case FEW: PRODUCTS(1, FEW); break;
+                default: PRODUCTS(1, ROWS);
                 }
         }
     }
