@@ -23,7 +23,7 @@ from models.contract import SpeechModel
 from page.limits import Limits
 
 API, MCP = "/gradio_api", "/mcp"
-TOLD_SECONDS = 2.0  # in which browsers are told how a call ended, unless it has no end
+TOLD_SECONDS = 2.0  # in which browsers are told how a call ended; who has left, is not
 # Where Gradio begins to look for a free port: each process of tests at a place of its own.
 http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 

@@ -17,7 +17,7 @@ typedef struct {
     int64_t parts, groups; // of a row, filled up to whole lines
     float *scales;         // [rows, parts]; for tiles [blocks, parts, rows of the block]
     float *sums;           // of each group the sum of its bytes times the scale; they lie as the scales do
-    int32_t *offsets;      // the sum times -8, what weights' middles add to products of integers
+    int32_t *offsets;      // the sum times -8: 4 bits are stored 8 too high, and 8 bits by more of them
 } Inputs;
 
 static int64_t padded(int64_t size) { return (size + PART - 1) / PART * PART; }

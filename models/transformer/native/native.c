@@ -20,7 +20,7 @@ enum {
     FEW = 4,            // rows, and an attention's queries, that are computed at once, as a rule;
     MOST_QUERIES = 8,   // no more queries are
     MAX_HEAD = 256,     // numbers in a head
-    SHARING = 64,       // rows for which panels of weights are computed beside each other
+    SHARING = 64,       // rows for which panels are computed beside each other, but for tiles
     LINE = 32,          // of bf16 that are fetched from memory at once
 };
 

@@ -170,8 +170,8 @@ static INLINE void products(
 }
 
 // Some panels of y [rows, outputs]. The weights are read from end to end, which is what memory is
-// fastest at: it is slower at giving two panels in turn. Where there are many rows, those of two stay
-// in the cache, and share what is read of the rows.
+// fastest at: it is slower at giving two panels in turn. Those that serve many rows stay in the cache,
+// and two panels of 8 bits share what is read of the rows.
 static void product_of(const Linear *linear, const Inputs *in, float *y, int64_t first, int64_t end) {
     _Static_assert(BESIDE <= 2, "so that what is left of a pair is one panel");
 // The compiler makes a version of its own for each of these.
