@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
 from .errors import UserError, shown
 from .hub import public_name
 from .weights import write_whole
+
+KEPT_SHARE = 0.5  # of the room for turns, once it is full
 
 
 class Speaker(Protocol):
@@ -33,6 +35,25 @@ def check_text(text: str, max_characters: int) -> None:
     """Raise a UserError if a text is so long that it need not be read."""
     if len(text) > max_characters:
         raise UserError("error_text_too_long", characters=len(text), limit=max_characters)
+
+
+def num_dropped(lengths: Sequence[int], num_new: int, room: int) -> int:
+    """How many of the oldest turns are dropped, so that the one under way can go on.
+
+    `KEPT_SHARE` of the room stays in use, so that few turns pay for reading the rest again.
+
+    Args:
+        lengths: of the turns, in positions; the last one is under way, and stays.
+        num_new: positions that come to it.
+        room: positions for all of them.
+    """
+    total, dropped = sum(lengths) + num_new, 0
+    if total <= room:
+        return 0
+    while total > KEPT_SHARE * room and dropped < len(lengths) - 1:
+        total -= lengths[dropped]
+        dropped += 1
+    return dropped
 
 
 def signature(checkpoint: Speaker) -> dict[str, str]:

@@ -11,6 +11,7 @@ from loguru import logger
 
 from .. import contract
 from ..contract import ReplyChunk, ReplyOptions
+from ..conversations import num_dropped
 from ..errors import UserError
 from .generation import Reader
 from .reply import stream_reply
@@ -132,16 +133,14 @@ class Conversation:
         """
         turn = self.turns[-1]
         new = _cost(segments) + reserved
-        room = self.room_for_turn(0)
-        if new > room:
+        lengths = [_cost(turn.segments) for turn in self.turns]
+        room = self.model.max_input_positions - _cost([self._beginning])
+        excess = lengths[-1] + new - room
+        if excess > 0:
             limit = self.model.max_input_positions / TOKENS_PER_SECOND
-            seconds = f"{limit + (new - room) / TOKENS_PER_SECOND:.1f}"
+            seconds = f"{limit + excess / TOKENS_PER_SECOND:.1f}"
             raise UserError("error_input_too_long", seconds=seconds, limit=f"{limit:.1f}")
-        excess = _cost(self.segments) + new - self.model.max_input_positions
-        dropped = 0
-        while excess > 0:
-            excess -= _cost(self.turns[dropped].segments)
-            dropped += 1
+        dropped = num_dropped(lengths, new, room)
         turn.segments = [*turn.segments, *segments]
         if dropped:
             del self.turns[:dropped]

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from .. import contract
 from ..contract import ReplyChunk, ReplyOptions
-from ..conversations import refuse_shown
+from ..conversations import num_dropped, refuse_shown
 from ..errors import UserError
 from .dual_ar.prompt import text_columns
 from .reply import stream_reply
@@ -22,8 +22,6 @@ from .user_turn import UserTurn
 
 if TYPE_CHECKING:
     from .speech_model import WestlakeModel
-
-KEPT_SHARE = 0.5  # of the room for input, once it is full
 
 
 @dataclass
@@ -139,8 +137,6 @@ class Conversation:
     def make_room(self, num_columns: int) -> None:
         """Where that many more columns and a reply do not fit, drop the oldest turns.
 
-        `KEPT_SHARE` of the room stays in use, so that few turns pay for reading the rest again.
-
         Raises:
             UserError: the turn under way alone is too long.
         """
@@ -153,12 +149,9 @@ class Conversation:
                 seconds=f"{(lengths[-1] + num_columns) / rate:.1f}",
                 limit=f"{limit / rate:.1f}",
             )
-        total, dropped = sum(lengths) + num_columns, 0
-        if total <= limit:
+        dropped = num_dropped(lengths, num_columns, limit)
+        if not dropped:
             return
-        while total > KEPT_SHARE * limit and dropped < len(lengths) - 1:
-            total -= lengths[dropped]
-            dropped += 1
         del self.turns[:dropped]
         self.cache.reset()
         logger.info(

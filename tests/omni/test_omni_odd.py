@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 from omni_small import END, ID
-from omni_talk import LONG, SHORT, ask, picture
+from omni_talk import LONG, SHORT, ask, picture, speech
 from PIL import Image
 from safetensors import safe_open
 from safetensors.torch import save_file
@@ -15,6 +15,7 @@ import generate
 from models.contract import ReplyOptions
 from models.errors import UserError
 from models.omni import generation
+from models.omni.generation import Reader
 from models.omni.prompt import SPEECH_SYSTEM
 from models.omni.sampling import Draw, FlowConfig, OmniSampling
 
@@ -127,6 +128,20 @@ def test_old_turns_are_dropped_when_the_context_is_full(omni, monkeypatch):
     fresh = type(conversation)(omni, None, conversation.turns)
     expected = ask(omni, fresh, text=SHORT, frames=8).codes
     assert ask(omni, conversation, text=SHORT, frames=8).codes == expected
+
+
+def test_a_long_conversation_is_seldom_read_again(omni, monkeypatch):
+    conversation, readers, lengths, room = omni.new_conversation(), [], [], 800
+    monkeypatch.setattr(
+        "models.omni.conversation.Reader",
+        lambda checkpoint: readers.append(Reader(checkpoint)) or readers[-1],
+    )
+    monkeypatch.setattr(omni, "max_input_positions", len(omni.prompt.system()) + room)
+    for seed in range(24):
+        ask(omni, conversation, sound=speech(5, seed), frames=4, speaks=False)
+        lengths.append(sum(map(len, conversation.turns[-1].segments)))
+    assert max(lengths) < room / 5
+    assert 2 <= len(readers) <= sum(lengths) / (room / 2)
 
 
 def test_texts_that_are_too_long_or_none_are_told(omni):
