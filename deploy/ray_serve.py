@@ -11,6 +11,7 @@ from __future__ import annotations
 import argparse
 import asyncio
 import os
+import sys
 from collections import deque
 from collections.abc import AsyncIterator, Iterator, Sequence
 from dataclasses import dataclass
@@ -29,7 +30,7 @@ from models.elsewhere import about, beginning_of, conversation_of, state_of
 from models.load import load_model
 from page import server
 from page.login import read_users
-from page.options import data_folder, parse_arguments, read_limits
+from page.options import data_folder, new_parser, parse_arguments, read_limits
 
 from .remote_model import Asked, RemoteCodecModel, RemoteModel
 
@@ -107,9 +108,11 @@ class Replica:
         conversation, kept.state = kept.conversation, None
         stop = Event()
         turn = asked.turn.read(conversation)
-        for chunk in conversation.reply(turn, asked.turn.reply_options(stop)):
+        chunks = conversation.reply(turn, asked.turn.reply_options(stop))
+        for number, chunk in enumerate(chunks, 1):
             yield chunk
-            if ray.get(self.stopped.has.remote(asked.after)):
+            # What was heard is said again first, and so stays in the conversation.
+            if number >= asked.num_given and ray.get(self.stopped.has.remote(asked.after)):
                 stop.set()
         kept.state = asked.after
         yield state_of(conversation)
@@ -121,11 +124,11 @@ class PageDeployment:
     async def __init__(  # type: ignore[misc]  # Ray awaits it
         self, replicas: DeploymentHandle, options: argparse.Namespace, stopped: Any
     ) -> None:
-        about = await replicas.about.remote()
-        kind = RemoteCodecModel if about["has_codec"] else RemoteModel
+        known = await replicas.about.remote()
+        kind = RemoteCodecModel if known["has_codec"] else RemoteModel
         self.options = options
         self.page = app.Page(
-            kind(replicas, stopped, about),
+            kind(replicas, stopped, known),
             read_limits(options),
             log_content=options.log_content,
             users=read_users(options.auth),
@@ -167,18 +170,29 @@ def build(options: argparse.Namespace, min_replicas: int, max_replicas: int) -> 
     return page.bind(replicas.bind(options, stopped), options, stopped)
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(add_help=False, description=__doc__)
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(
+        description="The page on a cluster, by Ray Serve.", parents=[new_parser()], add_help=False
+    )
     parser.add_argument("--replicas", type=int, default=1, help="of the model, at least")
     parser.add_argument("--max-replicas", type=int, help="to scale up to; else as many as that")
-    own, others = parser.parse_known_args(arguments)
-    options = parse_arguments(others)
+    parser.set_defaults(**vars(parse_arguments([])))  # of the environment
+    options = parser.parse_args(arguments)
+    try:  # what the page's process would refuse is told here
+        server.check_packages(options)
+        read_limits(options)
+        read_users(options.auth)
+    except ValueError as error:
+        print("deploy.ray_serve:", " ".join(str(error).split()), file=sys.stderr)
+        return 2
     serve.start(http_options={"host": options.host, "port": options.port})
     serve.run(
-        build(options, own.replicas, own.max_replicas or own.replicas), route_prefix="/",
+        build(options, options.replicas, options.max_replicas or options.replicas),
+        route_prefix="/",
         blocking=True,
-    )  # fmt: skip
+    )
+    return 0
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

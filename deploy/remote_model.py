@@ -34,6 +34,7 @@ class Asked:
     Fields:
         before, after: names of the conversation's state before and after it.
         state: the conversation before it, as `Conversation.save` writes it.
+        num_given: of its chunks, heard already from a replica that was lost.
     """
 
     conversation: str
@@ -41,6 +42,7 @@ class Asked:
     after: str
     state: bytes
     turn: AskedTurn
+    num_given: int = 0
 
 
 class RemoteConversation(ConversationElsewhere):
@@ -120,9 +122,10 @@ class RemoteModel(ModelElsewhere):
         replicas = self._replicas.options(stream=True, multiplexed_model_id=asked.conversation)
         num_given = 0
         for _ in range(TRIES):
+            asked = dataclasses.replace(asked, num_given=num_given)
             try:
                 for number, piece in enumerate(replicas.reply.remote(asked)):
-                    if number >= num_given:
+                    if number >= num_given or isinstance(piece, bytes):
                         num_given += 1
                         yield piece
                 return
