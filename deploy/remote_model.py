@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-import secrets
 import time
 from collections.abc import Generator, Iterator
 from pathlib import Path
@@ -21,6 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 from ray.serve.handle import DeploymentHandle
 
 from models.contract import ReplyChunk, ReplyOptions, UserTurn
+from models.conversations import drawn_seed
 from models.elsewhere import AskedTurn, CollectedTurn, ConversationElsewhere, ModelElsewhere
 from models.errors import UserError
 
@@ -81,8 +81,8 @@ class RemoteConversation(ConversationElsewhere):
 
     def _asked(self, turn: CollectedTurn, options: ReplyOptions) -> Asked:
         sampling = options.sampling or self.model.sampling
-        if sampling.seed is None:  # one for all replicas that may have to try
-            sampling = dataclasses.replace(sampling, seed=secrets.randbits(31))
+        # One seed for all replicas that may have to try.
+        sampling = dataclasses.replace(sampling, seed=drawn_seed(sampling.seed))
         return Asked(
             conversation=self._conversation, before=self._name, after=uuid4().hex,
             state=self.state, turn=turn.asked(dataclasses.replace(options, sampling=sampling)),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import secrets
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -12,6 +13,7 @@ from .hub import public_name
 from .weights import write_whole
 
 KEPT_SHARE = 0.5  # of the room for turns, once it is full
+DRAWN_SEEDS = 2**31  # so few that one is short enough to be written down
 
 
 class Speaker(Protocol):
@@ -35,6 +37,11 @@ def check_text(text: str, max_characters: int) -> None:
     """Raise a UserError if a text is so long that it need not be read."""
     if len(text) > max_characters:
         raise UserError("error_text_too_long", characters=len(text), limit=max_characters)
+
+
+def drawn_seed(seed: int | None) -> int:
+    """The seed of a reply: the one that is given, else a fresh one in 0..`DRAWN_SEEDS`-1."""
+    return secrets.randbelow(DRAWN_SEEDS) if seed is None else seed
 
 
 def num_dropped(lengths: Sequence[int], num_new: int, room: int) -> int:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import torch
 from torch import Tensor
 
 from ..contract import ReplyChunk, ReplyOptions
+from ..conversations import drawn_seed
 from ..errors import UserError
 from ..tokenizer import TextDecoder
 from .codec import SpeechStream
@@ -19,8 +19,6 @@ from .generation import DELAY, Reply
 
 if TYPE_CHECKING:
     from .user_turn import UserTurn
-
-SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
 
 
 class OpenReply:
@@ -41,7 +39,7 @@ class OpenReply:
         model = self.conversation.model
         checkpoint = model.checkpoint
         sampling = options.sampling or model.sampling
-        self.seed = secrets.randbelow(SEED_LIMIT) if sampling.seed is None else sampling.seed
+        self.seed = drawn_seed(sampling.seed)
         self.frame_rate = model.frame_rate
         room = checkpoint.model.config.block_size - len(turn.prompt.x) - DELAY
         self.max_frames = min(room, options.max_frames or room)

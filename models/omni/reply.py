@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import secrets
 import time
 from collections.abc import Generator
 from typing import TYPE_CHECKING
@@ -11,6 +10,7 @@ import numpy as np
 import torch
 
 from ..contract import ReplyChunk, ReplyOptions
+from ..conversations import drawn_seed
 from ..errors import UserError, shown
 from ..tokenizer import TextDecoder
 from .generation import CodeSteps, TextSteps
@@ -21,7 +21,6 @@ from .token2wav import Token2Wav
 if TYPE_CHECKING:
     from .user_turn import UserTurn
 
-SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
 MAX_TOKENS, MAX_CODES = 1024, 4096  # of a reply, as published
 CODES_WITHOUT_TEXT = 2  # positions of the talker that are no codes: the voice, and the begin
 TEXT_SECONDS = 0.1  # that text waits for more at most, once there is some
@@ -48,7 +47,7 @@ class OpenReply:
             raise UserError("error_no_styles", name=shown(options.style), allowed="")
         sampling: OmniSampling = options.sampling or model.sampling
         voice = model.voice(options.voice)
-        self.seed = secrets.randbelow(SEED_LIMIT) if sampling.seed is None else sampling.seed
+        self.seed = drawn_seed(sampling.seed)
         if sampling.speaks and voice:
             checkpoint.talker, checkpoint.token2wav  # noqa: B018 (loaded before anything is read)
         self.conversation.read()

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import secrets
 import time
 from collections.abc import Generator
 from concurrent.futures import Future
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from ..contract import ReplyChunk, ReplyOptions
+from ..conversations import drawn_seed
 from ..errors import UserError, shown
 from .dual_ar import Reply, SamplingConfig, make_frames, mark_room
 from .speech import SpeechDecoder, Transcript, shown_frames
@@ -26,7 +26,6 @@ if TYPE_CHECKING:
 
 EMOTION_PLACE, STYLE_PLACE, TOPIC_PLACE = 0, 1, 2  # of marks
 NO_SOUND = np.zeros(0, np.float32)
-SEED_LIMIT = 2**31  # of seeds that are drawn: short enough to be written down
 
 
 class OpenReply:
@@ -46,12 +45,11 @@ class OpenReply:
             raise UserError("error_turn_over")
         checkpoint, cache = self.conversation.model.checkpoint, self.conversation.cache
         sampling: SamplingConfig = options.sampling or checkpoint.sampling
-        seed = secrets.randbelow(SEED_LIMIT) if sampling.seed is None else sampling.seed
-        sampling = dataclasses.replace(sampling, seed=seed)
+        self.seed = drawn_seed(sampling.seed)
+        sampling = dataclasses.replace(sampling, seed=self.seed)
         prompt = self.conversation.unread
         room = cache.max_len - cache.length - prompt.shape[1] - 1 - mark_room(checkpoint.mark_ids)
         self.max_frames = min(room, options.max_frames or room)
-        self.seed = seed
         self.steps = Reply(
             checkpoint.model,
             prompt,
