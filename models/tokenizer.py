@@ -149,6 +149,11 @@ def mark_ids(tokenizer: TextTokenizer) -> frozenset[int]:
     return frozenset(id for token, id in added if re.fullmatch(MARK, token))
 
 
+def max_characters(tokenizer: TextTokenizer, num_tokens: int) -> int:
+    """No text of more characters is of so few tokens."""
+    return num_tokens * max(map(len, tokenizer.get_vocab()))
+
+
 def text_tokens(tokenizer: TextTokenizer, text: str) -> list[int]:
     """A user's text as tokens; what looks like a control token in it is text as well.
 

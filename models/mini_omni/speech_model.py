@@ -11,6 +11,7 @@ import torch
 from ..contract import ReplyOptions, SamplingField
 from ..errors import UserError, shown
 from ..stepping import Stepper
+from ..tokenizer import max_characters
 from .checkpoint import Checkpoint, load_checkpoint
 from .conversation import Conversation, read_turns
 from .ear import SAMPLE_RATE, SAMPLES_PER_FRAME
@@ -79,9 +80,7 @@ class MiniOmniModel:
             partial(next_columns, checkpoint.engine), Reply.snapshot
         )
         self.silent_tokens = range(config.text.end, config.text_vocab_size)
-        # No text of more characters can be of so few tokens that it fits.
-        longest_token = max(map(len, checkpoint.tokenizer.get_vocab()))
-        self.max_input_characters = self.max_input_tokens * longest_token
+        self.max_input_characters = max_characters(checkpoint.tokenizer, self.max_input_tokens)
 
     def new_conversation(self) -> Conversation:
         """A conversation in which nothing was said yet."""

@@ -8,6 +8,7 @@ from typing import Any
 from ..contract import ReplyOptions, SamplingField
 from ..conversations import check_text
 from ..errors import UserError, shown
+from ..tokenizer import max_characters
 from .checkpoint import Checkpoint, load_checkpoint
 from .conversation import Conversation, Turn
 from .listen import MAX_SECONDS, MelSettings
@@ -71,9 +72,7 @@ class OmniModel:
                 "for a turn: it is not the published config.json"
             )
         self.max_input_seconds = min(MAX_SECONDS, room)
-        # No text of more characters can be of so few tokens that it fits.
-        longest_token = max(map(len, checkpoint.tokenizer.get_vocab()))
-        self.max_input_characters = self.max_input_positions * longest_token
+        self.max_input_characters = max_characters(checkpoint.tokenizer, self.max_input_positions)
 
     def new_conversation(self) -> Conversation:
         """A conversation in which nothing was said yet."""

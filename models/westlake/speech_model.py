@@ -16,6 +16,7 @@ from strings import Text
 from ..audio import AudioClip, resample
 from ..contract import ReplyOptions, SamplingField
 from ..errors import UserError
+from ..tokenizer import max_characters
 from ..transformer.native import work_beside
 from .checkpoint import Checkpoint, load_checkpoint
 from .conversation import Conversation, Turn
@@ -65,9 +66,7 @@ class WestlakeModel:
         self.max_input_columns = int(room * (1 - REPLY_SHARE))
         layout = self.prompt_tokens.opening(after_reply=False) + self.prompt_tokens.closing()
         self.max_input_seconds = (self.max_input_columns - len(layout)) / self.frame_rate
-        # No text of more characters can be of so few tokens that it fits.
-        longest_token = max(map(len, checkpoint.tokenizer.get_vocab()))
-        self.max_input_characters = self.max_input_columns * longest_token
+        self.max_input_characters = max_characters(checkpoint.tokenizer, self.max_input_columns)
 
     def new_conversation(self) -> Conversation:
         """A conversation in which nothing was said yet."""
