@@ -13,10 +13,9 @@ from .listen import MelSettings, MelStream, encode_sound
 from .pictures import Patches, PatchSettings, load_picture, picture_patches
 from .prompt import Prompt
 from .segment import Segment, grid_positions, picture_segment, video_with_sound
-from .video import load_video
+from .video import FRAME_RATE, load_video
 
 MAX_STEPS = 8  # of a video that the vision tower sees at once; it sees each for itself
-FRAME_RATE = 2  # of video, as the published processor assumes
 
 
 def look_at(

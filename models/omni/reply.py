@@ -131,10 +131,7 @@ def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk,
     try:
         reply = OpenReply(turn, options)
     except Exception as error:
-        if turn.conversation.open_turn is turn.turn:
-            turn.conversation.abandon_turn()
-            if not isinstance(error, UserError):
-                turn.conversation.read_anew()
+        turn.abandon(error)
         raise
     chunks = _Chunks(turn, reply, started)
     try:

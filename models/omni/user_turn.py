@@ -99,10 +99,16 @@ class UserTurn:
         self._append([*self._written, self._tail], read=False)
         self._is_finished = True
 
-    def abandon(self) -> None:
-        """Forget the turn, as if it had not begun; one that is over stays as it is."""
+    def abandon(self, fault: Exception | None = None) -> None:
+        """Forget the turn, as if it had not begun; one that is over stays as it is.
+
+        Args:
+            fault: for which; one that is no UserError may have left anything in the caches.
+        """
         if self.conversation.open_turn is self.turn:
             self.conversation.abandon_turn()
+            if not isinstance(fault, UserError | None):
+                self.conversation.read_anew()
 
     @property
     def is_finished(self) -> bool:
@@ -121,7 +127,7 @@ class UserTurn:
         model = self.conversation.model
         heard = self.seconds_heard + len(samples) / self._mel.settings.sample_rate
         if heard > MAX_SECONDS + MIN_SECONDS:
-            self.conversation.abandon_turn()
+            self.abandon()
             raise UserError(
                 "error_input_too_long", seconds=f"{heard:.1f}", limit=f"{MAX_SECONDS:.1f}"
             )
@@ -138,7 +144,5 @@ class UserTurn:
             if read:
                 self.conversation.read()
         except Exception as error:
-            self.conversation.abandon_turn()
-            if not isinstance(error, UserError):
-                self.conversation.read_anew()
+            self.abandon(error)
             raise

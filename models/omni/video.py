@@ -25,6 +25,7 @@ KINDS = ("mov", "matroska")  # libav's names
 FORMATS = "mp4, mov, 3gp, webm or mkv"
 MAX_BYTES = 500_000_000
 MAX_SECONDS = 60.0
+FRAME_RATE = 2  # pictures a second, as the published processor assumes
 MAX_TOKENS = 8192  # of a video, beside its sound's
 STEP_TOKENS = (128, 768)  # of a step in time, at least and at most
 MAX_SIDE = 8192  # pixels
@@ -34,7 +35,7 @@ _decoders = BoundedSemaphore(2)
 
 
 def load_video(source: Any, settings: PatchSettings) -> tuple[Patches, AudioClip | None]:
-    """Read a video file, two frames a second, and its sound if it has any.
+    """Read a video file, `FRAME_RATE` frames a second, and its sound if it has any.
 
     Raises:
         UserError: it is no video, damaged, or too long or large.
@@ -67,7 +68,7 @@ def _look(file: BinaryIO, kind: str, name: str, settings: PatchSettings) -> Patc
         raise UserError("error_video_waits", name=name)
     try:
         process = subprocess.Popen(
-            [sys.executable, "-I", DECODER, kind, str(MAX_SECONDS)],
+            [sys.executable, "-I", DECODER, kind, str(MAX_SECONDS), str(FRAME_RATE)],
             stdin=file,
             stdout=subprocess.PIPE,
             stderr=subprocess.DEVNULL,

@@ -1,11 +1,13 @@
-"""A process of its own that decodes a video's pictures: `python video_frames.py KIND < FILE`.
+"""A process of its own that decodes a video's pictures.
+
+    python video_frames.py KIND LONGEST RATE < FILE
 
 A few crafted bytes make libav fill gigabytes, work for minutes, or crash. So it has limits, and
 whatever ends it is an unreadable file to who started it.
 
 It writes a JSON line, either with "num_frames" and "seconds", or empty where there are no pictures;
-then, two a second, each frame: two little-endian numbers of 32 bits, height and width, and
-[height, width, 3] uint8.
+then each frame: two little-endian numbers of 32 bits, height and width, and [height, width, 3]
+uint8.
 """
 
 from __future__ import annotations
@@ -20,17 +22,17 @@ from typing import BinaryIO
 import av
 import numpy as np
 
-RATE = 2  # frames a second
 MAX_MEMORY = 1 << 30  # bytes of address space
 MAX_CPU_SECONDS = 60
 
 
-def main(kind: str, longest: float, file: BinaryIO, output: BinaryIO) -> None:
-    """Decode what a video shows, two frames a second.
+def main(kind: str, longest: float, rate: int, file: BinaryIO, output: BinaryIO) -> None:
+    """Decode what a video shows.
 
     Args:
         kind: libav's name of the format; nothing else is tried, as playlists open other files.
         longest: seconds; of a longer one no frame is decoded.
+        rate: of the frames, a second.
         file: seekable.
         output: gets what the module says.
     """
@@ -40,13 +42,13 @@ def main(kind: str, longest: float, file: BinaryIO, output: BinaryIO) -> None:
             output.write(b"{}\n")
             return
         seconds = _seconds(container)
-    num_frames = max(1, round(seconds * RATE))
+    num_frames = max(1, round(seconds * rate))
     output.write(json.dumps({"num_frames": num_frames, "seconds": seconds}).encode() + b"\n")
     if seconds > longest:
         return
     file.seek(0)
     with av.open(file, "r", format=kind) as container:
-        for frame in _shown(container, num_frames):
+        for frame in _shown(container, num_frames, rate):
             output.write(struct.pack("<II", *frame.shape[:2]) + frame.tobytes())
 
 
@@ -64,7 +66,9 @@ def _seconds(container: av.container.InputContainer) -> float:
     return float((max(times) - min(times) + gap) * stream.time_base)
 
 
-def _shown(container: av.container.InputContainer, num_frames: int) -> Iterator[np.ndarray]:
+def _shown(
+    container: av.container.InputContainer, num_frames: int, rate: int
+) -> Iterator[np.ndarray]:
     """What is shown at each of the times, [height, width, 3] uint8."""
     stream = container.streams.video[0]
     stream.codec_context.thread_count = 1
@@ -72,7 +76,7 @@ def _shown(container: av.container.InputContainer, num_frames: int) -> Iterator[
     for frame in container.decode(stream):
         time = frame.time or 0.0
         first = time if first is None else first
-        while before is not None and num_given < num_frames and time - first > num_given / RATE:
+        while before is not None and num_given < num_frames and time - first > num_given / rate:
             yield _upright(before)
             num_given += 1
         before = frame
@@ -91,4 +95,4 @@ if __name__ == "__main__":
     resource.setrlimit(resource.RLIMIT_AS, (MAX_MEMORY, MAX_MEMORY))
     resource.setrlimit(resource.RLIMIT_CPU, (MAX_CPU_SECONDS, MAX_CPU_SECONDS))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    main(sys.argv[1], float(sys.argv[2]), sys.stdin.buffer, sys.stdout.buffer)
+    main(sys.argv[1], float(sys.argv[2]), int(sys.argv[3]), sys.stdin.buffer, sys.stdout.buffer)

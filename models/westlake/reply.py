@@ -117,8 +117,7 @@ def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk,
     try:
         reply = OpenReply(turn, options)
     except Exception:
-        if turn.conversation.open_turn is turn.turn:
-            turn.conversation.abandon_turn()
+        turn.abandon()
         raise
     chunks = _Chunks(turn, reply)
     ahead: list[tuple[Tensor, float]] = []  # frames behind a chunk that is being decoded, and when

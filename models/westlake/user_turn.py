@@ -180,7 +180,7 @@ class UserTurn:
         try:
             self.conversation.make_room(columns.shape[1])
         except UserError:
-            self.conversation.abandon_turn()
+            self.abandon()
             raise
         self.conversation.add(columns)
 

@@ -188,7 +188,7 @@ def test_an_hour_of_video_is_refused_before_it_is_decoded(tmp_path):
         container.mux(stream.encode())
     error = refused(load_video, path, SETTINGS)
     assert error.code == "error_video_long" and 3600 <= error.values["seconds"] < 3700
-    command = [sys.executable, "-I", video.DECODER, "matroska", "60"]
+    command = [sys.executable, "-I", video.DECODER, "matroska", "60", "2"]
     with path.open("rb") as file:
         said = subprocess.run(command, stdin=file, capture_output=True, timeout=60).stdout
     assert said.count(b"\n") == 1 and said.endswith(b"\n")
