@@ -102,13 +102,13 @@ def generate_long(
         if kind not in model.accepts:
             allowed = ", ".join(sorted(model.accepts))
             raise UserError("error_not_accepted", kind=kind, allowed=allowed)
-    shown = {kind: given[kind] for kind in ("image", "video") if given[kind] is not None}
+    seen = {kind: given[kind] for kind in ("image", "video") if given[kind] is not None}
     if isinstance(audio, UserTurn):
-        if text or shown or conversation not in (None, audio.conversation):
+        if text or seen or conversation not in (None, audio.conversation):
             raise UserError("error_turn_has_its_own")
         turn = audio
     else:
-        turn = _hear(conversation or model.new_conversation(), audio, text, max_seconds, shown)
+        turn = _hear(conversation or model.new_conversation(), audio, text, max_seconds, seen)
     with _forgotten_at_a_fault(turn):
         turn.finish()
     is_path = isinstance(audio, (str, Path))
@@ -133,18 +133,18 @@ def _count(name: str, value: int) -> int:
 
 
 def _hear(
-    conversation: Conversation, audio, text: str | None, max_seconds: float, shown: dict[str, Any]
+    conversation: Conversation, audio, text: str | None, max_seconds: float, seen: dict[str, Any]
 ) -> UserTurn:
     """Put a user turn into the conversation, up to its closing."""
     if not isinstance(text, str | None):
         raise UserError("error_text_type", type=type(text).__name__)
-    if audio is None and not shown and not (text or "").strip():
+    if audio is None and not seen and not (text or "").strip():
         raise UserError("error_nothing_given")
     if audio is None:
-        return conversation.begin_turn(text, **shown)
+        return conversation.begin_turn(text, **seen)
     is_clip = isinstance(audio, AudioClip)
     clip = audio if is_clip else level_speech(load_audio(audio, max_seconds))
-    turn = conversation.begin_turn(text, clip.sample_rate, **shown)
+    turn = conversation.begin_turn(text, clip.sample_rate, **seen)
     with _forgotten_at_a_fault(turn):
         turn.push(clip.samples)
     return turn

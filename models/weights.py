@@ -175,7 +175,7 @@ def assign_weights(
         or (not tensor.is_floating_point() and weights[key].dtype != tensor.dtype)
     ]
     refuse_keys(path, "has other dtypes than it says", wrong)
-    # Unless all have that dtype, all are copied: one that is not would keep the whole file mapped.
+    # If one must be converted, copy all: one left would keep the whole file mapped.
     copy = dtype is not None and any(tensor.dtype != dtype for tensor in weights.values())
     converted = {
         key: tensor.to(dtype if dtype and tensor.is_floating_point() else tensor.dtype, copy=copy)

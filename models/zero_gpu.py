@@ -115,7 +115,7 @@ class ZeroGpuModel(ModelElsewhere):
         """
         fault: UserError | None = None
         try:
-            # All of it is taken: the mark that one is left sets might end the process's next one.
+            # Read to the end: a call left early may end its process's next one.
             for piece in self._run(task, *arguments):
                 if isinstance(piece, UserError):
                     fault = piece

@@ -106,7 +106,7 @@ class NativeDraw:
 
 
 class NativeCodes:
-    """`generation.draw_codes`: the fast stack, its head and `NativeDraw` in turn.
+    """`EagerEngine.draw_codes`: the fast stack, its head and `NativeDraw` in turn.
 
     Args:
         library: from `load_library`.
@@ -132,7 +132,7 @@ class NativeCodes:
         )
 
     def __call__(self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor) -> Tensor:
-        """See `generation.draw_codes`."""
+        """See `EagerEngine.draw_codes`."""
         windows, points = windows.contiguous(), points.contiguous()
         codes = torch.empty(points.shape, dtype=torch.long)
         head = addressof(self.struct)
