@@ -20,7 +20,7 @@ enum {
     FEW = 4,            // rows, and an attention's queries, that are computed at once, as a rule;
     MOST_QUERIES = 8,   // no more queries are
     MAX_HEAD = 256,     // numbers in a head
-    SHARING = 64,       // rows for which panels are computed beside each other, but for tiles
+    SHARING = 64,       // rows from which two panels are computed at once, without tiles
     LINE = 32,          // of bf16 that are fetched from memory at once
 };
 

@@ -12,8 +12,8 @@ enum {
     WIDTH = 16,              // numbers in a vector
     VECTORS = PANEL / WIDTH, // of a panel
     OFFSET = 128,            // is added to weights of 8 bits
-    ROWS = 8,                // that are computed at once where there are so many,
-    BESIDE = 2,              // and panels where there are SHARING
+    ROWS = 8,                // that are computed at once where there are so many
+    BESIDE = 2,              // panels at once, from SHARING rows on, or with tiles
 #if defined(__AMX_INT8__) || defined(__AVX512FP16__) // Intel's, whose tiles a machine may hide
     AHEAD = 16384, // bytes from what is read to what is fetched from memory,
     NEARNESS = 2,  // to a core's second cache: its first one waits for few bytes at once

@@ -169,9 +169,8 @@ static INLINE void products(
     }
 }
 
-// Some panels of y [rows, outputs]. The weights are read from end to end, which is what memory is
-// fastest at: it is slower at giving two panels in turn. Those that serve many rows stay in the cache,
-// and two panels of 8 bits share what is read of the rows.
+// Some panels of y [rows, outputs]. With few rows, one panel at a time: memory is fastest read end to
+// end. With many, panels stay in the cache, and two of 8 bits share each read of the rows.
 static void product_of(const Linear *linear, const Inputs *in, float *y, int64_t first, int64_t end) {
     _Static_assert(BESIDE <= 2, "so that what is left of a pair is one panel");
 // The compiler makes a version of its own for each of these.

@@ -20,8 +20,8 @@ typedef struct {
     Inputs in, wide;
 } Step;
 
-// What the last product of a block takes: hidden numbers, each part rounded by the thread that made
-// its gates, in whose cache they are; where a thread's share is no number of whole parts, by any.
+// Inputs of the block's last product. A thread rounds the parts whose gates it made, which its cache
+// holds; where parts can't be shared evenly, or are made in tiles, any thread does.
 static void make_hidden(Step *task, const Block *block, int thread, int threads) {
     int64_t hidden = task->stack->hidden, parts = task->wide.stride / PART;
     int64_t first = parts * thread / threads, end = parts * (thread + 1) / threads;

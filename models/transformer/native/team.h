@@ -28,7 +28,7 @@ static struct {
 
 static _Thread_local int is_together; // else the thread does its task alone
 
-// Whether the number is another one within so many looks; 0 for any.
+// Spins until the number is not `last`; gives up after `looks`, if not 0.
 static int changes(atomic_int *number, int last, int looks) {
     for (unsigned look = 1; atomic_load(number) == last; look++) {
         if (looks && look == (unsigned)looks) return 0;
