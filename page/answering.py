@@ -84,7 +84,7 @@ def reply_to(
             if turn is None and isinstance(source, UserTurn):  # no slot became free, perhaps
                 source.abandon()
             if turn and session.transcript.goes_on_from(turn):
-                session.conversation = conversation
+                session.floor.conversation = conversation
                 session.transcript.keep_state(conversation)
 
 

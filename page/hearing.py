@@ -7,7 +7,6 @@ from collections.abc import Mapping
 from threading import Event, Lock
 
 from models.audio import AudioClip, load_audio
-from models.contract import Conversation
 from models.errors import UserError
 from models.level import level_speech
 
@@ -71,15 +70,14 @@ class Hearing:
             return None
         raise UserError("error_busy")
 
-    def listen(self, conversation: Conversation, shown: Mapping[str, str] | None = None) -> None:
+    def listen(self, shown: Mapping[str, str] | None = None) -> None:
         """The microphone was opened.
 
         Args:
-            conversation: that it is heard in.
             shown: paths of what is shown with what will be said, by kind: "image", "video".
         """
         seconds = self._limits.max_reply_seconds + self._limits.wait_seconds
-        listener = self._new_listener(conversation, seconds, self._limits.silent_seconds, shown)
+        listener = self._new_listener(seconds, self._limits.silent_seconds, shown)
         unanswered = self._unanswered
         self.begin(listener.stop, listener)
         for clip in unanswered:  # who goes on speaking has not finished
@@ -119,7 +117,7 @@ class Hearing:
         """The answer to what was heard has begun."""
         self._unanswered = []
 
-    def prepare(self, conversation: Conversation, audio: str | None) -> None:
+    def prepare(self, audio: str | None) -> None:
         """Read a recording before it is sent, as soon as no reply is under way; returns at once.
 
         Only the last one is kept; None forgets it.
@@ -128,7 +126,7 @@ class Hearing:
         if audio:
             limits = self._limits
             seconds = limits.max_reply_seconds + limits.wait_seconds
-            recording = audio, self._new_listener(conversation, seconds, limits.upload_seconds)
+            recording = audio, self._new_listener(seconds, limits.upload_seconds)
             recording[1].push(audio)
         with self._guard:
             before, self._recording = self._recording, recording
@@ -154,14 +152,9 @@ class Hearing:
         return listener
 
     def _new_listener(
-        self,
-        conversation: Conversation,
-        floor_seconds: float,
-        silent_seconds: float,
-        shown: Mapping[str, str] | None = None,
+        self, floor_seconds: float, silent_seconds: float, shown: Mapping[str, str] | None = None
     ) -> Listener:
         return Listener(
-            conversation,
             self._floor,
             self._limiter,
             floor_seconds=floor_seconds,

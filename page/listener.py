@@ -26,10 +26,12 @@ class Floor:
     """Whose turn it is in a conversation: one of its turns has the floor, the others wait.
 
     Fields:
+        conversation: read and replaced by who has the floor.
         is_closed: nobody has it any more, but for who has it already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, conversation: Conversation) -> None:
+        self.conversation = conversation
         self._changed = Condition()
         self._taken = self.is_closed = False
 
@@ -97,7 +99,6 @@ class Listener:
 
     def __init__(
         self,
-        conversation: Conversation,
         floor: Floor,
         limiter: Limiter,
         *,
@@ -107,7 +108,7 @@ class Listener:
         shown: Mapping[str, str] | None = None,
     ) -> None:
         self.stop, self.shown = Event(), dict(shown or {})
-        self._conversation, self._floor, self._limiter = conversation, floor, limiter
+        self._floor, self._limiter = floor, limiter
         self._floor_seconds, self._silent_seconds = floor_seconds, silent_seconds
         self._max_seconds = max_seconds
         self.heard: list[AudioClip] = []
@@ -222,7 +223,8 @@ class Listener:
     def _read(self, clip: AudioClip) -> None:
         if self._turn is None:
             with self._limiter.listening(self._floor_seconds):
-                self._turn = self._conversation.begin_turn(None, clip.sample_rate, **self.shown)
+                conversation = self._floor.conversation
+                self._turn = conversation.begin_turn(None, clip.sample_rate, **self.shown)
         size = int(BLOCK_SECONDS * clip.sample_rate)
         for first in range(0, len(clip.samples), size):
             if self.stop.is_set():

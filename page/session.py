@@ -52,12 +52,15 @@ class Session:
     ) -> None:
         self.owner, self.model, self.files = owner, model, files
         self.limiter, self.limits, self.log_content = limiter, limits, log_content
-        self.conversation = model.new_conversation()
         self.system: str | None = ""  # how the model shall be; None if it isn't known
         self.transcript = Transcript(owner, files)
-        self.floor = Floor()
+        self.floor = Floor(model.new_conversation())
         self.hearing = Hearing(self.floor, limiter, limits)
         self.opened = self.hearing.last_used
+
+    @property
+    def conversation(self) -> Conversation:
+        return self.floor.conversation
 
     @property
     def turns(self) -> list[ShownTurn]:
@@ -105,7 +108,7 @@ class Session:
         """Begin a conversation with a system prompt; the caller has the floor."""
         if not isinstance(self.model, SystemPrompts):
             raise UserError("error_no_systems")
-        self.conversation, self.system = new_conversation(self.model, system), system
+        self.floor.conversation, self.system = new_conversation(self.model, system), system
         self.transcript.replace([], None)
 
     def _check_system(self, system: str) -> None:
@@ -124,7 +127,7 @@ class Session:
             UserError: the turn under way does not end.
         """
         with self._alone():
-            self.conversation, self.system = conversation, None
+            self.floor.conversation, self.system = conversation, None
             self.transcript.replace(turns, state)
 
     @contextmanager
@@ -159,12 +162,12 @@ class Session:
 
     def listen(self, shown: Mapping[str, str] | None = None) -> None:
         """The microphone was opened; see `Hearing.listen`."""
-        self.hearing.listen(self.conversation, shown)
+        self.hearing.listen(shown)
 
     def prepare(self, audio: str | None) -> None:
         """Read a recording before it is sent, unless it was sent already; see `Hearing`."""
         if not audio or all(turn.audio != audio for turn in self.turns):
-            self.hearing.prepare(self.conversation, audio)
+            self.hearing.prepare(audio)
 
     def is_prepared(self, audio: str | None, *others: str | None) -> bool:
         """Whether this turn, without anything else, has been or is being read by `prepare`."""

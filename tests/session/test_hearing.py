@@ -30,6 +30,7 @@ from page.files import Files
 from page.hearing import Hearing
 from page.limiter import Limiter
 from page.listener import Listener
+from page.once_more import again
 from page.session import Session
 
 
@@ -148,6 +149,21 @@ def test_a_recording_that_waited_too_long_is_read_again(model: FakeModel, files:
     *_, turn = session.answer(path, "")
     assert turn.reply and session.conversation.heard[0][1] == pytest.approx(1, abs=0.05)
     session.close()
+
+
+@pytest.mark.parametrize("way", ["prepare", "listen"])
+def test_what_is_said_during_another_reply_is_heard_where_that_leads(session: Session, way: str):
+    turn, path = say(session, "你好"), recording(session)
+    replies = again(session, turn.name)
+    next(replies), next(replies)
+    if way == "prepare":
+        session.prepare(path)
+    else:
+        listen(session, 1)
+    list(replies)
+    list(session.answer(path, "") if way == "prepare" else session.answer_heard())
+    assert [text for text, _ in session.conversation.heard] == ["你好", ""]
+    assert [bool(each.again_of) for each in session.turns] == [False, True, False]
 
 
 def test_a_cancelled_listener_reads_no_more(session: Session, model: FakeModel):
