@@ -56,6 +56,8 @@ def reply_to(
             with ExitStack() as slot:
                 if not (yield from session.limiter.reply_when_free(slot, stop, patient)):
                     return
+                if not session.hearing.settle(stop):
+                    return
                 reply = generate_long(
                     model,
                     audio=source,
@@ -73,7 +75,6 @@ def reply_to(
                 if again:
                     again.mark(turn)
                 session.transcript.add(turn, again.turn if again else None)
-                session.hearing.answered()
                 for path in turn.given:
                     session.files.keep(path)
                 yield from _grow(session.transcript, turn, chunks, stop)

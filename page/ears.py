@@ -83,13 +83,14 @@ class Ear:
         if begun:
             session = self.sessions.open(self.visitor, self.system)
             session.listen(shown)
-        left = None
+        current, left = self.sessions.get(self.visitor), None
         for piece in self._before:
-            current = self.sessions.get(self.visitor)
             left = current.hearing.hear(piece) if current else None
         self._before.clear()
         if left is not None and left < FULL_SECONDS or changes[-1:] == [False]:
             self._detector = None
+            if current:
+                current.hearing.end_speech()
             return "ended", None
         return ("speech" if begun else None), left
 

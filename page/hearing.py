@@ -35,7 +35,7 @@ class Hearing:
         self._guard = Lock()  # of the three that follow; never held while something is waited for
         self._listener: Listener | None = None
         self._recording: tuple[str, Listener] | None = None  # what `prepare` reads
-        self._unanswered: list[AudioClip] = []  # heard by the microphone, and waits for its answer
+        self._said: list[AudioClip] = []  # into the microphone, whose answer has not begun
 
     @property
     def seconds(self) -> float:
@@ -43,11 +43,21 @@ class Hearing:
         return self._limits.wait_seconds + self._limits.max_audio_seconds
 
     def begin(self, stop: Event, listener: Listener | None = None) -> None:
-        """A turn with this `stop` follows: all that is under way ends."""
+        """A turn with this `stop` follows: all that is under way ends.
+
+        Args:
+            listener: of the microphone; what was said into it and waits for its answer belongs to
+                this turn, as who goes on speaking has not finished.
+        """
         with self._guard:
             before, self._stop = self._stop, stop
             old = [self._listener, self._recording and self._recording[1]]
-            self._listener, self._recording, self._unanswered = listener, None, []
+            if listener is None or (self._listener and self._listener.has_given_up):
+                self._said = []
+            if listener:
+                for clip in self._said:
+                    listener.push(clip)
+            self._listener, self._recording = listener, None
             self.last_used = time.monotonic()
         self._floor.stop(before)
         for other in filter(None, old):
@@ -71,21 +81,27 @@ class Hearing:
         raise UserError("error_busy")
 
     def listen(self, shown: Mapping[str, str] | None = None) -> None:
-        """The microphone was opened.
+        """The user begins to speak into the microphone.
 
         Args:
             shown: paths of what is shown with what will be said, by kind: "image", "video".
         """
         seconds = self._limits.max_reply_seconds + self._limits.wait_seconds
         listener = self._new_listener(seconds, self._limits.silent_seconds, shown)
-        unanswered = self._unanswered
         self.begin(listener.stop, listener)
-        for clip in unanswered:  # who goes on speaking has not finished
-            listener.push(clip)
+
+    def end_speech(self) -> None:
+        """The user has finished; from now on `take_heard` gives what was said."""
+        if listener := self._listener:
+            listener.end_speech()
 
     def stop_listening(self) -> None:
         """The microphone was closed; what it heard and nobody has asked to answer is forgotten."""
-        if listener := self.take_heard():
+        with self._guard:
+            listener, self._listener = self._listener, None
+            if listener:
+                self._said = []
+        if listener:
             listener.cancel()
 
     def hear(self, clip: AudioClip) -> float | None:
@@ -94,28 +110,36 @@ class Hearing:
         Returns:
             The seconds for which there still is room; None if nobody listens.
         """
-        listener = self._listener
-        if listener is None:
-            return None
-        self.last_used = time.monotonic()
-        listener.push(clip)
-        return listener.seconds_left
+        with self._guard:
+            listener = self._listener
+            if listener is None:
+                return None
+            self.last_used = time.monotonic()
+            if sum(each.seconds for each in self._said) < self._limits.max_audio_seconds:
+                self._said.append(clip)
+            listener.push(clip)
+            return listener.seconds_left
 
     def take_heard(self) -> Listener | None:
-        """The open microphone's listener, which listens for its caller from now on."""
+        """The microphone's listener, for its caller from now on; None while the user speaks."""
         with self._guard:
-            listener, self._listener = self._listener, None
-        return listener
+            listener = self._listener
+            if listener is None or not listener.speech_ended:
+                return None
+            self._listener = None
+            return listener
 
-    def keep_unanswered(self, listener: Listener) -> None:
-        """What was heard waits for its answer; until that begins, more may follow."""
+    def settle(self, stop: Event) -> bool:
+        """What was said into the microphone waits no longer: its answer begins, or there is none.
+
+        Returns:
+            False if the turn of this `stop` is over, as another one has begun: nothing is changed.
+        """
         with self._guard:
-            if self._stop is listener.stop:
-                self._unanswered = list(listener.heard)
-
-    def answered(self) -> None:
-        """The answer to what was heard has begun."""
-        self._unanswered = []
+            if self._stop is not stop:
+                return False
+            self._said = []
+            return True
 
     def prepare(self, audio: str | None) -> None:
         """Read a recording before it is sent, as soon as no reply is under way; returns at once.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from models.contract import Conversation, UserTurn
 from models.errors import UserError
 from models.level import StreamLeveller, level_speech
 
-from .limiter import Limiter
+from .limiter import PATIENT_SECONDS, Limiter
 
 BLOCK_SECONDS = 1.0  # of speech read at once; in between it can be cancelled
 SPARE_SECONDS = 0.5  # of the model's room, that rounding may take
@@ -84,10 +85,12 @@ class Listener:
 
     A thread of its own does it: pieces of sound arrive faster than a busy machine reads them, and
     none may be lost. It takes the floor, and `finish` hands the floor on to its caller. It gives
-    up by itself if the floor is not free in time, or if nothing comes for too long.
+    up by itself if the floor is not free in time, or if nothing comes for too long: not so soon
+    once the speech has ended.
 
     Fields:
         heard: the microphone's sound so far, as it came.
+        speech_ended: `finish` may follow.
         shown: paths of what is shown with it, by kind: "image", "video".
 
     Args:
@@ -112,6 +115,7 @@ class Listener:
         self._floor_seconds, self._silent_seconds = floor_seconds, silent_seconds
         self._max_seconds = max_seconds
         self.heard: list[AudioClip] = []
+        self.speech_ended, self._patient_until = False, 0.0
         self._leveller: StreamLeveller | None = None
         self._turn: UserTurn | None = None
         self._seconds_left = max_seconds
@@ -135,6 +139,11 @@ class Listener:
         """Hear the next piece, a clip or a file; returns at once."""
         if not self._ended.is_set():
             self._pieces.put(piece)
+
+    def end_speech(self) -> None:
+        """Nothing more is said; what was said waits for `finish`, as for a slot."""
+        self._patient_until = time.monotonic() + PATIENT_SECONDS
+        self.speech_ended = True
 
     def finish(self, seconds: float) -> UserTurn | None:
         """The user's turn, all of it read; the caller has the floor from now on.
@@ -195,7 +204,10 @@ class Listener:
             try:
                 piece = self._pieces.get(timeout=self._silent_seconds)
             except Empty:
-                raise UserError("error_microphone_silent") from None
+                if time.monotonic() < self._patient_until:
+                    continue
+                code = "error_busy" if self.speech_ended else "error_microphone_silent"
+                raise UserError(code) from None
             if piece is None:
                 break
             if isinstance(piece, str):

@@ -161,7 +161,7 @@ class Session:
         self.files.remove_all(self.owner)
 
     def listen(self, shown: Mapping[str, str] | None = None) -> None:
-        """The microphone was opened; see `Hearing.listen`."""
+        """The user begins to speak into the microphone; see `Hearing.listen`."""
         self.hearing.listen(shown)
 
     def prepare(self, audio: str | None) -> None:
@@ -238,24 +238,28 @@ class Session:
         yield from reply_to(self, clip, text, None, stop, **options)
 
     def answer_heard(self, **options) -> Generator[ShownTurn | None]:
-        """Answer what the microphone heard, if it is open; like `answer`.
+        """Answer what was said into the microphone, if the user has finished; like `answer`.
 
         It waits long for its slot, as what was said is not to be said again; None comes meanwhile.
         """
-        listener = self.hearing.take_heard()
-        if listener and (turn := listener.finish(self.hearing.seconds)):
-            self.hearing.keep_unanswered(listener)
+        listener, path = self.hearing.take_heard(), None
+        if listener is None:
+            return
+        try:
+            turn = listener.finish(self.hearing.seconds)
+            if turn is None:
+                return
             try:
                 path = self.transcript.keep_heard(listener)
             except BaseException:
                 with self.floor.held():
                     turn.abandon()
                 raise
-            try:
-                yield from reply_to(
-                    self, turn, "", path, listener.stop,
-                    patient=True, shown=listener.shown, **options,
-                )  # fmt: skip
-            finally:
-                if all(shown.audio != path for shown in self.turns):
-                    self.files.remove(path)
+            yield from reply_to(
+                self, turn, "", path, listener.stop,
+                patient=True, shown=listener.shown, **options,
+            )  # fmt: skip
+        finally:
+            self.hearing.settle(listener.stop)
+            if path and all(shown.audio != path for shown in self.turns):
+                self.files.remove(path)

@@ -230,6 +230,66 @@ def test_a_long_turn_is_answered_when_its_room_ends(
     assert min(each.seconds_left for each in told if each.seconds_left is not None) < 3
 
 
+def test_what_waits_to_be_asked_for_comes_before_what_is_said_next(
+    ears: Ears, sessions: Sessions, speech: torch.Tensor
+):
+    """All who make replies are busy, so the page's events wait in Gradio's queue."""
+    wave = torch.cat([silence(1), speech, silence(1)])
+    half = len(wave) // 2
+    number = len(say(ears, wave))
+    number += len(say(ears, wave[:half], number))
+    session = sessions.get("v")
+    assert list(session.answer_heard()) == []  # the user speaks again
+    assert changes(say(ears, wave[half:], number)) == ["ended"]
+    *_, turn = session.answer_heard()
+    assert turn.reply and 2 * len(speech) < turn.audio_seconds * RATE < 2 * len(wave)
+    assert list(session.answer_heard()) == []
+    assert len(session.turns) == 1
+
+
+def test_what_is_still_read_comes_before_what_is_said_next(
+    ears: Ears, sessions: Sessions, model: FakeModel, speech: torch.Tensor
+):
+    wave = torch.cat([silence(1), speech, silence(1)])
+    free = threading.Event()
+    model.on_push = lambda turn: free.wait(20)
+    number = len(say(ears, wave))
+    session = sessions.get("v")
+    with ThreadPoolExecutor(1) as pool:
+        first = pool.submit(lambda: list(session.answer_heard()))
+        wait_until(lambda: session.hearing._listener is None)
+        say(ears, wave, number)
+        free.set()
+        assert first.result(20) == []
+    *_, turn = session.answer_heard()
+    assert turn.reply and 2 * len(speech) < turn.audio_seconds * RATE < 2 * len(wave)
+    assert len(session.turns) == 1
+
+
+@pytest.mark.parametrize(("patient_seconds", "code"), [(120, None), (0.2, "error_busy")])
+def test_what_waits_to_be_asked_for_waits_longer_than_a_silent_microphone(
+    model: FakeModel, tmp_path: Path, speech: torch.Tensor, monkeypatch: pytest.MonkeyPatch,
+    patient_seconds: float, code: str | None,
+):  # fmt: skip
+    monkeypatch.setattr("page.listener.PATIENT_SECONDS", patient_seconds)
+    limits = dataclasses.replace(LIMITS, silent_seconds=0.1)
+    sessions = Sessions(model, Files(tmp_path, limits), limits)
+    ears = Ears(sessions, limits)
+    ears.open("v")
+    say(ears, torch.cat([silence(1), speech, silence(1)]))
+    session = sessions.get("v")
+    if code:
+        wait_until(lambda: not session.is_busy)
+        with pytest.raises(UserError) as told:
+            list(session.answer_heard())
+        assert told.value.code == code
+    else:
+        time.sleep(0.3)
+        *_, turn = session.answer_heard()
+        assert turn.reply
+    sessions.close()
+
+
 def test_what_is_said_while_the_server_is_busy_is_kept_and_answered(
     model: FakeModel, tmp_path: Path
 ):
@@ -241,6 +301,7 @@ def test_what_is_said_while_the_server_is_busy_is_kept_and_answered(
     tone = 0.2 * torch.sin(torch.arange(2 * RATE) * 0.05)
     tone[torch.arange(2 * RATE) % 6000 > 4000] = 0
     session.hearing.hear(AudioClip(tone, RATE))
+    session.hearing.end_speech()
     steps, told = session.answer_heard(), []
 
     def answer() -> None:
@@ -264,12 +325,14 @@ def test_what_waits_for_an_answer_comes_before_what_is_said_next(model: FakeMode
     tone[torch.arange(RATE) % 6000 > 4000] = 0
     session.listen()
     session.hearing.hear(AudioClip(tone, RATE))
+    session.hearing.end_speech()
     told: list = []
     thread = threading.Thread(target=lambda: told.extend(session.answer_heard()))
     thread.start()
     wait_until(lambda: None in told)
     session.listen()
     session.hearing.hear(AudioClip(tone, RATE))
+    session.hearing.end_speech()
     thread.join(20)
     assert session.turns == []
     reply.close()

@@ -45,7 +45,7 @@ def test_it_listens_while_the_user_speaks(session: Session):
 
 def test_a_microphone_that_gave_nothing(session: Session):
     assert list(session.answer_heard()) == []  # it was never opened
-    session.listen()
+    listen(session)
     with pytest.raises(UserError) as told:
         list(session.answer_heard())
     assert told.value.code == "error_nothing_heard"
@@ -111,6 +111,7 @@ def test_live_talk_is_answered_when_its_room_ends(session: Session):
     wait_until(is_full)  # the model has room for 20 s
     for _ in range(3):  # said beyond it, before the page has heard of the end
         session.hearing.hear(AudioClip(speech(1), RATE))
+    session.hearing.end_speech()
     *_, turn = session.answer_heard()
     assert turn.reply and 19 <= turn.audio_seconds <= 20
     assert sorted(left, reverse=True) == left
@@ -230,10 +231,71 @@ def test_listening_that_is_interrupted_is_forgotten(session: Session):
     assert list(session.answer_heard()) == []
 
 
+def test_who_goes_on_speaking_is_answered_once(session: Session, monkeypatch: pytest.MonkeyPatch):
+    """Just before the answer begins: all is one turn. As it begins: they are two."""
+    settle, finish = Hearing.settle, FakeTurn.finish
+
+    def go_on() -> None:
+        monkeypatch.undo()
+        listen(session, 2)
+
+    def settle_late(hearing: Hearing, stop: threading.Event) -> bool:
+        go_on()
+        return settle(hearing, stop)
+
+    def finish_late(turn: FakeTurn) -> None:
+        go_on()
+        finish(turn)
+
+    for where, late, told in (
+        (Hearing, settle_late, [3]),
+        (FakeTurn, finish_late, [3, 1, 2]),
+    ):
+        monkeypatch.setattr(where, late.__name__.removesuffix("_late"), late)
+        listen(session, 1)
+        list(session.answer_heard())
+        list(session.answer_heard())
+        assert [turn.audio_seconds for turn in session.turns] == pytest.approx(told, abs=0.05)
+
+
+@pytest.mark.parametrize("end", ["silence", "it is closed", "it sends nothing", "a written turn"])
+def test_what_was_said_and_is_over_is_not_said_again(session: Session, end: str):
+    if end == "silence":
+        listen(session, 1, amplitude=0)
+        with pytest.raises(UserError):
+            list(session.answer_heard())
+    else:
+        session.listen()
+        session.hearing.hear(AudioClip(speech(1), RATE))
+    if end == "it is closed":
+        session.hearing.stop_listening()
+    if end == "it sends nothing":
+        wait_until(lambda: session.is_busy)
+        wait_until(lambda: not session.is_busy)
+    if end == "a written turn":
+        say(session, "你好")
+    listen(session, 2)
+    *_, turn = session.answer_heard()
+    assert turn.audio_seconds == pytest.approx(2, abs=0.05)
+
+
+def test_what_waits_for_an_answer_takes_no_memory_without_end(model: FakeModel, files: Files):
+    limits = dataclasses.replace(LIMITS, max_audio_seconds=3)
+    session = Session("v", model, files, Limiter(1, 1), limits)
+    for _ in range(4):
+        listen(session, 1, 1)
+    assert sum(clip.seconds for clip in session.hearing._said) <= 4
+    *_, turn = session.answer_heard()
+    assert turn.audio_seconds == pytest.approx(3, abs=0.05)
+    session.close()
+
+
 def test_a_microphone_left_open_is_closed(session: Session):
-    listen(session, 1)
+    session.listen()
+    session.hearing.hear(AudioClip(speech(1), RATE))
     wait_until(lambda: session.is_busy)
     wait_until(lambda: not session.is_busy)
+    session.hearing.end_speech()
     with pytest.raises(UserError) as told:
         list(session.answer_heard())
     assert told.value.code == "error_microphone_silent"

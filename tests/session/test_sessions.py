@@ -126,6 +126,7 @@ class TestSessions:
             assert told.value.code == code
         session.prepare(recording(session))
         session.listen()
+        session.hearing.end_speech()
         with pytest.raises(UserError):
             list(session.answer_heard())
         files.remove_all("v")  # the recording

@@ -43,9 +43,11 @@ def recording(session: Session, seconds: float = 1.0, amplitude: float = 0.2) ->
 
 
 def listen(session: Session, *seconds: float, amplitude: float = 0.2) -> None:
+    """The user says so much, piece by piece, and has finished."""
     session.listen()
     for piece in speech(sum(seconds), amplitude).split([int(RATE * each) for each in seconds]):
         session.hearing.hear(AudioClip(piece, RATE))
+    session.hearing.end_speech()
 
 
 def say(session: Session, text: str, **options) -> ShownTurn:
