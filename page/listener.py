@@ -28,7 +28,7 @@ class Floor:
 
     Fields:
         conversation: read and replaced by who has the floor.
-        is_closed: nobody has it any more, but for who has it already.
+        is_closed: nobody can take it any more; its holder keeps it.
     """
 
     def __init__(self, conversation: Conversation) -> None:
@@ -62,8 +62,17 @@ class Floor:
         finally:
             self.give()
 
+    @contextmanager
+    def given_at_fault(self) -> Iterator[None]:
+        """Who has the floor gives it if this fails, and else keeps it."""
+        try:
+            yield
+        except BaseException:
+            self.give()
+            raise
+
     def close(self, seconds: float) -> bool:
-        """Let nobody have it any more; whether who has it gives it within so many seconds."""
+        """Let nobody take it any more; whether its holder gives it within so many seconds."""
         with self._changed:
             self.is_closed = True
             self._changed.notify_all()

@@ -81,13 +81,10 @@ def _answer(
     stop = session.hearing.take_floor(session.limits.wait_seconds)
     if stop is None:
         return
-    try:
+    with session.floor.given_at_fault():
         turn = _repeatable(session, name)  # what had the floor may have begun a new conversation
         more = _once_more(turn, model, session.system, session.model, label)
         clip = read_speech(turn.audio, session.limits) if turn.audio else None
-    except BaseException:
-        session.floor.give()
-        raise
     yield from reply_to(
         session, clip, turn.text, turn.audio, stop, image=turn.image, video=turn.video,
         again=more, **options,

@@ -206,11 +206,8 @@ class Session:
         stop = self.hearing.take_floor(self.limits.wait_seconds)
         if stop is None:
             return
-        try:
+        with self.floor.given_at_fault():
             clip = read_speech(audio, self.limits) if audio else None
-        except BaseException:
-            self.floor.give()
-            raise
         yield from reply_to(self, clip, text, audio, stop, image=image, video=video, **options)
 
     def answer_clip(
@@ -228,13 +225,10 @@ class Session:
         stop = self.hearing.take_floor(self.limits.wait_seconds)
         if stop is None:
             return
-        try:
+        with self.floor.given_at_fault():
             self._check_system(system)
             if system != self.system and not self.turns:
                 self._begin_with(system)
-        except BaseException:
-            self.floor.give()
-            raise
         yield from reply_to(self, clip, text, None, stop, **options)
 
     def answer_heard(self, **options) -> Generator[ShownTurn | None]:
