@@ -19,8 +19,8 @@ from models.hub import public_name
 
 from .calls import called_at, visitor_of
 from .checks import check_text, reply_options
-from .hearing import read_speech
 from .limiter import READER_SECONDS, Readers
+from .listener import read_speech
 from .metrics import measured
 from .once_more import new_conversation
 from .sessions import Sessions

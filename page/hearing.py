@@ -6,9 +6,8 @@ import time
 from collections.abc import Mapping
 from threading import Event, Lock
 
-from models.audio import AudioClip, load_audio
+from models.audio import AudioClip
 from models.errors import UserError
-from models.level import level_speech
 
 from .limiter import Limiter
 from .limits import Limits
@@ -86,8 +85,7 @@ class Hearing:
         Args:
             shown: paths of what is shown with what will be said, by kind: "image", "video".
         """
-        seconds = self._limits.max_reply_seconds + self._limits.wait_seconds
-        listener = self._new_listener(seconds, self._limits.silent_seconds, shown)
+        listener = self._new_listener(self._limits.silent_seconds, shown)
         self.begin(listener.stop, listener)
 
     def end_speech(self) -> None:
@@ -148,9 +146,7 @@ class Hearing:
         """
         recording = None
         if audio:
-            limits = self._limits
-            seconds = limits.max_reply_seconds + limits.wait_seconds
-            recording = audio, self._new_listener(seconds, limits.upload_seconds)
+            recording = audio, self._new_listener(self._limits.upload_seconds)
             recording[1].push(audio)
         with self._guard:
             before, self._recording = self._recording, recording
@@ -176,22 +172,6 @@ class Hearing:
         return listener
 
     def _new_listener(
-        self, floor_seconds: float, silent_seconds: float, shown: Mapping[str, str] | None = None
+        self, silent_seconds: float, shown: Mapping[str, str] | None = None
     ) -> Listener:
-        return Listener(
-            self._floor,
-            self._limiter,
-            floor_seconds=floor_seconds,
-            silent_seconds=silent_seconds,
-            max_seconds=self._limits.max_audio_seconds,
-            shown=shown,
-        )
-
-
-def read_speech(path: str, limits: Limits) -> AudioClip:
-    """A sound file's speech, its level raised if it is quiet.
-
-    Raises:
-        UserError: as `load_audio`, or there is no speech in it.
-    """
-    return level_speech(load_audio(path, limits.max_audio_seconds, limits.max_upload_bytes))
+        return Listener(self._floor, self._limiter, self._limits, silent_seconds, shown)

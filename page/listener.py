@@ -18,6 +18,7 @@ from models.errors import UserError
 from models.level import StreamLeveller, level_speech
 
 from .limiter import PATIENT_SECONDS, Limiter
+from .limits import Limits
 
 BLOCK_SECONDS = 1.0  # of speech read at once; in between it can be cancelled
 SPARE_SECONDS = 0.5  # of the model's room, that rounding may take
@@ -98,36 +99,35 @@ class Listener:
     once the speech has ended.
 
     Fields:
+        stop: cancels it when set by `Floor.stop`.
         heard: the microphone's sound so far, as it came.
         speech_ended: `finish` may follow.
         shown: paths of what is shown with it, by kind: "image", "video".
 
     Args:
-        stop: cancels it when set by `Floor.stop`.
-        floor_seconds: the longest wait for the floor, and for a slot to read in.
+        floor: of the conversation that it reads into.
+        limiter: of the work that all conversations make together.
         silent_seconds: the longest wait for the next piece.
-        max_seconds: the longest speech; more is not heard.
+        shown: see the field; None if there is nothing.
     """
 
     def __init__(
         self,
         floor: Floor,
         limiter: Limiter,
-        *,
-        floor_seconds: float,
+        limits: Limits,
         silent_seconds: float,
-        max_seconds: float,
         shown: Mapping[str, str] | None = None,
     ) -> None:
         self.stop, self.shown = Event(), dict(shown or {})
-        self._floor, self._limiter = floor, limiter
-        self._floor_seconds, self._silent_seconds = floor_seconds, silent_seconds
-        self._max_seconds = max_seconds
+        self._floor, self._limiter, self._limits = floor, limiter, limits
+        self._floor_seconds = limits.max_reply_seconds + limits.wait_seconds  # and for a slot
+        self._silent_seconds = silent_seconds
         self.heard: list[AudioClip] = []
         self.speech_ended, self._patient_until = False, 0.0
         self._leveller: StreamLeveller | None = None
         self._turn: UserTurn | None = None
-        self._seconds_left = max_seconds
+        self._seconds_left = limits.max_audio_seconds
         self._error: Exception | None = None
         self._ended, self._handing = Event(), Lock()
         self._has_floor = False
@@ -220,7 +220,7 @@ class Listener:
             if piece is None:
                 break
             if isinstance(piece, str):
-                self._read(level_speech(load_audio(piece, self._max_seconds)))
+                self._read(read_speech(piece, self._limits))
             else:
                 self._hear(piece)
         if self._turn is None:
@@ -254,7 +254,7 @@ class Listener:
                 self._turn.push(clip.samples[first : first + size])
         heard = sum(clip.seconds for clip in self.heard)
         room = self._turn.seconds_left - SPARE_SECONDS
-        self._seconds_left = max(0.0, min(room, self._max_seconds - heard))
+        self._seconds_left = max(0.0, min(room, self._limits.max_audio_seconds - heard))
 
     def _give_up(self) -> None:
         """Forget the turn and free the floor; holds `_handing`."""
@@ -262,3 +262,12 @@ class Listener:
         with self._floor.held():
             if self._turn is not None:
                 self._turn.abandon()
+
+
+def read_speech(path: str, limits: Limits) -> AudioClip:
+    """A sound file's speech, its level raised if it is quiet.
+
+    Raises:
+        UserError: as `load_audio`, or there is no speech in it.
+    """
+    return level_speech(load_audio(path, limits.max_audio_seconds, limits.max_upload_bytes))

@@ -10,7 +10,7 @@ from models.contract import Conversation, SpeechModel, SystemPrompts
 from models.errors import UserError
 
 from .answering import reply_to
-from .hearing import read_speech
+from .listener import read_speech
 from .turn import ShownTurn
 
 if TYPE_CHECKING:

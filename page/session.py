@@ -14,10 +14,10 @@ from models.errors import UserError
 
 from .answering import reply_to
 from .files import Files
-from .hearing import Hearing, read_speech
+from .hearing import Hearing
 from .limiter import Limiter
 from .limits import Limits
-from .listener import Floor
+from .listener import Floor, read_speech
 from .once_more import new_conversation
 from .transcript import CLOSE_SECONDS, Transcript
 from .turn import ShownTurn

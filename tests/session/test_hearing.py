@@ -117,6 +117,18 @@ def test_live_talk_is_answered_when_its_room_ends(session: Session):
     assert sorted(left, reverse=True) == left
 
 
+def test_a_recording_is_not_read_before_it_is_sent_if_its_file_is_too_large(
+    model: FakeModel, files: Files
+):
+    limits, pushed = dataclasses.replace(LIMITS, max_upload_bytes=1000), []
+    session, model.on_push = Session("v", model, files, Limiter(1, 1), limits), pushed.append
+    path = recording(session)
+    session.prepare(path)
+    wait_until(lambda: not session.is_prepared(path))
+    assert pushed == []
+    session.close()
+
+
 def test_a_recording_is_read_before_it_is_sent(session: Session, model: FakeModel):
     pushed = []
     model.on_push = pushed.append
