@@ -154,6 +154,12 @@ def max_characters(tokenizer: TextTokenizer, num_tokens: int) -> int:
     return num_tokens * max(map(len, tokenizer.get_vocab()))
 
 
+def character_ids(tokenizer: TextTokenizer) -> frozenset[int]:
+    """The ids of the tokens that are one Chinese character each."""
+    ids = tokenizer.get_vocab().values()
+    return frozenset(id for id in ids if re.fullmatch("[\u4e00-\u9fff]", tokenizer.decode([id])))
+
+
 def text_tokens(tokenizer: TextTokenizer, text: str) -> list[int]:
     """A user's text as tokens; what looks like a control token in it is text as well.
 

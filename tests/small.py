@@ -56,6 +56,7 @@ def small_model(codec: FireflyArchitecture, **changes) -> WestlakeModel:
         topic_ids=special_words(tokenizer, "topic"),
         heard_ids={},
         mark_ids=frozenset(),
+        character_ids=frozenset(),
         topic_leaning=None,
         mood_leaning=None,
         syllables=None,

@@ -153,6 +153,33 @@ def test_a_reply_that_is_only_written_is_spoken_after_all(model, prompt):
     assert reply.cache.max_len == prompt.shape[1] + 3 + MAX_MARKS
 
 
+@pytest.mark.parametrize(
+    ("characters", "forced", "words"),
+    [
+        ({41}, (8,), [41, SEMANTIC_ID, 41, 41]),
+        ({41}, (8, SEMANTIC_ID), [SEMANTIC_ID, 41, 41, 41]),
+        ({41}, (8, 41, 41), [41, 41, 41, 41]),
+        ({42}, (8,), [41, 41, 41, 41]),
+        ((), (8,), [41, 41, 41, 41]),
+    ],
+)
+def test_the_first_two_frames_begin_one_character(model, prompt, characters, forced, words):
+    leaning = torch.zeros(model.config.vocab_size)
+    leaning[41] = 1e9
+    reply = Reply(
+        model,
+        prompt,
+        4,
+        SamplingConfig(seed=1),
+        forced=forced,
+        marks=MARKS,
+        leanings=dict.fromkeys(range(5), leaning),
+        characters=characters,
+    )
+    frames = finish(EagerEngine(model), reply)[0]
+    assert frames[0].tolist() == [8, *words]
+
+
 def test_marks_come_no_more_often_when_there_is_speech_between(model, prompt):
     marking = only_marks(model)
     forced = [None, 42] * 70

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from ..devices import FLOATS, QUANTISED, check_dtype, find_device
 from ..files import naming
-from ..tokenizer import TextTokenizer, load_tokenizer, mark_ids, special_words
+from ..tokenizer import TextTokenizer, character_ids, load_tokenizer, mark_ids, special_words
 from ..transformer.native import compile_library, load_library
 from ..transformer.quantisation import prepare_quantised, quantise_weights, with_quantised_layers
 from ..weights import (
@@ -53,7 +53,8 @@ class Checkpoint:
     `emotion_ids`, `style_ids`, `topic_ids` and `heard_ids` give the token of each word in the
     tokenizer's `<|user:word|>`, `<|style:word|>`, `<|topic:word|>` and `<|heard:syllable|>`;
     `mark_ids` are these and all others that a reply writes without speaking, see `dual_ar.Reply`.
-    All five are empty where it has none.
+    All five are empty where it has none. `character_ids` are its tokens of one Chinese character;
+    empty where it has no marks, as only then do characters stand beside their speech.
     `topic_leaning` is the say that a turn's words have in a reply's topic, `mood_leaning` that of
     its voice in the emotion, and `syllables` tells which of those that are heard follow which; None
     where it has none.
@@ -74,6 +75,7 @@ class Checkpoint:
     topic_ids: dict[str, int]
     heard_ids: dict[str, int]
     mark_ids: frozenset[int]
+    character_ids: frozenset[int]
     topic_leaning: TopicLeaning | None
     mood_leaning: MoodLeaning | None
     syllables: SyllableModel | None
@@ -133,7 +135,7 @@ def load_checkpoint(
         compile_library()
     config, sampling = read_config(folder / "config.json", DualARConfig), read_sampling(folder)
     tokenizer = load_tokenizer(folder, config.vocab_size)
-    special = tokenizer.get_added_vocab()
+    special, marks = tokenizer.get_added_vocab(), mark_ids(tokenizer)
     semantic_id, end_id = special["<|semantic|>"], special["<|im_end|>"]
     codec = _load_codec(folder, config)  # first: meanwhile the C file is compiled
     library = load_library() if may_use_library else None
@@ -161,7 +163,8 @@ def load_checkpoint(
         style_ids=special_words(tokenizer, "style"),
         topic_ids=special_words(tokenizer, "topic"),
         heard_ids=special_words(tokenizer, "heard"),
-        mark_ids=mark_ids(tokenizer),
+        mark_ids=marks,
+        character_ids=character_ids(tokenizer) if marks else frozenset(),
         topic_leaning=_load_topics(folder, config, tokenizer),
         mood_leaning=_load_moods(folder, config, tokenizer, codec.config.sample_rate),
         syllables=_load_syllables(folder, tokenizer),

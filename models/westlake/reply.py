@@ -61,6 +61,7 @@ class OpenReply:
             marks=checkpoint.mark_ids,
             leanings=_leanings(checkpoint, turn),
             settled=_settled_places(checkpoint),
+            characters=checkpoint.character_ids,
         )
 
     @property

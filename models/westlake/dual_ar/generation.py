@@ -43,6 +43,9 @@ class Reply:
         leanings: [vocab] float32 to be added to a frame's text logits, by its place from 0 on,
             marks included.
         settled: places, counted so, whose text token is not drawn: the likeliest is taken.
+        characters: text tokens that are a character each, where a reply's characters stand beside
+            their speech. The first two spoken frames have one at most, as nobody speaks faster:
+            two come of words that were learned without their speech, which would go on so.
 
     Raises:
         ValueError: a prompt of the wrong shape, ids out of range, too many forced marks, or not
@@ -62,6 +65,7 @@ class Reply:
         marks: Collection[int] = (),
         leanings: Mapping[int, Tensor] | None = None,
         settled: Collection[int] = (),
+        characters: Collection[int] = (),
     ):
         _check_prompt(model, prompt, forced, marks)
         _check_room(model, prompt, max_new_tokens, cache, marks)
@@ -75,6 +79,7 @@ class Reply:
         self.marks = frozenset(marks)
         self.leanings = {n: leaning.to(model.device) for n, leaning in (leanings or {}).items()}
         self.settled = frozenset(settled)
+        self.characters = frozenset(characters)
         self.frames: list[Tensor] = []  # [1+K], as `next_frames` gave them
         self.columns: list[Tensor] = []  # [1+K], as the model reads them
         self.num_spoken = 0  # of them
@@ -128,9 +133,15 @@ class Reply:
         text = sampled if forced is None else forced
         if forced is None and column in self.settled:
             text = int(logits.argmax())
-        if text in self.marks and column - self.num_spoken >= MAX_MARKS:
+        is_too_fast = forced is None and self._hurries(text)
+        if is_too_fast or text in self.marks and column - self.num_spoken >= MAX_MARKS:
             return self._semantic_id
         return text
+
+    def _hurries(self, text: int) -> bool:
+        """It would be a character right behind that of the first spoken frame."""
+        before = int(self.columns[-1][0]) if self.num_spoken == 1 else None
+        return before in self.characters and text in self.characters
 
     def add(self, frame: Tensor) -> Tensor:
         """Speak a frame [1+K] as the reply's next, and return it with its pad codes replaced."""
