@@ -112,3 +112,4 @@ function showSettings(where, { styles, voices, fields }, { settings }) {
 }
 
 window.pageOffered = (offer) => offered?.(offer);
+window.addEventListener("refused", ({ detail }) => detail === "offer" && closePanel());

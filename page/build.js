@@ -17,6 +17,7 @@
   const halt = button(words.stop, () => ask("stop"));
   let chosen = []; // recordings: {path, name}
   let packed = null; // the zip file's path
+  const underWay = new Set(); // "build", "bring"
   const offers = { [offer.models[0]]: offer }; // what may be set of a model's replies, by its name
 
   // Fields for what a model offers; one whose offer isn't known yet is left to itself.
@@ -175,14 +176,16 @@
       wish.recordings = chosen.map(({ path }) => path);
       wish.reference = reference.value;
     }
-    running(true);
+    running("build", true);
     status.say(words.test_building);
     ask("build", wish);
   }
 
-  function running(is) {
-    start.disabled = is;
-    halt.hidden = bar.hidden = !is;
+  function running(what, is) {
+    underWay[is ? "add" : "delete"](what);
+    start.disabled = underWay.size > 0;
+    bar.hidden = !start.disabled;
+    halt.hidden = !underWay.has("build");
     if (is) bar.removeAttribute("value");
   }
 
@@ -192,7 +195,7 @@
       bar.value = answer.done;
       return status.say(filled(words.test_progress, answer));
     }
-    running(false);
+    running(answer.to, false);
     if (answer.fault) return status.say(answer.fault[language], true);
     if (answer.stopped) return status.say(words.stopped);
     status.say("");
@@ -228,13 +231,13 @@
     about, labelled(words.test_question, question, words.test_question_about),
     made, uploaded, referenceField, referenceName,
     make("div", { className: "buttons" }, start, halt,
-      picker(words.test_import, ".zip", false, ({ path }) => { running(true); ask("bring", { package: path }); })),
+      picker(words.test_import, ".zip", false, ({ path }) => { running("bring", true); ask("bring", { package: path }); })),
     bar, status.line, built,
   );
   kind.onchange = origin.onchange = update;
   newCondition("A", { seed: 1 });
   newCondition("B", { seed: 2 });
   texts.value = props.examples[language].slice(0, 3).join("\n");
-  running(false);
+  running("build", false);
   update();
 }

@@ -71,3 +71,8 @@ window.testsHeard = (answer) => {
   lastAnswer = answer.number;
   heard[answer.to]?.(answer);
 };
+// What waits for its answer ends as by a fault, which a notice has told.
+window.addEventListener("refused", ({ detail }) => {
+  const [, to] = /^_tests_(.*)/.exec(detail) ?? [];
+  heard[to]?.({ to, fault: { [language]: "" } });
+});

@@ -133,10 +133,10 @@ window.addEventListener("status", ({ detail }) => {
     setTimeout(() => state === "thinking" && !window.pagePlayer.heard() && show("listening"), 300);
   }
 });
-window.addEventListener("refused", () => {
-  const refused = calling;
+window.addEventListener("refused", ({ detail: name }) => {
+  const refused = name === (number < 0 ? "open_microphone" : "hear") ? calling : null;
   if (refused) setTimeout(() => calling === refused && (number < 0 ? ask.open({ open: true, number }) : sendCall()), 500);
-  if (!unanswered) return;
+  if (name !== "answer_heard" || !unanswered) return;
   window.pageStatus("busy", "waiting");
   setTimeout(() => unanswered && state === "thinking" && ask.heard({}), RETRY_MS);
 });

@@ -29,7 +29,7 @@
     }
     const response = await send(what, { ...options, headers });
     if (url.pathname.endsWith("/queue/join")) {
-      if (!response.ok) window.pageTell("refused");
+      if (!response.ok) window.pageTell("refused", nameOf(options.body));
       await closed(response.headers.get("X-Stream"));
     }
     if (response.ok || !url.pathname.endsWith("/upload")) return response;
@@ -38,6 +38,12 @@
     const text = isOurs ? await response.text() : words.error_upload_by_proxy.replace("{status}", response.status);
     return new Response(text, { status: response.status });
   };
+
+  // Of what handles a call on the server.
+  function nameOf(body) {
+    const { fn_index } = JSON.parse(body);
+    return window.gradio_config.dependencies.find(({ id }) => id === fn_index)?.api_name;
+  }
 
   // Gradio's client opens a stream of events for a call unless one is open, as far as it has read: it
   // learns of the call only once it has read, too, that the server had closed the last one before

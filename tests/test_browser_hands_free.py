@@ -187,11 +187,31 @@ def test_a_microphone_that_is_left_is_not_opened_again_by_a_refusal(open_page: P
           await null;
           {end};
           window.setTimeout = (run, _, ...given) => run(...given);
-          window.pageTell("refused");
+          window.pageTell("refused", "open_microphone");
           return opened;
         }}"""
     )
     assert opened == [True, False]
+
+
+def test_what_was_refused_alone_is_sent_again(open_page: Pages):
+    page = open_page()
+    opened = page.evaluate(
+        """async () => {
+          const opened = [];
+          window.pageMicrophone.open = async () => null;
+          window.pageAsk.open = ({ open }) => opened.push(open);
+          document.querySelector("#hands-free").click();
+          await null;
+          const { setTimeout } = window;
+          window.setTimeout = (run, _, ...given) => run(...given);
+          for (const name of ["rate", "hear", "open_microphone"]) window.pageTell("refused", name);
+          window.setTimeout = setTimeout;
+          window.pageTell("leave");
+          return opened;
+        }"""
+    )
+    assert opened == [True, True, False]
 
 
 @pytest.mark.parametrize("way", ["button", "stop", "escape", "new", "send", "record", "tab"])

@@ -59,6 +59,56 @@ def test_a_refused_call_is_told_in_the_pages_language(
     assert page.input_value("#text") == "第一句"
 
 
+def test_a_look_and_a_test_that_were_refused_can_be_asked_for_again(
+    open_page: Pages, ours: tuple[app.Page, str]
+):
+    page = open_page("en-US")
+    for tab, done in (("inspect", ".said-text"), ("compare", ".built h2")):
+        page.click(f"#{tab}-tab-button")
+        page.fill(f"#{tab} textarea", "你好")
+        asked = f"#{tab} .primary >> nth=0"
+        ours[0].calls.is_ending = True
+        page.click(asked)
+        page.wait_for_selector(".toast-message-text")
+        ours[0].calls.is_ending = False
+        assert page.is_enabled(asked) and page.inner_text(f"#{tab} .line >> nth=0") == ""
+        page.click(".toast-close")
+        page.wait_for_selector(".toast-body", state="detached")
+        page.click(asked)
+        page.wait_for_selector(f"#{tab} {done}")
+
+
+def test_a_comparison_whose_settings_are_refused_can_be_opened_again(
+    open_page: Pages, ours: tuple[app.Page, str]
+):
+    page = open_page("en-US")
+    write(page, "第一句")
+    wait_for_reply(page)
+    ours[0].calls.is_ending = True
+    page.click(".bot-row .compare")
+    page.wait_for_selector(".panel", state="detached")
+    ours[0].calls.is_ending = False
+    page.click(".bot-row .compare")
+    page.wait_for_selector(".panel .primary:not(:disabled)")
+
+
+def test_a_refused_call_ends_no_other_one(
+    open_page: Pages, ours: tuple[app.Page, str], model: FakeModel
+):
+    page = open_page("en-US")
+    page.click("#inspect-tab-button")
+    page.fill("#inspect textarea", "你好")
+    with held(model):
+        page.click("#inspect .primary")
+        page.wait_for_selector("#inspect progress:not([hidden])")
+        ours[0].calls.is_ending = True
+        page.evaluate("window.pageAsk.save({})")
+        page.wait_for_selector(".toast-message-text")
+        ours[0].calls.is_ending = False
+        assert page.is_disabled("#inspect .primary")
+    page.wait_for_selector("#inspect .said-text")
+
+
 @pytest.mark.parametrize("is_cut_off", [False, True])
 def test_a_fault_stays_while_a_reply_goes_on_and_leaves_with_the_next_one(
     open_page: Pages, model: FakeModel, monkeypatch, tmp_path: Path, is_cut_off: bool
