@@ -197,12 +197,17 @@
     }
     running(answer.to, false);
     if (answer.fault) return status.say(answer.fault[language], true);
-    if (answer.stopped) return status.say(words.stopped);
     status.say("");
     kept.value.owned[answer.built.key] = { title: answer.built.title, code: answer.built.code };
     kept.save();
     showBuilt(answer.built);
     window.testsOwned?.();
+  };
+
+  // Also if it was refused: what was built is no longer listened to.
+  heard.stop = () => {
+    running("build", false);
+    status.say(words.stopped);
   };
 
   const built = make("div", { className: "built", hidden: true, tabindex: -1 });

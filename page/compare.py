@@ -77,10 +77,11 @@ class CompareTab:
             js_on_load="watch('value', () => window.testsHeard?.(JSON.parse(props.value)));",
             visible="hidden",
         )
-        self._wire(BUILD, self._build, concurrency_id=BUILD, concurrency_limit=1)
+        built = self._wire(BUILD, self._build, concurrency_id=BUILD, concurrency_limit=1)
+        quick: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 16}
+        self._wire("stop", self._stop, cancels=[built], **quick)
         self._wire("settings", self._settings, trigger_mode="multiple", **LOADING)
         for name, steps in (
-            ("stop", self._stop),
             ("take", self._take),
             ("rate", self._rate),
             ("results", self._results),
@@ -89,7 +90,7 @@ class CompareTab:
             ("bring", self._bring),
             ("remove", self._remove),
         ):
-            self._wire(name, steps, concurrency_id="quick", concurrency_limit=16)
+            self._wire(name, steps, **quick)
 
     def _offer(self, served: SpeechModel) -> dict[str, Any]:
         """What conditions may be made of, as build.js needs it; of other models see `_settings`."""
@@ -107,8 +108,8 @@ class CompareTab:
         name = str(value.get("model"))
         yield {"offer": {"model": name, **offer_of(self.shelf.get(name))}}
 
-    def _wire(self, name: str, steps: Callable[..., Iterator[dict]], **queue: Any) -> None:
-        """What the scripts ask of the server: `testsAsk.<name>(value)`."""
+    def _wire(self, name: str, steps: Callable[..., Iterator[dict]], **queue: Any) -> Any:
+        """What the scripts ask of the server: `testsAsk.<name>(value)`; the event that it is."""
         wire = gr.HTML(
             "",
             html_template="",
@@ -123,7 +124,7 @@ class CompareTab:
                 yield json.dumps(answer).replace("<", "\\u003c")
 
         handle.__name__ = f"_tests_{name}"
-        wire.input(
+        return wire.input(
             handle, wire, self.heard, show_progress="hidden", api_visibility="private", **queue
         )
 
@@ -139,8 +140,6 @@ class CompareTab:
                     continue
                 code, key = self.store.add(step.test, step.sounds, maker=_maker(request))
                 yield {"built": {"code": code, "key": key, "title": step.test.title}}
-            if stop.is_set():
-                yield {"stopped": True}
         finally:
             stop.set()
             with self._lock:
@@ -148,6 +147,7 @@ class CompareTab:
                     del self._stops[visitor]
 
     def _stop(self, value: dict, request: gr.Request) -> Iterator[dict]:
+        """End what is built; one that still waits has left the queue with this event."""
         visitor = visitor_of(request.session_hash)
         with self._lock:
             stop = self._stops.get(visitor)

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import soundfile
 from browser import MARKS
-from fake_model import FakeModel
+from fake_model import FakeModel, held
 from page_client import served
 from rating import answer, begin, build, cells, opened, ratings_csv, score, shown_p
 
@@ -174,3 +174,20 @@ def test_what_cant_be_is_said_in_the_readers_language(context, tmp_path: Path):
         page.get_by_label("你的名字").fill("安")
         page.keyboard.press("Enter")
         page.wait_for_selector(".line.fault:has-text('没有听音测试 nothing')")
+
+
+def test_a_test_is_stopped_while_it_waits_and_while_it_is_made(context):
+    model = FakeModel(num_frames=8)
+    with served(model) as (_, url):
+        first, second = (opened(context(), url) for _ in range(2))
+        with held(model):
+            for page in (first, second):
+                page.click("text=Build the test")
+            first.wait_for_selector(".tests .line:has-text('0 of 6')")
+            for page in (second, first):
+                page.click("#compare .buttons >> text=Stop")
+                page.wait_for_selector(".tests .line:has-text('Stopped')")
+                assert page.is_enabled("text=Build the test")
+                assert page.is_hidden("#compare .buttons >> text=Stop")
+        build(second, "mos", "one")
+        assert model.num_replies == 1 + 2  # that of the first was begun
