@@ -50,8 +50,8 @@ class Comparing:
         session, name = self.showing.session(request), str(wish.get("model"))
         if session is None:
             raise UserError("error_no_such_turn")
-        if self.shelf.must_load(name):
-            yield {self.showing.status: words.status("busy", "loading_model", name=name)}
+        if self.shelf.must_load(name):  # which `offer` does, in a place of its own
+            raise UserError("error_model_must_load", name=name)
         model = self.shelf.get(name)
         options = self._options(model, wish, self.showing.settings.kept(settings))
         options["since"] = called_at(request)

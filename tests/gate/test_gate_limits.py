@@ -112,6 +112,21 @@ def test_models_are_loaded_one_by_one_and_keep_nobody_else_waiting(
             gate.set()
 
 
+def test_a_comparison_loads_no_model_in_a_place_of_a_reply(monkeypatch: pytest.MonkeyPatch):
+    loaded = []
+    monkeypatch.setattr("page.shelf.load_model", lambda *_: loaded.append(1) or OtherModel())
+    with served(FakeModel(), compare_with=["other:float32"]) as (page, url):
+        visitor, given = Visitor(url), {"model": "other:float32"}
+        visitor.run(function(page, "answer"), written("你好"))
+        (session,) = page.sessions._sessions.values()
+        compare = [{**given, "turn": session.turns[0].name}, *SETTINGS]
+        told = json.dumps(visitor.run(function(page, "compare"), compare))
+        assert "other:float32 is not loaded any more" in told and not loaded
+        visitor.run(function(page, "offer"), [given])
+        visitor.run(function(page, "compare"), compare)
+        assert [turn.model for turn in session.turns] == ["fake:float32", "other:float32"]
+
+
 def test_an_address_has_its_share_of_the_connections():
     limits = Limits(max_connections=6, address_connections=3)
     with served(FakeModel(), limits) as (page, url):
