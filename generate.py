@@ -90,8 +90,8 @@ def generate_long(
     """
     options = ReplyOptions(
         sampling=sampling,
-        style=_known("style", style, model.styles),
-        voice=_known("voice", voice, model.voices),
+        style=known("style", style, model.styles),
+        voice=known("voice", voice, model.voices),
         max_frames=None if max_new_tokens is None else _count("max_new_tokens", max_new_tokens),
         first_chunk_frames=_count("first_chunk_frames", first_chunk_frames),
         chunk_frames=_count("chunk_frames", chunk_frames),
@@ -116,7 +116,16 @@ def generate_long(
     return _logged(turn, turn.conversation.reply(turn, options), source, log_content)
 
 
-def _known(kind: str, name: str | None, names: Sequence[str]) -> str | None:
+def known(kind: str, name: Any, names: Sequence[str]) -> str | None:
+    """A name of a model's; None leaves it to the model.
+
+    Args:
+        kind: "style" or "voice".
+        names: the model's own, of this kind.
+
+    Raises:
+        UserError: it is none of them.
+    """
     if name is not None and name not in names:
         code = f"error_unknown_{kind}" if names else f"error_no_{kind}s"
         raise UserError(code, name=shown(name), allowed=", ".join(names))

@@ -7,9 +7,10 @@ import json
 import math
 from typing import Any
 
+from generate import known
 from listening.definition import is_unicode
 from models.contract import SamplingField, SpeechModel
-from models.errors import UserError, shown
+from models.errors import UserError
 
 from .limits import SHORTEST_REPLY, Limits
 
@@ -79,12 +80,6 @@ def reply_options(
         field = SamplingField(name="seed", low=-1, high=MAX_SEED, step=1)
         seed = int(_number(field, seed))
     values["seed"] = None if seed is None or seed < 0 else seed
-    if style and style not in model.styles:
-        allowed = ", ".join(model.styles)
-        raise UserError("error_unknown_style", name=shown(style), allowed=allowed)
-    if voice and voice not in model.voices:
-        code = "error_unknown_voice" if model.voices else "error_no_voices"
-        raise UserError(code, name=shown(voice), allowed=", ".join(model.voices))
     if not isinstance(text_only, bool) or text_only and not hasattr(model.sampling, "speaks"):
         raise UserError("error_no_setting", name="text_only")
     if text_only:
@@ -92,8 +87,8 @@ def reply_options(
     longest = limits.max_reply_seconds
     length = SamplingField(name="length", low=SHORTEST_REPLY, high=longest, step=1)
     return {
-        "style": style or None,
-        "voice": voice or None,
+        "style": known("style", style or None, model.styles),
+        "voice": known("voice", voice or None, model.voices),
         "max_new_tokens": num_frames(model, _number(length, seconds)),
         "sampling": dataclasses.replace(model.sampling, **values),
     }

@@ -11,11 +11,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 import soundfile
-from fake_model import FakeModel
+from fake_model import FakeModel, OtherModel
 from gradio_client import Client, handle_file
 from page_client import API, Visitor, served
 
+from models.errors import UserError
 from models.load import load_model
+from page.checks import reply_options
 from page.limits import Limits
 
 ROOT = Path(__file__).parent.parent
@@ -138,6 +140,18 @@ def test_what_is_wrong_is_said(url: str, given: dict, told: str):
     data = [*(values | {"conversation": ""} | given).values()]
     answer = Visitor(url).call(data)[1]
     assert "event: error" in answer and told in answer
+
+
+@pytest.mark.parametrize(
+    ("given", "told"),
+    [
+        ({"style": "loud"}, "unknown style 'loud': this model has no styles, leave it out"),
+        ({"style": "", "voice": "Eve"}, "unknown voice 'Eve': allowed are Ann, Bob"),
+    ],
+)
+def test_what_a_model_does_not_have_is_said(given: dict, told: str):
+    with pytest.raises(UserError, match=told):
+        reply_options(OtherModel(), Limits(), seconds=5, sampling={}, **given)
 
 
 @pytest.mark.parametrize(
