@@ -24,7 +24,7 @@ from .listener import read_speech
 from .metrics import measured
 from .once_more import new_conversation
 from .sessions import Sessions
-from .told import api_error, told
+from .told import told
 from .turn import ShownTurn
 
 CHUNK_FRAMES = 1024  # at most; chunks double until then
@@ -80,7 +80,7 @@ class Api:
             "conversation": conversation, "voice": voice, "image": image, "video": video,
             "text_only": text_only, "system": system,
         }  # fmt: skip
-        yield from told(self._speak(request, given), api_error)
+        yield from told(self._speak(request, given))
 
     def encode(self, request: gr.Request, audio: gr.FileData) -> list[list[int]]:
         """The codec's codes of a sound file: a list for each codebook, a code for each frame.
@@ -88,7 +88,7 @@ class Api:
         Args:
             audio: the sound, as /upload answered.
         """
-        return list(told(self._encode(request, audio), api_error))[-1]
+        return list(told(self._encode(request, audio)))[-1]
 
     def decode(self, request: gr.Request, codes: list[list[int]]) -> gr.FileData:
         """The sound of codes, as a wav file.
@@ -96,7 +96,7 @@ class Api:
         Args:
             codes: as /encode gives them.
         """
-        return list(told(self._decode(request, codes), api_error))[-1]
+        return list(told(self._decode(request, codes)))[-1]
 
     def turns(
         self, request: gr.Request, given: Mapping[str, Any], since: float

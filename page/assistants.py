@@ -33,7 +33,7 @@ from strings import say
 from .api import FILES, Api
 from .calls import Calls, RefusedError, own, visitor_of
 from .messages import once
-from .told import api_error, fault_of, told
+from .told import fault_of, told
 from .tools import tools_of
 
 NAME = "mcp"  # of the conversation that each of these visitors has
@@ -130,7 +130,7 @@ class Assistants:
         with self._visit(f"{NAME}{handle}", given) as request:
             given = {**given, "conversation": NAME}
             turn = sound = None
-            with closing(told(self.api.turns(request, given, since), api_error)) as turns:
+            with closing(told(self.api.turns(request, given, since))) as turns:
                 for turn in turns:
                     if left.is_set():
                         return None

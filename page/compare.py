@@ -20,17 +20,15 @@ from listening.room import Maker
 from listening.sounds import as_wav
 from listening.store import Rater, Store
 from models.contract import SpeechModel
-from models.errors import UserError
 
 from . import words
 from .building import Builder
 from .calls import BUILD, LOADING, WHO, visitor_of
 from .checks import read_object
-from .metrics import count_error
 from .sessions import Sessions
 from .shelf import Shelf, offer_of
 from .talk import recordings_for
-from .told import page_error
+from .told import fault_of
 
 MAX_RATERS_HERE = 256  # visitors whose last sounds are known
 MAX_ANSWER_SECONDS = 86_400.0
@@ -279,9 +277,6 @@ def _told(steps: Callable[[dict], Iterator[dict]], value: object) -> Iterator[di
     """The steps of what was asked; a fault is said where it was asked."""
     try:
         yield from steps(read_object(value))
-    except UserError as error:
-        count_error(error)
-        yield {"fault": words.each(error.code, **error.values)}
     except Exception as error:
-        page_error(error)  # logs it
-        yield {"fault": words.each("error_internal")}
+        fault = fault_of(error)
+        yield {"fault": words.each(fault.code, **fault.values)}

@@ -19,10 +19,9 @@ from .calls import MODEL, called_at, visitor_of
 from .checks import check_text, read_object, reply_options
 from .inspecting import look
 from .limiter import Readers
-from .metrics import count_error
 from .sessions import Sessions
 from .talk import recordings_for
-from .told import page_error
+from .told import fault_of
 
 
 class InspectTab:
@@ -79,12 +78,9 @@ class InspectTab:
         try:
             yield from self._steps(request, value)
             yield {"done": True}
-        except UserError as error:
-            count_error(error)
-            yield {"fault": words.each(error.code, **error.values)}
         except Exception as error:
-            page_error(error)  # logs it
-            yield {"fault": words.each("error_internal")}
+            fault = fault_of(error)
+            yield {"fault": words.each(fault.code, **fault.values)}
 
     def _steps(self, request: gr.Request, value: object) -> Iterator[dict[str, Any]]:
         sessions, limits = self.sessions, self.sessions.limits

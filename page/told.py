@@ -2,26 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Generator
+from collections.abc import Generator
 from contextlib import closing
 
 import gradio as gr
 from loguru import logger
 
 from models.errors import UserError
-from strings import say
 
 from .metrics import count_error
-from .words import both, fault
-
-
-def page_error(error: Exception) -> gr.Error:
-    """An error of the page, in the browser's language; the message is HTML."""
-    count_error(error)
-    if isinstance(error, UserError):
-        return gr.Error(fault(error), print_exception=False)
-    _log(error)
-    return gr.Error(both("error_internal"), print_exception=False)
 
 
 def fault_of(error: Exception) -> UserError:
@@ -33,30 +22,13 @@ def fault_of(error: Exception) -> UserError:
     return UserError("error_internal")
 
 
-def api_error(error: Exception) -> gr.Error:
-    """An error of the API, in English."""
-    count_error(error)
-    if isinstance(error, UserError):
-        return gr.Error(str(error), print_exception=False)
-    _log(error)
-    return gr.Error(say("error_internal", "en"), print_exception=False)
-
-
-def told(steps: Generator, error_of: Callable[[Exception], gr.Error]) -> Generator:
-    """An event's steps; a fault among them becomes an error."""
+def told(steps: Generator) -> Generator:
+    """The steps of a call of the API; a fault among them becomes an error, in English."""
     with closing(steps):
-        while True:
-            try:
-                step = next(steps)
-            except StopIteration:
-                return
-            except gr.Error:
-                raise
-            except Exception as error:
-                cause = error
-                break
-            yield step
-    raise error_of(cause) from cause
+        try:
+            yield from steps
+        except Exception as error:
+            raise gr.Error(str(fault_of(error)), print_exception=False) from error
 
 
 def _log(error: Exception) -> None:

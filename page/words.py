@@ -66,11 +66,6 @@ def both(key: str, **values: object) -> str:
     )
 
 
-def fault(error: UserError) -> str:
-    """What was wrong with a user's input, in both languages, as HTML."""
-    return both(error.code, **error.values)
-
-
 def head() -> str:
     """What goes into the page's head: its script, with the words that it needs."""
     texts = json.dumps({language: STRINGS[language] for language in LANGUAGES})

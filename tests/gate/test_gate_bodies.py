@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 import pytest
 from fake_model import FakeModel
 from gradio.routes import file_upload_statuses
+from loguru import logger
 from page_client import API, Visitor, function
 from strangers import FOREIGN, LIMITS, shown_faults, wait_until, wav, written
 
@@ -116,13 +117,22 @@ def test_an_exception_ends_in_a_plain_message(url: str, page: app.Page, model: F
             raise MemoryError("机密 /home/someone")
 
     model.on_frame = fail
+    logged: list[str] = []
+    sink = logger.add(logged.append)
     visitor = Visitor(url)
     answer = visitor.call([None, "机密"])[1]
     assert "event: error" in answer and say("error_internal", "en") in answer
     visitor.join(function(page, "answer"), written("机密"))
     messages = list(visitor.events())
     assert shown_faults(messages[-2]) == [say("error_internal", "zh")]
-    assert "机密" not in "".join(capfd.readouterr())
+    conditions = [{"name": "a", "model": "fake:float32"}]
+    build = {"kind": "mos", "title": "机密", "conditions": conditions, "texts": ["机密"]}
+    for name, given in (("_tests_build", build), ("_look", {"text": "机密", "answers": True})):
+        visitor.join(function(page, name), [json.dumps(given)])
+        assert say("error_internal", "en") in json.dumps(list(visitor.events()))
+    logger.remove(sink)
+    assert "机密" not in "".join([*logged, *capfd.readouterr()])
+    assert sum("MemoryError at" in line for line in logged) == 4
     model.on_frame = lambda frame: None
     assert visitor.run(function(page, "answer"), written("再来"))["success"]
 
