@@ -156,20 +156,19 @@ class Page:
             **options,
         )
         bound_idle(self.demo.server.config, self.limits)
-        Thread(target=load_detector).start()  # ready before the first microphone is
         return url
 
     def asgi(self, is_host: Callable[[str], bool], root_path: str = "") -> FastAPI:
         """The page for a server of somebody else's; `is_host` as of `launch`."""
         self.demo.max_threads = MAX_THREADS
-        served = self._served(is_host)
-        Thread(target=load_detector).start()
         return gr.mount_gradio_app(
-            FastAPI(), self.demo, "/", root_path=root_path, show_error=False, **served
-        )
+            FastAPI(), self.demo, "/", root_path=root_path, show_error=False,
+            **self._served(is_host),
+        )  # fmt: skip
 
     def _served(self, is_host: Callable[[str], bool]) -> dict[str, Any]:
-        """What holds however it is served."""
+        """What holds however it is served, which begins now."""
+        Thread(target=load_detector).start()  # ready before the first microphone is
         entrance = Middleware(Entrance, limits=self.limits, health=self.health, **self._entrance)
         gate = Middleware(
             Gate, limits=self.limits, files=self.files, calls=self.calls, is_host=is_host,

@@ -43,3 +43,4 @@ MAX_NAME = 80  # of a condition, a prompt's name, a rater
 MAX_TEXT = 4000  # of a question, a prompt, a reply
 MAX_SETTINGS = 16_384  # characters of what is noted of one sound
 MAX_WORDS = 16  # of which a rater chooses one
+MAX_ANSWER_SECONDS = 86_400.0  # that a rater takes for one answer

@@ -14,7 +14,7 @@ from models.errors import UserError, shown
 
 from .archive import Archive, open_archive
 from .definition import ListeningTest, check_answer, check_text, test_of_json
-from .limits import MAX_NAME, MAX_TRIALS, TestLimits
+from .limits import MAX_ANSWER_SECONDS, MAX_NAME, MAX_TRIALS, TestLimits
 from .plan import Trial
 from .results import Rating
 from .sounds import digest, unpack
@@ -22,7 +22,6 @@ from .store import Store
 
 FORMAT = "westlake-omni listening test 1"
 SOUND = re.compile(r"sounds/([0-9a-f]{64})\.flac")
-MAX_DAY_SECONDS = 86_400.0
 MAX_JSON_BYTES = 32 << 20  # of the test, and of its ratings
 
 
@@ -111,7 +110,7 @@ def _rating(test: ListeningTest, asked: set[tuple[int, ...]], values: dict[str, 
         bool(trial.sounds)
         and all(type(place) is int and 0 <= place < len(test.stimuli) for place in places)
         and (type(position) is int and 0 <= position < MAX_TRIALS)
-        and (type(seconds) in (int, float) and 0 <= seconds <= MAX_DAY_SECONDS)
+        and (type(seconds) in (int, float) and 0 <= seconds <= MAX_ANSWER_SECONDS)
         and tuple(sorted(trial.sounds)) in asked
         and _has_reference(test, trial)
     )

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Generator, Iterator, Mapping
 from contextlib import closing
 from typing import Any
@@ -17,7 +16,7 @@ from models.contract import SpeechCodec, SystemPrompts
 from models.errors import UserError, shown
 from models.hub import public_name
 
-from .calls import called_at, visitor_of
+from .calls import NAME, called_at, visitor_of
 from .checks import check_text, reply_options
 from .limiter import READER_SECONDS, Readers
 from .listener import read_speech
@@ -29,7 +28,6 @@ from .turn import ShownTurn
 
 CHUNK_FRAMES = 1024  # at most; chunks double until then
 FILES = ("audio", "image", "video")  # among what `speak` takes
-NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # of a conversation
 
 
 class Api:

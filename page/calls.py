@@ -32,7 +32,7 @@ LOOK_SECONDS = 0.005  # between Gradio's looks for a call; its 0.001 keep a core
 MAX_DEPTH = 6  # of what is nested in a call
 API_SESSION = "api-"  # begins the names of sessions that are made for calls of the API
 MAX_API_SESSIONS = 256  # of these, known so that they can be used again
-NAME = re.compile(r"[\w-]{1,64}", re.ASCII)
+NAME = re.compile(r"[\w-]{1,64}", re.ASCII)  # of a session, and of a conversation of the API
 
 
 class RefusedError(Exception):

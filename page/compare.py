@@ -14,6 +14,7 @@ from typing import Any
 
 import gradio as gr
 
+from listening.limits import MAX_ANSWER_SECONDS
 from listening.package import read_package, write_package
 from listening.results import summarise, to_csv
 from listening.room import Maker
@@ -27,11 +28,10 @@ from .calls import BUILD, LOADING, WHO, visitor_of
 from .checks import read_object
 from .sessions import Sessions
 from .shelf import Shelf, offer_of
-from .talk import recordings_for
+from .talk import offered_recordings
 from .told import fault_of
 
 MAX_RATERS_HERE = 256  # visitors whose last sounds are known
-MAX_ANSWER_SECONDS = 86_400.0
 SCRIPTS = ("dom.js", "compare.js", "build.js", "rate.js", "results.js")
 # Whoever was sent the address of a test comes to its tab.
 OPEN_TEST = """() => {
@@ -95,10 +95,7 @@ class CompareTab:
         return {
             "models": list(self.shelf.names),
             **offer_of(served),
-            "recordings": [
-                {"path": str(path), "name": words.recording(path.stem)}
-                for path in recordings_for(served)
-            ],
+            "recordings": offered_recordings(served),
         }
 
     def _settings(self, value: dict, request: gr.Request) -> Iterator[dict]:

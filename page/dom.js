@@ -2,6 +2,7 @@
 // text, never HTML.
 const language = window.pageLanguage;
 const words = window.pageWords[language];
+const address = window.pageAddress;
 let numMade = 0;
 
 function make(tag, attributes = {}, ...children) {
@@ -17,11 +18,6 @@ function make(tag, attributes = {}, ...children) {
 // A text with its {values} filled in.
 function filled(text, values) {
   return text.replace(/\{(\w+)\}/g, (_, name) => values[name]);
-}
-
-function address(path) {
-  const root = location.pathname.replace(/\/?$/, "/");
-  return `${root}gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;
 }
 
 // A control with its label, and a hint beneath.

@@ -20,7 +20,7 @@ from .checks import check_text, read_object, reply_options
 from .inspecting import look
 from .limiter import Readers
 from .sessions import Sessions
-from .talk import recordings_for
+from .talk import offered_recordings
 from .told import fault_of
 
 
@@ -42,10 +42,7 @@ class InspectTab:
             js_on_load="".join(map(words.asset, ("dom.js", "draw.js", "inspect.js"))),
             elem_id="inspect",
             apply_default_css=False,
-            recordings=[
-                {"path": str(path), "name": words.recording(path.stem)}
-                for path in recordings_for(model)
-            ],
+            recordings=offered_recordings(model),
             words={word: words.each(word) for word in (*model.emotions, *model.styles)},
             max_seconds=sessions.limits.max_audio_seconds,
         )

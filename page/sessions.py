@@ -126,9 +126,7 @@ class Sessions:
             for session in self._sessions.values()
             if not (session.is_busy or _is_awaited(session))
         ]
-        away = [
-            session for session in free if session.owner.partition(".")[0] not in self._connections
-        ]
+        away = [session for session in free if not self._is_here(session.owner)]
         ending = away or [session for session in free if session.hearing.last_used < before]
         if not ending:
             raise UserError("error_too_many_users")

@@ -34,6 +34,13 @@ def recordings_for(model: SpeechModel) -> list[Path]:
     return example_recordings() if "zh" in model.languages else []
 
 
+def offered_recordings(model: SpeechModel) -> list[dict[str, Any]]:
+    """The same as the scripts of the other tabs need them: {path, name}, the name by language."""
+    return [
+        {"path": str(path), "name": words.recording(path.stem)} for path in recordings_for(model)
+    ]
+
+
 class TalkTab:
     """The tab's components and what they do; to be made within a `gr.Blocks`.
 
