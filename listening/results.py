@@ -89,7 +89,7 @@ class Results:
 
 def summarise(test: ListeningTest, ratings: Sequence[Rating]) -> Results:
     """The results of a test; raters who missed the hidden reference are left out, as in BS.1534."""
-    left_out = _missed_reference(test, ratings) if test.kind == "mushra" else []
+    left_out = _missed_reference(ratings) if test.kind == "mushra" else []
     ratings = [rating for rating in ratings if rating.rater not in left_out]
     kinds = {"mos": _scored, "mushra": _scored, "ab": _preferred, "abx": _told_apart}
     estimates, comparisons = kinds.get(test.kind, _recognised)(test, ratings)
@@ -107,7 +107,7 @@ def summarise(test: ListeningTest, ratings: Sequence[Rating]) -> Results:
     )
 
 
-def _missed_reference(test: ListeningTest, ratings: Sequence[Rating]) -> list[str]:
+def _missed_reference(ratings: Sequence[Rating]) -> list[str]:
     missed: dict[str, list[bool]] = defaultdict(list)
     for rating in ratings:
         place = rating.trial.sounds.index(rating.trial.reference)

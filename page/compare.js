@@ -46,8 +46,7 @@ function playButton(name, sound, onplay = () => {}) {
   sound.addEventListener("ended", show);
   made.onclick = () => {
     if (!sound.paused) return sound.pause();
-    if (player.sound && player.sound !== sound) player.sound.pause();
-    window.dispatchEvent(new Event("silence"));
+    window.pageTell("silence");
     onplay(player.sound);
     player.sound = sound;
     sound.play().catch(() => {});

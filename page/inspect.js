@@ -143,7 +143,6 @@ function pair(part) {
 
 function sound(title, given, about) {
   const audio = make("audio", { controls: "", preload: "none", src: address(given.path), "aria-label": title });
-  audio.onplay = () => window.dispatchEvent(new CustomEvent("silence", { detail: audio }));
   const pitches = given.pitch.filter((hz) => hz !== null);
   const of = (key) => `${words[key]}, ${title}`;
   return make("section", { className: "sound" },

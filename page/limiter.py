@@ -69,9 +69,9 @@ class Limiter:
         return False
 
     @contextmanager
-    def listening(self, seconds: float | None = None) -> Iterator[None]:
+    def listening(self, seconds: float) -> Iterator[None]:
         """Hold a slot while a piece of speech is read; as `reply`."""
-        with _held(self._listening, self.wait_seconds if seconds is None else seconds):
+        with _held(self._listening, seconds):
             yield
 
 

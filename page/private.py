@@ -3,17 +3,13 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import shutil
 import tempfile
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
-
-try:
-    import fcntl
-except ImportError:  # Windows: folders of processes that were killed stay
-    fcntl = None  # type: ignore[assignment]
 
 PREFIX = "westlake-omni-"
 LOCK = ".lock"
@@ -63,8 +59,6 @@ def _new_folder(parent: Path) -> tuple[Path, TextIO]:
 
 def _try_lock(file) -> bool:
     """Hold a file as long as this process lives; False if another process holds it."""
-    if fcntl is None:
-        return False
     try:
         fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except OSError:
