@@ -132,6 +132,11 @@ def known(kind: str, name: Any, names: Sequence[str]) -> str | None:
     return name
 
 
+def num_frames(model: SpeechModel, seconds: float) -> int:
+    """The frames of so many seconds of speech, at least one."""
+    return max(1, round(seconds * model.frame_rate))
+
+
 def _count(name: str, value: int) -> int:
     """A whole number of at least 1."""
     if isinstance(value, bool) or not isinstance(value, (int, np.integer)):

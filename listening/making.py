@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from generate import generate_long
+from generate import generate_long, num_frames
 from models.audio import AudioClip, load_audio
 from models.contract import ReplyChunk, SpeechCodec, SpeechModel
 from models.errors import UserError, shown
@@ -180,7 +180,7 @@ def _reply(
         voice=condition.voice,
         style=condition.style,
         sampling=sampling,
-        max_new_tokens=max(1, round(condition.max_seconds * model.frame_rate)),
+        max_new_tokens=num_frames(model, condition.max_seconds),
         stop=stop,
         log_content=log_content,
     )

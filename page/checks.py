@@ -7,7 +7,7 @@ import json
 import math
 from typing import Any
 
-from generate import known
+from generate import known, num_frames
 from listening.definition import is_unicode
 from models.contract import SamplingField, SpeechModel
 from models.errors import UserError
@@ -92,11 +92,6 @@ def reply_options(
         "max_new_tokens": num_frames(model, _number(length, seconds)),
         "sampling": dataclasses.replace(model.sampling, **values),
     }
-
-
-def num_frames(model: SpeechModel, seconds: float) -> int:
-    """The frames of so many seconds of speech, at least one."""
-    return max(1, round(seconds * model.frame_rate))
 
 
 def _number(field: SamplingField, value: object) -> float:
