@@ -25,7 +25,7 @@ from .metrics import measured
 from .shelf import Shelf
 
 MEMORY = 8  # times what a test may take where it is stored, for its samples as floats
-BUSY_TRIES = 12  # each waits for a slot as long as a reply may
+BUSY_TRIES = 12  # to get a slot, each of `Limits.wait_seconds`
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -28,7 +28,7 @@ class Places:
         """Wait for a place and hold it.
 
         Args:
-            queue: whose calls that have come before begin before, and later ones later.
+            queue: calls already in it go first, later ones after.
             function: whose places they are.
         """
         queue.create_event_queue_for_fn(function)

@@ -15,8 +15,8 @@ from .limits import Limits
 from .session import Session
 
 MAX_SWEEP_SECONDS = 5.0
-SAFE_SECONDS = 60.0  # since its last turn, in which a session of who is here makes room for nobody
-OPENED_SECONDS = 2.0  # since it was opened, in which nor does one whose next turn is to begin
+SAFE_SECONDS = 60.0  # after its last turn, in which a connected visitor's session is not evicted
+OPENED_SECONDS = 2.0  # after it is opened, in which it may still wait for its turn
 
 
 class Sessions:

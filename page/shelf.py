@@ -27,8 +27,8 @@ class Shelf:
 
     Args:
         served: the page's own.
-        names: of others, as "checkpoint" or "checkpoint:dtype"; what would be called as another
-            is gets a number, in their order.
+        names: of others, as "checkpoint" or "checkpoint:dtype"; of equal labels, later ones get a
+            number.
         device: of the others; None for that of the served one.
     """
 
