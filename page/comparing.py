@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from itertools import count
 from typing import Any
 
@@ -16,7 +17,7 @@ from .calls import called_at
 from .checks import reply_options
 from .once_more import beside
 from .shelf import Shelf, offer_of
-from .showing import Showing, Steps, object_of
+from .showing import IsOver, Showing, Steps, object_of
 
 
 class Comparing:
@@ -44,9 +45,12 @@ class Comparing:
 
     def compare(self, request: gr.Request, given, *settings) -> Steps:
         """Answer a turn once more, beside its reply."""
-        yield from self.showing.told(self._compare(request, object_of(given), settings))
+        steps = partial(self._compare, request, object_of(given), settings)
+        yield from self.showing.asked_for(request, given, steps)
 
-    def _compare(self, request: gr.Request, wish: dict[str, Any], settings: tuple) -> Steps:
+    def _compare(
+        self, request: gr.Request, wish: dict[str, Any], settings: tuple, is_over: IsOver
+    ) -> Steps:
         session, name = self.showing.session(request), str(wish.get("model"))
         if session is None:
             raise UserError("error_no_such_turn")
@@ -57,7 +61,7 @@ class Comparing:
         options["since"] = called_at(request)
         yield {self.showing.status: words.status("busy", "thinking")}
         yield from self.showing.reply(
-            session, lambda: beside(session, wish.get("turn"), model, name, **options)
+            session, lambda: beside(session, wish.get("turn"), model, name, **options), is_over
         )
 
     def _options(

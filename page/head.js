@@ -94,6 +94,7 @@
   }).observe(root, { childList: true, subtree: true });
 
   window.pageAsk = {}; // calls of the server, by name; each takes what is sent
+  window.pageCalls = 0; // so far
   window.pageAsked = null; // when the user finished what is being answered
   window.pageTell = (name, detail = null) => window.dispatchEvent(new CustomEvent(name, { detail }));
   window.pageAddress = (path) => {

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Generator, Sequence
-from contextlib import closing
+from collections.abc import Callable, Generator, Iterator, Sequence
+from contextlib import closing, contextmanager
 from typing import Any
 
 import gradio as gr
 
 from . import words
+from .asked import Asked
 from .calls import visitor_of
 from .chat import chat_value
 from .session import Session
@@ -24,12 +25,14 @@ AHEAD_SECONDS = 1.0  # of sound made and not yet heard: then a reply's growth is
 SPARSE_SECONDS = 0.1
 
 Steps = Generator[dict[Any, Any]]
+IsOver = Callable[[], bool]  # whether the page has ended what it asked for
 
 
 class Showing:
     """What the handlers of the tab's events share.
 
     Fields:
+        asked: the replies under way.
         chat, player, status, taken: components: the conversation, the sound, what goes on, and
             what leaves the composer.
 
@@ -49,6 +52,7 @@ class Showing:
         taken: Any,
     ) -> None:
         self.sessions, self.settings = sessions, settings
+        self.asked = Asked(sessions.limits.wait_seconds)
         self.chat, self.player, self.status, self.taken = chat, player, status, taken
 
     def session(self, request: gr.Request) -> Session | None:
@@ -78,8 +82,39 @@ class Showing:
             except Exception as error:
                 yield self.fault(error)
 
-    def reply(self, session: Session, answer: Callable[[], Generator[ShownTurn | None]]) -> Steps:
+    def asked_for(
+        self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
+    ) -> Steps:
+        """The steps of a reply, as `told`; what ends it on the page tells what goes on then."""
+        with self.asked.reply(request.session_hash or "", asked_of(given)) as is_over:
+            with closing(self.told(steps(is_over))) as told:
+                for step in told:
+                    if is_over():
+                        step.pop(self.status, None)
+                    yield step
+            if is_over():
+                yield {}  # Gradio sends the last step twice
+
+    @contextmanager
+    def ended(self, request: gr.Request, given: object) -> Iterator[bool]:
+        """All replies that the page asked for before have ended; gives whether there were any."""
+
+        def interrupt() -> None:
+            if session := self.session(request):
+                session.interrupt()
+
+        with self.asked.ended(request.session_hash or "", asked_of(given), interrupt) as are_any:
+            yield are_any
+
+    def reply(
+        self,
+        session: Session,
+        answer: Callable[[], Generator[ShownTurn | None]],
+        is_over: IsOver,
+    ) -> Steps:
         """The reply while it grows; what the user gave is taken away once it is understood."""
+        if is_over():
+            return
         begun = shown_at = time.monotonic()
         num_shown = 0
         with closing(answer()) as turns:
@@ -108,6 +143,12 @@ class Showing:
 def object_of(given: object) -> dict[str, Any]:
     """What the page sent; empty if it is no object."""
     return given if isinstance(given, dict) else {}
+
+
+def asked_of(given: object) -> int:
+    """The number of a call among those of its page; 0 if it has none."""
+    number = object_of(given).get("asked")
+    return number if type(number) is int else 0
 
 
 def path_of(file: object) -> object:

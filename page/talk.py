@@ -118,18 +118,16 @@ class TalkTab:
             "concurrency_limit": self.limits.max_replies,
         }
         quick: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 16}
-        replies = [
-            self._ask("answer", talking.answer, settings, shown, **reply),
-            self._ask("heard", hands_free.answer_heard, settings, shown, **reply),
-            self._ask("again", talking.again, settings, shown, **reply),
-        ]
+        self._ask("answer", talking.answer, settings, shown, **reply)
+        self._ask("heard", hands_free.answer_heard, settings, shown, **reply)
+        self._ask("again", talking.again, settings, shown, **reply)
         comparing = Comparing(showing, self.shelf, self.offered)
-        replies.append(self._ask("compare", comparing.compare, settings, shown, **reply))
+        self._ask("compare", comparing.compare, settings, shown, **reply)
         self._ask("offer", comparing.offer, [], [self.offered, self.status], **LOADING)
         seen = [self.chat, self.status]
-        self._ask("stop", talking.stop, [], seen, cancels=replies, **quick)
-        self._ask("reset", talking.reset, [], seen, cancels=replies, **quick)
-        self._ask("load", saving.load, [], [*seen, *settings], cancels=replies, **quick)
+        self._ask("stop", talking.stop, [], seen, **quick)
+        self._ask("reset", talking.reset, [], seen, **quick)
+        self._ask("load", saving.load, [], [*seen, *settings], **quick)
         self._ask("cut", talking.cut, [], [self.chat], **quick)
         self._ask("rate", talking.rate, [], [self.chat], **quick)
         self._ask("save", saving.save, settings, [self.composer, self.status], **quick)
@@ -154,16 +152,16 @@ class TalkTab:
     @staticmethod
     def _ask(
         name: str, handler: Callable | None, inputs: Sequence, outputs: Sequence, **options: Any
-    ):
-        """What the page's scripts ask of the server: `pageAsk.<name>(value)`."""
+    ) -> None:
+        """What the page's scripts ask of the server: `pageAsk.<name>(value)`, numbered in order."""
         wire = gr.HTML(
             "",
             html_template="",
             js_on_load=f"window.pageAsk['{name}'] = (value) => "
-            "{ props.value = value; trigger('input'); };",
+            "{ props.value = { ...value, asked: (window.pageCalls += 1) }; trigger('input'); };",
             visible="hidden",
         )
-        return wire.input(
+        wire.input(
             handler,
             [wire, *inputs],
             list(outputs),

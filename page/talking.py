@@ -15,7 +15,7 @@ from .checks import check_text
 from .limiter import Readers
 from .once_more import again
 from .session import Session
-from .showing import SHOWN_KINDS, Showing, Steps, object_of
+from .showing import SHOWN_KINDS, IsOver, Showing, Steps, object_of
 
 
 class Talking:
@@ -32,9 +32,12 @@ class Talking:
 
     def answer(self, request: gr.Request, given, *settings) -> Steps:
         """Answer what was recorded, uploaded or written."""
-        yield from self.showing.told(self._answer(request, given, settings))
+        steps = partial(self._answer, request, given, settings)
+        yield from self.showing.asked_for(request, given, steps)
 
-    def _answer(self, request: gr.Request, given: object, settings: tuple) -> Steps:
+    def _answer(
+        self, request: gr.Request, given: object, settings: tuple, is_over: IsOver
+    ) -> Steps:
         visitor, said = visitor_of(request.session_hash), object_of(given)
         text = check_text(said.get("text", ""), self.sessions.limits)
         files = self.showing.files_of(said, ("audio", *SHOWN_KINDS), visitor)
@@ -50,12 +53,12 @@ class Talking:
             yield {self.status: words.status("busy", "listening")}
         try:
             answer = partial(session.answer, audio, text, video=video, **options)
-            yield from self.showing.reply(session, answer)
+            yield from self.showing.reply(session, answer, is_over)
         except UserError as error:
             if error.code != "error_no_pictures" or audio or video is None:
                 raise
             answer = partial(session.answer, video, text, **options)  # a recording, called a video
-            yield from self.showing.reply(session, answer)
+            yield from self.showing.reply(session, answer, is_over)
 
     def prepare(self, request: gr.Request, given, *system) -> str | dict:
         """Read a recording while the user has not sent it yet."""
@@ -70,32 +73,34 @@ class Talking:
 
     def again(self, request: gr.Request, given, *settings) -> Steps:
         """Answer a turn once more, with another seed."""
-        yield from self.showing.told(self._again(request, given, settings))
+        steps = partial(self._again, request, given, settings)
+        yield from self.showing.asked_for(request, given, steps)
 
-    def _again(self, request: gr.Request, given: object, settings: tuple) -> Steps:
+    def _again(self, request: gr.Request, given: object, settings: tuple, is_over: IsOver) -> Steps:
         options, session = self.settings.options(settings, seed=-1), self.showing.session(request)
         if session is None:
             raise UserError("error_no_such_turn")
         yield {self.status: words.status("busy", "thinking")}
         name = object_of(given).get("turn")
         answer = partial(again, session, name, since=called_at(request), **options)
-        yield from self.showing.reply(session, answer)
+        yield from self.showing.reply(session, answer, is_over)
 
     def stop(self, request: gr.Request, given) -> dict:
         """End what is under way, here or on the page; keep of the reply what was heard."""
         session = self.showing.session(request)
-        if session is None:
-            return {self.status: words.status()}
-        under_way = next((turn.name for turn in session.turns if not turn.ended), None)
-        ends = under_way or object_of(given).get("ends") is True
-        session.interrupt()
-        session.wait()
-        if under_way and object_of(given).get("turn") != under_way:
-            given = {"turn": under_way, "seconds": 0}  # nothing was heard of it
-        return {
-            **self._cut(session, given),
-            self.status: words.status(*(("note", "stopped") if ends else ())),
-        }
+        over = [turn for turn in session.turns if turn.ended] if session else []
+        with self.showing.ended(request, given) as are_any:
+            if session := self.showing.session(request):
+                session.wait()
+            turns = session.turns if session else []
+            under_way = next((turn.name for turn in turns if turn not in over), None)
+            ends = under_way or are_any or object_of(given).get("ends") is True
+            status = {self.status: words.status(*(("note", "stopped") if ends else ()))}
+            if session is None:
+                return status
+            if under_way and object_of(given).get("turn") != under_way:
+                given = {"turn": under_way, "seconds": 0}  # nothing was heard of it
+            return {**self._cut(session, given), **status}
 
     def cut(self, request: gr.Request, given) -> dict:
         """The user spoke over a reply: keep what was heard of it."""
@@ -127,11 +132,12 @@ class Talking:
 
     def reset(self, request: gr.Request, given) -> dict:
         """Begin a new conversation."""
-        session, name = self.showing.session(request), ""
+        name = ""
         try:
-            if session:
-                session.reset()
-                name = session.transcript.name
+            with self.showing.ended(request, given):
+                if session := self.showing.session(request):
+                    session.reset()
+                    name = session.transcript.name
         except UserError as error:
             return {self.chat: gr.skip(), **self.showing.fault(error)}
         return {self.chat: cleared_value(name), self.status: words.status()}
