@@ -1,5 +1,6 @@
 // Above the conversation: begin anew, save, load.
 const file = element.querySelector("input");
+let loading = null; // what is uploaded, until something else begins
 const about = element.querySelector(".about"); // of the model, where there is no room for all of it
 window.pageLabel(element);
 about.onclick = () => {
@@ -19,13 +20,17 @@ file.onchange = async () => {
   window.pageTell("leave");
   window.pageTell("silence");
   window.pageStatus("busy", "uploading");
+  const mine = (loading = {});
   try {
     const { path } = await upload(given);
-    window.pageAsk.load({ file: { path } });
+    if (mine === loading) window.pageAsk.load({ file: { path } });
   } catch (error) {
-    window.pageStatus("fault", "upload_failed", { reason: error.message ?? error });
+    if (mine === loading) window.pageStatus("fault", "upload_failed", { reason: error.message ?? error });
   }
 };
+window.addEventListener("leave", () => {
+  loading = null;
+});
 
 // How far down the conversation begins, for page.css: it takes the rest of the window.
 const card = document.querySelector("#card");

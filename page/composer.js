@@ -9,8 +9,11 @@ const recordButton = element.querySelector(".record");
 const file = element.querySelector("input[type=file]");
 const slots = Object.fromEntries([...element.querySelectorAll(".attached")].map((slot) => [slot.dataset.kind, slot]));
 const MAX_SECONDS = props.max_seconds;
-const attached = {}; // what will be sent, by kind: {path, name, url}
-let uploading = null;
+const attached = {}; // what will be sent, by kind: {path, name, url}; {given, name, url} of a recording not uploaded yet
+const uploads = {}; // under way, by kind; each tells whether it came to its end
+let isTold = false; // the status says that something is uploaded
+let sending = null; // what waits for uploads to be sent
+let asked = null; // what was sent, as JSON, until the server has taken or refused it
 let busy = false; // the status says that something goes on
 let recording = null; // {pieces, rate}
 
@@ -18,6 +21,7 @@ const tell = window.pageTell;
 window.pageLabel(element);
 
 function grow() {
+  if (!text.offsetParent) return; // another tab is shown
   text.style.height = "auto";
   text.style.height = `${Math.min(text.scrollHeight, 132)}px`;
 }
@@ -47,7 +51,7 @@ function attach(kind, what) {
   if (what) shown.src = what.url;
   else shown.removeAttribute("src");
   if (kind === "image") shown.alt = what?.name ?? "";
-  if (kind === "audio" && what && Object.keys(attached).length === 1 && !text.value.trim()) ask.prepare({ audio: { path: what.path } });
+  if (kind === "audio" && what?.path && Object.keys(attached).length === 1 && !text.value.trim()) ask.prepare({ audio: { path: what.path } });
 }
 
 // What a file is, where pictures and videos are seen; sound where they aren't. That phones and
@@ -57,21 +61,39 @@ function kindOf(given) {
   return slots[kind] ? kind : "audio";
 }
 
-function take(given, name) {
-  const mine = (uploading = (async () => {
+// Uploads what is attached then. A recording stays if that fails, to be sent all the same.
+function take(given, name, isRecording = false) {
+  const kind = kindOf(given);
+  const mine = (uploads[kind] = (async () => {
     window.pageStatus("busy", "uploading");
+    isTold = true;
     try {
       const { path } = await upload(given);
-      if (mine !== uploading) return;
-      window.pageStatus("");
-      attach(kindOf(given), { path, name, url: URL.createObjectURL(given) });
+      if (mine !== uploads[kind]) return false;
+      attach(kind, { path, name, url: URL.createObjectURL(given) });
+      delete uploads[kind];
+      if (isTold && !isUploading()) window.pageStatus("");
+      return true;
     } catch (error) {
+      if (mine !== uploads[kind]) return false;
+      delete uploads[kind];
+      if (isRecording) attach(kind, { given, name, url: URL.createObjectURL(given) });
       window.pageStatus("fault", "upload_failed", { reason: error.message ?? error });
-    } finally {
-      if (mine === uploading) uploading = null;
+      return false;
     }
   })());
   return mine;
+}
+
+// Takes one of each kind: more have no place.
+async function takeAll(files) {
+  const kinds = new Map([...files].map((given) => [kindOf(given), given]));
+  await Promise.all([...kinds.values()].map((given) => take(given, given.name)));
+  if (kinds.size < files.length) window.pageStatus("fault", "error_one_of_a_kind");
+}
+
+function isUploading() {
+  return Object.keys(uploads).length > 0;
 }
 
 function showRecording() {
@@ -112,8 +134,9 @@ async function finishRecording() {
   window.pageMicrophone.close();
   showRecording();
   window.pageStatus("");
-  if (!done.pieces.length) return window.pageStatus("fault", "error_nothing_heard");
-  return take(window.pageMicrophone.wav(done.pieces, done.rate), words.recording_name);
+  if (done.pieces.length) return take(window.pageMicrophone.wav(done.pieces, done.rate), words.recording_name, true);
+  window.pageStatus("fault", "error_nothing_heard");
+  return false;
 }
 
 function cancelRecording() {
@@ -130,27 +153,38 @@ function shown() {
 }
 
 async function send() {
-  const asked = performance.now();
+  const since = performance.now();
   const finished = recording && finishRecording(); // before `leave`, which forgets a recording
-  tell("leave");
-  await finished;
-  await uploading;
+  const before = asked;
+  tell("leave"); // which forgets that, too
+  const mine = (sending = {});
+  const { given: kept, name } = attached.audio ?? {};
+  if (kept && !uploads.audio) take(kept, name, true);
+  const isWhole = (await Promise.all([finished ?? true, ...Object.values(uploads)])).every(Boolean);
+  if (mine !== sending) return; // stopped, or pressed again
+  sending = null;
+  if (!isWhole) return;
   const said = text.value.trim();
   const given = { ...shown(), ...(attached.audio && { audio: { path: attached.audio.path } }) };
   if (!said && !Object.keys(given).length) {
-    window.pageStatus("fault", "error_nothing_given");
+    if (!busy) window.pageStatus("fault", "error_nothing_given");
     return;
   }
+  const what = JSON.stringify([said, given]);
+  asked = what;
+  if (asked === before) return; // pressed twice
   tell("silence");
-  window.pageAsked = asked;
+  window.pageAsked = since;
   ask.answer({ text: said, ...given });
+  busy = true;
+  showStop();
 }
 
 function stop() {
   const heard = window.pagePlayer.heard();
-  const ends = isStoppable() || Boolean(uploading || recording);
+  const ends = isStoppable() || isUploading() || Boolean(recording || sending);
   if (document.activeElement === stopButton) document.querySelector("#chat .log").focus({ preventScroll: true });
-  uploading = null;
+  for (const kind of Object.keys(uploads)) delete uploads[kind];
   cancelRecording();
   tell("leave");
   tell("silence");
@@ -178,9 +212,15 @@ function receive() {
     link.click();
     return;
   }
+  asked = null;
   if (given.text && text.value.trim().startsWith(given.text)) write(text.value.trimStart().slice(given.text.length).trimStart());
   const taken = [given.audio, given.image, given.video];
   for (const [kind, { path }] of Object.entries(attached)) if (taken.includes(path)) attach(kind, null);
+}
+
+// The key is for what writes Chinese, not for the page.
+function isComposing(event) {
+  return event.isComposing || event.keyCode === 229;
 }
 
 text.addEventListener("input", () => {
@@ -188,14 +228,14 @@ text.addEventListener("input", () => {
   draft();
 });
 text.addEventListener("keydown", (event) => {
-  if (event.key !== "Enter" || event.shiftKey || event.isComposing || event.keyCode === 229) return;
+  if (event.key !== "Enter" || event.shiftKey || isComposing(event)) return;
   event.preventDefault();
-  send();
+  if (!event.repeat) send();
 });
 window.addEventListener("keydown", (event) => {
-  if (event.key === "Escape" && !event.defaultPrevented) stop();
+  if (event.key === "Escape" && !event.defaultPrevented && !isComposing(event)) stop();
 });
-sendButton.onclick = send;
+sendButton.onclick = ({ detail }) => detail > 1 || send(); // not the rest of a double click
 stopButton.onclick = stop;
 recordButton.onclick = () => (recording ? finishRecording() : record());
 element.querySelector(".upload").onclick = () => file.click();
@@ -213,21 +253,30 @@ for (const [kind, slot] of Object.entries(slots)) {
   };
 }
 text.addEventListener("paste", (event) => {
-  const [given] = event.clipboardData.files;
-  if (!given || !slots.image) return;
+  const { files } = event.clipboardData;
+  if (!files.length || !slots.image) return;
   event.preventDefault();
-  take(given, given.name);
+  takeAll(files);
 });
 element.addEventListener("dragover", (event) => event.preventDefault());
 element.addEventListener("drop", (event) => {
   event.preventDefault();
-  const given = event.dataTransfer.files[0];
-  if (given) take(given, given.name);
+  takeAll(event.dataTransfer.files);
 });
-window.addEventListener("leave", cancelRecording);
+window.addEventListener("leave", () => {
+  cancelRecording();
+  sending = asked = null;
+});
+window.addEventListener("refused", () => {
+  asked = null;
+  busy = false;
+  showStop();
+});
 window.addEventListener("spoken", showStop);
 window.addEventListener("status", ({ detail }) => {
   busy = detail === "busy";
+  isTold = false;
+  if (!busy) asked = null;
   showStop();
 });
 window.addEventListener("example", async ({ detail }) => {
@@ -244,6 +293,5 @@ watch("value", receive);
 try {
   text.value = sessionStorage.getItem("draft") ?? "";
 } catch {} // storage is blocked
-requestAnimationFrame(grow);
-window.addEventListener("resize", grow);
+new ResizeObserver(() => requestAnimationFrame(grow)).observe(element);
 showRecording();

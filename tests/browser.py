@@ -255,6 +255,14 @@ def write(page: playwright.Page, text: str) -> None:
     page.click("#send")
 
 
+def delay(page: playwright.Page, milliseconds: int) -> None:
+    """Let all that the page asks take so much longer."""
+    network = page.context.new_cdp_session(page)
+    network.send("Network.enable")
+    conditions = {"latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1}
+    network.send("Network.emulateNetworkConditions", {"offline": False, **conditions})
+
+
 def bubbles(page: playwright.Page, who: str) -> list[str]:
     return [row.inner_text() for row in page.query_selector_all(f"#chat .{who}-row")]
 

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import pytest
-from browser import MARKS, Pages, playwright, said
+from browser import MARKS, Pages, delay, playwright, said
 from fake_model import FakeModel
 
 import app
 
 pytestmark = MARKS
-GAPS = (10, 30, 100, 250)  # milliseconds from a question to what ends its reply
+GAPS = (0, 10, 30, 100, 250)  # milliseconds from a question to what ends its reply
 SEND_AND = """([end, gap]) => {
   document.querySelector("#send").click();
   const then = () => document.querySelector(end).click();
@@ -28,14 +28,6 @@ IS_IDLE = """() => {
 @pytest.fixture(scope="module")
 def model() -> FakeModel:
     return FakeModel(num_frames=400, frame_seconds=0.02)
-
-
-def delay(page: playwright.Page, milliseconds: int) -> None:
-    """Let all that the page asks take so much longer."""
-    network = page.context.new_cdp_session(page)
-    network.send("Network.enable")
-    conditions = {"latency": milliseconds, "downloadThroughput": -1, "uploadThroughput": -1}
-    network.send("Network.emulateNetworkConditions", {"offline": False, **conditions})
 
 
 def wait_until_told(page: playwright.Page, served: app.Page) -> None:

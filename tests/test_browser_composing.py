@@ -1,0 +1,211 @@
+"""What is attached, uploaded and sent, in a real browser: whole, once, or not at all."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+from browser import (
+    MARKS,
+    Pages,
+    bubbles,
+    delay,
+    playwright,
+    record,
+    said,
+    wait_for_reply,
+    wait_for_value,
+    wait_until_silent,
+    write,
+)
+from fake_model import FakeModel
+from sounds import voice, written
+
+pytestmark = MARKS
+ATTACHED = "#composer .attached[data-kind={}]:not([hidden])"
+DROP = """files => {
+  const dataTransfer = new DataTransfer();
+  for (const [name, type] of files) dataTransfer.items.add(new File([name], name, { type }));
+  const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
+  document.querySelector("#text").dispatchEvent(event);
+}"""
+PRESS = """([key, options, times]) => {
+  const text = document.querySelector("#text");
+  const given = { key, bubbles: true, cancelable: true, ...options };
+  for (let i = 0; i < times; i++) text.dispatchEvent(new KeyboardEvent("keydown", given));
+}"""
+IS_SEEN_WHOLE = """() => {
+  const { clientHeight, scrollHeight } = document.querySelector("#text");
+  return clientHeight > 30 && clientHeight >= scrollHeight - 4;
+}"""
+
+
+class SeeingModel(FakeModel):
+    accepts = frozenset({"audio", "text", "image", "video"})
+
+
+@pytest.fixture(scope="module")
+def model() -> FakeModel:
+    return SeeingModel()
+
+
+@pytest.fixture(autouse=True)
+def as_it_was(model: FakeModel) -> None:
+    model.__init__(num_frames=25, frame_seconds=0.01)
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    path = tmp_path / "speech.wav"
+    path.write_bytes(written(voice(1), "WAV"))
+    return path
+
+
+class Uploads:
+    """A page's uploads, each of which waits until it is let go."""
+
+    def __init__(self, page: playwright.Page) -> None:
+        self.page, self.waiting = page, []
+        page.route("**/upload*", lambda route: self.waiting.append(route))
+
+    def wait(self, number: int = 1) -> list[playwright.Route]:
+        """So many that have begun, and wait no more here."""
+        for _ in range(500):
+            if len(self.waiting) == number:
+                break
+            self.page.wait_for_timeout(20)
+        begun = self.waiting.copy()
+        self.waiting.clear()
+        assert len(begun) == number
+        return begun
+
+    def let_go(self, number: int = 1) -> None:
+        for route in self.wait(number):
+            route.continue_()
+
+
+def test_stop_ends_what_waits_for_an_upload(open_page: Pages, sound: Path, tmp_path: Path):
+    page = open_page("en-US")
+    uploads = Uploads(page)
+    (tmp_path / "wrong.zip").write_bytes(b"PK nothing")
+    page.fill("#text", "hello")
+    for field, path in (("#composer", sound), ("#bar", tmp_path / "wrong.zip")):
+        page.set_input_files(f"{field} input[type=file]", path)
+        (upload,) = uploads.wait()
+        if field == "#composer":
+            page.click("#send")
+        page.click("#stop")
+        page.wait_for_selector("#status .said:has-text('Stopped')")
+        with page.expect_response("**/upload*"):
+            upload.continue_()
+        page.wait_for_timeout(300)
+        assert said(page) == "Stopped"
+    assert page.input_value("#text") == "hello"
+    assert page.query_selector("#chat .row") is None
+
+
+def test_nothing_is_sent_of_which_a_part_did_not_come(open_page: Pages, sound: Path):
+    page = open_page("en-US")
+    uploads = Uploads(page)
+    page.fill("#text", "hello")
+    page.set_input_files("#composer input[type=file]", sound)
+    (upload,) = uploads.wait()
+    page.click("#send")
+    upload.fulfill(status=413, body="too large")
+    page.wait_for_selector("#status .fault:has-text('413')")
+    page.wait_for_timeout(300)
+    assert "413" in said(page) and bubbles(page, "user") == []
+    record(page, 1)
+    page.click("#send")
+    (upload,) = uploads.wait()
+    upload.abort()
+    page.wait_for_selector(ATTACHED.format("audio"))
+    told = said(page)
+    page.wait_for_timeout(300)
+    assert told and said(page) == told and bubbles(page, "user") == []
+    assert page.input_value("#text") == "hello"
+    page.click("#send")
+    uploads.let_go()
+    wait_for_reply(page)
+    assert page.query_selector("#chat .user-row .sound")
+    assert said(page) == "" == page.input_value("#text")
+
+
+def test_what_is_sent_twice_is_answered_once(open_page: Pages, model: FakeModel):
+    page = open_page("en-US")
+    model.num_frames = 3
+    ways = [
+        lambda: page.dblclick("#send"),
+        lambda: page.evaluate(PRESS, ["Enter", {}, 2]),
+        lambda: (page.keyboard.press("Enter"), page.keyboard.press("Enter")),
+        lambda: (page.keyboard.down("Enter"), page.keyboard.down("Enter")),
+    ]
+    for latency in (0, 150):
+        delay(page, latency)
+        for number, send in enumerate(ways, 1):
+            page.fill("#text", "hello")
+            send()
+            wait_for_reply(page, number)
+            assert len(bubbles(page, "user")) == number
+            assert said(page) == "" and page.query_selector("#chat .cut") is None
+            page.keyboard.up("Enter")
+            page.wait_for_function("document.querySelector('#text').value === ''")
+        page.click("#new")
+        page.wait_for_selector("#chat .row", state="detached")
+    model.num_frames = 400
+    write(page, "hello")
+    page.wait_for_function("window.pagePlayer.heard()?.seconds > 0.2")
+    write(page, "hello")
+    page.wait_for_selector("#chat .user-row >> nth=1")
+    assert page.query_selector("#chat .bot-row .cut")
+
+
+def test_what_is_attached_together_is_kept_together(open_page: Pages, sound: Path):
+    page = open_page("en-US")
+    uploads = Uploads(page)
+    page.set_input_files("#composer input[type=file]", sound)
+    page.evaluate(DROP, [["a.png", "image/png"], ["b.mp4", "video/mp4"]])
+    uploads.let_go(3)
+    for kind in ("audio", "image", "video"):
+        page.wait_for_selector(ATTACHED.format(kind))
+    assert said(page) == ""
+    page.evaluate(DROP, [["one.wav", "audio/wav"], ["two.wav", "audio/wav"]])
+    uploads.let_go()
+    page.wait_for_selector("#status .fault:has-text('one file of a kind')")
+    page.wait_for_selector(f"{ATTACHED.format('audio')}:has-text('two.wav')")
+
+
+def test_what_is_written_is_seen_whole_after_another_tab_was_shown(open_page: Pages):
+    page = open_page("en-US")
+    page.fill("#text", "a line\nand another one")
+    page.click("#inspect-tab-button")
+    page.set_viewport_size({"width": 900, "height": 700})
+    page.wait_for_timeout(100)
+    page.click("#talk-tab-button")
+    page.wait_for_function(IS_SEEN_WHOLE)
+    page.goto(f"{page.url}?test=abc")
+    page.wait_for_selector("#hands-free[data-state]", state="attached")
+    page.click("#talk-tab-button")
+    wait_for_value(page, "#text", "a line\nand another one")
+    page.wait_for_function(IS_SEEN_WHOLE)
+
+
+def test_a_key_that_composes_chinese_stops_nothing(open_page: Pages, model: FakeModel):
+    model.num_frames = 60
+    page = open_page("en-US")
+    write(page, "hello")
+    page.wait_for_function("window.pagePlayer.isSpeaking()")
+    page.evaluate(PRESS, ["Escape", {"isComposing": True}, 1])
+    page.evaluate(PRESS, ["Escape", {"keyCode": 229}, 1])
+    assert page.evaluate("window.pagePlayer.isSpeaking()")
+    wait_for_reply(page)
+    wait_until_silent(page)
+    assert page.query_selector("#chat .cut") is None
+
+
+def test_a_microphone_that_was_taken_away_is_told(open_page: Pages):
+    page = open_page("en-US")
+    record(page, 1)
+    page.evaluate("window.tracks.forEach((track) => track.dispatchEvent(new Event('ended')))")
+    page.wait_for_selector(ATTACHED.format("audio"))
+    assert "taken away" in said(page)
