@@ -43,7 +43,8 @@ class Saving:
         """The file's path, and how many of the first turns are not in it."""
         turns = [turn for turn in session.turns if turn.ended] if session else []
         if session is None or not turns:
-            raise UserError("error_nothing_to_save")
+            is_early = session is not None and session.turns
+            raise UserError("error_save_early" if is_early else "error_nothing_to_save")
         state, kept = session.transcript.state, self.showing.settings.kept(settings)
         if state is None:
             raise UserError("error_cannot_save")

@@ -18,7 +18,7 @@ from browser import (
     wait_until_silent,
     write,
 )
-from fake_model import FakeModel
+from fake_model import FakeModel, held
 from sounds import voice, written
 
 pytestmark = MARKS
@@ -209,3 +209,12 @@ def test_a_microphone_that_was_taken_away_is_told(open_page: Pages):
     page.evaluate("window.tracks.forEach((track) => track.dispatchEvent(new Event('ended')))")
     page.wait_for_selector(ATTACHED.format("audio"))
     assert "taken away" in said(page)
+
+
+def test_what_is_too_early_to_be_saved_is_told(open_page: Pages, model: FakeModel):
+    page = open_page("en-US")
+    with held(model):
+        write(page, "hello")
+        page.wait_for_selector("#chat .bot-row")
+        page.click("#save")
+        page.wait_for_selector("#status .fault:has-text('still being made')")
