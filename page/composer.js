@@ -267,7 +267,8 @@ window.addEventListener("leave", () => {
   cancelRecording();
   sending = asked = null;
 });
-window.addEventListener("refused", () => {
+window.addEventListener("refused", ({ detail }) => {
+  if (detail !== "answer") return;
   asked = null;
   busy = false;
   showStop();

@@ -27,8 +27,12 @@
       stream.signal = what.signal;
       headers.set("X-Stream", stream.number);
     }
-    const response = await send(what, { ...options, headers });
-    if (url.pathname.endsWith("/queue/join")) {
+    const isCall = url.pathname.endsWith("/queue/join");
+    const response = await send(what, { ...options, headers }).catch((error) => {
+      if (isCall) return unreachable();
+      throw error;
+    });
+    if (isCall) {
       if (!response.ok) window.pageTell("refused", nameOf(options.body));
       await closed(response.headers.get("X-Stream"));
     }
@@ -38,6 +42,12 @@
     const text = isOurs ? await response.text() : words.error_upload_by_proxy.replace("{status}", response.status);
     return new Response(text, { status: response.status });
   };
+
+  // For a call that did not come through, Gradio's client would load the page anew, and with that
+  // all would go that was chosen and written in it: the call alone has failed.
+  function unreachable() {
+    return Response.json({ detail: words.unreachable }, { status: 502 });
+  }
 
   // Of what handles a call on the server.
   function nameOf(body) {
@@ -82,7 +92,7 @@
   }
 
   // Gradio's notices: in the page's language, and without a button that holds another one.
-  const GRADIOS = { "Connection to the server was lost": "unreachable", "This application is currently busy": "error_busy" };
+  const GRADIOS = { "Connection to the server was lost": "broken_off", "This application is currently busy": "error_busy" };
   const [headers, notices] = ["toast-header", "toast-message-text"].map((name) => document.getElementsByClassName(name));
   new MutationObserver(() => {
     for (const header of headers) for (const name of ["role", "tabindex"]) header.removeAttribute(name);
