@@ -51,7 +51,8 @@ function attach(kind, what) {
   if (what) shown.src = what.url;
   else shown.removeAttribute("src");
   if (kind === "image") shown.alt = what?.name ?? "";
-  if (kind === "audio" && what?.path && Object.keys(attached).length === 1 && !text.value.trim()) ask.prepare({ audio: { path: what.path } });
+  const isAlone = Object.keys(attached).length === 1 && !text.value.trim();
+  if (kind === "audio" && what?.path && isAlone && !sending) ask.prepare({ audio: { path: what.path } });
 }
 
 // What a file is, where pictures and videos are seen; sound where they aren't. That phones and
