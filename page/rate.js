@@ -31,7 +31,7 @@
   async function soundOf(path) {
     const sound = new Audio();
     const response = await fetch(address(path));
-    if (!response.ok) throw new Error(words.sound_gone);
+    if (!response.ok) throw new Error(response.status);
     const blob = URL.createObjectURL(await response.blob());
     blobs.push(blob);
     sound.src = blob;
@@ -53,10 +53,18 @@
       const paths = given.reference ? [...given.sounds, given.reference] : given.sounds;
       show(given, await Promise.all(paths.map(soundOf)));
       status.say("");
-    } catch (error) {
-      status.say(error.message, true);
+    } catch {
+      leave(); // what was answered is kept
+      status.say(words.test_sounds_missing, true);
     }
   };
+
+  function leave() {
+    end();
+    current = null;
+    entry.hidden = false;
+    trial.hidden = true;
+  }
 
   function show(given, sounds) {
     entry.hidden = true;
@@ -66,8 +74,7 @@
     const head = make("div", { className: "head" }, make("h2", {}, given.title),
       make("span", { className: "count" }, isOver ? "" : filled(words.test_trial, { place: given.position + 1, total: given.total })));
     if (isOver) {
-      const leave = button(words.test_leave, () => { entry.hidden = false; trial.hidden = true; });
-      trial.replaceChildren(head, bar, make("p", { className: "done" }, words.test_done), make("div", { className: "buttons" }, leave));
+      trial.replaceChildren(head, bar, make("p", { className: "done" }, words.test_done), make("div", { className: "buttons" }, button(words.test_leave, leave)));
       return trial.focus();
     }
     const shown = performance.now();
@@ -93,7 +100,7 @@
       const seconds = (performance.now() - shown) / 1000;
       ask("rate", { code: given.code, name: given.name, key: key(), position: given.position, answer: answers.read(), seconds });
     }
-    current = { again: update };
+    current = { again() { update(); if (document.activeElement === document.body) next.focus(); } };
     trial.replaceChildren(head, bar, asked, answers.part, make("div", { className: "buttons" }, next, hint));
     update();
     trial.focus();
@@ -140,12 +147,10 @@
 
   // Who was sent a link finds its code here, and their name where they have begun.
   window.testsJoin = (given) => {
-    end();
+    leave();
     code.value = given;
     const known = Object.keys(kept.value.raters).find((other) => other.startsWith(`${given}/`));
     if (known && !name.value) name.value = known.slice(given.length + 1);
-    entry.hidden = false;
-    trial.hidden = true;
     status.say("");
   };
   parts.rate.append(entry, trial, status.line);
