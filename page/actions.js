@@ -63,7 +63,7 @@ function copy(button, text) {
 function actions(turn) {
   const { reply, name } = turn;
   const bar = make("div", "actions");
-  if (reply.sound) bar.append(soundButton(reply.sound, reply.seconds));
+  if (reply.sound) bar.append(replySound(turn));
   if (reply.can_repeat) {
     bar.append(action("again", words.again, () => {
       window.pageTell("leave");

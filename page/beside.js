@@ -40,7 +40,9 @@ function number(low, high, step, value) {
 }
 
 function closePanel() {
-  panel?.remove();
+  if (!panel) return;
+  window.pagePassFocus(panel, rows.get(panel.dataset.turn)?.bot.querySelector(".compare") ?? log);
+  panel.remove();
   panel = null;
 }
 

@@ -4,6 +4,7 @@
 const language = window.pageLanguage;
 const words = window.pageWords[language];
 const rows = new Map(); // turn -> {user, bot, turn}
+const sounds = new Map(); // replies' sounds -> their buttons, which play on while their rows change
 let conversation = null;
 let playing = null;
 
@@ -19,6 +20,12 @@ function clock(seconds) {
   return `${Math.floor(rest / 60)}:${String(rest % 60).padStart(2, "0")}`;
 }
 
+function replySound({ name, reply: { sound, seconds } }) {
+  const key = `${name} ${sound} ${seconds}`;
+  if (!sounds.has(key)) sounds.set(key, soundButton(sound, seconds));
+  return sounds.get(key);
+}
+
 function soundButton(path, seconds) {
   const button = make("button", "sound");
   const time = seconds ? clock(seconds) : "";
@@ -31,9 +38,16 @@ function soundButton(path, seconds) {
     button.ariaLabel = `${audio.paused ? words.play : words.pause} ${time}`;
   };
   audio.onplay = audio.onpause = audio.onended = show;
-  audio.onerror = () => {
-    button.disabled = true; // it was old, and has made room for others
+  audio.onerror = async () => {
+    const path = audio.src;
+    audio.pause();
+    audio.removeAttribute("src"); // the next press asks for it again
+    const isGone = await isMissing(path); // it was old, and has made room for others
+    window.pageStatus("fault", isGone ? "sound_gone" : "sound_failed");
+    if (!isGone) return;
     button.title = words.sound_gone;
+    window.pagePassFocus(button, log);
+    button.disabled = true;
   };
   button.onclick = () => {
     if (!audio.paused) return audio.pause();
@@ -44,6 +58,13 @@ function soundButton(path, seconds) {
   };
   show();
   return button;
+}
+
+// Whether the server has a file no more; not that it can't be reached, or has no time.
+async function isMissing(path) {
+  const response = await fetch(path).catch(() => null);
+  response?.body?.cancel();
+  return response?.status === 403 || response?.status === 404;
 }
 
 function badge({ kind, word }) {
@@ -79,21 +100,30 @@ function seen(tag, path) {
   return made;
 }
 
-function fillUser(row, { user, name }) {
-  const bubble = make("div", "bubble");
-  if (user.text) bubble.append(make("p", "text", user.text), ...gloss(user.gloss));
-  if (user.image) bubble.append(seen("img", user.image));
-  if (user.video) bubble.append(seen("video", user.video));
-  if (user.sound) bubble.append(soundButton(user.sound, user.seconds));
-  row.replaceChildren(bubble);
-  if (user.badge) row.append(badge(user.badge));
+// What was said stays as it is, and may play on, while more is told of it.
+function fillUser(pair, { user: { badge: perceived, ...said } }) {
+  const content = JSON.stringify(said);
+  if (pair.said !== content) pair.user.replaceChildren(userBubble(said));
+  pair.said = content;
+  pair.user.querySelector(".badge")?.remove();
+  if (perceived) pair.user.append(badge(perceived));
 }
 
+function userBubble(said) {
+  const bubble = make("div", "bubble");
+  if (said.text) bubble.append(make("p", "text", said.text), ...gloss(said.gloss));
+  if (said.image) bubble.append(seen("img", said.image));
+  if (said.video) bubble.append(seen("video", said.video));
+  if (said.sound) bubble.append(soundButton(said.sound, said.seconds));
+  return bubble;
+}
+
+// All but the reply's text, which follow.js writes.
 function fillBot(row, turn) {
   const { reply } = turn;
-  const bubble = make("div", "bubble");
-  bubble.append(make("p", "text", reply.text || (reply.growing ? "…" : words.no_words)), ...gloss(reply.gloss));
-  row.replaceChildren(bubble);
+  const bubble = row.firstChild ?? row.appendChild(make("div", "bubble"));
+  if (!bubble.firstChild) bubble.append(make("p", "text", "…"));
+  if (!bubble.querySelector(".gloss")) bubble.append(...gloss(reply.gloss));
   const notes = make("div", "notes");
   if (reply.model) notes.append(make("span", "made-by", [reply.model, ...changes(turn)].join(" · ")));
   if (reply.badge) notes.append(badge(reply.badge));
@@ -101,8 +131,17 @@ function fillBot(row, turn) {
   if (turn.again && !turn.beside) notes.append(make("span", "cut", words.another_reply));
   if (!reply.knows_before) notes.append(make("span", "cut", words.beside_alone));
   if (reply.stopped) notes.append(make("span", "cut", words.cut));
-  if (notes.childNodes.length) row.append(notes);
-  if (!reply.growing) row.append(actions(turn));
+  refill(row, [...(notes.childNodes.length ? [notes] : []), ...(reply.growing ? [] : [actions(turn)])]);
+}
+
+// What follows the bubble. What held the focus holds it again, or what is there in its place.
+function refill(row, parts) {
+  const held = row.contains(document.activeElement) ? document.activeElement : null;
+  while (row.childNodes.length > 1) row.lastChild.remove();
+  row.append(...parts);
+  if (!held) return;
+  const alike = [...held.classList].slice(0, 2).map((name) => `.${name}`).join("");
+  (row.contains(held) ? held : row.querySelector(alike) ?? log).focus({ preventScroll: true });
 }
 
 function show(turn) {
@@ -122,7 +161,7 @@ function show(turn) {
   if (row.content === content) return false;
   const before = row.turn;
   [row.content, row.turn] = [content, turn];
-  if (row.user && JSON.stringify(before?.user) !== JSON.stringify(turn.user)) fillUser(row.user, turn);
+  if (row.user && JSON.stringify(before?.user) !== JSON.stringify(turn.user)) fillUser(row, turn);
   fillBot(row.bot, turn);
   follow();
   return true;
@@ -156,6 +195,7 @@ function begin(value) {
   const isNew = conversation !== null && rows.size > 0 && !value.cleared;
   if (value.cleared) log.querySelectorAll(".row, .break, .pair, .panel").forEach((row) => row.remove());
   rows.clear();
+  sounds.clear();
   if (isNew) log.append(make("p", "break", words.new_conversation));
   conversation = value.conversation;
 }

@@ -45,14 +45,16 @@ function follow() {
   let sounds = false;
   for (const { bot, turn } of rows.values()) {
     const position = window.pagePlayer?.position(turn.name) ?? Infinity;
-    const text = bot.querySelector(".text");
+    const text = bot.querySelector(".text").firstChild;
     const isHeard = position !== Infinity;
     const shown = isHeard ? saidUntil(turn.reply, position) : turn.reply.text;
     const said = shown || (turn.reply.growing || isHeard ? "…" : words.no_words);
-    if (text && text.textContent !== said) {
-      text.textContent = said;
+    if (text.data !== said) {
+      text.data = said;
       if (isAtEnd) toEnd();
     }
+    const isBusy = String(turn.reply.growing || isHeard);
+    if (bot.ariaBusy !== isBusy) bot.ariaBusy = isBusy; // what is read aloud is the whole reply
     bot.classList.toggle("sounding", isHeard && !turn.reply.stopped);
     sounds ||= isHeard;
   }

@@ -107,6 +107,8 @@
   window.pageCalls = 0; // so far
   window.pageAsked = null; // when the user finished what is being answered
   window.pageTell = (name, detail = null) => window.dispatchEvent(new CustomEvent(name, { detail }));
+  // To be called before something goes: what it holds of the keyboard's focus another place gets.
+  window.pagePassFocus = (from, to) => from.contains(document.activeElement) && to.focus({ preventScroll: true });
   window.pageAddress = (path) => {
     const root = location.pathname.replace(/\/?$/, "/");
     return `${root}gradio_api/file=${path.split("/").map(encodeURIComponent).join("/")}`;

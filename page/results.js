@@ -93,9 +93,14 @@
         const sound = new Audio();
         const play = playButton(`${condition} · ${prompt}`, sound);
         const start = play.onclick;
+        sound.onerror = () => {
+          sound.pause();
+          sound.removeAttribute("src"); // the next press asks for it again
+          status.say(words.sound_failed, true);
+        };
         play.onclick = () => {
           if (sound.src) return start();
-          sounds[digest] = (path) => { sound.src = address(path); start(); };
+          sounds[digest] = (path) => { status.say(""); sound.src = address(path); start(); };
           ask("hear", { key: own, digest });
         };
         return make("li", {}, play, make("details", {}, make("summary", {}, words.test_settings), make("pre", { tabindex: 0 }, JSON.stringify(settings, null, 1))));
