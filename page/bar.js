@@ -25,7 +25,7 @@ file.onchange = async () => {
     const { path } = await upload(given);
     if (mine === loading) window.pageAsk.load({ file: { path } });
   } catch (error) {
-    if (mine === loading) window.pageStatus("fault", "upload_failed", { reason: error.message ?? error });
+    if (mine === loading) window.pageStatus("fault", "upload_failed", { reason: window.pageUploadFault(error, given) });
   }
 };
 window.addEventListener("leave", () => {

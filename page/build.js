@@ -123,16 +123,18 @@
     file.onchange = async () => {
       const files = [...file.files];
       file.value = "";
+      const faults = [];
       for (const given of files) {
         status.say(filled(words.test_uploading, { name: given.name }));
         try {
           const { path } = await upload(given);
           take({ path, name: given.name });
-          status.say("");
         } catch (error) {
-          status.say(String(error.message ?? error), true);
+          const fault = window.pageUploadFault(error, given);
+          faults.push(fault.includes(given.name) ? fault : `${given.name}: ${fault}`);
         }
       }
+      status.say(faults.join("\n"), faults.length > 0);
     };
     return make("span", {}, file, button(text, () => file.click()));
   }

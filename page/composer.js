@@ -79,7 +79,7 @@ function take(given, name, isRecording = false) {
       if (mine !== uploads[kind]) return false;
       delete uploads[kind];
       if (isRecording) attach(kind, { given, name, url: URL.createObjectURL(given) });
-      window.pageStatus("fault", "upload_failed", { reason: error.message ?? error });
+      window.pageStatus("fault", "upload_failed", { reason: window.pageUploadFault(error, given) });
       return false;
     }
   })());

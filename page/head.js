@@ -91,15 +91,31 @@
     begun.observe(root, { childList: true, subtree: true });
   }
 
+  // What Gradio's client says, by how it begins, and what the page says instead: of an upload, if a
+  // file is given.
+  const GRADIOS = {
+    "Connection to the server was lost": "broken_off",
+    "Connection errored out": "unreachable",
+    "This application is currently busy": "error_busy",
+  };
+  const UPLOADS = { "File(s) exceed the maximum allowed size": "error_file_large", "Connection errored out": "upload_unreachable" };
+  const inOurs = (text, said) => words[said[Object.keys(said).find((begin) => text.startsWith(begin))]];
+
+  // Why a file was not uploaded.
+  window.pageUploadFault = (error, { name, size }) => {
+    const text = String(error.message ?? error);
+    const values = { name, size, limit: window.gradio_config.max_file_size };
+    return inOurs(text, UPLOADS)?.replace(/\{(\w+)\}/g, (_, key) => values[key]) ?? text;
+  };
+
   // Gradio's notices: in the page's language, and without a button that holds another one.
-  const GRADIOS = { "Connection to the server was lost": "broken_off", "This application is currently busy": "error_busy" };
   const [headers, notices] = ["toast-header", "toast-message-text"].map((name) => document.getElementsByClassName(name));
   new MutationObserver(() => {
     for (const header of headers) for (const name of ["role", "tabindex"]) header.removeAttribute(name);
     for (const { parentElement } of headers) parentElement.querySelector(".toast-close")?.setAttribute("aria-label", words.close);
     for (const notice of notices) {
-      const begin = Object.keys(GRADIOS).find((text) => notice.textContent.startsWith(text));
-      if (begin) notice.textContent = words[GRADIOS[begin]];
+      const said = inOurs(notice.textContent, GRADIOS);
+      if (said) notice.textContent = said;
     }
   }).observe(root, { childList: true, subtree: true });
 
