@@ -14,7 +14,8 @@ let path = null;
 let isSpoken = false; // what is looked at
 let recorder = null;
 let opening = false;
-let taken = null; // the promise of what is recorded
+let ended = null; // the promise that what is recorded is given
+let taking = null; // the upload under way, or the last one: whether it leaves something to look at
 
 function say(message, isFault = false) {
   status.textContent = message ?? "";
@@ -26,23 +27,37 @@ function took(given, shown) {
   name.textContent = shown;
 }
 
-async function take(blob, shown) {
+// What is looked at is named at once; whoever asks meanwhile waits for it.
+function take(given, shown) {
+  examples.value = "";
+  took(null, shown);
   say(filled(words.test_uploading, { name: shown }));
-  try {
-    took((await upload(blob)).path, shown);
-    say("");
-  } catch (error) {
-    say(String(error.message ?? error), true);
-  }
+  const mine = (taking = (async () => {
+    try {
+      const sent = await upload(given);
+      if (mine !== taking) return taking ?? true;
+      path = sent.path;
+      say("");
+      return true;
+    } catch (error) {
+      if (mine !== taking) return taking ?? true;
+      taking = null;
+      took(null, words.inspect_nothing);
+      say(window.pageUploadFault(error, given), true);
+      return false;
+    }
+  })());
 }
 
 file.onchange = () => {
   const given = file.files[0];
   file.value = "";
-  examples.value = "";
   if (given) take(given, given.name);
 };
-examples.onchange = () => took(examples.value || null, examples.value ? examples.selectedOptions[0].text : words.inspect_nothing);
+examples.onchange = () => {
+  taking = null;
+  took(examples.value || null, examples.value ? examples.selectedOptions[0].text : words.inspect_nothing);
+};
 
 // The microphone is closed as soon as a recording ends, whatever ends it.
 async function recording() {
@@ -56,14 +71,15 @@ async function recording() {
     recorder = new MediaRecorder(stream);
     const pieces = [];
     recorder.ondataavailable = ({ data }) => pieces.push(data);
-    taken = new Promise((resolve) => {
+    ended = new Promise((resolve) => {
       recorder.onstop = () => {
         clearTimeout(timer);
         for (const track of stream.getTracks()) track.stop();
         const kind = recorder.mimeType.split(";")[0];
         recorder = null;
         record.textContent = words.inspect_record;
-        resolve(take(new File(pieces, `recording.${kind.endsWith("mp4") ? "m4a" : "webm"}`, { type: kind }), words.recording));
+        take(new File(pieces, `recording.${kind.endsWith("mp4") ? "m4a" : "webm"}`, { type: kind }), words.recording);
+        resolve();
       };
     });
     const timer = setTimeout(() => recorder?.stop(), 1000 * (props.max_seconds - 1));
@@ -79,12 +95,13 @@ async function recording() {
 }
 
 async function ask(answers) {
+  running(true);
   if (recorder) {
     recorder.stop();
-    await taken;
+    await ended;
   }
+  if (taking && !(await taking)) return running(false);
   seen.replaceChildren();
-  running(true);
   say(words.inspect_looking);
   isSpoken = path !== null;
   window.inspectAsk({ path, text: answers ? text.value : "", answers });

@@ -1,25 +1,39 @@
-"""What a rater and a builder see in a browser whose calls are refused or not answered."""
+"""What is seen in a browser whose calls are refused, or whose files are not taken or come late."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 from browser import MARKS, new_window, playwright
 from fake_model import FakeModel
 from page_client import served
 from rating import build, opened, score
 
 import app
+from page.limits import Limits
 
 pytestmark = MARKS
+LIMIT = 200_000
+NOTICES = "[...document.querySelectorAll('.toast-message-text')].map((one) => one.innerText)"
 
 
 @pytest.fixture(scope="module")
 def ours() -> Iterator[tuple[app.Page, str]]:
-    with served(FakeModel(num_frames=8)) as page:
+    with served(FakeModel(num_frames=8), Limits(max_upload_bytes=LIMIT)) as page:
         yield page
+
+
+@pytest.fixture(scope="module")
+def sounds(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """One that may be uploaded, and one that is too large."""
+    folder = tmp_path_factory.mktemp("sounds")
+    for name, seconds in (("good", 1), ("large", 8)):
+        soundfile.write(folder / f"{name}.wav", np.zeros(16_000 * seconds), 16_000)
+    return folder / "good.wav", folder / "large.wav"
 
 
 def hear_and_choose(page: playwright.Page) -> None:
@@ -64,3 +78,64 @@ def test_a_rating_that_is_refused_is_given_again(context, ours: tuple[app.Page, 
     page.unroute("**/file=**")
     page.click("text=Begin")
     page.wait_for_selector(".trial .count:has-text('3 of 4')")
+
+
+def test_a_file_that_is_not_taken_is_told_in_the_pages_language(
+    context, ours: tuple[app.Page, str], sounds: tuple[Path, Path]
+):
+    page, (good, large) = new_window(context("zh-CN")), sounds
+    page.goto(ours[1])
+    page.wait_for_selector("#hands-free[data-state]")
+    for file in ("#composer input[type=file]", ".bar input[type=file]"):
+        page.set_input_files(file, large)
+        page.wait_for_selector("#status .fault:has-text('large.wav 有 256044 字节，最多允许 200000')")
+        page.context.set_offline(True)
+        page.set_input_files(file, good)
+        page.wait_for_selector("#status .fault:has-text('连接不上服务器，good.wav 没有上传')")
+        page.context.set_offline(False)
+    page.click("#inspect-tab-button")
+    page.set_input_files("#inspect input[type=file]", large)
+    page.wait_for_selector("#inspect .fault:has-text('large.wav 有 256044 字节')")
+    page.click("#compare-tab-button")
+    page.set_input_files(".tests input[multiple]", [large, good, large])
+    page.wait_for_selector(".tests .fault:has-text('large.wav 有 256044 字节')")
+    assert page.inner_text(".tests .fault").count("large.wav") == 2
+    assert [one.inner_text() for one in page.query_selector_all(".files li span")] == ["good.wav"]
+    assert not any("Connection" in text for text in page.evaluate(NOTICES))
+
+
+def test_what_is_named_is_looked_at(
+    context, ours: tuple[app.Page, str], sounds: tuple[Path, Path]
+):
+    page = opened(context(), ours[1], "inspect")
+    page.evaluate(
+        """() => {
+          const ask = window.inspectAsk;
+          window.looked = [];
+          window.inspectAsk = (value) => { window.looked.push(value.path); ask(value); };
+        }"""
+    )
+    hint = ".inspect .buttons .hint"
+    page.select_option(".inspect select", index=1)
+    held = []
+    page.route("**/upload*", lambda route: held.append(route))
+    page.set_input_files("#inspect input[type=file]", sounds[0])
+    page.wait_for_selector(f"{hint}:has-text('good.wav')")
+    page.click("text=Look at the sound")
+    assert page.evaluate("window.looked") == [] and page.is_disabled("text=Look at the sound")
+    held[0].continue_()
+    page.unroute("**/upload*")
+    page.wait_for_selector(".inspect .sound")
+    assert page.evaluate("window.looked.at(-1)").endswith("good.wav")
+    page.select_option(".inspect select", index=1)
+    example = page.inner_text(hint)
+    page.click(".inspect button:text-is('Record')")
+    page.click(".inspect button:text-is('Stop recording')")
+    page.wait_for_selector(f"{hint}:has-text('the recording')")
+    assert page.input_value(".inspect select") == ""
+    page.click("text=Look at the sound")
+    page.wait_for_function("window.looked.length === 2")
+    page.wait_for_selector("#inspect .primary:enabled")
+    assert "recording" in page.evaluate("window.looked.at(-1)")
+    page.select_option(".inspect select", index=1)
+    assert page.inner_text(hint) == example
