@@ -13,6 +13,7 @@
   const recordings = make("ul", { className: "files" });
   const folder = make("ul", { className: "files" });
   const reference = choice([]);
+  const add = button(words.test_add, () => newCondition(nextName()));
   const start = button(words.test_start, build, "primary");
   const halt = button(words.stop, () => ask("stop"));
   let chosen = []; // recordings: {path, name}
@@ -59,7 +60,12 @@
     let settings = settingsOf();
     let fitted = null; // the model whose offer is shown
     const model = labelled(words.test_model, inputs.model);
-    const remove = button("×", () => { row.remove(); update(); }, "remove");
+    const remove = button("×", () => {
+      const next = row.nextElementSibling ?? row.previousElementSibling;
+      window.pagePassFocus(row, next?.querySelector(".remove") ?? add);
+      row.remove();
+      update();
+    }, "remove");
     row.append(
       make("legend", {}, words.test_condition),
       make("div", { className: "grid" }, labelled(words.test_name, inputs.name), labelled(words.test_source, inputs.source), model),
@@ -112,9 +118,14 @@
     referenceName.hidden = kind.value !== "mushra" || isMade;
   }
 
+  // Where an item that goes holds the focus, the one in its place gets it, or what adds items.
   function list(where, items, onremove) {
+    const place = [...where.children].findIndex((item) => item.contains(document.activeElement));
     where.replaceChildren(...items.map((item) => make("li", {}, make("span", {}, item.name),
       make("button", { type: "button", className: "remove", "aria-label": `${words.test_remove} ${item.name}`, onclick: () => onremove(item) }, "×"))));
+    if (place < 0) return;
+    const next = where.children[Math.min(place, items.length - 1)] ?? where.nextElementSibling;
+    next.querySelector("button").focus();
   }
   const showChosen = () => list(recordings, chosen, (item) => { chosen = chosen.filter((other) => other !== item); showChosen(); });
 
@@ -145,7 +156,7 @@
   const textsField = labelled(words.test_texts, texts, words.test_texts_about);
   const made = make("div", { className: "stack" },
     make("h2", {}, words.test_conditions), make("p", { className: "hint" }, words.test_conditions_about), conditions,
-    make("div", { className: "buttons" }, button(words.test_add, () => newCondition(nextName()))),
+    make("div", { className: "buttons" }, add),
     make("h2", {}, words.test_prompts), textsField, recordings,
     make("div", { className: "buttons" },
       picker(words.test_add_recordings, "audio/*,.amr,.3gp", true, (item) => { chosen.push(item); showChosen(); }),
@@ -159,7 +170,7 @@
     make("p", { className: "hint" }, words.test_folder_about), folder,
     picker(words.test_choose_zip, ".zip", false, (item) => {
       packed = item.path;
-      list(folder, [item], () => { packed = null; folder.replaceChildren(); });
+      list(folder, [item], () => { packed = null; list(folder, []); });
     }));
 
   const nextName = () => {
@@ -222,6 +233,7 @@
       return labelled(text, field, hint);
     };
     built.hidden = false;
+    built.dataset.code = code;
     built.replaceChildren(
       make("h2", {}, filled(words.test_ready, { title: name })),
       shown(words.test_link, link.href, words.test_link_about),
@@ -232,6 +244,10 @@
     );
     built.focus();
   }
+
+  window.addEventListener("deleted", ({ detail }) => {
+    if (built.dataset.code === detail) built.hidden = true;
+  });
 
   parts.build.append(
     make("div", { className: "grid" }, labelled(words.test_title, title), labelled(words.test_kind, kind), labelled(words.test_origin, origin)),

@@ -63,12 +63,14 @@
     end();
     current = null;
     entry.hidden = false;
+    window.pagePassFocus(trial, begin);
     trial.hidden = true;
   }
 
   function show(given, sounds) {
     entry.hidden = true;
     trial.hidden = false;
+    trial.dataset.code = given.code;
     const isOver = given.position === given.total;
     const bar = make("progress", { max: given.total, value: given.position, "aria-label": words.test_position });
     const head = make("div", { className: "head" }, make("h2", {}, given.title),
@@ -153,6 +155,10 @@
     if (known && !name.value) name.value = known.slice(given.length + 1);
     status.say("");
   };
+  window.addEventListener("deleted", ({ detail }) => {
+    if (trial.dataset.code === detail) leave();
+    if (code.value === detail) code.value = "";
+  });
   parts.rate.append(entry, trial, status.line);
   const linked = new URLSearchParams(location.search).get("test");
   if (linked) {

@@ -14,6 +14,11 @@
     status.say(words.test_loading);
     ask("results", { key: key.value.trim() });
   }
+  function hideFound() {
+    player.sound?.pause();
+    window.pagePassFocus(found, key);
+    found.hidden = true;
+  }
   window.testsShow = (given) => { key.value = given; open(); };
   window.testsOwned = () => {
     const owned = Object.entries(kept.value.owned);
@@ -109,8 +114,11 @@
   heard.hear = ({ digest, path, fault }) => (fault ? status.say(fault[language], true) : sounds[digest]?.(path));
 
   heard.results = (answer) => {
-    found.hidden = Boolean(answer.fault);
-    if (answer.fault) return status.say(answer.fault[language], true);
+    if (answer.fault) {
+      hideFound();
+      return status.say(answer.fault[language], true);
+    }
+    found.hidden = false;
     status.say("");
     given = answer.results;
     const { kind } = given;
@@ -150,10 +158,11 @@
   }
   heard.remove = ({ removed, fault }) => {
     if (fault) return status.say(fault[language], true);
+    window.pageTell("deleted", kept.value.owned[removed]?.code);
     delete kept.value.owned[removed];
     kept.save();
     window.testsOwned();
-    found.hidden = true;
+    hideFound();
     status.say(words.test_deleted);
   };
   heard.export = ({ package: path, fault }) => {

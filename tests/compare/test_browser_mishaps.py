@@ -88,7 +88,9 @@ def test_a_file_that_is_not_taken_is_told_in_the_pages_language(
     page.wait_for_selector("#hands-free[data-state]")
     for file in ("#composer input[type=file]", ".bar input[type=file]"):
         page.set_input_files(file, large)
-        page.wait_for_selector("#status .fault:has-text('large.wav 有 256044 字节，最多允许 200000')")
+        page.wait_for_selector(
+            "#status .fault:has-text('large.wav 有 256044 字节，最多允许 200000')"
+        )
         page.context.set_offline(True)
         page.set_input_files(file, good)
         page.wait_for_selector("#status .fault:has-text('连接不上服务器，good.wav 没有上传')")
@@ -104,9 +106,7 @@ def test_a_file_that_is_not_taken_is_told_in_the_pages_language(
     assert not any("Connection" in text for text in page.evaluate(NOTICES))
 
 
-def test_what_is_named_is_looked_at(
-    context, ours: tuple[app.Page, str], sounds: tuple[Path, Path]
-):
+def test_what_is_named_is_looked_at(context, ours: tuple[app.Page, str], sounds: tuple[Path, Path]):
     page = opened(context(), ours[1], "inspect")
     page.evaluate(
         """() => {
@@ -139,3 +139,47 @@ def test_what_is_named_is_looked_at(
     assert "recording" in page.evaluate("window.looked.at(-1)")
     page.select_option(".inspect select", index=1)
     assert page.inner_text(hint) == example
+
+
+def test_a_test_that_is_deleted_is_shown_nowhere(context, ours: tuple[app.Page, str]):
+    page = opened(context(), ours[1])
+    build(page, "mos", "one")
+    page.click(".built .primary")
+    page.get_by_label("Your name").fill("Ann")
+    page.click("text=Begin")
+    page.wait_for_selector(".trial .play")
+    page.click("#compare [role=tab]:has-text('Results')")
+    page.click("#compare .files .link")
+    page.wait_for_selector(".tests .stack h2:has-text('My listening test')")
+    page.click("text=Delete the test")
+    page.click("text=Delete all sounds and ratings?")
+    page.wait_for_selector(".line:has-text('The test is deleted.')")
+    assert page.evaluate("document.activeElement.tagName") == "INPUT"
+    page.click("#compare [role=tab]:has-text('Rate')")
+    assert page.is_hidden(".trial") and page.input_value("section:not([hidden]) input") == ""
+    page.click("#compare [role=tab]:has-text('Build')")
+    assert page.is_hidden(".built")
+
+
+def test_what_is_removed_passes_the_focus_on(
+    context, ours: tuple[app.Page, str], sounds: tuple[Path, Path]
+):
+    page = opened(context(), ours[1])
+    focused = "document.activeElement.ariaLabel ?? document.activeElement.innerText"
+
+    def remove(name: str) -> str:
+        page.focus(f"[aria-label='Remove {name}']")
+        page.keyboard.press("Enter")
+        return page.evaluate(focused)
+
+    found = [remove("A"), remove("B")]
+    folder = sounds[0].parent
+    names = [f"{name}.wav" for name in "pqr"]
+    for name in names:
+        (folder / name).write_bytes(sounds[0].read_bytes())
+    page.set_input_files(".tests input[multiple]", [folder / name for name in names])
+    page.wait_for_selector(".files li:nth-child(3)")
+    found += [remove(f"{name}.wav") for name in "qrp"]
+    assert found == [
+        "Remove B", "Add a condition", "Remove r.wav", "Remove p.wav", "Upload recordings",
+    ]  # fmt: skip
