@@ -18,6 +18,17 @@ from models.load import load_model
 from page.limits import Limits
 
 pytestmark = [*MARKS, pytest.mark.parametrize("locale", ["en-US", "zh-CN"])]
+# What a list has no room for: of its options, or of a condition's what is chosen.
+CUT = """() => [...document.querySelectorAll(".tests select")].flatMap((select) => {
+  if (!select.offsetParent) return [];
+  const style = getComputedStyle(select);
+  const room = select.clientWidth - parseFloat(style.paddingLeft) - parseFloat(style.paddingRight);
+  const pen = document.createElement("canvas").getContext("2d");
+  pen.font = style.font;
+  const options = select.closest("fieldset") ? select.selectedOptions : select.options;
+  const texts = [...options].map(({ text }) => text);
+  return texts.filter((text) => pen.measureText(text).width > room);
+})"""
 NARROW = {"width": 390, "height": 844}
 
 
@@ -152,3 +163,12 @@ def test_a_look_under_way(context, url: str, model: TwoTones, locale: str):
     page.wait_for_selector("#inspect .said-text")
     found += violations(page, "of a model without codes")
     assert found == [] and fits(page)
+
+
+def test_what_is_chosen_is_read_whole(context, url: str, locale: str):
+    page, cut = opened(context(locale), url), []
+    for width in (360, 390, 640, 768, 1024, 1280):
+        page.set_viewport_size({"width": width, "height": 800})
+        cut += [f"{text} at {width}" for text in page.evaluate(CUT)]
+        assert fits(page)
+    assert cut == []
