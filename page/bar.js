@@ -31,6 +31,7 @@ file.onchange = async () => {
 window.addEventListener("leave", () => {
   loading = null;
 });
+window.addEventListener("refused", ({ detail }) => detail === "load" && window.pageStatus(""));
 
 // How far down the conversation begins, for page.css: it takes the rest of the window.
 const card = document.querySelector("#card");
