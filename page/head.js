@@ -1,4 +1,4 @@
-// Runs before the page does: whose tab this is, the browser's language, what a refusal says.
+// Runs before the page does: the browser's language, what a refusal says.
 {
   const chinese = /^zh\b/i.test(navigator.language);
   const words = window.pageWords[chinese ? "zh" : "en"];
@@ -7,13 +7,6 @@
   document.documentElement.classList.toggle("insecure", !window.isSecureContext);
   document.documentElement.style.setProperty("--error-title", JSON.stringify(words.error_title));
 
-  // A secret of this tab, which survives a reload; the server knows the visitor by it.
-  let visitor = crypto.randomUUID?.();
-  visitor ??= Array.from(crypto.getRandomValues(new Uint8Array(16)), (x) => x.toString(16)).join("");
-  try {
-    visitor = sessionStorage.getItem("visitor") ?? visitor;
-    sessionStorage.setItem("visitor", visitor);
-  } catch {} // storage is blocked: a reload is another visitor
   const CLOSED_MILLISECONDS = 3000; // that an answer waits for a stream that is read no further
   const stream = { number: 0, signal: null }; // the last of events that Gradio's client has opened
   const send = window.fetch;
@@ -21,7 +14,6 @@
     const url = new URL(what.url ?? what, document.baseURI);
     if (url.origin !== location.origin) return send(what, options);
     const headers = new Headers(options.headers ?? what.headers);
-    headers.set("X-Visitor", visitor);
     if (url.pathname.endsWith("/queue/data")) {
       stream.number += 1;
       stream.signal = what.signal;

@@ -84,6 +84,20 @@ def test_a_second_tab_keeps_its_conversation(open_page: Pages):
     assert len(bubbles(second, "user")) == 1
 
 
+def test_who_has_the_page_open_keeps_the_conversation(
+    open_page: Pages, page_of_ours: app.Page, monkeypatch: pytest.MonkeyPatch
+):
+    page = open_page()
+    write(page, "第一句")
+    wait_for_reply(page)
+    monkeypatch.setattr(page_of_ours.sessions, "limits", Limits(linger_seconds=0.1))
+    page.wait_for_timeout(500)
+    page_of_ours.sessions.sweep()
+    write(page, "第二句")
+    wait_for_reply(page, 2)
+    assert page.locator("#chat .break").count() == 0
+
+
 def test_a_tab_closed_while_it_speaks_is_forgotten(
     open_page: Pages, page_of_ours: app.Page, monkeypatch: pytest.MonkeyPatch
 ):
