@@ -123,7 +123,8 @@ function fillBot(row, turn) {
   const { reply } = turn;
   const bubble = row.firstChild ?? row.appendChild(make("div", "bubble"));
   if (!bubble.firstChild) bubble.append(make("p", "text", "…"));
-  if (!bubble.querySelector(".gloss")) bubble.append(...gloss(reply.gloss));
+  bubble.querySelector(".gloss")?.remove();
+  bubble.append(...gloss(reply.gloss));
   const notes = make("div", "notes");
   if (reply.model) notes.append(make("span", "made-by", [reply.model, ...changes(turn)].join(" · ")));
   if (reply.badge) notes.append(badge(reply.badge));

@@ -62,6 +62,17 @@ def test_a_row_that_changes_keeps_its_text_its_sound_and_the_focus(page: playwri
     wait_for_reply(page, 2)
 
 
+def test_a_text_that_is_cut_is_not_glossed(open_page: Pages, monkeypatch: pytest.MonkeyPatch):
+    whole = 60 * "好"
+    monkeypatch.setattr("page.chat.gloss_of", lambda text: "Good" if text == whole else None)
+    page = open_page("en-US")
+    write(page, "第一句")
+    page.wait_for_selector(".bot-row .gloss:text-is('Good')")
+    page.click("#stop")
+    page.wait_for_selector(".bot-row .cut")
+    assert page.query_selector(".bot-row .gloss") is None
+
+
 def test_a_sound_that_did_not_come_is_asked_for_again_unless_it_is_gone(page: playwright.Page):
     page.route("**/file=**", lambda route: route.fulfill(status=503))
     page.click(SOUND)
