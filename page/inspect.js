@@ -56,6 +56,7 @@ file.onchange = () => {
 };
 examples.onchange = () => {
   taking = null;
+  if (!recorder && !look.disabled) say("");
   took(examples.value || null, examples.value ? examples.selectedOptions[0].text : words.inspect_nothing);
 };
 

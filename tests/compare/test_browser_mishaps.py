@@ -137,8 +137,11 @@ def test_what_is_named_is_looked_at(context, ours: tuple[app.Page, str], sounds:
     page.wait_for_function("window.looked.length === 2")
     page.wait_for_selector("#inspect .primary:enabled")
     assert "recording" in page.evaluate("window.looked.at(-1)")
+    page.route("**/upload*", lambda route: held.append(route))
+    page.set_input_files("#inspect input[type=file]", sounds[0])
+    page.wait_for_selector("#inspect .line:has-text('Uploading')")
     page.select_option(".inspect select", index=1)
-    assert page.inner_text(hint) == example
+    assert page.inner_text(hint) == example and page.inner_text("#inspect .line") == ""
 
 
 def test_a_test_that_is_deleted_is_shown_nowhere(context, ours: tuple[app.Page, str]):
