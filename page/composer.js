@@ -10,7 +10,7 @@ const file = element.querySelector("input[type=file]");
 const slots = Object.fromEntries([...element.querySelectorAll(".attached")].map((slot) => [slot.dataset.kind, slot]));
 const MAX_SECONDS = props.max_seconds;
 const attached = {}; // what will be sent, by kind: {path, name, url}; {given, name, url} of a recording not uploaded yet
-const uploads = {}; // under way, by kind; each tells whether it came to its end
+const uploads = {}; // under way, by kind; each tells whether something is attached then
 let isTold = false; // the status says that something is uploaded
 let sending = null; // what waits for uploads to be sent
 let asked = null; // what was sent, as JSON, until the server has taken or refused it
@@ -62,7 +62,8 @@ function kindOf(given) {
   return slots[kind] ? kind : "audio";
 }
 
-// Uploads what is attached then. A recording stays if that fails, to be sent all the same.
+// Uploads what is attached then. A recording stays if that fails, to be sent all the same. What is
+// replaced meanwhile comes to what replaced it.
 function take(given, name, isRecording = false) {
   const kind = kindOf(given);
   const mine = (uploads[kind] = (async () => {
@@ -70,13 +71,13 @@ function take(given, name, isRecording = false) {
     isTold = true;
     try {
       const { path } = await upload(given);
-      if (mine !== uploads[kind]) return false;
+      if (mine !== uploads[kind]) return uploads[kind] ?? Boolean(attached[kind]);
       attach(kind, { path, name, url: URL.createObjectURL(given) });
       delete uploads[kind];
       if (isTold && !isUploading()) window.pageStatus("");
       return true;
     } catch (error) {
-      if (mine !== uploads[kind]) return false;
+      if (mine !== uploads[kind]) return uploads[kind] ?? Boolean(attached[kind]);
       delete uploads[kind];
       if (isRecording) attach(kind, { given, name, url: URL.createObjectURL(given) });
       window.pageStatus("fault", "upload_failed", { reason: window.pageUploadFault(error, given) });
@@ -89,8 +90,8 @@ function take(given, name, isRecording = false) {
 // Takes one of each kind: more have no place.
 async function takeAll(files) {
   const kinds = new Map([...files].map((given) => [kindOf(given), given]));
-  await Promise.all([...kinds.values()].map((given) => take(given, given.name)));
-  if (kinds.size < files.length) window.pageStatus("fault", "error_one_of_a_kind");
+  const came = await Promise.all([...kinds.values()].map((given) => take(given, given.name)));
+  if (kinds.size < files.length && came.every(Boolean)) window.pageStatus("fault", "error_one_of_a_kind");
 }
 
 function isUploading() {

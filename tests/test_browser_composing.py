@@ -104,6 +104,28 @@ def test_stop_ends_what_waits_for_an_upload(open_page: Pages, sound: Path, tmp_p
     assert page.query_selector("#chat .row") is None
 
 
+def test_what_is_replaced_while_it_is_uploaded_is_sent_as_it_is_then(
+    open_page: Pages, sound: Path, tmp_path: Path
+):
+    page = open_page("en-US")
+    uploads = Uploads(page)
+    other = tmp_path / "other.wav"
+    other.write_bytes(written(voice(3), "WAV"))
+    for number, is_first_first in enumerate((True, False), 1):
+        page.fill("#text", "hello")
+        page.set_input_files("#composer input[type=file]", sound)
+        (first,) = uploads.wait()
+        page.click("#send")
+        page.set_input_files("#composer input[type=file]", other)
+        (second,) = uploads.wait()
+        for upload in (first, second) if is_first_first else (second, first):
+            with page.expect_response("**/upload*"):
+                upload.continue_()
+            page.wait_for_timeout(100)
+        wait_for_reply(page, number)
+        assert page.inner_text(f".user-row >> nth={number - 1} >> .time") == "0:03"
+
+
 def test_nothing_is_sent_of_which_a_part_did_not_come(open_page: Pages, sound: Path):
     page = open_page("en-US")
     uploads = Uploads(page)
@@ -177,6 +199,12 @@ def test_what_is_attached_together_is_kept_together(open_page: Pages, sound: Pat
     uploads.let_go()
     page.wait_for_selector("#status .fault:has-text('one file of a kind')")
     page.wait_for_selector(f"{ATTACHED.format('audio')}:has-text('two.wav')")
+    page.evaluate(DROP, [["c.png", "image/png"], ["d.png", "image/png"]])
+    (upload,) = uploads.wait()
+    upload.fulfill(status=413, body="too large")
+    page.wait_for_selector("#status .fault:has-text('413')")
+    page.wait_for_timeout(100)
+    assert "413" in said(page)
 
 
 def test_what_is_written_is_seen_whole_after_another_tab_was_shown(open_page: Pages):
