@@ -26,7 +26,7 @@ function show(next) {
 }
 
 async function enter() {
-  cancelRecording();
+  tell("leave");
   tell("silence");
   [pieces, toEnd, unanswered] = [[], null, false];
   number = -(numOpened += 1);

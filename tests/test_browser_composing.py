@@ -104,6 +104,28 @@ def test_stop_ends_what_waits_for_an_upload(open_page: Pages, sound: Path, tmp_p
     assert page.query_selector("#chat .row") is None
 
 
+def test_hands_free_talk_ends_what_waits_for_an_upload(open_page: Pages, sound: Path):
+    page = open_page("en-US")
+    uploads = Uploads(page)
+    page.evaluate("""() => {
+      window.asked = [];
+      window.pageMicrophone.open = async () => null;
+      for (const name of ["load", "answer"]) window.pageAsk[name] = () => window.asked.push(name);
+    }""")
+    page.fill("#text", "hello")
+    for field in ("#composer", "#bar"):
+        page.set_input_files(f"{field} input[type=file]", sound)
+        (upload,) = uploads.wait()
+        if field == "#composer":
+            page.click("#send")
+        page.click("#hands-free")
+        with page.expect_response("**/upload*"):
+            upload.continue_()
+        page.wait_for_timeout(300)
+        assert page.evaluate("window.asked") == [], field
+        page.click("#hands-free")
+
+
 def test_what_is_replaced_while_it_is_uploaded_is_sent_as_it_is_then(
     open_page: Pages, sound: Path, tmp_path: Path
 ):
