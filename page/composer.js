@@ -14,7 +14,8 @@ const uploads = {}; // under way, by kind; each tells whether something is attac
 let isTold = false; // the status says that something is uploaded
 let sending = null; // what waits for uploads to be sent
 let asked = null; // what was sent, as JSON, until the server has taken or refused it
-let busy = false; // the status says that something goes on
+let busy = false; // a reply waits or is made
+let local = ""; // the kind of the status, where the page itself has said it
 let recording = null; // {pieces, rate}
 
 const tell = window.pageTell;
@@ -197,7 +198,7 @@ function stop() {
 function isStoppable() {
   const { state } = element.querySelector(".round").dataset;
   const isTalking = state !== "idle" && state !== "error";
-  return busy || isTalking || window.pagePlayer?.isSpeaking() === true;
+  return busy || local === "busy" || isTalking || window.pagePlayer?.isSpeaking() === true;
 }
 
 function showStop() {
@@ -268,6 +269,7 @@ element.addEventListener("drop", (event) => {
 window.addEventListener("leave", () => {
   cancelRecording();
   sending = asked = null;
+  if (local && local !== "fault" && !isUploading()) window.pageStatus(""); // what it told of has ended
 });
 window.addEventListener("refused", ({ detail }) => {
   if (detail !== "answer") return;
@@ -276,9 +278,10 @@ window.addEventListener("refused", ({ detail }) => {
   showStop();
 });
 window.addEventListener("spoken", showStop);
-window.addEventListener("status", ({ detail }) => {
-  busy = detail === "busy";
+window.addEventListener("status", ({ detail: { kind, isServers } }) => {
   isTold = false;
+  local = isServers ? "" : kind;
+  if (isServers) busy = kind === "busy";
   if (!busy) asked = null;
   showStop();
 });

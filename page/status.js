@@ -1,12 +1,13 @@
 // What goes on, in one line: said by the server, or by the page itself through pageStatus. A fault
-// stays until something else begins: a reply that was under way goes on and ends beside it.
+// stays until something else begins: a reply that was under way goes on and ends beside it. The
+// event "status" tells which of the two has spoken: of a reply the server alone knows.
 const language = window.pageLanguage;
 const said = element.querySelector("[role=status]");
 const fault = element.querySelector("[role=alert]");
 const bar = element.querySelector("progress");
 const time = element.querySelector(".time");
 
-function show({ kind, text, progress }, goesOn = false) {
+function show({ kind, text, progress, goes_on: goesOn }, isServers) {
   const words = text?.[language] ?? "";
   const isFault = kind === "fault";
   if (said.textContent !== (isFault ? "" : words)) said.textContent = isFault ? "" : words;
@@ -18,18 +19,16 @@ function show({ kind, text, progress }, goesOn = false) {
     time.textContent = `${progress.done.toFixed(1)} / ${Math.round(progress.max)} s`;
   }
   element.querySelector(".status").dataset.kind = kind;
-  window.dispatchEvent(new CustomEvent("status", { detail: kind }));
+  window.dispatchEvent(new CustomEvent("status", { detail: { kind, isServers } }));
 }
 
 window.pageStatus = (kind, key, values = {}) => {
   let words = key ? window.pageWords[language][key] : "";
   for (const [name, value] of Object.entries(values)) words = words.replace(`{${name}}`, value);
-  show({ kind, text: { [language]: words } });
+  show({ kind, text: { [language]: words } }, false);
 };
 watch("value", () => {
-  if (!props.value) return;
-  const given = JSON.parse(props.value);
-  show(given, given.goes_on);
+  if (props.value) show(JSON.parse(props.value), true);
 });
 window.addEventListener("turn", () => {
   fault.textContent = "";

@@ -21,6 +21,8 @@ from browser import (
 from fake_model import FakeModel, held
 from sounds import voice, written
 
+import app
+
 pytestmark = MARKS
 ATTACHED = "#composer .attached[data-kind={}]:not([hidden])"
 DROP = """files => {
@@ -37,6 +39,17 @@ PRESS = """([key, options, times]) => {
 IS_SEEN_WHOLE = """() => {
   const { clientHeight, scrollHeight } = document.querySelector("#text");
   return clientHeight > 30 && clientHeight >= scrollHeight - 4;
+}"""
+# A turn of hands-free talk that the server has heard to its end, and no reply of it yet.
+SPEAK = """async () => {
+  let hear;
+  window.pageMicrophone.open = async (onPiece) => { hear = onPiece; return null; };
+  window.pageAsk.open = window.pageAsk.hear = window.pageAsk.heard = () => {};
+  document.querySelector("#hands-free").click();
+  await null;
+  window.pageHeard({ number: -1, change: null });
+  for (let i = 0; i < 8; i += 1) hear(new Float32Array(480), 24000);
+  window.pageHeard({ number: 0, change: "ended" });
 }"""
 
 
@@ -104,6 +117,27 @@ def test_stop_ends_what_waits_for_an_upload(open_page: Pages, sound: Path, tmp_p
     assert page.query_selector("#chat .row") is None
 
 
+def test_a_refused_stop_leaves_nothing_told_that_has_ended(
+    open_page: Pages, ours: tuple[app.Page, str], sound: Path
+):
+    page = open_page("en-US")
+    uploads = Uploads(page)
+    ours[0].calls.is_ending = True
+    try:
+        for field, end in (("#composer", "#stop"), ("#bar", "#stop"), ("#bar", "#new")):
+            page.set_input_files(f"{field} input[type=file]", sound)
+            (upload,) = uploads.wait()
+            assert "Uploading" in said(page)
+            page.click(end)
+            assert said(page) == "" and page.is_hidden("#stop")
+            upload.abort()
+        record(page, 1)
+        page.keyboard.press("Escape")
+        assert said(page) == ""
+    finally:
+        ours[0].calls.is_ending = False
+
+
 def test_hands_free_talk_ends_what_waits_for_an_upload(open_page: Pages, sound: Path):
     page = open_page("en-US")
     uploads = Uploads(page)
@@ -124,6 +158,39 @@ def test_hands_free_talk_ends_what_waits_for_an_upload(open_page: Pages, sound: 
         page.wait_for_timeout(300)
         assert page.evaluate("window.asked") == [], field
         page.click("#hands-free")
+
+
+def test_what_the_page_says_itself_ends_no_reply(open_page: Pages, model: FakeModel, sound: Path):
+    model.num_frames = 3
+    page = open_page("en-US")
+    write(page, "hello")
+    wait_for_reply(page)
+    wait_until_silent(page)
+    calls = []
+    page.route("**/queue/join*", lambda route: calls.append(route))
+    page.set_input_files("#composer input[type=file]", sound)
+    page.wait_for_selector(ATTACHED.format("audio"))
+    page.click("#composer .attached[data-kind=audio] .remove")
+    write(page, "once")
+    page.click(".bot-row .copy")
+    page.wait_for_selector("#status .said:has-text('Copied')")
+    assert page.is_visible("#stop")
+    page.click("#send")
+    page.set_input_files("#composer input[type=file]", sound)
+    page.wait_for_selector(ATTACHED.format("audio"))
+    assert said(page) == "" and page.is_visible("#stop")
+    page.click("#composer .attached[data-kind=audio] .remove")
+    page.click("#send")
+    page.wait_for_timeout(100)
+    assert sum('"once"' in call.request.post_data for call in calls) == 1
+    page.unroute("**/queue/join*")  # which lets all of them go
+    wait_for_reply(page, 2)
+    page.wait_for_selector("#stop", state="hidden")
+    page.evaluate(SPEAK)
+    page.evaluate("window.pageStatus('note', 'copied')")
+    page.wait_for_timeout(400)
+    assert page.get_attribute("#hands-free", "data-state") == "thinking"
+    page.evaluate("window.pageTell('leave')")
 
 
 def test_what_is_replaced_while_it_is_uploaded_is_sent_as_it_is_then(
