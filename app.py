@@ -127,7 +127,7 @@ class Page:
         for function in self.demo.fns.values():
             function.queue = True  # the gate lets nothing past the queue, Gradio's own neither
         self.demo.queue(default_concurrency_limit=self.limits.max_replies, api_open=False)
-        self.calls = Calls(self.demo, self.limits, self.files, self.readers, self.sessions.connect)
+        self.calls = Calls(self.demo, self.limits, self.files, self.readers)
         self._assistants = None
         if mcp:
             from page.assistants import Assistants  # whose package only this needs
@@ -171,8 +171,8 @@ class Page:
         Thread(target=load_detector).start()  # ready before the first microphone is
         entrance = Middleware(Entrance, limits=self.limits, health=self.health, **self._entrance)
         gate = Middleware(
-            Gate, limits=self.limits, files=self.files, calls=self.calls, is_host=is_host,
-            assistants=self._assistants,
+            Gate, limits=self.limits, files=self.files, calls=self.calls,
+            see=self.sessions.see, is_host=is_host, assistants=self._assistants,
         )  # fmt: skip
         return {
             "app_kwargs": {"middleware": [entrance, gate]},

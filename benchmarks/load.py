@@ -32,7 +32,7 @@ from models.contract import ReplyOptions, SpeechModel
 from models.load import load_model
 
 from .common import checkpoint_folder, report
-from .visitor import API, READ_SECONDS, Clock, Spoken, TimeIsUpError, Visitor, told_bars
+from .visitor import READ_SECONDS, Clock, Spoken, TimeIsUpError, Visitor, told_bars
 
 ROOT = Path(__file__).parents[1]
 AT_ONCE = 4  # replies that the page makes at the same time
@@ -211,8 +211,7 @@ def memory_over_tabs(server: Server, num_tabs: int, clock: Clock) -> dict[str, i
         visitor = Visitor(server.url, clock)
         for path in ("/", "/config"):
             visitor.get("GET", path).read()
-        with visitor.get("GET", f"{API}/heartbeat/tab"):
-            visitor.speak(TEXTS[tab % len(TEXTS)], tab, "tab")
+        visitor.speak(TEXTS[tab % len(TEXTS)], tab, "tab")
         clock.count()
         if tab in (EARLY, num_tabs):
             memory[f"rss_bytes_after_{tab}_tabs"] = server.memory

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import secrets
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from typing import Any
 
@@ -70,28 +70,16 @@ def called_at(request: gr.Request) -> float:
 
 
 class Calls:
-    """What is asked of Gradio's queue.
+    """What is asked of Gradio's queue."""
 
-    Args:
-        connected: told when a visitor's page connects (True) and when it leaves (False).
-    """
-
-    def __init__(
-        self,
-        blocks: Blocks,
-        limits: Limits,
-        files: Files,
-        readers: Readers,
-        connected: Callable[[str, bool], None],
-    ) -> None:
+    def __init__(self, blocks: Blocks, limits: Limits, files: Files, readers: Readers) -> None:
         self.blocks, self.limits, self.files, self.readers = blocks, limits, files, readers
-        self._connected = connected
         blocks._queue.sleep_when_free = LOOK_SECONDS
         self._joining: list[BlockFunction] = []  # of calls on their way into the queue
         self._direct = Places()  # of calls that do not come through the queue
         self._api_sessions: dict[str, bool] = {}  # that were made here: whether they rest
         self.is_ending = False  # no more calls are taken
-        self.last_asked = 0.0  # when anything was asked for, by time.monotonic
+        self.last_asked = 0.0  # when anything of use was asked for, by time.monotonic
 
     @contextmanager
     def joining(self, door: str, body: dict) -> Iterator[int]:
@@ -137,15 +125,6 @@ class Calls:
             async with self._direct.one(self.blocks._queue, function):
                 waiting.close()
                 yield
-
-    @contextmanager
-    def connected(self, visitor: str) -> Iterator[None]:
-        """A visitor's page is connected."""
-        self._connected(visitor, True)
-        try:
-            yield
-        finally:
-            self._connected(visitor, False)
 
     def session_of(self, event_id: str) -> str | None:
         """The session that an event was called in."""

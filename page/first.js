@@ -15,6 +15,14 @@
     headers.set("X-Visitor", visitor);
     return send(what, { ...options, headers });
   };
+
+  // By this, the server knows that the page is open. Hidden tabs' timers run once a minute.
+  const HERE_MILLISECONDS = 60_000;
+  const address = `${location.pathname.replace(/\/?$/, "/")}here`;
+  const here = () => window.fetch(address).catch(() => {});
+  here();
+  setInterval(here, HERE_MILLISECONDS);
+  document.addEventListener("visibilitychange", () => document.hidden || here());
 }
 
 // Gradio ends its connections as soon as a page is asked to go, takes that for a lost server, tells

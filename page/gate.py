@@ -53,19 +53,20 @@ from .words import asset
 
 DRAINED = 4  # times the largest upload: what is read and dropped of one that is refused
 VISITOR = "x-visitor"
+HERE = "/here"  # asked for by a page now and then, for as long as it is open
 NUMBER = re.compile(r"[0-9]{1,16}")  # of a stream of events, as its page counts them
 # Everything else of Gradio's is closed: direct calls past the queue, monitoring, proxies and so on.
 READ = re.compile(
     r"/|/config/?|/theme\.css|/favicon\.ico|/robots\.txt|/manifest\.json|/pwa_icon(/\w+)?"
-    r"|/(static|assets|svelte)/.+"
+    r"|/here|/(static|assets|svelte)/.+"
     r"|/gradio_api/(info/?|startup-events|theme\.css|app_id/?|login_check/?|user/?|token/?|upload_progress"
-    r"|queue/(data|status)|heartbeat/[\w-]+|call/(v2/)?\w+/\w+|file=.+)"
+    r"|queue/(data|status)|call/(v2/)?\w+/\w+|file=.+)"
 )
 WRITE = re.compile(r"/gradio_api/(queue/join|call/(v2/)?\w+/?|upload|cancel|reset/?)")
-HEARTBEAT = re.compile(r"/gradio_api/heartbeat/([\w-]+)")
 ANSWER = re.compile(r"/gradio_api/call/(?:v2/)?\w+/(\w+)")
 NAMED = "call/v2/"  # calls whose body has the arguments by name
 FIRST = asset("first.js")
+UNCACHED = {"cache-control": "no-store"}
 NETWORKS = 4  # whose assistants may fill their share of calls at the same time
 PROGRESS = 'data: {"msg": "done"}\n\n'  # of an upload, which nobody keeps an account of
 
@@ -107,6 +108,7 @@ class Gate:
     Args:
         app: Gradio's.
         calls: checks what is called, and knows who reads the answers.
+        see: told whose page is open, each time that it says so.
         is_host: whether the page may be asked for under a name.
         assistants: answers the body of a request to `MCP`; None where there is nothing.
     """
@@ -118,10 +120,11 @@ class Gate:
         limits: Limits,
         files: Files,
         calls: Calls,
+        see: Callable[[str], None],
         is_host: Callable[[str], bool],
         assistants: Callable[..., Awaitable[None]] | None = None,
     ) -> None:
-        self.app, self.assistants = app, assistants
+        self.app, self.assistants, self.see = app, assistants, see
         self.limits, self.files, self.calls, self.is_host = limits, files, calls, is_host
         self._secret = secrets.token_bytes(32)
         self._requests = Open(limits.address_connections, limits.max_connections)
@@ -151,7 +154,8 @@ class Gate:
 
     async def _pass(self, scope, receive, send) -> None:
         headers, path = Headers(scope=scope), path_of(scope)
-        self.calls.last_asked = time.monotonic()
+        if path != HERE:
+            self.calls.last_asked = time.monotonic()
         if not self._is_ours(headers.get("host", "")):
             raise RefusedError(421, "error_host")
         if scope["method"] == "POST" and self._is_cross_site(headers):
@@ -210,6 +214,10 @@ class Gate:
         if path == f"{API}/upload_progress":
             await Response(PROGRESS, media_type="text/event-stream")(scope, receive, send)
             return
+        if path == HERE:
+            self.see(visitor)
+            await Response(status_code=204, headers=UNCACHED)(scope, receive, send)
+            return
         if path == "/":
             send = with_script(send, FIRST)
         elif path.startswith(f"{API}/file="):
@@ -221,12 +229,6 @@ class Gate:
             if NUMBER.fullmatch(number := Headers(scope=scope).get(STREAM, "")):
                 send = watched(send, partial(readers.close, session, number))
             scope = {**scope, "query_string": urlencode({"session_hash": session}).encode()}
-        elif found := HEARTBEAT.fullmatch(path):
-            session = own(visitor, found[1])
-            scope = {**scope, "path": scope["path"].removesuffix(found[1]) + session}
-            with self.calls.connected(visitor):
-                await self.app(scope, receive, send)
-            return
         elif found := ANSWER.fullmatch(path):
             session = self.calls.session_of(found[1])
         if session is None:

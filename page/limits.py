@@ -49,7 +49,7 @@ class Limits:
     max_sessions: int = _limit(32, "conversations kept at the same time")
     wait_seconds: float = _limit(10.0, "longest wait for another turn of the same conversation")
     idle_seconds: float = _limit(1800.0, "a conversation ends after so many seconds without use")
-    linger_seconds: float = _limit(180.0, "seconds that it outlives its last connection")
+    linger_seconds: float = _limit(180.0, "the same, where its page was not heard of for 150 s")
     silent_seconds: float = _limit(10.0, "an open microphone that sends nothing closes after these")
     upload_seconds: float = _limit(600.0, "seconds that an upload is kept if nobody sends it")
     stop_seconds: float = _limit(10.0, "seconds that replies under way have when it is told to end")

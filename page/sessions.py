@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
 from threading import Event, Lock, Thread
 
 from models.contract import SpeechModel
@@ -15,17 +14,20 @@ from .limits import Limits
 from .session import Session
 
 MAX_SWEEP_SECONDS = 5.0
-SAFE_SECONDS = 60.0  # after its last turn, in which a connected visitor's session is not evicted
+SAFE_SECONDS = 60.0  # after its last turn, in which the session of one who is here is not evicted
 OPENED_SECONDS = 2.0  # after it is opened, in which it may still wait for its turn
+HERE_SECONDS = 150.0  # after a visitor's page was heard of last; it says so each minute
+MAX_SEEN = 4096  # visitors whose page is open; beyond, those who have no session are forgotten
 
 
 class Sessions:
     """A session for each visitor who has said something, and for each conversation of the API,
     whose name stands behind its visitor's and a point.
 
-    One ends when its visitor has been idle, or away, for too long; a short break of the connection
-    ends nothing. When there are too many, the one that was away longest makes room for a new one;
-    if nobody is away, the one that was idle longest does.
+    One ends when it was not used for too long, sooner if its visitor is away: a page that is open
+    says so now and then, so that a short break of the connection ends nothing. When there are too
+    many, the one of those away that was idle longest makes room for a new one; if nobody is away,
+    the one that was idle longest of all does.
 
     Args:
         log_content: the log may hold what is said.
@@ -38,7 +40,7 @@ class Sessions:
         self.limiter = Limiter(limits.max_replies, limits.wait_seconds)
         self.log_content = log_content
         self._sessions: dict[str, Session] = {}
-        self._connections: Counter[str] = Counter()
+        self._seen: dict[str, float] = {}  # when each page was heard of last; that one last
         self._lock = Lock()
         self._closed = Event()
         Thread(target=self._keep_sweeping, daemon=True).start()
@@ -77,21 +79,20 @@ class Sessions:
             session.direct(system)
         return session
 
-    def connect(self, visitor: str, connected: bool) -> None:
-        """A visitor's page has connected, or has left: then it speaks and listens no more."""
+    def see(self, visitor: str) -> None:
+        """A visitor's page is open."""
         with self._lock:
-            self._connections[visitor] += 1 if connected else -1
-            session = None
-            if self._connections[visitor] <= 0:
-                del self._connections[visitor]
-                session = self._sessions.get(visitor)
-        if session:
-            session.interrupt()
+            self._seen.pop(visitor, None)
+            self._seen[visitor] = time.monotonic()
+            if len(self._seen) > MAX_SEEN:
+                known = set(map(_visitor_of, self._sessions))
+                del self._seen[next((one for one in self._seen if one not in known), visitor)]
 
     def sweep(self) -> None:
         """End the sessions, and remove the uploads, whose time is over."""
         now = time.monotonic()
         with self._lock:
+            self._seen = {one: at for one, at in self._seen.items() if at > now - HERE_SECONDS}
             over = []
             for visitor, session in self._sessions.items():
                 limits = self.limits
@@ -116,7 +117,8 @@ class Sessions:
             session.close()
 
     def _is_here(self, owner: str) -> bool:
-        return owner.partition(".")[0] in self._connections
+        seen = self._seen.get(_visitor_of(owner))
+        return seen is not None and seen > time.monotonic() - HERE_SECONDS
 
     def _least_used(self) -> Session:
         """Of those in which nothing is under way: of visitors who are away, else of idle ones."""
@@ -136,6 +138,10 @@ class Sessions:
         seconds = min(MAX_SWEEP_SECONDS, self.limits.linger_seconds / 2)
         while not self._closed.wait(seconds):
             self.sweep()
+
+
+def _visitor_of(owner: str) -> str:
+    return owner.partition(".")[0]
 
 
 def _is_awaited(session: Session) -> bool:

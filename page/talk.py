@@ -148,8 +148,6 @@ class TalkTab:
             api_visibility="private",
             **quick,
         )
-        # Gradio's client keeps a heartbeat, by which `Sessions` knows who is here, only for this.
-        demo.unload(talking.left)
 
     @staticmethod
     def _ask(

@@ -142,9 +142,6 @@ class Talking:
             return {self.chat: gr.skip(), **self.showing.fault(error)}
         return {self.chat: cleared_value(name), self.status: words.status()}
 
-    def left(self) -> None:
-        """A page was closed; its sessions know it already, by the end of its heartbeat."""
-
     def restore(self, request: gr.Request) -> str:
         """What was said before the page was loaded again."""
         session = self.showing.session(request)

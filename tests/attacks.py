@@ -223,7 +223,7 @@ def traversal(server: Server) -> list[Callable[[], object]]:
     ]
     fetches += [f"/{door}/..%2f..%2f..%2fetc/passwd" for door in ("static", "assets", "svelte")]
     handles = ["a" * 32, "../../x", "0", "%00"]
-    fetches += [f"{API}/heartbeat/..%2f{handle}" for handle in handles]
+    fetches += [f"/here/..%2f{handle}" for handle in handles]
     return [
         *(lambda name=name: given(name) for name in names),
         *(lambda path=path: fetched(path) for path in fetches),
@@ -266,11 +266,11 @@ def assistants(server: Server) -> list[Callable[[], object]]:
 
 def streams(server: Server) -> list[Callable[[], object]]:
     def opened(path: str) -> object:
-        response = stranger(server).open("GET", f"{API}/{path}")
+        response = stranger(server).open("GET", path)
         response.read(10)
         response.close()
         return response.status
 
-    paths = [f"queue/data?session_hash=s{number}" for number in range(40)]
-    paths += [f"heartbeat/s{number}" for number in range(40)]
+    paths = [f"{API}/queue/data?session_hash=s{number}" for number in range(40)]
+    paths += ["/here"] * 40
     return [lambda path=path: opened(path) for path in paths]

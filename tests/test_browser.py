@@ -113,6 +113,7 @@ def test_a_tab_closed_while_it_speaks_is_forgotten(
     del others
     other = open_page()
     monkeypatch.setattr(page_of_ours.sessions, "limits", Limits(linger_seconds=1))
+    monkeypatch.setattr("page.sessions.HERE_SECONDS", 1.0)
     page.close()
     for _ in range(600):
         other.wait_for_timeout(100)

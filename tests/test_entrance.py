@@ -200,7 +200,7 @@ def test_only_who_has_a_password_comes_in(tmp_path: Path):
     page = app.Page(FakeModel(), users={"lì": "geheim:1", "b": "x"})
     url = page.launch(quiet=True)
     stranger = Visitor(url)
-    for path in ("/", "/config", "/metrics", f"{API}/info", f"{API}/heartbeat/a", "/assets/a.js"):
+    for path in ("/", "/config", "/metrics", f"{API}/info", "/here", "/assets/a.js"):
         assert stranger.get(path)[0] == 401, path
     for door in ("upload", "call/speak", "queue/join", "cancel", "reset"):
         assert stranger.post(f"{API}/{door}", {"data": [None, "你好"]})[0] == 401

@@ -233,15 +233,16 @@ def test_two_turns_raced_in_one_session():
 def test_a_clock_that_jumps_changes_nothing(jump: float, monkeypatch: pytest.MonkeyPatch):
     with served(FakeModel()) as (page, url):
         visitor, index = Visitor(url), function(page, "answer")
-        heartbeat = visitor.open("GET", f"{API}/heartbeat/{visitor.session}")
+        assert visitor.get("/here")[0] == 204
         assert visitor.run(index, written("你好"))["success"]
         upload = visitor.upload_path(b"x")
         right = time.time
         monkeypatch.setattr(time, "time", lambda: right() + jump)
         page.sessions.sweep()
         assert len(page.sessions) == 1 and Path(upload).exists()
+        (session,) = page.sessions._sessions.values()
+        assert page.sessions._is_here(session.owner)
         assert visitor.run(index, written("再来"))["success"]
-        heartbeat.close()
 
 
 def test_waits_are_measured_by_the_clock_that_does_not_jump():

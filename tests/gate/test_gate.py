@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import re
 import threading
@@ -120,6 +121,7 @@ def test_there_is_no_way_past_the_queue(url: str, page: app.Page, model: FakeMod
     "path",
     [
         "/monitoring",
+        f"{API}/heartbeat/a",
         "/monitoring/summary",
         f"{API}/proxy=http://127.0.0.1:1/",
         f"{API}/file/etc/passwd",
@@ -181,9 +183,11 @@ def test_names_of_sessions_are_plain(url: str, page: app.Page, session: object):
     assert Visitor(url).post(f"{API}/queue/join", body)[0] == 400
 
 
-def test_who_is_connected_keeps_the_conversation(url: str, page: app.Page):
+def test_who_has_the_page_open_keeps_the_conversation(
+    url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch
+):
     visitor = Visitor(url)
-    heartbeat = visitor.open("GET", f"{API}/heartbeat/{visitor.session}")
+    assert visitor.get("/here") == (204, "")
     assert visitor.run(function(page, "answer"), written("第一句"))["success"]
     for _ in range(LIMITS.max_sessions + 1):
         Visitor(url).run(function(page, "answer"), written("你好"))
@@ -191,16 +195,30 @@ def test_who_is_connected_keeps_the_conversation(url: str, page: app.Page):
     again = Visitor(url, name=visitor.name)  # the page was loaded again in the same tab
     restored = again.run(function(page, "restore"), [])["output"]["data"][0]
     assert "第一句" in json.loads(restored)["turns"][0]["user"]["text"]
-    heartbeat.close()
-    wait_until(lambda: len(page.sessions) == 0)
+    assert len(page.sessions._seen) == 1
+    monkeypatch.setattr("page.sessions.HERE_SECONDS", 0.1)
+    wait_until(lambda: len(page.sessions) == 0 and not page.sessions._seen)
 
 
-def test_a_short_break_of_the_connection_ends_nothing(url: str, page: app.Page):
+def test_an_open_page_holds_no_connection():
+    with served(FakeModel(), dataclasses.replace(LIMITS, address_connections=4)) as (_, url):
+        tabs = [Visitor(url).open("GET", "/here") for _ in range(12)]
+        assert [tab.status for tab in tabs] == [204] * 12
+        assert {tab.headers["cache-control"] for tab in tabs} == {"no-store"}
+        config = json.loads(Visitor(url).get("/config")[1])
+        assert not config["connect_heartbeat"]  # else Gradio's clients would
+
+
+def test_a_short_break_of_the_connection_ends_nothing(url: str, page: app.Page, model: FakeModel):
+    model.num_frames, model.frame_seconds = 100, 0.02
     visitor = Visitor(url)
+    visitor.get("/here")
     for _ in range(2):
-        heartbeat = visitor.open("GET", f"{API}/heartbeat/{visitor.session}")
-        visitor.run(function(page, "answer"), written("你好"))
-        heartbeat.close()
+        visitor.join(function(page, "answer"), written("你好"))
+        with visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}") as stream:
+            wait_until(lambda: model.num_running == 1)
+            stream.read(10)
+        wait_until(lambda: model.num_running == 0)
     restored = visitor.run(function(page, "restore"), [])["output"]["data"][0]
     assert len(json.loads(restored)["turns"]) == 2
 
@@ -291,6 +309,7 @@ def test_it_is_served_below_a_path_whether_a_proxy_strips_it_or_not():
         visitor, index = Visitor(address), function(page, "answer")
         for root in ("", "/talk"):
             assert visitor.get(f"{root}/config")[0] == 200
+            assert visitor.get(f"{root}/here")[0] == 204
             assert visitor.get(f"{root}/monitoring")[0] == 404
             body = {"data": written("你好"), "fn_index": index, "session_hash": visitor.session}
             assert visitor.post(f"{root}{API}/queue/join", body)[0] == 200

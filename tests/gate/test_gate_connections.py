@@ -1,13 +1,12 @@
 """Connections on which nothing is asked hold neither room nor time."""
 
 import socket
-import time
 from types import SimpleNamespace
 from urllib.parse import urlsplit
 
 from fake_model import FakeModel
-from page_client import API, Visitor, served
-from strangers import wait_until
+from page_client import API, Visitor, function, served
+from strangers import wait_until, written
 
 from page.connections import Idle
 from page.limits import Limits
@@ -33,18 +32,19 @@ def is_closed(connection: socket.socket) -> bool:
 
 
 def test_they_end_in_time():
-    with served(FakeModel(), Limits(receive_seconds=1)) as (_, url):
+    model = FakeModel(num_frames=100, frame_seconds=0.04)
+    with served(model, Limits(receive_seconds=1)) as (page, url):
         silent, slow = connected(url), connected(url, b"GET / HTTP/1.1\r\nHost: loc")
         used = connected(url, HEALTH)
         assert used.recv(1 << 16).startswith(b"HTTP/1.1 200")
         used.sendall(HEALTH[:5])  # by which uvicorn's own limit, of those kept alive, is put off
-        stream = Visitor(url).open("GET", f"{API}/heartbeat/1")
+        visitor = Visitor(url)
+        visitor.join(function(page, "answer"), written("你好"))
+        stream = visitor.open("GET", f"{API}/queue/data?session_hash={visitor.session}")
         wait_until(lambda: is_closed(silent))
         wait_until(lambda: is_closed(slow))
         wait_until(lambda: is_closed(used))
-        time.sleep(1.5)
-        assert stream.status == 200 and stream.read(5), "what is asked goes on for longer"
-        stream.close()
+        assert b"process_completed" in stream.read(), "what is asked goes on for longer"
 
 
 def test_a_crowd_of_them_leaves_room_for_others():

@@ -127,25 +127,32 @@ def test_a_comparison_loads_no_model_in_a_place_of_a_reply(monkeypatch: pytest.M
         assert [turn.model for turn in session.turns] == ["fake:float32", "other:float32"]
 
 
-def test_an_address_has_its_share_of_the_connections():
-    limits = Limits(max_connections=6, address_connections=3)
+def test_an_address_has_its_share_of_the_connections(monkeypatch: pytest.MonkeyPatch):
+    limits, end = Limits(max_connections=6, address_connections=3), threading.Event()
     with served(FakeModel(), limits) as (page, url):
+        monkeypatch.setattr(page.readers, "is_read", lambda session: end.wait(60) and False)
+        visitors = [Visitor(url) for _ in range(9)]
+        for visitor in visitors:
+            assert visitor.join(function(page, "answer"), written("你好"))[0] == 200
 
         def stream(address: str, number: int):
+            visitor = visitors[number]
+            path = f"{API}/queue/data?session_hash={visitor.session}"
             # As a proxy on this machine tells whom it speaks for.
-            return Visitor(url).open("GET", f"{API}/heartbeat/{number}", X_Forwarded_For=address)
+            return visitor.open("GET", path, X_Forwarded_For=address)
 
         opened = [stream("192.0.2.1", number) for number in range(3)]
         assert [response.status for response in opened] == [200] * 3
         refused = stream("192.0.2.1", 3)
         told = say("error_connections", "en", limit=3)
         assert (refused.status, json.loads(refused.read())["detail"]) == (429, told)
-        network = [stream(f"2001:db8::{number}", number) for number in range(4)]
+        network = [stream(f"2001:db8::{number}", number) for number in range(4, 8)]
         assert [response.status for response in network] == [200] * 3 + [429]
-        assert stream("192.0.2.2", 0).status == 503  # all are taken
+        assert stream("192.0.2.2", 8).status == 503  # all are taken
         for response in opened:
             response.close()
-        wait_until(lambda: stream("192.0.2.1", 4).status == 200)
+        wait_until(lambda: stream("192.0.2.1", 8).status == 200)
+        end.set()
 
 
 def test_calls_at_the_same_moment_do_not_pass_the_limit(

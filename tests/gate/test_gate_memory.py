@@ -16,14 +16,17 @@ import app
 
 
 @pytest.mark.usefixtures("no_collector")
-def test_conversations_that_are_over_are_freed(url: str, page: app.Page):
+def test_conversations_that_are_over_are_freed(
+    url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch
+):
     """Neither the page nor Gradio holds them, by a cycle or otherwise."""
+    monkeypatch.setattr("page.sessions.HERE_SECONDS", 0.1)
     kept = []
     for number in range(6):
         visitor = Visitor(url)
         assert visitor.get("/config")[0] == 200
-        with visitor.open("GET", f"{API}/heartbeat/{visitor.session}"):
-            assert visitor.run(function(page, "answer"), written("你好"))["success"]
+        assert visitor.get("/here")[0] == 204
+        assert visitor.run(function(page, "answer"), written("你好"))["success"]
         assert "event: complete" in visitor.call([None, "你好", "", number, None, "talk"])[1]
         for session in list(page.sessions._sessions.values()):
             kept += [weakref.ref(session), weakref.ref(session.conversation)]

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import threading
-import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 
@@ -20,7 +19,7 @@ from visiting import (
 from models.errors import UserError
 from page.files import Files
 from page.once_more import again
-from page.sessions import OPENED_SECONDS, Sessions
+from page.sessions import HERE_SECONDS, OPENED_SECONDS, Sessions
 
 # Where no session ends by itself while a test runs.
 LASTING = dataclasses.replace(LIMITS, linger_seconds=60, idle_seconds=60)
@@ -41,7 +40,7 @@ class TestSessions:
     def test_the_one_away_longest_makes_room(self, sessions: Sessions):
         for visitor in "abc":
             open_before(sessions, visitor)
-        sessions.connect("a", True)
+        sessions.see("a")
         sessions.open("b")
         sessions.open("d")
         assert [bool(sessions.get(visitor)) for visitor in "abcd"] == [True, True, False, True]
@@ -49,17 +48,18 @@ class TestSessions:
     def test_too_many_in_use_are_told(self, sessions: Sessions):
         for visitor in "abc":
             open_before(sessions, visitor)
-            sessions.connect(visitor, True)
+            sessions.see(visitor)
         with pytest.raises(UserError) as told:
             sessions.open("d")
         assert told.value.code == "error_too_many_users"
-        sessions.connect("a", False)
+        sessions._seen["a"] -= HERE_SECONDS
         sessions.open("d")
+        assert [bool(sessions.get(visitor)) for visitor in "abcd"] == [False, True, True, True]
 
     def test_the_idle_longest_makes_room_if_nobody_is_away(self, model: FakeModel, files: Files):
         sessions = Sessions(model, files, dataclasses.replace(LASTING, idle_seconds=1800))
         for visitor, idle in (("a", 70), ("b", 80), ("c", 90)):
-            sessions.connect(visitor, True)
+            sessions.see(visitor)
             sessions.open(visitor).hearing.last_used -= idle
         sessions.get("c").floor.take(threading.Event(), 1)  # it speaks
         sessions.open("d")
@@ -67,28 +67,44 @@ class TestSessions:
         sessions.get("c").floor.give()
         sessions.close()
 
-    def test_who_leaves_is_interrupted_and_ends_later(self, sessions: Sessions, model: FakeModel):
-        model.num_frames, model.frame_seconds = 1000, 0.01
-        for _ in range(2):
-            sessions.connect("a", True)
+    def test_who_leaves_is_not_interrupted_and_ends_later(self, model: FakeModel, files: Files):
+        sessions = Sessions(model, files, dataclasses.replace(LASTING, idle_seconds=1800))
         session = sessions.open("a")
-        with ThreadPoolExecutor(1) as pool:
-            running = pool.submit(lambda: list(session.answer(None, "你好")))
-            wait_until(lambda: bool(session.turns and session.turns[0].last))
-            sessions.connect("a", False)
-            time.sleep(0.1)
-            assert session.is_busy  # another tab's stream is still open
-            sessions.connect("a", False)
-            running.result(5)
+        sessions.see("a")
+        session.hearing.last_used -= LASTING.linger_seconds
         sessions.sweep()
-        assert session.turns[0].stopped and sessions.get("a") is session
+        assert sessions.get("a") is session
+        sessions._seen["a"] -= HERE_SECONDS - 30  # it was asleep
+        sessions.see("a")
+        sessions._seen["a"] -= HERE_SECONDS
+        session.floor.take(threading.Event(), 1)  # it speaks
+        sessions.sweep()
+        assert sessions.get("a") is session and not sessions._seen
+        session.floor.give()
         session.hearing.last_used -= LASTING.linger_seconds
         sessions.sweep()
         assert sessions.get("a") is None
+        sessions.close()
 
-    def test_an_idle_one_ends_though_connected(self, model: FakeModel, files: Files):
+    def test_a_page_keeps_all_conversations_of_its_visitor(self, sessions: Sessions):
+        for name in ("a", "a.x", "b.x"):
+            open_before(sessions, name)
+        sessions.see("a")
+        sessions.open("d")
+        assert sessions.get("a") and sessions.get("a.x") and not sessions.get("b.x")
+
+    def test_made_up_visitors_take_no_memory_and_nobodys_place(
+        self, sessions: Sessions, monkeypatch: pytest.MonkeyPatch
+    ):
+        monkeypatch.setattr("page.sessions.MAX_SEEN", 3)
+        open_before(sessions, "a.x")
+        for visitor in ("a", *map(str, range(10))):
+            sessions.see(visitor)
+        assert list(sessions._seen) == ["a", "8", "9"]
+
+    def test_an_idle_one_ends_though_its_page_is_open(self, model: FakeModel, files: Files):
         sessions = Sessions(model, files, dataclasses.replace(LIMITS, idle_seconds=60))
-        sessions.connect("a", True)
+        sessions.see("a")
         session = sessions.open("a")
         session.hearing.last_used -= LIMITS.linger_seconds
         sessions.sweep()
