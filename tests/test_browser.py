@@ -11,11 +11,13 @@ import numpy as np
 import pytest
 import soundfile
 from browser import (
+    LISTEN_IN,
     MARKS,
     Pages,
     attach_recording,
     bubbles,
     download,
+    new_window,
     playwright,
     said,
     wait_for_reply,
@@ -96,6 +98,28 @@ def test_who_has_the_page_open_keeps_the_conversation(
     write(page, "第二句")
     wait_for_reply(page, 2)
     assert page.locator("#chat .break").count() == 0
+
+
+def test_a_page_says_that_it_is_open_once_it_is_shown_again(
+    open_page: Pages, page_of_ours: app.Page
+):
+    page, seen = open_page(), dict(page_of_ours.sessions._seen)
+    visitor = max(seen, key=seen.__getitem__)
+    with page.expect_response("**/here") as told:
+        page.evaluate("document.dispatchEvent(new Event('visibilitychange'))")
+    assert told.value.status == 204 and page_of_ours.sessions._seen[visitor] > seen[visitor]
+
+
+def test_a_browser_holds_any_number_of_tabs(open_page: Pages):
+    """It has six connections with a server, of all tabs together."""
+    first = open_page()
+    for _ in range(6):
+        tab = new_window(first.context)
+        tab.add_init_script(LISTEN_IN)
+        tab.goto(first.url)
+        wait_until_ready(tab)
+    write(tab, "你好")
+    tab.wait_for_selector("#chat .bot-row")
 
 
 def test_a_tab_closed_while_it_speaks_is_forgotten(
