@@ -8,6 +8,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from threading import Condition
 
+from models.errors import UserError
+
 from .transcript import CLOSE_SECONDS
 
 MAX_KNOWN = 1000  # pages, those that asked last
@@ -21,16 +23,20 @@ class _Page:
     Fields:
         replies: the numbers of the calls for those under way.
         ended: the number of the last call that ended those before it.
-        is_ending: such a call is under way.
+        num_ending: such calls that are under way.
     """
 
     replies: list[int] = field(default_factory=list)
     ended: int = 0
-    is_ending: bool = False
+    num_ending: int = 0
 
     def has_before(self, asked: int) -> bool:
         """Whether a reply is under way that was asked for before."""
         return any(reply < asked for reply in self.replies)
+
+    def has_after(self, asked: int) -> bool:
+        """Whether a reply is under way that was asked for later."""
+        return any(reply > asked for reply in self.replies)
 
 
 class Asked:
@@ -55,9 +61,14 @@ class Asked:
         Args:
             name: of the page, Gradio's session.
             asked: the number of the call for it.
+
+        Raises:
+            UserError: a call that ends replies does not end in time.
         """
         with self._changed:
-            page = self._quiet_page(name)
+            page = self._page(name)
+            if not self._is_quiet(page):
+                raise UserError("error_busy")
             page.replies.append(asked)
         try:
             yield lambda: asked < page.ended
@@ -66,18 +77,29 @@ class Asked:
                 page.replies.remove(asked)
 
     @contextmanager
-    def ended(self, name: str, asked: int, interrupt: Callable[[], None]) -> Iterator[bool]:
+    def ended(
+        self, name: str, asked: int, interrupt: Callable[[], None], *, begun: bool = False
+    ) -> Iterator[bool | None]:
         """What was asked for before has ended, and nothing begins meanwhile.
 
-        Gives whether there was anything. What does not end in time goes on.
+        Gives whether there was anything; None where a later reply, before which all that was asked
+        for earlier ends, is under way and goes on. What does not end in time goes on.
 
         Args:
             interrupt: ends the turn under way; called again, as one may be about to begin.
+            begun: end all that has begun, also what was asked for later.
         """
         with self._changed:
-            page = self._quiet_page(name)
-            page.ended, page.is_ending = max(page.ended, asked), True
+            page = self._page(name)
+            self._is_quiet(page)
+            if begun:
+                asked = max([asked, *(reply + 1 for reply in page.replies)])
+            page.ended = max(page.ended, asked)
+            page.num_ending += 1
         try:
+            if page.has_after(asked):
+                yield None
+                return
             are_any, end = page.has_before(asked), time.monotonic() + CLOSE_SECONDS
             interrupt()
             while page.has_before(asked) and time.monotonic() < end:
@@ -86,14 +108,17 @@ class Asked:
             yield are_any
         finally:
             with self._changed:
-                page.is_ending = False
+                page.num_ending -= 1
                 self._changed.notify_all()
 
-    def _quiet_page(self, name: str) -> _Page:
-        """A page, once no call of it ends replies; holds `_changed`."""
+    def _page(self, name: str) -> _Page:
+        """A page, which has asked last; holds `_changed`."""
         page = self._pages.pop(name, None) or _Page()
         self._pages[name] = page
         if len(self._pages) > MAX_KNOWN:
             del self._pages[next(iter(self._pages))]
-        self._changed.wait_for(lambda: not page.is_ending, self.wait_seconds)
         return page
+
+    def _is_quiet(self, page: _Page) -> bool:
+        """Wait until no call of a page ends replies; False if one still does. Holds `_changed`."""
+        return self._changed.wait_for(lambda: not page.num_ending, self.wait_seconds)

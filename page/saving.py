@@ -62,7 +62,7 @@ class Saving:
         try:
             visitor = visitor_of(request.session_hash)
             path = self.sessions.files.check(path_of(object_of(given).get("file")), visitor)
-            with self.showing.ended(request, given):
+            with self.showing.ended(request, given, begun=True):
                 session, settings = self._load(visitor, path)
             value = chat_value(session, session.turns, all_turns=True)
             values = self.showing.settings.restored(settings) or unchanged

@@ -86,6 +86,11 @@ class Showing:
         self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
     ) -> Steps:
         """The steps of a reply, as `told`; what ends it on the page tells what goes on then."""
+        yield from self.told(self._asked_for(request, given, steps))
+
+    def _asked_for(
+        self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
+    ) -> Steps:
         with self.asked.reply(request.session_hash or "", asked_of(given)) as is_over:
             with closing(self.told(steps(is_over))) as told:
                 for step in told:
@@ -96,14 +101,17 @@ class Showing:
                 yield {}  # Gradio sends the last step twice
 
     @contextmanager
-    def ended(self, request: gr.Request, given: object) -> Iterator[bool]:
-        """All replies that the page asked for before have ended; gives whether there were any."""
+    def ended(
+        self, request: gr.Request, given: object, *, begun: bool = False
+    ) -> Iterator[bool | None]:
+        """All replies that the page asked for before have ended; as `Asked.ended`."""
 
         def interrupt() -> None:
             if session := self.session(request):
                 session.interrupt()
 
-        with self.asked.ended(request.session_hash or "", asked_of(given), interrupt) as are_any:
+        name, asked = request.session_hash or "", asked_of(given)
+        with self.asked.ended(name, asked, interrupt, begun=begun) as are_any:
             yield are_any
 
     def reply(

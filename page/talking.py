@@ -90,6 +90,8 @@ class Talking:
         session = self.showing.session(request)
         over = [turn for turn in session.turns if turn.ended] if session else []
         with self.showing.ended(request, given) as are_any:
+            if are_any is None:
+                return self.cut(request, given)
             if session := self.showing.session(request):
                 session.wait()
             turns = session.turns if session else []
@@ -134,7 +136,7 @@ class Talking:
         """Begin a new conversation."""
         name = ""
         try:
-            with self.showing.ended(request, given):
+            with self.showing.ended(request, given, begun=True):
                 if session := self.showing.session(request):
                     session.reset()
                     name = session.transcript.name

@@ -4,6 +4,9 @@ from __future__ import annotations
 
 from threading import Event, Thread
 
+import pytest
+
+from models.errors import UserError
 from page.asked import Asked
 
 
@@ -57,3 +60,40 @@ def test_what_is_asked_for_next_begins_once_the_one_before_has_ended():
         order.append("ended")
     following.join(10)
     assert order == ["ended", "reply"]
+
+
+def test_what_ends_replies_late_leaves_one_that_was_asked_for_after_it():
+    asked, interruptions = Asked(1), []
+    with asked.reply("page", 6) as is_over:
+        with asked.ended("page", 5, lambda: interruptions.append(5)) as are_any:
+            assert are_any is None
+        assert not is_over() and not interruptions
+
+
+def test_what_begins_anew_late_ends_all_that_has_begun():
+    asked, ending = Asked(1), Event()
+
+    def reply() -> None:
+        with asked.reply("page", 6) as is_over:
+            begun.set()
+            assert ending.wait(10) and is_over()
+
+    begun, making = Event(), Thread(target=reply)
+    making.start()
+    assert begun.wait(10)
+    with asked.ended("page", 5, ending.set, begun=True) as are_any:
+        assert are_any
+    making.join(10)
+    with asked.reply("page", 7) as is_over:
+        assert not is_over()
+
+
+def test_a_reply_begins_only_once_all_that_ends_replies_is_over():
+    asked = Asked(0.05)
+    with asked.ended("page", 2, nothing):
+        with asked.ended("page", 3, nothing):  # has waited for the first in vain
+            pass
+        with pytest.raises(UserError, match="busy"), asked.reply("page", 4):
+            pass
+    with asked.reply("page", 4) as is_over:
+        assert not is_over()
