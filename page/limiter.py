@@ -12,6 +12,7 @@ from models.errors import UserError
 
 READER_SECONDS = 3.0  # from a call to the connection that reads its answer
 PATIENT_SECONDS = 120.0  # that what was said live waits for a slot, as nobody wants to repeat it
+LOOK_SECONDS = 0.05  # between two looks at whether one who waits was stopped
 NOTICE_SECONDS = 2.0  # after which one who waits is told, again and again
 MAX_KNOWN = 1000  # sessions whose last call is remembered, and whose last stream
 
@@ -57,15 +58,19 @@ class Limiter:
         Raises:
             UserError: none became free in time.
         """
-        end = time.monotonic() + PATIENT_SECONDS
+        noticed = time.monotonic()
+        end = noticed + (PATIENT_SECONDS if patient else self.wait_seconds)
         while not stop.is_set():
             try:
-                slot.enter_context(self.reply(NOTICE_SECONDS if patient else None))
+                slot.enter_context(self.reply(LOOK_SECONDS))
                 return True
             except UserError:
-                if not patient or time.monotonic() > end:
+                now = time.monotonic()
+                if now > end:
                     raise
-            yield None
+            if patient and now > noticed + NOTICE_SECONDS:
+                noticed = now
+                yield None
         return False
 
     @contextmanager

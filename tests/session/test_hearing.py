@@ -359,3 +359,16 @@ def test_speech_that_a_busy_server_does_not_answer_is_forgotten(
     turns.close()
     say(sessions[1], "你好")
     assert len(sessions[1].conversation.heard) == 1
+
+
+def test_a_reply_that_waits_for_its_slot_ends_at_once_when_it_is_stopped(
+    model: FakeModel, files: Files
+):
+    limiter = Limiter(1, 60)
+    waiting = Session("waiting", model, files, limiter, LIMITS)
+    with limiter.reply(), ThreadPoolExecutor() as pool:
+        answer = pool.submit(lambda: list(waiting.answer(None, "你好")))
+        wait_until(lambda: waiting.is_busy)
+        waiting.interrupt()
+        assert answer.result(timeout=1) == []
+    waiting.close()
