@@ -134,7 +134,14 @@ class CompareTab:
                     yield {"done": step.done, "total": step.total}
                     continue
                 code, key = self.store.add(step.test, step.sounds, maker=_maker(request))
-                yield {"built": {"code": code, "key": key, "title": step.test.title}}
+                is_told = False
+                try:
+                    if not stop.is_set():
+                        yield {"built": {"code": code, "key": key, "title": step.test.title}}
+                        is_told = not stop.is_set()
+                finally:
+                    if not is_told:  # nobody has its key
+                        self.store.remove(key)
         finally:
             stop.set()
             with self._lock:
