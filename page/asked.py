@@ -76,6 +76,16 @@ class Asked:
             with self._changed:
                 page.replies.remove(asked)
 
+    def is_over(self, name: str, asked: int) -> bool:
+        """Whether a page has ended a reply that it asked for, begun or not."""
+        page = self._pages.get(name)
+        return page is not None and asked < page.ended
+
+    def is_last(self, name: str, asked: int) -> bool:
+        """Whether a page has asked for no later reply that is under way."""
+        page = self._pages.get(name)
+        return page is None or not page.has_after(asked)
+
     @contextmanager
     def ended(
         self, name: str, asked: int, interrupt: Callable[[], None], *, begun: bool = False

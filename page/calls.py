@@ -11,6 +11,7 @@ from typing import Any
 import gradio as gr
 from gradio import Blocks
 from gradio.block_function import BlockFunction
+from gradio.server_messages import ProcessCompletedMessage
 from gradio.utils import get_function_params
 
 from models.errors import UserError
@@ -67,6 +68,36 @@ def visitor_of(session: str | None) -> str:
 def called_at(request: gr.Request) -> float:
     """When a call came, by time.monotonic, before its wait for a place."""
     return getattr(request.state, SINCE)
+
+
+def withdraw(blocks: Blocks, session: str, is_over: Callable[[object], bool]) -> int:
+    """Take a page's replies that wait, and nobody waits for, out of Gradio's queue.
+
+    Each is told as complete, with nothing changed. Gradio's event loop alone may call this: its
+    queue has no lock against threads.
+
+    Args:
+        session: the page's.
+        is_over: whether nobody waits for what was asked with such a first argument.
+
+    Returns:
+        How many there were.
+    """
+    queue = blocks._queue
+    queues = queue.event_queue_per_concurrency_id
+    waiting = queues[MODEL].queue if MODEL in queues else []
+    over = [
+        event
+        for event in waiting
+        if event.session_hash == session and event.fn.api_visibility == "private"
+        if event.data and is_over(event.data.data[0])
+    ]
+    for event in over:
+        waiting.remove(event)
+        queue.event_ids_to_events.pop(event._id, None)
+        output = {"data": [gr.skip() for _ in event.fn.outputs], "is_generating": False}
+        queue.send_message(event, ProcessCompletedMessage(output=output, success=True))
+    return len(over)
 
 
 class Calls:

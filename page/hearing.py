@@ -41,6 +41,11 @@ class Hearing:
         """The longest wait until all that was said is read."""
         return self._limits.wait_seconds + self._limits.max_audio_seconds
 
+    @property
+    def is_open(self) -> bool:
+        """Somebody speaks into the microphone."""
+        return self._listener is not None
+
     def begin(self, stop: Event, listener: Listener | None = None) -> None:
         """A turn with this `stop` follows: all that is under way ends.
 

@@ -9,10 +9,12 @@ from contextlib import closing, contextmanager
 from typing import Any
 
 import gradio as gr
+from anyio import from_thread
+from gradio.context import Context
 
 from . import words
 from .asked import Asked
-from .calls import visitor_of
+from .calls import visitor_of, withdraw
 from .chat import chat_value
 from .session import Session
 from .sessions import Sessions
@@ -53,6 +55,8 @@ class Showing:
     ) -> None:
         self.sessions, self.settings = sessions, settings
         self.asked = Asked(sessions.limits.wait_seconds)
+        assert Context.root_block is not None
+        self._blocks = Context.root_block  # that the components are made in
         self.chat, self.player, self.status, self.taken = chat, player, status, taken
 
     def session(self, request: gr.Request) -> Session | None:
@@ -91,11 +95,14 @@ class Showing:
     def _asked_for(
         self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
     ) -> Steps:
-        with self.asked.reply(request.session_hash or "", asked_of(given)) as is_over:
+        name, asked = request.session_hash or "", asked_of(given)
+        with self.asked.reply(name, asked) as is_over:
             with closing(self.told(steps(is_over))) as told:
                 for step in told:
                     if is_over():
                         step.pop(self.status, None)
+                    elif not step and self.asked.is_last(name, asked):
+                        step = {self.status: words.status()}
                     yield step
             if is_over():
                 yield {}  # Gradio sends the last step twice
@@ -112,7 +119,10 @@ class Showing:
 
         name, asked = request.session_hash or "", asked_of(given)
         with self.asked.ended(name, asked, interrupt, begun=begun) as are_any:
-            yield are_any
+            num_waited = from_thread.run_sync(
+                withdraw, self._blocks, name, lambda call: self.asked.is_over(name, asked_of(call))
+            )
+            yield are_any if are_any is None else are_any or num_waited > 0
 
     def reply(
         self,
@@ -120,11 +130,14 @@ class Showing:
         answer: Callable[[], Generator[ShownTurn | None]],
         is_over: IsOver,
     ) -> Steps:
-        """The reply while it grows; what the user gave is taken away once it is understood."""
+        """The reply while it grows; what the user gave is taken away once it is understood.
+
+        Nothing comes at the end, {}, of one that ended without a turn while nobody speaks.
+        """
         if is_over():
             return
         begun = shown_at = time.monotonic()
-        num_shown = 0
+        num_shown, turn = 0, None
         with closing(answer()) as turns:
             for turn in turns:
                 now = time.monotonic()
@@ -146,6 +159,8 @@ class Showing:
                     end = ("note", "too_long") if turn.cut_off else ()
                     status = words.status(*end, goes_on=True)
                     yield {**shown, self.player: turn.stream_end(num_shown), self.status: status}
+        if turn is None and not session.hearing.is_open:
+            yield {}
 
 
 def object_of(given: object) -> dict[str, Any]:

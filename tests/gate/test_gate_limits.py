@@ -17,6 +17,7 @@ from page_client import API, Visitor, function, served
 from strangers import LIMITS, SETTINGS, shown_faults, wait_until, written
 
 import app
+from models.errors import UserError
 from page.ears import Heard
 from page.limits import Limits
 from page.messages import with_place
@@ -81,6 +82,75 @@ def test_a_full_queue_is_told(url: str, page: app.Page, model: FakeModel):
     for stream in streams:
         stream.close()
     wait_until(lambda: page.calls.num_waiting == 0 and model.num_running == 0)
+
+
+def test_replies_that_wait_and_are_stopped_leave_the_queue(
+    url: str, page: app.Page, model: FakeModel
+):
+    answer, stop = function(page, "answer"), function(page, "stop")
+    visitor = Visitor(url)
+    with held(model):
+        others = [Visitor(url) for _ in range(LIMITS.max_replies)]
+        streams = []
+        for other in others:
+            assert other.join(answer, written("你好"))[0] == 200
+            streams.append(other.open("GET", f"{API}/queue/data?session_hash={other.session}"))
+        wait_until(lambda: page.calls.num_replies == len(others) and not page.calls.num_waiting)
+        for asked in range(1, 4 * LIMITS.max_waiting, 2):
+            wish, *settings = written("你好")
+            status, _ = visitor.join(answer, [{**wish, "asked": asked}, *settings])
+            assert status == 200
+            wait_until(lambda: page.calls.num_waiting == 1)  # it is on no way into it any more
+            assert visitor.join(stop, [{"asked": asked + 1}])[0] == 200
+            wait_until(lambda: page.calls.num_waiting == 0)
+            told = [each for each in visitor.events() if each["msg"] == "process_completed"]
+            assert len(told) == 2 and all(each["success"] for each in told)
+            assert "Stopped" in json.dumps(told)
+    for stream in streams:
+        stream.close()
+    wait_until(lambda: model.num_running == 0)
+
+
+def test_a_reply_that_waits_and_is_ended_elsewhere_tells_its_page(
+    url: str, page: app.Page, model: FakeModel
+):
+    begun, given = Visitor(url), written("你好")
+    waiting, elsewhere = (Visitor(url, begun.name) for _ in range(2))
+    with held(model):
+        assert begun.join(function(page, "answer"), given)[0] == 200
+        stream = begun.open("GET", f"{API}/queue/data?session_hash={begun.session}")
+        wait_until(lambda: model.num_running == 1)
+        with ThreadPoolExecutor() as pool:
+            told = pool.submit(waiting.run, function(page, "answer"), given)
+            wait_until(lambda: page.calls.num_replies == 2 and not page.calls.num_waiting)
+            time.sleep(0.2)  # until it waits for the one before
+            assert elsewhere.join(function(page, "stop"), [{}])[0] == 200
+            assert '"kind": ""' in str(told.result(timeout=10)["output"])
+    stream.close()
+    wait_until(lambda: model.num_running == 0)
+
+
+def test_a_listening_test_that_is_stopped_at_the_last_moment_is_not_kept(
+    url: str, page: app.Page, monkeypatch: pytest.MonkeyPatch
+):
+    visitor, add, keys = Visitor(url), page.store.add, []
+
+    def add_late(*given, **options):
+        code, key = add(*given, **options)
+        keys.append(key)
+        Visitor(url, visitor.name).run(function(page, "_tests_stop"), ["{}"])
+        return code, key
+
+    monkeypatch.setattr(page.store, "add", add_late)
+    wish = {
+        "kind": "ab", "title": "t", "texts": ["你好"],
+        "conditions": [{"name": name, "model": "fake:float32"} for name in "AB"],
+    }  # fmt: skip
+    assert "built" not in json.dumps(
+        visitor.run(function(page, "_tests_build"), [json.dumps(wish)])
+    )
+    with pytest.raises(UserError):
+        page.store.owned(keys[0])
 
 
 def test_models_are_loaded_one_by_one_and_keep_nobody_else_waiting(

@@ -364,7 +364,7 @@ def test_speech_that_a_busy_server_does_not_answer_is_forgotten(
 def test_a_reply_that_waits_for_its_slot_ends_at_once_when_it_is_stopped(
     model: FakeModel, files: Files
 ):
-    limiter = Limiter(1, 60)
+    limiter = Limiter(1, 5)
     waiting = Session("waiting", model, files, limiter, LIMITS)
     with limiter.reply(), ThreadPoolExecutor() as pool:
         answer = pool.submit(lambda: list(waiting.answer(None, "你好")))
