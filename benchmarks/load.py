@@ -27,6 +27,7 @@ from pathlib import Path
 
 import numpy as np
 
+from generate import num_frames
 from models.audio import to_pcm16
 from models.contract import ReplyOptions, SpeechModel
 from models.load import load_model
@@ -169,7 +170,7 @@ def all_at_once(
     return Round(users, time.perf_counter() - started, server.cpu_seconds - taken)
 
 
-def num_different(model: SpeechModel, users: list[User], num_frames: int, clock: Clock) -> int:
+def num_different(model: SpeechModel, users: list[User], max_frames: int, clock: Clock) -> int:
     """Replies that are not those of the model alone, in the same conversations."""
     clock.begin("the same with the model alone", sum(len(user.replies) for user in users))
     count = 0
@@ -182,7 +183,7 @@ def num_different(model: SpeechModel, users: list[User], num_frames: int, clock:
             said.finish()
             sampling = dataclasses.replace(model.sampling, seed=seed)
             asked = ReplyOptions(
-                sampling=sampling, max_frames=num_frames, chunk_frames=CHUNK_FRAMES
+                sampling=sampling, max_frames=max_frames, chunk_frames=CHUNK_FRAMES
             )
             chunks = conversation.reply(said, asked)
             alone = np.concatenate([to_pcm16(chunk.new_audio) for chunk in chunks])
@@ -287,8 +288,8 @@ def measure(server: Server, model: SpeechModel, options: argparse.Namespace, clo
     seen.note_memory("tabs", memory_over_tabs(server, options.tabs, clock))
     users = [user for group in rounds.values() for user in group.users]
     seen.figures["replies_compared"] = sum(len(user.replies) for user in users)
-    num_frames = max(1, round(options.reply_seconds * model.frame_rate))
-    different = num_different(model, users, num_frames, clock)
+    longest = num_frames(model, options.reply_seconds)
+    different = num_different(model, users, longest, clock)
     seen.note_none("replies that differ from the model alone", different)
     seen.note_none("files left", files_left(server))
     return seen

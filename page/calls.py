@@ -25,6 +25,7 @@ MODEL = "model"  # the concurrency_id of all events that make a reply
 BUILD = "build"  # and of those that make many, a listening test's
 LOAD = "load"  # and of those that load a model, one at a time: more would wait for its lock
 LOADING: dict[str, Any] = {"concurrency_id": LOAD, "concurrency_limit": 1}
+QUICK: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 16}
 LONG = (MODEL, BUILD, LOAD)
 WHO = "who"  # in a request's state: (user, address) that limits are counted for
 SINCE = "since"  # likewise: when it came, by time.monotonic

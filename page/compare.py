@@ -24,7 +24,7 @@ from models.contract import SpeechModel
 
 from . import words
 from .building import Builder
-from .calls import BUILD, LOADING, WHO, visitor_of
+from .calls import BUILD, LOADING, QUICK, WHO, visitor_of
 from .checks import read_object
 from .sessions import Sessions
 from .shelf import Shelf, offer_of
@@ -76,8 +76,7 @@ class CompareTab:
             visible="hidden",
         )
         built = self._wire(BUILD, self._build, concurrency_id=BUILD, concurrency_limit=1)
-        quick: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 16}
-        self._wire("stop", self._stop, cancels=[built], **quick)
+        self._wire("stop", self._stop, cancels=[built], **QUICK)
         self._wire("settings", self._settings, trigger_mode="multiple", **LOADING)
         for name, steps in (
             ("take", self._take),
@@ -88,7 +87,7 @@ class CompareTab:
             ("bring", self._bring),
             ("remove", self._remove),
         ):
-            self._wire(name, steps, **quick)
+            self._wire(name, steps, **QUICK)
 
     def _offer(self, served: SpeechModel) -> dict[str, Any]:
         """What conditions may be made of, as build.js needs it; of other models see `_settings`."""

@@ -11,7 +11,7 @@ import gradio as gr
 from models.contract import SpeechModel
 
 from . import words
-from .calls import LOADING, MODEL
+from .calls import LOADING, MODEL, QUICK
 from .comparing import Comparing
 from .hands_free import HandsFree
 from .limiter import Readers
@@ -117,7 +117,6 @@ class TalkTab:
             "concurrency_id": MODEL,
             "concurrency_limit": self.limits.max_replies,
         }
-        quick: dict[str, Any] = {"concurrency_id": "quick", "concurrency_limit": 16}
         self._ask("answer", talking.answer, settings, shown, **reply)
         self._ask("heard", hands_free.answer_heard, settings, shown, **reply)
         self._ask("again", talking.again, settings, shown, **reply)
@@ -125,14 +124,14 @@ class TalkTab:
         self._ask("compare", comparing.compare, settings, shown, **reply)
         self._ask("offer", comparing.offer, [], [self.offered, self.status], **LOADING)
         seen = [self.chat, self.status]
-        self._ask("stop", talking.stop, [], seen, **quick)
-        self._ask("reset", talking.reset, [], seen, **quick)
-        self._ask("load", saving.load, [], [*seen, *settings], **quick)
-        self._ask("cut", talking.cut, [], [self.chat], **quick)
-        self._ask("rate", talking.rate, [], [self.chat], **quick)
-        self._ask("save", saving.save, settings, [self.composer, self.status], **quick)
-        self._ask("prepare", talking.prepare, system, [self.status], **quick)
-        self._ask("open", hands_free.open_microphone, system, [self.heard, self.status], **quick)
+        self._ask("stop", talking.stop, [], seen, **QUICK)
+        self._ask("reset", talking.reset, [], seen, **QUICK)
+        self._ask("load", saving.load, [], [*seen, *settings], **QUICK)
+        self._ask("cut", talking.cut, [], [self.chat], **QUICK)
+        self._ask("rate", talking.rate, [], [self.chat], **QUICK)
+        self._ask("save", saving.save, settings, [self.composer, self.status], **QUICK)
+        self._ask("prepare", talking.prepare, system, [self.status], **QUICK)
+        self._ask("open", hands_free.open_microphone, system, [self.heard, self.status], **QUICK)
         hearing: dict[str, Any] = {
             "concurrency_id": "hear",
             "concurrency_limit": self.limits.max_microphones,
@@ -146,7 +145,7 @@ class TalkTab:
             self.chat,
             show_progress="hidden",
             api_visibility="private",
-            **quick,
+            **QUICK,
         )
 
     @staticmethod
