@@ -95,7 +95,7 @@
 
   // Why a file was not uploaded.
   window.pageUploadFault = (error, { name, size }) => {
-    const text = String(error.message ?? error);
+    const text = String(error.message ?? error).replace(/^HTTP \d+: /, ""); // the server's words alone
     const values = { name, size, limit: window.gradio_config.max_file_size };
     return inOurs(text, UPLOADS)?.replace(/\{(\w+)\}/g, (_, key) => values[key]) ?? text;
   };

@@ -22,6 +22,7 @@ from fake_model import FakeModel, held
 from sounds import voice, written
 
 import app
+from models.errors import UserError
 
 pytestmark = MARKS
 ATTACHED = "#composer .attached[data-kind={}]:not([hidden])"
@@ -244,6 +245,21 @@ def test_nothing_is_sent_of_which_a_part_did_not_come(open_page: Pages, sound: P
     assert sum("/queue/join" in url for url in calls) == 1  # nothing prepares what is on its way
     assert page.query_selector("#chat .user-row .sound")
     assert said(page) == ""
+
+
+def test_why_the_server_refused_an_upload_is_told_in_its_own_words(
+    open_page: Pages, ours: tuple[app.Page, str], sound: Path, monkeypatch
+):
+    def refuse() -> Path:
+        raise UserError("error_no_room")
+
+    page = open_page("en-US")
+    monkeypatch.setattr(ours[0].files, "new_folder", refuse)
+    for field in ("#composer", "#bar"):
+        page.set_input_files(f"{field} input[type=file]", sound)
+        page.wait_for_selector("#status .fault:has-text('no room')")
+        assert said(page).casefold().startswith("the server has no room")
+        page.evaluate("window.pageStatus('')")
 
 
 def test_what_is_sent_twice_is_answered_once(open_page: Pages, model: FakeModel):
