@@ -9,10 +9,10 @@ const recordButton = element.querySelector(".record");
 const file = element.querySelector("input[type=file]");
 const slots = Object.fromEntries([...element.querySelectorAll(".attached")].map((slot) => [slot.dataset.kind, slot]));
 const MAX_SECONDS = props.max_seconds;
-const attached = {}; // what will be sent, by kind: {path, name, url}; {given, name, url} of a recording not uploaded yet
-const uploads = {}; // under way, by kind; each tells whether something is attached then
-let isTold = false; // the status says that something is uploaded
-let sending = null; // what waits for uploads to be sent
+const attached = {}; // what will be sent, by kind: {path, name, content, url}; a recording not uploaded yet has no path
+const uploads = {}; // what is on its way to be attached, by kind: {told}, the key of what is said of it
+let isTold = false; // the status says that something is on its way
+let sending = null; // what waits for uploads to be sent: {since, before}
 let asked = null; // what was sent, as JSON, until the server has taken or refused it
 let busy = false; // a reply waits or is made
 let local = ""; // the kind of the status, where the page itself has said it
@@ -40,16 +40,15 @@ function write(words) {
 }
 
 function attach(kind, what) {
-  const before = attached[kind];
-  if (before && before.url !== what?.url) URL.revokeObjectURL(before.url);
-  if (what) attached[kind] = what;
+  if (attached[kind]) URL.revokeObjectURL(attached[kind].url);
+  if (what) attached[kind] = { ...what, url: URL.createObjectURL(what.content) };
   else delete attached[kind];
   slots[kind].hidden = !what;
   slots[kind].querySelector(".name").textContent = what?.name ?? "";
   const shown = slots[kind].querySelector("audio, img, video");
   shown.pause?.();
   shown.hidden = false;
-  if (what) shown.src = what.url;
+  if (what) shown.src = attached[kind].url;
   else shown.removeAttribute("src");
   if (kind === "image") shown.alt = what?.name ?? "";
   const isAlone = Object.keys(attached).length === 1 && !text.value.trim();
@@ -63,29 +62,48 @@ function kindOf(given) {
   return slots[kind] ? kind : "audio";
 }
 
-// Uploads what is attached then. A recording stays if that fails, to be sent all the same. What is
-// replaced meanwhile comes to what replaced it.
-function take(given, name, isRecording = false) {
-  const kind = kindOf(given);
-  const mine = (uploads[kind] = (async () => {
-    window.pageStatus("busy", "uploading");
-    isTold = true;
-    try {
-      const { path } = await upload(given);
-      if (mine !== uploads[kind]) return uploads[kind] ?? Boolean(attached[kind]);
-      attach(kind, { path, name, url: URL.createObjectURL(given) });
-      delete uploads[kind];
-      if (isTold && !isUploading()) window.pageStatus("");
-      return true;
-    } catch (error) {
-      if (mine !== uploads[kind]) return uploads[kind] ?? Boolean(attached[kind]);
-      delete uploads[kind];
-      if (isRecording) attach(kind, { given, name, url: URL.createObjectURL(given) });
-      window.pageStatus("fault", "upload_failed", { reason: window.pageUploadFault(error, given) });
-      return false;
-    }
-  })());
-  return mine;
+function isUploading() {
+  return Object.keys(uploads).length > 0;
+}
+
+// Says what is on its way, or nothing; a fault stays beside what goes on.
+function tellUploads(goesOn = false) {
+  const key = Object.values(uploads).at(-1)?.told ?? "";
+  window.pageStatus(key && "busy", key, {}, goesOn);
+  isTold = Boolean(key);
+}
+
+// Nothing of this kind is on its way any more. What waited for that alone is sent.
+function settle(kind) {
+  delete uploads[kind];
+  if (isTold) tellUploads(true);
+  if (sending && !isUploading()) deliver();
+  showStop();
+}
+
+// Attaches what comes, unless it was replaced, removed or stopped meanwhile; tells whether it did.
+// Nothing is sent of which a part did not come.
+async function bring(kind, told, coming, fail) {
+  const mine = (uploads[kind] = { told });
+  tellUploads();
+  const { what, error } = await coming.then((came) => ({ what: came }), (fault) => ({ error: fault }));
+  if (mine !== uploads[kind]) return false;
+  if (what) attach(kind, what);
+  else sending = null;
+  settle(kind);
+  if (!what) fail(error);
+  return Boolean(what);
+}
+
+// Uploads what is attached then. A recording stays if that fails, to be sent all the same.
+function take(content, name, isRecording = false) {
+  const kind = kindOf(content);
+  const coming = upload(content).then(({ path }) => ({ path, name, content }));
+  return bring(kind, "uploading", coming, (error) => {
+    if (isRecording) attach(kind, { name, content });
+    const reason = window.pageUploadFault(error, content);
+    window.pageStatus("fault", "upload_failed", { reason });
+  });
 }
 
 // Takes one of each kind: more have no place.
@@ -93,10 +111,6 @@ async function takeAll(files) {
   const kinds = new Map([...files].map((given) => [kindOf(given), given]));
   const came = await Promise.all([...kinds.values()].map((given) => take(given, given.name)));
   if (kinds.size < files.length && came.every(Boolean)) window.pageStatus("fault", "error_one_of_a_kind");
-}
-
-function isUploading() {
-  return Object.keys(uploads).length > 0;
 }
 
 function showRecording() {
@@ -131,15 +145,16 @@ async function record() {
   window.pageStatus("fault", problem);
 }
 
-async function finishRecording() {
+// Tells whether there is one.
+function finishRecording() {
   const done = recording;
   recording = null;
   window.pageMicrophone.close();
   showRecording();
   window.pageStatus("");
-  if (done.pieces.length) return take(window.pageMicrophone.wav(done.pieces, done.rate), words.recording_name, true);
-  window.pageStatus("fault", "error_nothing_heard");
-  return false;
+  if (done.pieces.length) take(window.pageMicrophone.wav(done.pieces, done.rate), words.recording_name, true);
+  else window.pageStatus("fault", "error_nothing_heard");
+  return done.pieces.length > 0;
 }
 
 function cancelRecording() {
@@ -155,18 +170,22 @@ function shown() {
   return Object.fromEntries(Object.entries(seen).map(([kind, { path }]) => [kind, { path }]));
 }
 
-async function send() {
+function send() {
   const since = performance.now();
-  const finished = recording && finishRecording(); // before `leave`, which forgets a recording
+  const isHeard = !recording || finishRecording(); // before `leave`, which forgets a recording
   const before = asked;
   tell("leave"); // which forgets that, too
-  const mine = (sending = {});
-  const { given: kept, name } = attached.audio ?? {};
-  if (kept && !uploads.audio) take(kept, name, true);
-  const isWhole = (await Promise.all([finished ?? true, ...Object.values(uploads)])).every(Boolean);
-  if (mine !== sending) return; // stopped, or pressed again
+  if (!isHeard) return;
+  sending = { since, before };
+  const { audio } = attached;
+  if (audio && !audio.path && !uploads.audio) take(audio.content, audio.name, true);
+  if (isUploading()) tellUploads();
+  else deliver();
+}
+
+function deliver() {
+  const { since, before } = sending;
   sending = null;
-  if (!isWhole) return;
   const said = text.value.trim();
   const given = { ...shown(), ...(attached.audio && { audio: { path: attached.audio.path } }) };
   if (!said && !Object.keys(given).length) {
@@ -185,9 +204,10 @@ async function send() {
 
 function stop() {
   const heard = window.pagePlayer.heard();
-  const ends = isStoppable() || isUploading() || Boolean(recording || sending);
+  const ends = isStoppable() || Boolean(recording);
   if (document.activeElement === stopButton) document.querySelector("#chat .log").focus({ preventScroll: true });
-  for (const kind of Object.keys(uploads)) delete uploads[kind];
+  sending = null;
+  for (const kind of Object.keys(uploads)) settle(kind);
   cancelRecording();
   tell("leave");
   tell("silence");
@@ -198,7 +218,7 @@ function stop() {
 function isStoppable() {
   const { state } = element.querySelector(".round").dataset;
   const isTalking = state !== "idle" && state !== "error";
-  return busy || local === "busy" || isTalking || window.pagePlayer?.isSpeaking() === true;
+  return busy || local === "busy" || isUploading() || isTalking || window.pagePlayer?.isSpeaking() === true;
 }
 
 function showStop() {
@@ -252,6 +272,7 @@ for (const [kind, slot] of Object.entries(slots)) {
   if (shown) shown.onerror = shown.onloadedmetadata = () => (shown.hidden = !shown.videoWidth);
   slot.querySelector(".remove").onclick = () => {
     attach(kind, null);
+    settle(kind); // the same recording may be on its way once more
     text.focus();
   };
 }
@@ -269,7 +290,7 @@ element.addEventListener("drop", (event) => {
 window.addEventListener("leave", () => {
   cancelRecording();
   sending = asked = null;
-  if (local && local !== "fault" && !isUploading()) window.pageStatus(""); // what it told of has ended
+  if (local && local !== "fault") tellUploads(); // what else it told of has ended
 });
 window.addEventListener("refused", ({ detail }) => {
   if (detail !== "answer") return;
@@ -283,17 +304,24 @@ window.addEventListener("status", ({ detail: { kind, isServers } }) => {
   local = isServers ? "" : kind;
   if (isServers) busy = kind === "busy";
   if (!busy) asked = null;
+  if (isUploading() && (!kind || kind === "fault")) tellUploads(true); // else nothing would be said of it
   showStop();
 });
-window.addEventListener("example", async ({ detail }) => {
+
+// An example's recording, to be attached.
+async function example({ path, name }) {
+  const response = await fetch(window.pageAddress(path));
+  if (!response.ok) throw new Error(response.statusText);
+  return { path, name, content: await response.blob() };
+}
+
+window.addEventListener("example", ({ detail }) => {
   if (detail.text) {
     write(detail.text);
     text.focus();
     return;
   }
-  const response = await fetch(window.pageAddress(detail.path));
-  const content = await response.blob();
-  attach("audio", { path: detail.path, name: detail.name, url: URL.createObjectURL(content) });
+  bring("audio", "fetching_example", example(detail), () => window.pageStatus("fault", "example_failed"));
 });
 watch("value", receive);
 try {

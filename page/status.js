@@ -22,10 +22,11 @@ function show({ kind, text, progress, goes_on: goesOn }, isServers) {
   window.dispatchEvent(new CustomEvent("status", { detail: { kind, isServers } }));
 }
 
-window.pageStatus = (kind, key, values = {}) => {
+// Beside what only `goesOn`, a fault stays.
+window.pageStatus = (kind, key, values = {}, goesOn = false) => {
   let words = key ? window.pageWords[language][key] : "";
   for (const [name, value] of Object.entries(values)) words = words.replace(`{${name}}`, value);
-  show({ kind, text: { [language]: words } }, false);
+  show({ kind, text: { [language]: words }, goes_on: goesOn }, false);
 };
 watch("value", () => {
   if (props.value) show(JSON.parse(props.value), true);

@@ -32,6 +32,9 @@ DROP = """files => {
   const event = new DragEvent("drop", { dataTransfer, bubbles: true, cancelable: true });
   document.querySelector("#text").dispatchEvent(event);
 }"""
+EXAMPLE = ".examples.sounds button >> nth=0"
+EXAMPLES = "**/file=**/examples/*"
+SAYS_UPLOADING = "document.querySelector('#status .said').textContent === 'Uploading'"
 PRESS = """([key, options, times]) => {
   const text = document.querySelector("#text");
   const given = { key, bubbles: true, cancelable: true, ...options };
@@ -76,11 +79,11 @@ def sound(tmp_path: Path) -> Path:
 
 
 class Uploads:
-    """A page's uploads, each of which waits until it is let go."""
+    """A page's uploads, or other requests, each of which waits until it is let go."""
 
-    def __init__(self, page: playwright.Page) -> None:
+    def __init__(self, page: playwright.Page, address: str = "**/upload*") -> None:
         self.page, self.waiting = page, []
-        page.route("**/upload*", lambda route: self.waiting.append(route))
+        page.route(address, lambda route: self.waiting.append(route))
 
     def wait(self, number: int = 1) -> list[playwright.Route]:
         """So many that have begun, and wait no more here."""
@@ -245,6 +248,106 @@ def test_nothing_is_sent_of_which_a_part_did_not_come(open_page: Pages, sound: P
     assert sum("/queue/join" in url for url in calls) == 1  # nothing prepares what is on its way
     assert page.query_selector("#chat .user-row .sound")
     assert said(page) == ""
+
+
+def test_of_an_example_and_a_file_what_was_chosen_last_is_sent(open_page: Pages, sound: Path):
+    page = open_page("en-US")
+    uploads, examples = Uploads(page), Uploads(page, EXAMPLES)
+    for is_example_last in (True, False):
+        choose = [
+            lambda: page.set_input_files("#composer input[type=file]", sound),
+            lambda: page.click(EXAMPLE),
+        ]
+        for one in choose if is_example_last else reversed(choose):
+            one()
+        (upload,), (example,) = uploads.wait(), examples.wait()
+        first, last = (upload, example) if is_example_last else (example, upload)
+        for request in (last, first):
+            with page.expect_response(request.request.url):
+                request.continue_()
+            page.wait_for_selector(ATTACHED.format("audio"))
+            page.wait_for_timeout(100)
+            is_file = page.inner_text(f"{ATTACHED.format('audio')} .name") == sound.name
+            assert is_file is not is_example_last
+        assert said(page) == ""
+        page.click("#composer .attached[data-kind=audio] .remove")
+    page.set_input_files("#composer input[type=file]", sound)
+    page.click(EXAMPLE)
+    page.click("#send")
+    page.wait_for_timeout(100)
+    assert said(page) == "Fetching the example" and page.query_selector("#chat .row") is None
+    examples.let_go()
+    wait_for_reply(page)
+    assert page.inner_text(".user-row .time") > "0:01"
+    uploads.let_go()
+    page.wait_for_timeout(300)
+    assert page.query_selector(ATTACHED.format("audio")) is None
+
+
+def test_an_example_that_does_not_come_is_told_and_nothing_is_sent(open_page: Pages):
+    page = open_page("en-US")
+    examples = Uploads(page, EXAMPLES)
+    page.fill("#text", "hello")
+    for end in (lambda one: one.abort(), lambda one: one.fulfill(status=503, body="busy")):
+        page.click(EXAMPLE)
+        page.click("#send")
+        (example,) = examples.wait()
+        end(example)
+        page.wait_for_selector("#status .fault:has-text('example could not be fetched')")
+        assert page.is_hidden("#stop") and page.query_selector(ATTACHED.format("audio")) is None
+    page.wait_for_timeout(300)
+    assert bubbles(page, "user") == []
+
+
+def test_a_recording_that_is_removed_while_it_is_sent_again_is_not_sent(open_page: Pages):
+    page = open_page("en-US")
+    uploads = Uploads(page)
+    record(page, 1)
+    page.click("#composer .record")
+    (upload,) = uploads.wait()
+    upload.abort()
+    page.wait_for_selector(ATTACHED.format("audio"))
+    page.fill("#text", "hello")
+    page.click("#send")
+    (upload,) = uploads.wait()
+    page.click("#composer .attached[data-kind=audio] .remove")
+    wait_for_reply(page)
+    assert page.inner_text(".user-row .text") == "hello"
+    assert page.query_selector(".user-row .sound") is None
+    with page.expect_response("**/upload*"):
+        upload.continue_()
+    page.wait_for_timeout(100)
+    assert page.query_selector(ATTACHED.format("audio")) is None and said(page) == ""
+
+
+@pytest.mark.parametrize("field", ["#composer"])
+def test_an_upload_that_outlasts_a_reply_is_told_and_can_be_stopped(
+    open_page: Pages, model: FakeModel, sound: Path, field: str
+):
+    page = open_page("en-US")
+    uploads = Uploads(page)
+    model.num_frames = 3
+    with held(model):
+        write(page, "hello")
+        page.wait_for_selector("#status:has-text('Thinking')")
+        page.set_input_files(f"{field} input[type=file]", sound)
+        (upload,) = uploads.wait()
+    page.wait_for_selector("#chat .bot-row .actions")
+    wait_until_silent(page)
+    page.wait_for_function(SAYS_UPLOADING)
+    assert page.is_visible("#stop")
+    page.evaluate("window.pageStatus('fault', 'not_copied')")
+    assert said(page) != "Uploading" == page.inner_text("#status .said")
+    if field == "#composer":
+        page.evaluate("window.pageStatus('note', 'copied')")
+        page.click("#send")
+        assert said(page) == "Uploading" and page.is_visible("#stop")
+    page.click("#stop")
+    page.wait_for_selector("#status .said:has-text('Stopped')")
+    assert page.is_hidden("#stop")
+    upload.continue_()
+    page.wait_for_timeout(300)
+    assert len(bubbles(page, "user")) == 1 and said(page) == "Stopped"
 
 
 def test_why_the_server_refused_an_upload_is_told_in_its_own_words(
