@@ -23,13 +23,21 @@ file.onchange = async () => {
   const mine = (loading = {});
   try {
     const { path } = await upload(given);
-    if (mine === loading) window.pageAsk.load({ file: { path } });
+    if (mine !== loading) return;
+    loading = null;
+    window.pageAsk.load({ file: { path } });
   } catch (error) {
-    if (mine === loading) window.pageStatus("fault", "upload_failed", { reason: window.pageUploadFault(error, given) });
+    if (mine !== loading) return;
+    loading = null;
+    window.pageStatus("fault", "upload_failed", { reason: window.pageUploadFault(error, given) });
   }
 };
 window.addEventListener("leave", () => {
   loading = null;
+});
+// A reply that was under way ends meanwhile: then it is said again, after all have heard that.
+window.addEventListener("status", ({ detail: { kind } }) => {
+  if (kind !== "busy") queueMicrotask(() => loading && window.pageStatus("busy", "uploading", {}, true));
 });
 window.addEventListener("refused", ({ detail }) => detail === "load" && window.pageStatus(""));
 

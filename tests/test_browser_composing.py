@@ -320,7 +320,7 @@ def test_a_recording_that_is_removed_while_it_is_sent_again_is_not_sent(open_pag
     assert page.query_selector(ATTACHED.format("audio")) is None and said(page) == ""
 
 
-@pytest.mark.parametrize("field", ["#composer"])
+@pytest.mark.parametrize("field", ["#composer", "#bar"])
 def test_an_upload_that_outlasts_a_reply_is_told_and_can_be_stopped(
     open_page: Pages, model: FakeModel, sound: Path, field: str
 ):
