@@ -101,7 +101,7 @@ function take(content, name, isRecording = false) {
   const coming = upload(content).then(({ path }) => ({ path, name, content }));
   return bring(kind, "uploading", coming, (error) => {
     if (isRecording) attach(kind, { name, content });
-    const reason = window.pageUploadFault(error, content);
+    const reason = window.pageUploadFault(error, content, isRecording ? words.send : null);
     window.pageStatus("fault", "upload_failed", { reason });
   });
 }

@@ -91,13 +91,14 @@
     "This application is currently busy": "error_busy",
   };
   const UPLOADS = { "File(s) exceed the maximum allowed size": "error_file_large", "Connection errored out": "upload_unreachable" };
+  const RECORDINGS = { ...UPLOADS, "Connection errored out": "recording_unreachable" };
   const inOurs = (text, said) => words[said[Object.keys(said).find((begin) => text.startsWith(begin))]];
 
-  // Why a file was not uploaded.
-  window.pageUploadFault = (error, { name, size }) => {
+  // Why a file was not uploaded; of a recording that is kept, with the button that uploads it `again`.
+  window.pageUploadFault = (error, { name, size }, again = null) => {
     const text = String(error.message ?? error).replace(/^HTTP \d+: /, ""); // the server's words alone
-    const values = { name, size, limit: window.gradio_config.max_file_size };
-    return inOurs(text, UPLOADS)?.replace(/\{(\w+)\}/g, (_, key) => values[key]) ?? text;
+    const values = { name, size, again, limit: window.gradio_config.max_file_size };
+    return inOurs(text, again ? RECORDINGS : UPLOADS)?.replace(/\{(\w+)\}/g, (_, key) => values[key]) ?? text;
   };
 
   // Gradio's notices: in the page's language, and without a button that holds another one.

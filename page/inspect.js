@@ -16,6 +16,8 @@ let recorder = null;
 let opening = false;
 let ended = null; // the promise that what is recorded is given
 let taking = null; // the upload under way, or the last one: whether it leaves something to look at
+let kept = null; // a recording that could not be uploaded, for the next look
+let failed = false; // what was chosen or recorded last did not come
 
 function say(message, isFault = false) {
   status.textContent = message ?? "";
@@ -28,22 +30,26 @@ function took(given, shown) {
 }
 
 // What is looked at is named at once; whoever asks meanwhile waits for it.
-function take(given, shown) {
+function take(given, shown, isRecording = false) {
   examples.value = "";
+  kept = null;
+  failed = false;
   took(null, shown);
   say(filled(words.test_uploading, { name: shown }));
   const mine = (taking = (async () => {
     try {
       const sent = await upload(given);
-      if (mine !== taking) return taking ?? true;
+      if (mine !== taking) return taking ?? !failed;
       path = sent.path;
       say("");
       return true;
     } catch (error) {
-      if (mine !== taking) return taking ?? true;
+      if (mine !== taking) return taking ?? !failed;
       taking = null;
-      took(null, words.inspect_nothing);
-      say(window.pageUploadFault(error, given), true);
+      failed = true;
+      if (isRecording) kept = given;
+      else took(null, words.inspect_nothing);
+      say(window.pageUploadFault(error, given, isRecording ? words.inspect_look : null), true);
       return false;
     }
   })());
@@ -55,7 +61,8 @@ file.onchange = () => {
   if (given) take(given, given.name);
 };
 examples.onchange = () => {
-  taking = null;
+  taking = kept = null;
+  failed = false;
   if (!recorder && !look.disabled) say("");
   took(examples.value || null, examples.value ? examples.selectedOptions[0].text : words.inspect_nothing);
 };
@@ -79,7 +86,7 @@ async function recording() {
         const kind = recorder.mimeType.split(";")[0];
         recorder = null;
         record.textContent = words.inspect_record;
-        take(new File(pieces, `recording.${kind.endsWith("mp4") ? "m4a" : "webm"}`, { type: kind }), words.recording);
+        take(new File(pieces, `recording.${kind.endsWith("mp4") ? "m4a" : "webm"}`, { type: kind }), words.recording, true);
         resolve();
       };
     });
@@ -101,6 +108,7 @@ async function ask(answers) {
     recorder.stop();
     await ended;
   }
+  if (kept) take(kept, words.recording, true);
   if (taking && !(await taking)) return running(false);
   seen.replaceChildren();
   say(words.inspect_looking);

@@ -34,6 +34,8 @@ DROP = """files => {
 }"""
 EXAMPLE = ".examples.sounds button >> nth=0"
 EXAMPLES = "**/file=**/examples/*"
+RECORD_IN_INSPECT = "#inspect .buttons >> nth=0 >> .plain >> nth=1"
+LOOK = "#inspect .buttons:has(.primary) .plain"
 SAYS_UPLOADING = "document.querySelector('#status .said').textContent === 'Uploading'"
 PRESS = """([key, options, times]) => {
   const text = document.querySelector("#text");
@@ -297,6 +299,38 @@ def test_an_example_that_does_not_come_is_told_and_nothing_is_sent(open_page: Pa
         assert page.is_hidden("#stop") and page.query_selector(ATTACHED.format("audio")) is None
     page.wait_for_timeout(300)
     assert bubbles(page, "user") == []
+
+
+@pytest.mark.parametrize(
+    ("locale", "again", "look"), [("en-US", "Send", "Look at"), ("zh-CN", "发送", "查看声音")]
+)
+def test_a_recording_that_could_not_be_uploaded_is_kept_for_another_try(
+    open_page: Pages, sound: Path, locale: str, again: str, look: str
+):
+    page = open_page(locale)
+    uploads = Uploads(page)
+    record(page, 1)
+    page.click("#composer .record")
+    (upload,) = uploads.wait()
+    upload.abort()
+    page.wait_for_selector(f"#status .fault:has-text('“{again}')")
+    assert page.query_selector(ATTACHED.format("audio"))
+    page.click("#inspect-tab-button")
+    page.set_input_files("#inspect input[type=file]", sound)
+    (replaced,) = uploads.wait()
+    page.click(LOOK)
+    page.click(RECORD_IN_INSPECT)
+    page.wait_for_timeout(1000)
+    page.click(RECORD_IN_INSPECT)
+    (upload,) = uploads.wait()
+    upload.abort()
+    page.wait_for_selector(f"#inspect .fault:has-text('“{look}')")
+    replaced.continue_()
+    page.wait_for_selector(f"{LOOK}:not(:disabled)")
+    assert look in page.inner_text("#inspect .fault")
+    page.click(LOOK)
+    uploads.let_go()
+    page.wait_for_selector("#inspect .sound audio")
 
 
 def test_a_recording_that_is_removed_while_it_is_sent_again_is_not_sent(open_page: Pages):
