@@ -81,10 +81,10 @@ class Asked:
         page = self._pages.get(name)
         return page is not None and asked < page.ended
 
-    def is_last(self, name: str, asked: int) -> bool:
-        """Whether a page has asked for no later reply that is under way."""
+    def is_current(self, name: str, asked: int) -> bool:
+        """Whether a page has neither ended a reply, nor asked for a later one that is under way."""
         page = self._pages.get(name)
-        return page is None or not page.has_after(asked)
+        return page is None or not (asked < page.ended or page.has_after(asked))
 
     @contextmanager
     def ended(

@@ -89,23 +89,24 @@ class Showing:
     def asked_for(
         self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
     ) -> Steps:
-        """The steps of a reply, as `told`; what ends it on the page tells what goes on then."""
+        """The steps of a reply, as `told`; what ends or replaces it tells what goes on then."""
         yield from self.told(self._asked_for(request, given, steps))
 
     def _asked_for(
         self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
     ) -> Steps:
         name, asked = request.session_hash or "", asked_of(given)
+        nothing = {self.status: gr.skip()}  # {} would be a fault to Gradio
         with self.asked.reply(name, asked) as is_over:
             with closing(self.told(steps(is_over))) as told:
                 for step in told:
-                    if is_over():
-                        step.pop(self.status, None)
-                    elif not step and self.asked.is_last(name, asked):
+                    if not self.asked.is_current(name, asked):
+                        step = {key: step[key] for key in (self.chat, self.taken) if key in step}
+                    elif not step:
                         step = {self.status: words.status()}
-                    yield step
-            if is_over():
-                yield {}  # Gradio sends the last step twice
+                    yield step or nothing
+            if not self.asked.is_current(name, asked):
+                yield nothing  # Gradio sends the last step twice
 
     @contextmanager
     def ended(
@@ -157,8 +158,9 @@ class Showing:
                     yield {**shown, self.player: turn.stream, self.status: _making(turn)}
                 else:
                     end = ("note", "too_long") if turn.cut_off else ()
-                    status = words.status(*end, goes_on=True)
-                    yield {**shown, self.player: turn.stream_end(num_shown), self.status: status}
+                    if num_shown or not turn.stopped:
+                        shown[self.player] = turn.stream_end(num_shown)
+                    yield {**shown, self.status: words.status(*end, goes_on=True)}
         if turn is None and not session.hearing.is_open:
             yield {}
 

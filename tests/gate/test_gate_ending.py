@@ -1,0 +1,80 @@
+"""Strangers end replies at the page's server: what is over is told of no more, and nothing else."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from fake_model import FakeModel
+from page_client import Visitor, function
+from strangers import written
+
+import app
+
+
+def num_under_way(page: app.Page) -> int:
+    asked = page.demo.fns[function(page, "answer")].fn.__self__.showing.asked
+    return sum(len(each.replies) for each in asked._pages.values())
+
+
+def ask(visitor: Visitor, page: app.Page, name: str, data: list, asked: int) -> None:
+    status, answer = visitor.join(function(page, name), [{**data[0], "asked": asked}, *data[1:]])
+    assert status == 200, answer
+
+
+def ends(messages: list[dict]) -> list[dict]:
+    return [each for each in messages if each["msg"] == "process_completed"]
+
+
+def is_told(value: object) -> bool:
+    """Whether a component gets a value, or what of it has changed."""
+    return value != [] and "update" not in json.dumps(value)
+
+
+@pytest.mark.parametrize("end", ["stop", "reset"])
+@pytest.mark.parametrize("is_growing", [True, False])
+def test_a_reply_that_is_ended_ends_well_and_is_heard_no_more(
+    url: str, page: app.Page, model: FakeModel, end: str, is_growing: bool
+):
+    model.num_frames, model.frame_seconds = 400, 0.01
+    visitor = Visitor(url)
+    ask(visitor, page, "answer", written("你好"), 1)
+    events = visitor.events()
+    if is_growing:
+        assert any("END" not in str(each) and "16000" in str(each) for each in events)
+    ask(visitor, page, end, [{}], 2)
+    told = list(events)
+    assert len(ends(told)) == 2 and all(each["success"] for each in ends(told))
+    assert num_under_way(page) == 0 and "END " not in str(told)
+
+
+def test_a_reply_that_ends_before_it_begins_is_not_under_way(
+    url: str, page: app.Page, model: FakeModel
+):
+    visitor = Visitor(url)
+    assert visitor.run(function(page, "stop"), [{"asked": 2}])["success"]
+    wish, *settings = written("你好")
+    told = visitor.run(function(page, "answer"), [{**wish, "asked": 1}, *settings])
+    assert told["success"] and num_under_way(page) == 0 and model.num_replies == 0
+
+
+def test_a_reply_that_another_replaces_tells_nothing_after_it(
+    url: str, page: app.Page, model: FakeModel
+):
+    model.num_frames, model.frame_seconds = 400, 0.01
+    visitor = Visitor(url)
+    ask(visitor, page, "answer", written("你好"), 1)
+    events = visitor.events()
+    first = next(each for each in events if each["msg"] == "process_generating")["event_id"]
+    model.num_frames = 5
+    ask(visitor, page, "answer", written("你好"), 2)
+    told = list(events)
+    assert len(ends(told)) == 2 and all(each["success"] for each in ends(told))
+    begun = next(
+        number
+        for number, each in enumerate(told)
+        if each["msg"] == "process_generating" and each["event_id"] != first
+    )
+    late = [each["output"]["data"] for each in told[begun:] if each.get("event_id") == first]
+    assert late and not any(is_told(sound) or is_told(status) for _, sound, status, _ in late)
+    assert num_under_way(page) == 0
