@@ -77,9 +77,13 @@ class Asked:
                 page.replies.remove(asked)
 
     def is_over(self, name: str, asked: int) -> bool:
-        """Whether a page has ended a reply that it asked for, begun or not."""
+        """Whether a page has ended a reply that it asked for, begun or not.
+
+        Args:
+            asked: the number of the call; 0, of one that has none, is of no reply.
+        """
         page = self._pages.get(name)
-        return page is not None and asked < page.ended
+        return page is not None and 0 < asked < page.ended
 
     def is_current(self, name: str, asked: int) -> bool:
         """Whether a page has neither ended a reply, nor asked for a later one that is under way."""

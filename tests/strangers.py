@@ -5,10 +5,15 @@ from __future__ import annotations
 import io
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import soundfile
+from fake_model import FakeModel, held
+from page_client import API, Visitor, function
 
+import app
 from page.limits import Limits
 from strings import say
 
@@ -62,3 +67,18 @@ def wait_until(condition) -> None:
             return
         time.sleep(0.05)
     raise AssertionError("it never came true")
+
+
+@contextmanager
+def full(url: str, page: app.Page, model: FakeModel) -> Iterator[None]:
+    """Strangers' replies take all places meanwhile."""
+    others, streams = [Visitor(url) for _ in range(LIMITS.max_replies)], []
+    with held(model):
+        for other in others:
+            assert other.join(function(page, "answer"), written("你好"))[0] == 200
+            streams.append(other.open("GET", f"{API}/queue/data?session_hash={other.session}"))
+        wait_until(lambda: page.calls.num_replies == len(others) and not page.calls.num_waiting)
+        yield
+    for stream in streams:
+        stream.close()
+    wait_until(lambda: model.num_running == 0)

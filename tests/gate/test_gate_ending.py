@@ -7,7 +7,7 @@ import json
 import pytest
 from fake_model import FakeModel
 from page_client import Visitor, function
-from strangers import written
+from strangers import full, wait_until, written
 
 import app
 
@@ -56,6 +56,21 @@ def test_a_reply_that_ends_before_it_begins_is_not_under_way(
     wish, *settings = written("你好")
     told = visitor.run(function(page, "answer"), [{**wish, "asked": 1}, *settings])
     assert told["success"] and num_under_way(page) == 0 and model.num_replies == 0
+
+
+def test_a_sound_that_waits_to_be_looked_at_is_left_by_what_ends_replies(
+    url: str, page: app.Page, model: FakeModel
+):
+    visitor, look = Visitor(url), json.dumps({"text": "你好", "answers": True})
+    with full(url, page, model):
+        assert visitor.join(function(page, "_look"), [look])[0] == 200
+        wait_until(lambda: page.calls.num_waiting == 1)
+        events = visitor.events()
+        for asked, end in enumerate(("stop", "reset"), 1):
+            ask(visitor, page, end, [{}], asked)
+            next(each for each in events if each["msg"] == "process_completed")
+        assert page.calls.num_waiting == 1
+    assert "done" in str(list(events))
 
 
 def test_a_reply_that_another_replaces_tells_nothing_after_it(

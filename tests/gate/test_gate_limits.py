@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 from fake_model import FakeModel, OtherModel, held
 from page_client import API, Visitor, function, served
-from strangers import LIMITS, SETTINGS, shown_faults, wait_until, written
+from strangers import LIMITS, SETTINGS, full, shown_faults, wait_until, written
 
 import app
 from models.errors import UserError
@@ -89,13 +89,7 @@ def test_replies_that_wait_and_are_stopped_leave_the_queue(
 ):
     answer, stop = function(page, "answer"), function(page, "stop")
     visitor = Visitor(url)
-    with held(model):
-        others = [Visitor(url) for _ in range(LIMITS.max_replies)]
-        streams = []
-        for other in others:
-            assert other.join(answer, written("你好"))[0] == 200
-            streams.append(other.open("GET", f"{API}/queue/data?session_hash={other.session}"))
-        wait_until(lambda: page.calls.num_replies == len(others) and not page.calls.num_waiting)
+    with full(url, page, model):
         for asked in range(1, 4 * LIMITS.max_waiting, 2):
             wish, *settings = written("你好")
             status, _ = visitor.join(answer, [{**wish, "asked": asked}, *settings])
@@ -106,9 +100,6 @@ def test_replies_that_wait_and_are_stopped_leave_the_queue(
             told = [each for each in visitor.events() if each["msg"] == "process_completed"]
             assert len(told) == 2 and all(each["success"] for each in told)
             assert "Stopped" in json.dumps(told)
-    for stream in streams:
-        stream.close()
-    wait_until(lambda: model.num_running == 0)
 
 
 def test_a_reply_that_waits_and_is_ended_elsewhere_tells_its_page(
