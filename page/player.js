@@ -1,8 +1,9 @@
 // Plays a reply while it is being made, sample by sample as the server made it.
 //
-// The value is "turn rate\n", then a line "index base64 of int16 PCM\n" for each piece, and in the end
-// "turn rate\n", the last lines once more, and "END number of lines\n". Pieces follow one another
-// without a gap: each starts at the very sample at which the one before it ends.
+// The value is "call turn rate\n", where the call is the number of the page's that asked for it, then
+// a line "index base64 of int16 PCM\n" for each piece, and in the end the first line, the last ones
+// once more, and "END number of lines\n". Pieces follow one another without a gap: each starts at the
+// very sample at which the one before it ends.
 const MIN_LEAD = 0.06; // seconds between a piece's arrival and its sound
 const MAX_LEAD = 1.0; // after a gap, where pieces come slower than they sound
 const MAX_FIRST_LEAD = 0.25; // at the beginning of a turn, if the one before it had a gap
@@ -15,6 +16,7 @@ let context = null;
 let meter = null;
 let turn = null;
 let silenced = null;
+let over = 0; // the number of the last call for what is not to be heard, however late it comes
 let numLines = 0;
 let begin = 0; // of this turn's speech, in samples of the context's clock
 let next = 0; // where the next piece goes
@@ -121,8 +123,8 @@ function start(name) {
 
 function receive() {
   const [head, ...lines] = (props.value || "").split("\n");
-  const [name, itsRate] = head.split(" ");
-  if (!name || name === silenced) return;
+  const [call, name, itsRate] = head.split(" ");
+  if (!name || name === silenced || Number(call) <= over) return;
   if (name !== turn) start(name);
   rate = Number(itsRate);
   wake();
@@ -158,5 +160,8 @@ function draw() {
 
 watch("value", receive);
 window.addEventListener("silence", silence);
+window.addEventListener("leave", () => {
+  over = window.pageCalls;
+});
 window.addEventListener("pointerdown", wake);
 window.addEventListener("keydown", wake);

@@ -102,6 +102,8 @@ class Showing:
                 for step in told:
                     if not self.asked.is_current(name, asked):
                         step = {key: step[key] for key in (self.chat, self.taken) if key in step}
+                    elif self.player in step:
+                        step[self.player] = f"{asked} {step[self.player]}"
                     elif not step:
                         step = {self.status: words.status()}
                     yield step or nothing

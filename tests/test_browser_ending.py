@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import pytest
-from browser import MARKS, Pages, delay, playwright, said
-from fake_model import FakeModel
+from browser import MARKS, Pages, delay, playwright, said, write
+from fake_model import FakeModel, held
 
 import app
 
@@ -66,3 +66,23 @@ def test_a_new_chat_soon_after_a_question_is_empty(
         wait_until_told(page, ours[0])
         assert page.query_selector("#chat .row, #chat .break") is None, gap
         assert said(page) == "", gap
+
+
+@pytest.mark.parametrize("end", ["#stop", "#new"])
+def test_a_reply_that_was_ended_before_its_first_sound_is_not_heard(
+    open_page: Pages, ours: tuple[app.Page, str], model: FakeModel, end: str
+):
+    page, ending = open_page("en-US"), []
+    with held(model):
+        write(page, "hello")
+        page.wait_for_selector("#chat .bot-row")
+        page.route("**/queue/join*", lambda call: ending.append(call))
+        page.click(end)
+    page.wait_for_function("document.querySelector('.bot-row .text').textContent.length > 10")
+    assert page.evaluate("window.played") == []
+    ending[0].continue_()
+    page.unroute("**/queue/join*")
+    wait_until_told(page, ours[0])
+    write(page, "hello")
+    page.wait_for_function("window.pagePlayer.isSpeaking()")
+    page.click("#stop")
