@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
 from functools import partial
 from itertools import count
 from typing import Any
@@ -18,6 +19,7 @@ from .checks import reply_options
 from .once_more import beside
 from .shelf import Shelf, offer_of
 from .showing import IsOver, Showing, Steps, object_of
+from .told import fault_of
 
 
 class Comparing:
@@ -25,23 +27,22 @@ class Comparing:
 
     Args:
         shelf: the models that may answer.
-        offered: the component that gets what may be set of a model's replies.
     """
 
-    def __init__(self, showing: Showing, shelf: Shelf, offered: Any) -> None:
-        self.showing, self.shelf, self.offered = showing, shelf, offered
+    def __init__(self, showing: Showing, shelf: Shelf) -> None:
+        self.showing, self.shelf = showing, shelf
         self._numbers = count()  # of offers: the same one twice is told twice
 
-    def offer(self, request: gr.Request, given) -> Steps:
-        """What may be set of a model's replies; it is loaded, if it was not."""
-        yield from self.showing.told(self._offer(given))
-
-    def _offer(self, given: object) -> Steps:
+    def offer(self, request: gr.Request, given) -> Iterator[tuple]:
+        """What may be set of a model's replies, and a notice; it is loaded, if it was not."""
         name = str(object_of(given).get("model"))
-        if self.shelf.must_load(name):
-            yield {self.showing.status: words.status("busy", "loading_model", name=name)}
-        offer = {"model": name, **offer_of(self.shelf.get(name)), "number": next(self._numbers)}
-        yield {self.offered: json.dumps(offer), self.showing.status: words.status()}
+        try:
+            if self.shelf.must_load(name):
+                yield gr.skip(), words.status("busy", "loading_model", name=name)
+            offer = {"model": name, **offer_of(self.shelf.get(name)), "number": next(self._numbers)}
+            yield json.dumps(offer), words.status()
+        except Exception as error:
+            yield gr.skip(), words.fault_status(fault_of(error))
 
     def compare(self, request: gr.Request, given, *settings) -> Steps:
         """Answer a turn once more, beside its reply."""

@@ -299,10 +299,10 @@ window.addEventListener("refused", ({ detail }) => {
   showStop();
 });
 window.addEventListener("spoken", showStop);
-window.addEventListener("status", ({ detail: { kind, isServers } }) => {
+window.addEventListener("status", ({ detail: { kind, by } }) => {
   isTold = false;
-  local = isServers ? "" : kind;
-  if (isServers) busy = kind === "busy";
+  local = by === "page" ? kind : "";
+  if (by === "reply") busy = kind === "busy";
   if (!busy) asked = null;
   if (isUploading() && (!kind || kind === "fault")) tellUploads(true); // else nothing would be said of it
   showStop();

@@ -127,9 +127,9 @@ window.addEventListener("spoken", ({ detail }) => {
   show(detail ? "speaking" : "listening");
   if (!detail) window.pageStatus("listening", "hearing_nothing");
 });
-window.addEventListener("status", ({ detail: { kind, isServers } }) => {
+window.addEventListener("status", ({ detail: { kind, by } }) => {
   // A turn that can't be answered, or whose reply has no sound: it listens again.
-  if (state === "thinking" && isServers && (kind === "fault" || kind === "note" || !kind)) {
+  if (state === "thinking" && by === "reply" && (kind === "fault" || kind === "note" || !kind)) {
     setTimeout(() => state === "thinking" && !window.pagePlayer.heard() && show("listening"), 300);
   }
 });

@@ -43,9 +43,9 @@ class HandsFree:
             return self._closed(number, error)
         return json.dumps({"number": number, "change": None}), gr.skip()
 
-    def _closed(self, number: object, error: UserError) -> tuple[str, Any]:
-        closed = json.dumps({"number": number, "closed": True})
-        return closed, self.showing.fault(error)[self.showing.status]
+    @staticmethod
+    def _closed(number: object, error: UserError) -> tuple[str, str]:
+        return json.dumps({"number": number, "closed": True}), words.fault_status(error)
 
     def hear(self, request: gr.Request, given) -> tuple[str, Any]:
         """A piece of the open microphone's sound: what it brought, and what is shown of that."""

@@ -17,6 +17,7 @@ from .calls import visitor_of
 from .chat import chat_value
 from .session import Session
 from .showing import Showing, object_of, path_of
+from .told import fault_of
 
 ARCHIVE = "conversation.zip"
 
@@ -27,17 +28,16 @@ class Saving:
     def __init__(self, showing: Showing) -> None:
         self.showing, self.sessions = showing, showing.sessions
 
-    def save(self, request: gr.Request, given, *settings) -> dict:
-        """Make the conversation a file to download."""
-        showing = self.showing
+    def save(self, request: gr.Request, given, *settings) -> tuple:
+        """Make the conversation a file to download; gives it and a notice."""
         try:
-            path, num_left_out = self._save(showing.session(request), settings)
+            path, num_left_out = self._save(self.showing.session(request), settings)
         except Exception as error:
-            return {showing.taken: gr.skip(), **showing.fault(error)}
-        status = words.status()
+            return gr.skip(), words.fault_status(fault_of(error))
+        notice = words.status()
         if num_left_out:
-            status = words.status("note", "saved_in_part", count=num_left_out)
-        return {showing.taken: json.dumps({"saved": path}), showing.status: status}
+            notice = words.status("note", "saved_in_part", count=num_left_out)
+        return json.dumps({"saved": path}), notice
 
     def _save(self, session: Session | None, settings: tuple) -> tuple[str, int]:
         """The file's path, and how many of the first turns are not in it."""

@@ -76,6 +76,7 @@ class TalkTab:
             self.player = self._html("player", words.player(), sample_rate=rate)
             self.status = self._html("status", words.status_line())
         self.heard, self.offered = self._told("pageHeard"), self._told("pageOffered")
+        self.notice = self._told("pageNotice")  # the status of what is no reply, and ends none
         seconds = min(self.limits.max_audio_seconds, self.model.max_input_seconds)
         script = words.asset("composer.js") + words.asset("hands_free.js")
         self.composer = self._html(
@@ -120,23 +121,23 @@ class TalkTab:
         self._ask("answer", talking.answer, settings, shown, **reply)
         self._ask("heard", hands_free.answer_heard, settings, shown, **reply)
         self._ask("again", talking.again, settings, shown, **reply)
-        comparing = Comparing(showing, self.shelf, self.offered)
+        comparing = Comparing(showing, self.shelf)
         self._ask("compare", comparing.compare, settings, shown, **reply)
-        self._ask("offer", comparing.offer, [], [self.offered, self.status], **LOADING)
+        self._ask("offer", comparing.offer, [], [self.offered, self.notice], **LOADING)
         seen = [self.chat, self.status]
         self._ask("stop", talking.stop, [], seen, **QUICK)
         self._ask("reset", talking.reset, [], seen, **QUICK)
         self._ask("load", saving.load, [], [*seen, *settings], **QUICK)
         self._ask("cut", talking.cut, [], [self.chat], **QUICK)
         self._ask("rate", talking.rate, [], [self.chat], **QUICK)
-        self._ask("save", saving.save, settings, [self.composer, self.status], **QUICK)
-        self._ask("prepare", talking.prepare, system, [self.status], **QUICK)
-        self._ask("open", hands_free.open_microphone, system, [self.heard, self.status], **QUICK)
+        self._ask("save", saving.save, settings, [self.composer, self.notice], **QUICK)
+        self._ask("prepare", talking.prepare, system, [self.notice], **QUICK)
+        self._ask("open", hands_free.open_microphone, system, [self.heard, self.notice], **QUICK)
         hearing: dict[str, Any] = {
             "concurrency_id": "hear",
             "concurrency_limit": self.limits.max_microphones,
         }
-        self._ask("hear", hands_free.hear, [], [self.heard, self.status], **hearing)
+        self._ask("hear", hands_free.hear, [], [self.heard, self.notice], **hearing)
         seed = self.settings.components["seed"]
         self._ask("seed", None, [], [seed], js="({ seed }) => Number(seed)")
         demo.load(

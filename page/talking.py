@@ -68,7 +68,7 @@ class Talking:
                 told = self.settings.system(*system)
                 self.sessions.open(visitor, told).prepare(files["audio"])
         except UserError as error:
-            return self.showing.fault(error)[self.status]
+            return words.fault_status(error)
         return gr.skip()
 
     def again(self, request: gr.Request, given, *settings) -> Steps:

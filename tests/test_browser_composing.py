@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -492,3 +493,36 @@ def test_what_is_too_early_to_be_saved_is_told(open_page: Pages, model: FakeMode
         page.wait_for_selector("#chat .bot-row")
         page.click("#save")
         page.wait_for_selector("#status .fault:has-text('still being made')")
+        assert page.inner_text("#status .said") == "Thinking" and page.is_visible("#stop")
+
+
+def test_what_is_saved_while_a_reply_waits_changes_nothing_of_it(
+    open_page: Pages, ours: tuple[app.Page, str]
+):
+    page, sessions = open_page("en-US"), ours[0].sessions
+    write(page, "hello")
+    wait_for_reply(page)
+    with ExitStack() as places:
+        for _ in range(sessions.limits.max_replies):
+            places.enter_context(sessions.limiter.reply())
+        write(page, "hello")
+        page.wait_for_selector("#status [data-kind=busy]")
+        with page.expect_download():
+            page.click("#save")
+        page.wait_for_timeout(300)
+        assert said(page) == "Listening" and page.is_visible("#stop")
+        page.click("#send")
+        page.wait_for_timeout(300)
+    wait_for_reply(page, 2)
+    assert said(page) == "" and page.query_selector("#chat .cut") is None
+    assert len(bubbles(page, "user")) == 2
+
+
+def test_what_can_not_be_saved_ends_no_wait_of_hands_free_talk(open_page: Pages):
+    page = open_page("en-US")
+    page.evaluate(SPEAK)
+    page.wait_for_selector("#hands-free[data-state=thinking]")
+    page.click("#save")
+    page.wait_for_selector("#status .fault:not(:empty)")
+    page.wait_for_timeout(500)
+    assert page.get_attribute("#hands-free", "data-state") == "thinking"
