@@ -85,6 +85,11 @@ class Asked:
         page = self._pages.get(name)
         return page is not None and 0 < asked < page.ended
 
+    def has_before(self, name: str, asked: int) -> bool:
+        """Whether a page's reply is under way that it asked for before."""
+        page = self._pages.get(name)
+        return page is not None and page.has_before(asked)
+
     def is_current(self, name: str, asked: int) -> bool:
         """Whether a page has neither ended a reply, nor asked for a later one that is under way."""
         page = self._pages.get(name)

@@ -15,7 +15,7 @@ from .checks import check_text
 from .limiter import Readers
 from .once_more import again
 from .session import Session
-from .showing import SHOWN_KINDS, IsOver, Showing, Steps, object_of
+from .showing import SHOWN_KINDS, IsOver, Showing, Steps, asked_of, object_of
 
 
 class Talking:
@@ -86,9 +86,13 @@ class Talking:
         yield from self.showing.reply(session, answer, is_over)
 
     def stop(self, request: gr.Request, given) -> dict:
-        """End what is under way, here or on the page; keep of the reply what was heard."""
+        """End what is under way, here or on the page; keep of the reply what was heard.
+
+        A reply that another page of the visitor has asked for is kept as far as it was made.
+        """
         session = self.showing.session(request)
         over = [turn for turn in session.turns if turn.ended] if session else []
+        is_own = self.showing.asked.has_before(request.session_hash or "", asked_of(given))
         with self.showing.ended(request, given) as are_any:
             if are_any is None:
                 return self.cut(request, given)
@@ -100,7 +104,7 @@ class Talking:
             status = {self.status: words.status(*(("note", "stopped") if ends else ()))}
             if session is None:
                 return status
-            if under_way and object_of(given).get("turn") != under_way:
+            if under_way and is_own and object_of(given).get("turn") != under_way:
                 given = {"turn": under_way, "seconds": 0}  # nothing was heard of it
             return {**self._cut(session, given), **status}
 

@@ -93,3 +93,21 @@ def test_a_reply_that_another_replaces_tells_nothing_after_it(
     late = [each["output"]["data"] for each in told[begun:] if each.get("event_id") == first]
     assert late and not any(is_told(sound) or is_told(status) for _, sound, status, _ in late)
     assert num_under_way(page) == 0
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_what_another_tab_of_the_visitor_hears_is_kept_where_it_is_ended(
+    url: str, page: app.Page, model: FakeModel, is_own: bool
+):
+    model.num_frames, model.frame_seconds = 400, 0.01
+    wait_until(lambda: len(page.sessions) == 0)
+    first = Visitor(url)
+    second = first if is_own else Visitor(url, first.name)
+    ask(first, page, "answer", written("你好"), 1)
+    events = first.events()
+    assert any("16000" in str(each) for each in events)
+    ask(second, page, "stop", [{}], 2)
+    assert list(events) and is_own or list(second.events())
+    (session,) = page.sessions._sessions.values()
+    (turn,) = session.turns
+    assert turn.stopped and bool(turn.reply) == bool(turn.seconds) == (not is_own)
