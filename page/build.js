@@ -208,6 +208,7 @@
       bar.value = answer.done;
       return status.say(filled(words.test_progress, answer));
     }
+    if (answer.stopped) return stopped();
     running(answer.to, false);
     if (answer.fault) return status.say(answer.fault[language], true);
     status.say("");
@@ -217,11 +218,11 @@
     window.testsOwned?.();
   };
 
-  // Also if it was refused: what was built is no longer listened to.
-  heard.stop = () => {
+  // Also if a stop was refused: what was built is no longer listened to.
+  const stopped = (heard.stop = () => {
     running("build", false);
     status.say(words.stopped);
-  };
+  });
 
   const built = make("div", { className: "built", hidden: true, tabindex: -1 });
   function showBuilt({ code, key, title: name }) {

@@ -141,6 +141,8 @@ class CompareTab:
                 finally:
                     if not is_told:  # nobody has its key
                         self.store.remove(key)
+            if stop.is_set():
+                yield {"stopped": True}
         finally:
             stop.set()
             with self._lock:

@@ -11,7 +11,7 @@ import numpy as np
 import soundfile
 from browser import MARKS
 from fake_model import FakeModel, held
-from page_client import served
+from page_client import Visitor, function, served
 from rating import answer, begin, build, cells, opened, ratings_csv, score, shown_p
 
 from listening.analysis import mean_interval, share_interval, signed_rank_p
@@ -191,3 +191,17 @@ def test_a_test_is_stopped_while_it_waits_and_while_it_is_made(context):
                 assert page.is_hidden("#compare .buttons >> text=Stop")
         build(second, "mos", "one")
         assert model.num_replies == 1 + 2  # that of the first was begun
+
+
+def test_a_test_that_another_tab_stops_is_built_no_more(context):
+    model = FakeModel(num_frames=8)
+    with served(model) as (served_page, url):
+        page = opened(context(), url)
+        with held(model):
+            page.click("text=Build the test")
+            page.wait_for_selector(".tests .line:has-text('0 of 6')")
+            other = Visitor(url, page.evaluate("sessionStorage.getItem('visitor')"))
+            other.run(function(served_page, "_tests_stop"), ["{}"])
+        page.wait_for_selector(".tests .line:has-text('Stopped')", timeout=20_000)
+        assert page.is_enabled("text=Build the test")
+        assert page.is_hidden("#compare .buttons >> text=Stop")

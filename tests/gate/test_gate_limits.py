@@ -137,9 +137,8 @@ def test_a_listening_test_that_is_stopped_at_the_last_moment_is_not_kept(
         "kind": "ab", "title": "t", "texts": ["你好"],
         "conditions": [{"name": name, "model": "fake:float32"} for name in "AB"],
     }  # fmt: skip
-    assert "built" not in json.dumps(
-        visitor.run(function(page, "_tests_build"), [json.dumps(wish)])
-    )
+    (told,) = visitor.run(function(page, "_tests_build"), [json.dumps(wish)])["output"]["data"]
+    assert json.loads(told)["stopped"] and "built" not in told
     with pytest.raises(UserError):
         page.store.owned(keys[0])
 
