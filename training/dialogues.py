@@ -46,6 +46,7 @@ class Intent:
     emotions: tuple[str, ...]  # plausible with these words, the likeliest first
     users: tuple[str, ...]  # paraphrases to train on
     held: tuple[str, ...]  # paraphrases kept for evaluation
+    words: tuple[str, ...]  # words and phrases that tell it from the other intents
     replies: dict[str, tuple[str, ...]]  # by style
     then: dict[str, str]  # the answer to a follow-up, by its kind, one of FOLLOWUPS
 
@@ -125,14 +126,15 @@ def _blocks(path: Path) -> Iterator[_Block]:
             if block is None:
                 raise ValueError(f"{where}: {line!r} outside a block: open one with '@ scene.name'")
             block.lines.setdefault(key, []).append((rest, where))
-            if key in ("user", "held"):
-                _check_text(rest, where)
+            if key in ("user", "held", "words"):
+                for text in rest.split() if key == "words" else [rest]:
+                    _check_text(text, where)
     if block is not None:
         yield block
 
 
 def _intent(block: _Block) -> Intent:
-    _check_keys(block, {"emotions", "user", "held", "reply", "then"})
+    _check_keys(block, {"emotions", "user", "held", "words", "reply", "then"})
     emotions = tuple(" ".join(block.texts("emotions")).split())
     for emotion in emotions or ("",):
         _check_choice(emotion, EMOTIONS, "emotion", block.lines["emotions"][0][1])
@@ -157,6 +159,7 @@ def _intent(block: _Block) -> Intent:
         emotions=emotions,
         users=block.texts("user") if spoken else (),
         held=block.texts("held") if spoken else (),
+        words=tuple(word for rest, _ in block.lines.get("words", ()) for word in rest.split()),
         replies=replies,
         then=then,
     )

@@ -33,6 +33,7 @@ user 我最近总是睡不着。
 user 晚上睡不着觉怎么办？
 user 我睡了三个月都不好。
 held 躺了两个小时没有睡意。
+words 褪黑素 数羊
 reply comforting 睡不着真难受。
 reply comforting 我陪着你。
 reply encouraging 会好的。

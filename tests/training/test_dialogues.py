@@ -25,6 +25,8 @@ emotions tired anxious
 user 我最近总是睡不着。
 user 晚上睡不着觉怎么办？
 held 躺了两个小时还是没有睡意。
+words 失眠 数羊
+words 辗转反侧
 reply comforting 睡不着真难受。
 reply warm 慢慢会好的。
 reply warm 早点睡吧。
@@ -67,6 +69,7 @@ def test_parser_reads_blocks(tmp_path: Path) -> None:
     assert intent.emotions == ("tired", "anxious")
     assert intent.users == ("我最近总是睡不着。", "晚上睡不着觉怎么办？")
     assert intent.held == ("躺了两个小时还是没有睡意。",)
+    assert intent.words == ("失眠", "数羊", "辗转反侧")
     assert intent.replies == {
         "comforting": ("睡不着真难受。",),
         "warm": ("慢慢会好的。", "早点睡吧。"),
@@ -80,18 +83,19 @@ def test_parser_reads_blocks(tmp_path: Path) -> None:
     [
         ("emotions tired", "emotions bored", r"health\.txt:3: unknown emotion 'bored'"),
         ("emotions tired", "emotions none", r"health\.txt:3: unknown emotion 'none'"),
-        ("reply warm 早点", "reply loud 早点", r"health\.txt:9: unknown style 'loud'"),
-        ("then more", "then why", r"health\.txt:11: unknown follow-up 'why'"),
-        ("then more", "then how", r"health\.txt:11: a second 'then how'"),
+        ("reply warm 早点", "reply loud 早点", r"health\.txt:11: unknown style 'loud'"),
+        ("then more", "then why", r"health\.txt:13: unknown follow-up 'why'"),
+        ("then more", "then how", r"health\.txt:13: a second 'then how'"),
         ("then more 多晒晒太阳。\n", "", r"health\.txt:2: .* no 'then more' line"),
         ("held 躺了", "helt 躺了", r"health\.txt:6: unknown line 'helt'"),
         ("user 我最近", "user 我OK", r"health\.txt:4: '我OK.*Chinese characters"),
-        ("reply warm 早点睡吧。", "reply warm", r"health\.txt:9: '': write Chinese"),
+        ("words 失眠 数羊", "words 失眠 zzz", r"health\.txt:7: 'zzz': write Chinese"),
+        ("reply warm 早点睡吧。", "reply warm", r"health\.txt:11: '': write Chinese"),
         ("@ health.insomnia", "@ Insomnia", r"health\.txt:2: intent name 'Insomnia'"),
         ("@ health.insomnia\n", "", r"health\.txt:2: .* outside a block"),
         ("emotions tired anxious\n", "", r"health\.txt:2: .* no 'emotions' line"),
         ("held 躺了两个小时还是没有睡意。\n", "", r"health\.txt:2: .* no 'held' line"),
-        ("# a comment\n", INSOMNIA + "\n", r"health\.txt:13: health\.insomnia is there twice"),
+        ("# a comment\n", INSOMNIA + "\n", r"health\.txt:15: health\.insomnia is there twice"),
     ],
 )
 def test_parser_names_file_and_line(tmp_path: Path, old: str, new: str, message: str) -> None:
@@ -138,6 +142,14 @@ def test_shipped_dialogues_are_many_and_distinct(shipped: Dialogues) -> None:
         distinct = {plain(text) for text in texts}
         assert len(distinct) == len(texts) >= least
     assert not {plain(text) for text in users} & {plain(text) for text in held}
+
+
+def test_words_tell_one_topic_each_and_are_no_held_out_lines(shipped: Dialogues) -> None:
+    words = [word for intent in shipped.intents for word in intent.words]
+    held = {plain(text) for intent in shipped.intents for text in intent.held}
+    assert len(set(words)) == len(words) >= 25_000
+    assert not set(words) & held
+    assert all(len(i.words) >= 100 for i in shipped.intents if i.scene != UNKNOWN)
 
 
 def test_every_emotion_has_a_reply_in_its_style(shipped: Dialogues) -> None:

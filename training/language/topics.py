@@ -34,9 +34,14 @@ Symbols = Callable[[str, np.random.Generator], Sequence[str]]
 def train_topics(dialogues: Dialogues, path: Path, seed: int = 0, epochs: int = EPOCHS) -> None:
     """Learn the topics of all lines that users say, written down with errors; and as they write.
 
-    Follow-up questions are a class of each kind, whatever they ask on.
+    The words that tell a topic are lines of it too. Follow-up questions are a class of each kind,
+    whatever they ask on.
     """
-    lines = [(text, intent.name) for intent in dialogues.intents for text in intent.users]
+    lines = [
+        (text, intent.name)
+        for intent in dialogues.intents
+        for text in (*intent.users, *intent.words)
+    ]
     lines += [(text, kind) for kind in FOLLOWUPS for text in dialogues.followups[kind][0]]
     noises: list[Line] = [("", UNCLEAR)] * NUM_NOISES
     mishearing = Mishearing(heard_syllables(dialogues))

@@ -36,6 +36,7 @@ def test_lines_are_learned_with_follow_ups_and_noise(
         return classifier.classes[int(classifier.opinion(symbols(text)).argmax())]
 
     assert told("晚上睡不着觉怎么办？") == told("晚上睡不着怎么办？") == "health.insomnia"
+    assert told("褪黑素") == "health.insomnia"  # which is among its words alone
     assert told("早上好！") == "talk.hello" and told("光有多快？") == "unknown.other"
     for name, (users, _) in dialogues.followups.items():
         assert {told(text) for text in users} == {name}
