@@ -26,8 +26,8 @@ NUM_CHECKS = 255  # what a uint8 can be besides 0, which is no n-gram's
 LONGEST = 3  # of the n-grams
 SAY = 1.5  # weight of a classifier's opinion, where the language model's has 1
 UNKNOWN = "unknown."  # the names of what can't be answered begin so
-# More of what is spoken can't be answered, or understood, than in training.
-UNKNOWN_PRIORS = {HEARD: 2.0, WRITTEN: 0.0}  # added to their logits
+# More of what is said can't be answered, or understood, than in training; most of what is spoken.
+UNKNOWN_PRIORS = {HEARD: 3.0, WRITTEN: 1.0}  # added to their logits
 
 
 class TopicClassifier(nn.Module):
