@@ -174,7 +174,7 @@ function send() {
   const since = performance.now();
   const isHeard = !recording || finishRecording(); // before `leave`, which forgets a recording
   const before = asked;
-  tell("leave"); // which forgets that, too
+  tell("leave", "reply"); // which forgets that, too; what is spoken is heard until this is sent
   if (!isHeard) return;
   sending = { since, before };
   const { audio } = attached;

@@ -160,8 +160,8 @@ function draw() {
 
 watch("value", receive);
 window.addEventListener("silence", silence);
-window.addEventListener("leave", () => {
-  over = window.pageCalls;
+window.addEventListener("leave", ({ detail: kept }) => {
+  if (kept !== "reply") over = window.pageCalls;
 });
 window.addEventListener("pointerdown", wake);
 window.addEventListener("keydown", wake);

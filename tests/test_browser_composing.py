@@ -400,6 +400,21 @@ def test_why_the_server_refused_an_upload_is_told_in_its_own_words(
         page.evaluate("window.pageStatus('')")
 
 
+@pytest.mark.parametrize("is_taken", [False, True])
+def test_a_send_that_asks_for_nothing_leaves_the_reply_to_be_heard(
+    open_page: Pages, model: FakeModel, is_taken: bool
+):
+    page = open_page("en-US")
+    with held(model):
+        page.fill("#text", "hello")
+        page.evaluate(PRESS, ["Enter", {}, 1])
+        if is_taken:
+            page.wait_for_function("document.querySelector('#text').value === ''")
+        page.evaluate(PRESS, ["Enter", {}, 1])
+    page.wait_for_function("window.played.length > 0")
+    assert len(bubbles(page, "user")) == 1
+
+
 def test_what_is_sent_twice_is_answered_once(open_page: Pages, model: FakeModel):
     page = open_page("en-US")
     model.num_frames = 3
