@@ -63,11 +63,32 @@ static Stack get_stack(void) {
 
 static void call_product(int threads) {
     Linear linear = get_linear();
-    float *x = memory();
+    float *x = memory(), eps;
+    bf16 *norm = memory();
+    get(&eps, 4);
     int64_t rows = number(), bytes = rows * linear.outputs * 4;
     float *y = room(bytes);
-    native_product(&linear, x, y, rows, room(native_product_scratch(&linear, rows)), threads);
+    char *scratch = room(native_product_scratch(&linear, rows));
+    native_product(&linear, x, norm, eps, y, rows, scratch, threads);
     put(y, bytes);
+}
+
+static void call_embed(int threads) {
+    Embedding embedding;
+    embedding.head = get_linear();
+    embedding.tokens = memory();
+    embedding.codes = memory();
+    embedding.vocab = number();
+    embedding.num_books = number();
+    embedding.book_size = number();
+    embedding.dim = number();
+    embedding.spoken = number();
+    int64_t *grid = memory(), batch = number(), length = number();
+    int64_t bytes = batch * length * embedding.dim * 2;
+    bf16 *x = room(bytes);
+    int64_t known = native_embed(&embedding, grid, batch, length, x, room(embedding.dim * 4));
+    put(&known, 8);
+    put(x, bytes);
 }
 
 static void call_panels(int threads) {
@@ -117,17 +138,21 @@ static void call_step(int threads) {
     Stack stack = get_stack();
     float *x = memory(), *angles = memory();
     int64_t *lengths = memory(), *rooms = memory(), rows = number(), longest = 0;
-    bf16 **caches = room(rows * stack.num_blocks * sizeof(bf16 *));
+    bf16 **places = room(rows * stack.num_blocks * sizeof(bf16 *));
+    bf16 ***caches = room(rows * sizeof(bf16 **));
     for (int64_t n = 0; n < rows * stack.num_blocks; n++) {
-        caches[n] = memory();
-        if (!caches[n]) caches[n] = caches[n - stack.num_blocks]; // the row before has the same
+        places[n] = memory();
+        if (!places[n]) places[n] = places[n - stack.num_blocks]; // the row before has the same
     }
+    for (int64_t r = 0; r < rows; r++) caches[r] = places + r * stack.num_blocks;
     for (int64_t r = 0; r < rows; r++) longest = lengths[r] > longest ? lengths[r] : longest;
     char *scratch = room(native_scratch(&stack, rows, longest, threads));
-    native_step(&stack, x, angles, caches, lengths, rooms, rows, scratch, threads);
+    native_step(
+        &stack, x, angles, (bf16 *const *const *)caches, lengths, rooms, rows, scratch, threads
+    );
     put(x, rows * stack.dim * 4);
     for (int64_t n = 0; n < rows * stack.num_blocks; n++)
-        put(caches[n], 2 * stack.kv_heads * rooms[n / stack.num_blocks] * stack.head_dim * 2);
+        put(places[n], 2 * stack.kv_heads * rooms[n / stack.num_blocks] * stack.head_dim * 2);
 }
 
 static void call_codes(int threads) {
@@ -228,7 +253,7 @@ static void call_refinement(int threads) {
 int main(void) {
     void (*calls[])(int) = {call_product, call_quantise, call_draw,   call_step,
                             call_codes,   call_correct,  call_panels, call_vocoder,
-                            call_refinement};
+                            call_refinement, call_embed};
     for (;;) {
         void (*call)(int) = calls[number()];
         call(number());

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import subprocess
-from ctypes import Structure, memmove, string_at
+from ctypes import Structure, addressof, c_float, c_int64, memmove, string_at
 from pathlib import Path
 
 from models.transformer.native.compiled import (
     SOURCE,
+    EmbeddingStruct,
     HeadStruct,
     LinearStruct,
     StackStruct,
@@ -19,7 +20,7 @@ from models.westlake.firefly.native_vocoder import VocoderStruct
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp-simd", "-static")
-PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT, PANELS, VOCODER, REFINEMENT = range(9)
+PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT, PANELS, VOCODER, REFINEMENT, EMBED = range(10)
 
 
 class EmulatedLibrary:
@@ -60,10 +61,23 @@ class EmulatedLibrary:
     def native_max_stages(self) -> int:
         return 16
 
-    def native_product(self, linear, x, y, rows, scratch, threads) -> None:
+    def native_product(self, linear, x, norm, eps, y, rows, scratch, threads) -> None:
         struct = LinearStruct.from_address(linear)
-        self._send(PRODUCT, threads, *_linear(struct), _memory(x, 4 * rows * struct.inputs), rows)
+        inputs = _memory(x, 4 * rows * struct.inputs), _memory(norm, 2 * struct.inputs)
+        self._send(PRODUCT, threads, *_linear(struct), *inputs, bytearray(c_float(eps)), rows)
         self._receive(y, 4 * rows * struct.outputs)
+
+    def native_embed(self, embedding, grid, batch, length, x, scratch) -> int:
+        struct = EmbeddingStruct.from_address(embedding)
+        rows = _memory(struct.tokens, 2 * struct.vocab * struct.dim)
+        rows = rows, _memory(struct.codes, 2 * struct.num_books * struct.book_size * struct.dim)
+        sizes = struct.vocab, struct.num_books, struct.book_size, struct.dim, struct.spoken
+        columns = _memory(grid, 8 * batch * (1 + struct.num_books) * length), batch, length
+        self._send(EMBED, 1, *_linear(struct.head), *rows, *sizes, *columns)
+        known = c_int64()
+        self._receive(addressof(known), 8)
+        self._receive(x, 2 * batch * length * struct.dim)
+        return known.value
 
     def native_panels(self, rows, outputs, numbers, panels, copies, threads) -> None:
         self._send(PANELS, threads, _memory(rows, 4 * outputs * numbers), outputs, numbers)
@@ -92,11 +106,18 @@ class EmulatedLibrary:
     def native_step(self, stack, x, angles, caches, lengths, rooms, rows, scratch, threads) -> None:
         struct = StackStruct.from_address(stack)
         row_size = 4 * struct.kv_heads * struct.head_dim  # of a position in a cache
+        caches = [
+            place for row in caches for place in (c_int64 * struct.num_blocks).from_address(row)
+        ]
         sizes = [row_size * rooms[n // struct.num_blocks] for n in range(len(caches))]
         before = [None] * struct.num_blocks + caches[: -struct.num_blocks]
         known = [cache == other for cache, other in zip(caches, before)]
         given = [0 if is_known else cache for is_known, cache in zip(known, caches)]
-        inputs = _memory(x, 4 * rows * struct.dim), _memory(angles, 4 * rows * struct.head_dim)
+        num_positions = 1 + max(lengths)
+        inputs = (
+            _memory(x, 4 * rows * struct.dim),
+            _memory(angles, 4 * num_positions * struct.head_dim),
+        )
         inputs += bytes(lengths), bytes(rooms), rows
         self._send(STEP, threads, *_stack(struct), *inputs, *map(_memory, given, sizes))
         self._receive(x, 4 * rows * struct.dim)

@@ -1,8 +1,16 @@
 """A small model to be rounded to few bits, and what it reads."""
 
+from ctypes import CDLL
+
 import torch
 
+from models.transformer.quantisation import (
+    prepare_quantised,
+    quantise_weights,
+    with_quantised_layers,
+)
 from models.westlake.dual_ar import DualARConfig, DualARTransformer
+from models.westlake.dual_ar.engines import EagerEngine, choose_engine
 
 SEMANTIC_ID = 259
 CONFIG = DualARConfig(
@@ -25,6 +33,15 @@ def plain_model(config: DualARConfig = CONFIG) -> DualARTransformer:
     for parameter in model.parameters():
         parameter.mul_(4 if parameter.dim() == 2 else 1)  # so that the layers do something
     return model
+
+
+def quantised(model: DualARTransformer, dtype: str, library: CDLL | None) -> EagerEngine:
+    weights = quantise_weights(model.state_dict(), dtype, library)
+    with torch.device("meta"):
+        other = with_quantised_layers(DualARTransformer(model.config, SEMANTIC_ID), dtype)
+    other.load_state_dict(weights, strict=True, assign=True)
+    prepare_quantised(other, library)
+    return choose_engine(other.eval().requires_grad_(False), library)
 
 
 def speech_grid() -> torch.Tensor:

@@ -7,9 +7,15 @@ import pytest
 import torch
 import torch.nn.functional as F
 from libraries import INSTRUCTION_SETS, library_for
-from small_quantised import CONFIG, LARGEST_ERRORS, SEMANTIC_ID, plain_model, speech_grid
+from small_quantised import (
+    CONFIG,
+    LARGEST_ERRORS,
+    SEMANTIC_ID,
+    plain_model,
+    quantised,
+    speech_grid,
+)
 
-from models.transformer import KVCache
 from models.transformer.native.linear import PIECE
 from models.transformer.native.panels import PANEL
 from models.transformer.quantisation import (
@@ -21,11 +27,7 @@ from models.transformer.quantisation import (
 )
 from models.transformer.quantised import Int4Linear, Int8Linear
 from models.westlake.dual_ar import DualARTransformer
-from models.westlake.dual_ar.engines import EagerEngine, choose_engine
 from models.westlake.dual_ar.engines.native import NativeEngine
-from models.westlake.dual_ar.sampling import candidates, penalise
-
-BORDER = 0.1  # of the line, by which C's shares and PyTorch's may differ
 
 
 @pytest.fixture(scope="module")
@@ -42,15 +44,6 @@ def library(request) -> CDLL | None:
 @pytest.fixture(params=INSTRUCTION_SETS)
 def native(request) -> CDLL:
     return library_for(request.param)
-
-
-def quantised(model: DualARTransformer, dtype: str, library: CDLL | None) -> EagerEngine:
-    weights = quantise_weights(model.state_dict(), dtype, library)
-    with torch.device("meta"):
-        other = with_quantised_layers(DualARTransformer(model.config, SEMANTIC_ID), dtype)
-    other.load_state_dict(weights, strict=True, assign=True)
-    prepare_quantised(other, library)
-    return choose_engine(other.eval().requires_grad_(False), library)
 
 
 @pytest.mark.parametrize("dtype", LARGEST_ERRORS)
@@ -122,64 +115,6 @@ def test_a_position_does_not_depend_on_those_beside_it(model, grid, dtype, libra
     assert (difference / whole.float().norm(dim=-1)).max() < 0.05
 
 
-@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-def test_what_was_read_is_the_same_to_the_bit_however_it_is_read(model, grid, dtype, native):
-    """At once or one by one, beside others or alone: so no replica's end changes a reply."""
-    check_that_it_reads_alike(quantised(model, dtype, native), grid, (30,), (11, 1, 18), (1,) * 30)
-
-
-def test_threads_read_alike(model, grid, native, set_threads):
-    """A position needs those before it, which another thread may have."""
-    set_threads(3)
-    check_that_it_reads_alike(quantised(model, "int8", native), grid, (30,), (11, 1, 18))
-
-
-@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-@pytest.mark.parametrize("heads", [(2, 2, 32), (7, 1, 64), (12, 2, 16), (4, 1, 128)])
-def test_heads_and_hidden_numbers_of_all_sizes(heads, dtype, native, set_threads):
-    """Heads that share keys with none, a few or many others; hidden numbers that threads share."""
-    n_head, n_local_heads, head_dim = heads
-    config = replace(
-        CONFIG,
-        n_head=n_head,
-        n_local_heads=n_local_heads,
-        head_dim=head_dim,
-        dim=n_head * head_dim,
-        intermediate_size=256,
-        intermediate_size_fast=256,
-        n_local_heads_fast=n_head,
-    )
-    model, grid = plain_model(config), speech_grid()
-    other = quantised(model, dtype, native)
-    expected = quantised(model, dtype, None).model.forward_hidden(grid).float()
-    found = []
-    for threads in (1, 2, 3):
-        set_threads(threads)
-        found.append(other.read(grid, [other.model.new_cache(30) for _ in grid]))
-        assert torch.equal(found[-1], found[0])
-        cache = other.model.new_cache(30)
-        other.read(grid[:1, :, :29], [cache])
-        assert torch.equal(other.read(grid[:1, :, 29:], [cache]), found[0][:1, 29:])
-    assert (found[0].float() - expected).norm() / expected.norm() < 0.05
-
-
-def check_that_it_reads_alike(engine: EagerEngine, grid: torch.Tensor, *splits: tuple) -> None:
-    caches = [engine.model.new_cache(30) for _ in range(3)]
-    together = engine.read(grid[[0, 1, 0]], caches)  # more positions than one call of the C file
-    for pieces in splits:
-        cache = engine.model.new_cache(30)
-        alone = [engine.read(piece, [cache]) for piece in grid[:1].split(pieces, 2)]
-        assert torch.equal(torch.cat(alone, 1), together[:1])
-        assert torch.equal(together[2], together[0])
-        for found, expected in zip(held_by(cache), held_by(caches[0]), strict=True):
-            assert torch.equal(found, expected)
-
-
-def held_by(cache: KVCache) -> list[torch.Tensor]:
-    """Each layer's keys and values."""
-    return [cache._layers[layer][:, :, : cache.length] for layer in range(CONFIG.n_layer)]
-
-
 @pytest.mark.parametrize("number", [torch.nan, -torch.nan, torch.inf, -torch.inf])
 @pytest.mark.parametrize("kind", [Int8Linear, Int4Linear])
 def test_no_input_that_is_not_finite_is_lost(kind, number, library):
@@ -226,59 +161,6 @@ def test_single_positions_of_many_rows_are_those_of_the_whole(
     logits = torch.stack([other.step_fast(x, fast_cache) for x in inputs], dim=1)
     expected = other.forward_fast(stepped[:, 0], codes)
     assert (logits - expected).norm() / expected.norm() < 0.05
-
-
-@pytest.mark.parametrize("dtype", LARGEST_ERRORS)
-@pytest.mark.parametrize("num_rows", [1, 3, 17])
-def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows, native):
-    engine = quantised(model, dtype, native)
-    generator = torch.Generator().manual_seed(3)
-    hidden = torch.randn(num_rows, CONFIG.dim, generator=generator).bfloat16()
-    points = torch.rand(num_rows, 8, generator=generator, dtype=torch.float64)
-    settings = torch.tensor([[0.2 + 0.05 * row, 0.9, 1.0] for row in range(num_rows)])
-    seen = torch.zeros(num_rows, 8, 16, dtype=torch.long)
-    for penalty in (1.0, 1.9):
-        settings[:, 2] = penalty
-        codes = engine.draw_codes(hidden, seen, settings, points)
-        logits = engine.model.forward_fast(hidden, codes[:, :-1]).float().flatten(0, 1)
-        each = settings.repeat_interleave(8, dim=0)
-        penalised = penalise(logits, seen.flatten(0, 1), each[:, 2:])
-        ids, probs = candidates(penalised, each[:, :1], each[:, 1:2])
-        shares = torch.zeros_like(logits).scatter(1, ids, probs).double()
-        drawn, points_ = codes.flatten()[:, None], points.flatten()[:, None]
-        end = shares.cumsum(1).gather(1, drawn)
-        begin = end - shares.gather(1, drawn)
-        # Each point lies in the share of its code, whose borders are moved by rounding.
-        assert ((points_ > begin - BORDER) & (points_ < end + BORDER)).all()
-        assert (codes == seen[..., 3]).float().mean() < 0.3  # those are less likely now
-        seen[..., 3] = codes
-
-
-@pytest.mark.parametrize("num_rows", [1, 3])
-def test_text_logits_stay_while_a_token_is_drawn_from_them(model, num_rows, native):
-    engine = quantised(model, "int8", native)
-    generator = torch.Generator().manual_seed(3)
-    hidden = torch.randn(num_rows, CONFIG.dim, generator=generator).bfloat16()
-    logits = engine.text_logits(hidden)
-    before = logits.clone()
-    assert torch.equal(before, engine.model.text_logits(hidden))
-    logits = engine.text_logits(hidden)
-    settings = torch.tensor([[0.7, 0.7, 1.2]]).expand(num_rows, -1).contiguous()
-    points = torch.rand(num_rows, generator=generator, dtype=torch.float64)
-    window = torch.zeros(num_rows, 16, dtype=torch.long)
-    drawn = engine.draw(logits, window, settings, points)
-    assert torch.equal(logits, before)
-    assert torch.equal(drawn, engine.draw(before, window, settings, points))
-
-
-@pytest.mark.parametrize("value", [torch.nan, torch.inf])
-def test_codes_remain_codes_where_nothing_is_a_number(model, value, native):
-    engine = quantised(model, "int8", native)
-    hidden = torch.full((3, CONFIG.dim), value, dtype=torch.bfloat16)
-    settings = torch.tensor([[0.7, 0.7, 1.2]]).expand(3, -1).contiguous()
-    points = torch.full((3, 8), 0.5, dtype=torch.float64)
-    codes = engine.draw_codes(hidden, torch.zeros(3, 8, 16, dtype=torch.long), settings, points)
-    assert ((codes >= 0) & (codes < CONFIG.codebook_size)).all()
 
 
 @pytest.mark.parametrize(

@@ -20,6 +20,7 @@ class RMSNorm(nn.Module):
     def __init__(self, dim: int, eps: float):
         super().__init__()
         self.weight = nn.Parameter(torch.ones(dim))
+        self.eps = eps
         self.norm_to_rms = 1 / math.sqrt(dim)
         self.least_rms = torch.tensor(math.sqrt(eps), device="cpu")  # on the meta device too
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+
 import torch
 from torch import Tensor
 
@@ -89,11 +91,13 @@ class KVCache:
         keys, values = entries.narrow(2, 0, self.length + num_new).chunk(2, dim=1)
         return keys, values
 
-    def pointers(self) -> list[int]:
-        """Where the entries [2 * n_local_heads, max_len, head_dim] of each row and layer lie."""
-        size = self._layers[0][0].numel() * self._layers[0].element_size()
-        starts = [layer.data_ptr() for layer in self._layers]
-        return [start + row * size for row in range(self.num_rows) for start in starts]
+    @functools.cached_property
+    def pointers(self) -> Tensor:
+        """Where the entries [2 * n_local_heads, max_len, head_dim] of each row and layer lie:
+        [num_rows, n_layer] long."""
+        return torch.tensor(
+            [[layer[row].data_ptr() for layer in self._layers] for row in range(self.num_rows)]
+        )
 
     def advance(self, num_positions: int) -> None:
         """Count the positions that every layer has written."""

@@ -94,7 +94,7 @@ def read_speed(library: CDLL, num_bytes: int) -> float:
         for _ in range(PASSES):
             started = thread_time()
             library.native_product(
-                addressof(linear), x.data_ptr(), y.data_ptr(), 1, scratch.data_ptr(), threads
+                addressof(linear), x.data_ptr(), None, 0, y.data_ptr(), 1, scratch, threads
             )
             seconds.append(thread_time() - started)
     return weight.nbytes / statistics.median(seconds)

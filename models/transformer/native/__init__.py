@@ -2,6 +2,7 @@
 
 from .compiled import (
     ISA_SWITCH,
+    EmbeddingStruct,
     HeadStruct,
     LinearStruct,
     compile_library,
@@ -22,6 +23,7 @@ __all__ = [
     "ISA_SWITCH",
     "MAX_HEAD",
     "PANEL",
+    "EmbeddingStruct",
     "HeadStruct",
     "HugePages",
     "LinearStruct",

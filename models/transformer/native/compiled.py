@@ -18,7 +18,7 @@ import subprocess
 import sys
 import tempfile
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from ctypes import (
@@ -82,6 +82,15 @@ class HeadStruct(Structure):
         ("output", LinearStruct),
         ("norm", c_void_p),
         ("embedding", c_void_p),
+    ]
+
+
+class EmbeddingStruct(Structure):
+    _fields_ = [
+        ("head", LinearStruct),
+        ("tokens", c_void_p),
+        ("codes", c_void_p),
+        *((name, c_int64) for name in ("vocab", "num_books", "book_size", "dim", "spoken")),
     ]
 
 
@@ -230,7 +239,10 @@ def _compile(path: Path) -> None:
 def _declared(library: CDLL) -> CDLL:
     """The library, with its functions' types."""
     library.native_isa.restype = c_char_p
-    library.native_product.argtypes = [c_void_p] * 3 + [c_int64, c_void_p, c_int]
+    library.native_product.argtypes = [
+        *[c_void_p] * 3, c_float, c_void_p, c_int64, c_void_p, c_int,
+    ]  # fmt: skip
+    library.native_embed.argtypes = [c_void_p] * 2 + [c_int64] * 2 + [c_void_p] * 2
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_panels.argtypes = [c_void_p] + [c_int64] * 2 + [c_void_p] * 2 + [c_int]
@@ -279,19 +291,34 @@ def native_correct(
     )  # fmt: skip
 
 
-_kept = threading.local()  # memory that is asked for anew costs as much as a product
+class _Kept(threading.local):
+    """A thread's memory, as what is asked for anew costs as much as a product; and views of it, as
+    each operation of PyTorch's costs as much as a draw."""
+
+    memory = torch.empty(0)
+    address = 0  # of its first number at an address that 64 divides
+
+    def __init__(self) -> None:
+        self.views: dict[tuple[int, ...], Tensor] = {}
 
 
-def scratch_of(shape: Sequence[int], num_bytes: int) -> tuple[Tensor, Tensor]:
-    """A float32 tensor of `shape`, and memory for the C file's own use, at an address that 64
-    divides; both until this thread's next call, the tensor over one for the same shape."""
-    own = (4 * math.prod(shape) + 63) // 64 * 64
-    memory = getattr(_kept, "memory", torch.empty(0, dtype=torch.uint8))
-    if len(memory) < own + num_bytes + 64:
-        with torch.inference_mode(False):  # else it could not be written outside of that mode
-            memory = _kept.memory = torch.empty(own + num_bytes + 64, dtype=torch.uint8)
-    memory = memory[-memory.data_ptr() % 64 :]
-    return memory[: 4 * math.prod(shape)].view(torch.float32).view(shape), memory[own:]
+_kept = _Kept()
+
+
+def scratch_of(shape: tuple[int, ...], num_bytes: int) -> tuple[Tensor, int]:
+    """A float32 tensor of `shape`, and where memory for the C file's own use lies, at an address
+    that 64 divides; both until this thread's next call, the tensor over one for the same shape."""
+    own = (math.prod(shape) + 15) // 16 * 16
+    needed = own + num_bytes // 4 + 32
+    with torch.inference_mode(False):  # else it could not be written outside of that mode
+        if len(_kept.memory) < needed:
+            _kept.memory = torch.empty(needed)
+            _kept.views.clear()
+            _kept.address = (_kept.memory.data_ptr() + 63) // 64 * 64
+        if shape not in _kept.views:
+            first = (_kept.address - _kept.memory.data_ptr()) // 4
+            _kept.views[shape] = _kept.memory[first : first + math.prod(shape)].view(shape)
+    return _kept.views[shape], _kept.address + 4 * own
 
 
 def pointer_of(tensor: Tensor) -> int:

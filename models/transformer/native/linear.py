@@ -8,6 +8,7 @@ from ctypes import CDLL, addressof
 import torch
 from torch import Tensor
 
+from ..blocks import RMSNorm
 from .compiled import LinearStruct, pointer_of, scratch_of
 from .memory import HugePages
 from .panels import PANEL, from_panels, to_panels
@@ -90,19 +91,25 @@ class NativeLinear:
                 to.copy_(self.kept(rows))
         return result
 
-    def kept(self, x: Tensor) -> Tensor:
+    def kept(self, x: Tensor, norm: RMSNorm | None = None) -> Tensor:
         """The same in float32, in the memory of `scratch_of`, for few rows: in fresh memory a
-        vocabulary's logits cost as much as a draw from them."""
-        return self._multiply(x, None)
+        vocabulary's logits cost as much as a draw from them.
 
-    def _multiply(self, x: Tensor, to: Tensor | None) -> Tensor:
+        Args:
+            x: [N, in].
+            norm: with a bfloat16 weight, that comes before.
+        """
+        return self._multiply(x, None, norm)
+
+    def _multiply(self, x: Tensor, to: Tensor | None, norm: RMSNorm | None = None) -> Tensor:
         inputs, linear = x.float().contiguous(), addressof(self.struct)
         shape = (0,) if to is not None else (len(x), self.num_outputs)
         num_bytes = self.compiled.native_product_scratch(linear, len(x))
         own, scratch = scratch_of(shape, num_bytes)
         y = own if to is None else to
+        before = (None, 0.0) if norm is None else (pointer_of(norm.weight), norm.eps)
         with share_of_threads() as threads:
             self.compiled.native_product(
-                linear, inputs.data_ptr(), y.data_ptr(), len(x), scratch.data_ptr(), threads
+                linear, inputs.data_ptr(), *before, y.data_ptr(), len(x), scratch, threads
             )
         return y

@@ -1,6 +1,7 @@
-// What is computed in C: products with weights of 8 or 4 bits (product.h), one decode step of a few
-// conversations at once, memory-bound (step.h, attention.h), the draw of a token (drawing.h), a frame's
-// codes, the rounding to few bits (rounding.h), and a codec's decoder (refinement.h, vocoder.h).
+// What is computed in C: products with weights of 8 or 4 bits (product.h), what columns are read as
+// (embedding.h), one decode step of a few conversations at once, memory-bound (step.h, attention.h), the
+// draw of a token (drawing.h), a frame's codes, the rounding to few bits (rounding.h), and a codec's
+// decoder (refinement.h, vocoder.h).
 //
 // The inputs of a product become integers of 8 bits, with a scale for every 128 of them: bytes are
 // what processors multiply the most of in one instruction. All else is float32, but for a decoder's
@@ -102,33 +103,50 @@ static void *take(char **memory, int64_t bytes) {
 #endif
 #include "product.h"
 
+static void norm(const float *x, const bf16 *weight, int64_t dim, float eps, float *y) {
+    float squares = 0;
+#pragma omp simd reduction(+ : squares)
+    for (int64_t i = 0; i < dim; i++) squares += x[i] * x[i];
+    float factor = 1 / sqrtf(squares / dim + eps);
+#pragma omp simd
+    for (int64_t i = 0; i < dim; i++) y[i] = x[i] * factor * to_float(weight[i]);
+}
+
 typedef struct {
     const Linear *linear;
     const float *x;
-    float *y;
+    const bf16 *norm;
+    float eps, *y, *normed;
     Inputs in;
 } Product;
 
 static void product_task(void *data, int thread, int threads) {
     Product *task = data;
-    for (int64_t r = thread; r < task->in.rows; r += threads)
-        quantise_row(task->x + r * task->linear->inputs, task->linear, &task->in, r);
+    int64_t size = task->linear->inputs;
+    for (int64_t r = thread; r < task->in.rows; r += threads) {
+        const float *x = task->x + r * size;
+        float *normed = task->normed + r * size;
+        if (task->norm) norm(x, task->norm, size, task->eps, normed);
+        quantise_row(task->norm ? normed : x, task->linear, &task->in, r);
+    }
     meet();
     product(task->linear, &task->in, task->y, thread, threads);
 }
 
-// y [rows, outputs] of x [rows, inputs], float32.
+// y [rows, outputs] of x [rows, inputs], float32, after a norm where its weight [inputs] isn't NULL.
 //
 // Scratch: 64-byte aligned, native_product_scratch(linear, rows) bytes.
 void native_product(
-    const Linear *linear, const float *x, float *y, int64_t rows, char *scratch, int threads
+    const Linear *linear, const float *x, const bf16 *norm, float eps, float *y, int64_t rows,
+    char *scratch, int threads
 ) {
-    Product task = {linear, x, y, take_inputs(&scratch, rows, linear->inputs)};
+    float *normed = take(&scratch, norm ? rows * linear->inputs * sizeof(float) : 0);
+    Product task = {linear, x, norm, eps, y, normed, take_inputs(&scratch, rows, linear->inputs)};
     together(product_task, &task, threads);
 }
 
 int64_t native_product_scratch(const Linear *linear, int64_t rows) {
-    return inputs_bytes(rows, linear->inputs);
+    return rows * linear->inputs * sizeof(float) + inputs_bytes(rows, linear->inputs) + 64;
 }
 
 typedef struct {
@@ -162,6 +180,7 @@ void native_panels(
 }
 
 #include "attention.h"
+#include "embedding.h"
 #include "step.h"
 #include "rounding.h"
 #include "drawing.h"
@@ -177,27 +196,28 @@ void native_codes(
     int threads
 ) {
     const Stack *stack = &head->stack;
-    int64_t dim = stack->dim, size = head->output.outputs, half = stack->head_dim;
+    int64_t dim = stack->dim, size = head->output.outputs, num_blocks = stack->num_blocks;
     int64_t cache_size = 2 * stack->kv_heads * count * stack->head_dim;
     float *logits = take(&scratch, rows * size * sizeof(float));
     float *draws = take(&scratch, draw_numbers(size) * sizeof(float));
-    float *turns = take(&scratch, rows * half * sizeof(float));
-    float *normed = take(&scratch, rows * dim * sizeof(float));
-    bf16 **caches = take(&scratch, rows * stack->num_blocks * sizeof(bf16 *));
+    bf16 ***caches = take(&scratch, rows * sizeof(bf16 **));
+    bf16 **places = take(&scratch, rows * num_blocks * sizeof(bf16 *));
     int64_t *lengths = take(&scratch, rows * sizeof(int64_t));
     int64_t *rooms = take(&scratch, rows * sizeof(int64_t));
-    for (int64_t n = 0; n < rows * stack->num_blocks; n++)
-        caches[n] = take(&scratch, cache_size * sizeof(bf16));
+    for (int64_t r = 0; r < rows; r++) {
+        caches[r] = places + r * num_blocks;
+        rooms[r] = count;
+    }
+    for (int64_t n = 0; n < rows * num_blocks; n++)
+        places[n] = take(&scratch, cache_size * sizeof(bf16));
     for (int64_t k = 0; k < count; k++) {
-        for (int64_t r = 0; r < rows; r++) {
-            lengths[r] = k;
-            rooms[r] = count;
-            memcpy(turns + r * half, angles + k * half, half * sizeof(float));
-        }
-        native_step(stack, x, turns, caches, lengths, rooms, rows, scratch, threads);
-        for (int64_t r = 0; r < rows; r++)
-            norm(x + r * dim, head->norm, dim, stack->eps, normed + r * dim);
-        native_product(&head->output, normed, logits, rows, scratch, threads);
+        for (int64_t r = 0; r < rows; r++) lengths[r] = k;
+        native_step(
+            stack, x, angles, (bf16 *const *const *)caches, lengths, rooms, rows, scratch, threads
+        );
+        native_product(
+            &head->output, x, head->norm, stack->eps, logits, rows, scratch, threads
+        );
         for (int64_t r = 0; r < rows; r++) {
             int64_t at = r * count + k;
             codes[at] = draw_row(
@@ -213,9 +233,9 @@ void native_codes(
 int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int threads) {
     const Stack *stack = &head->stack;
     int64_t cache = 2 * stack->kv_heads * count * stack->head_dim * sizeof(bf16) + 64 + sizeof(bf16 *);
-    int64_t row = head->output.outputs * 4 + (stack->head_dim + stack->dim) * 4 +
-                  stack->num_blocks * cache + 2 * sizeof(int64_t);
-    return rows * row + draw_numbers(head->output.outputs) * 4 + 7 * 64 +
+    int64_t row = head->output.outputs * 4 + stack->num_blocks * cache + sizeof(bf16 **) +
+                  2 * sizeof(int64_t);
+    return rows * row + draw_numbers(head->output.outputs) * 4 + 6 * 64 +
            native_scratch(stack, rows, count, threads);
 }
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from ctypes import CDLL, addressof, c_int64, c_void_p
 from typing import NamedTuple
 
@@ -77,51 +77,50 @@ class NativeStack:
         rows = [
             _Position(row, cache.length + position, cache.max_len)
             for cache in caches
-            for row in _rows(cache.pointers(), cache.num_rows)
+            for row in _rows(cache)
             for position in range(num_new)
         ]
-        hidden = x.flatten(0, 1)
-        pieces = range(0, len(rows), PIECE)
-        parts = [self._run(hidden[n : n + PIECE], rows[n : n + PIECE]) for n in pieces]
+        y = torch.empty_like(x)
+        parts = zip(*(each.flatten(0, 1).split(PIECE) for each in (x, y)), strict=True)
+        for n, (part, to) in enumerate(parts):
+            self._run(part, rows[n * PIECE : (n + 1) * PIECE], to)
         for cache in caches:
             cache.advance(num_new)
-        return torch.cat(parts).view_as(x)
+        return y
 
-    def _run(self, x: Tensor, rows: Sequence[_Position]) -> Tensor:
-        """Run positions [N, dim], those of one row in their order."""
-        lengths = [row.length for row in rows]
-        pointers = [pointer for row in rows for pointer in row.pointers]
-        angles, most = self.angles[lengths], num_threads()
+    def _run(self, x: Tensor, rows: Sequence[_Position], y: Tensor) -> None:
+        """Run positions [N, dim], those of one row in their order, to y [N, dim]."""
+        pointers, lengths, rooms = zip(*rows)
         num_rows, stack = len(rows), addressof(self.struct)
-        hidden, scratch = scratch_of(
-            x.shape, self.compiled.native_scratch(stack, num_rows, max(lengths), most)
-        )
+        num_bytes = self.compiled.native_scratch(stack, num_rows, max(lengths), num_threads())
+        hidden, scratch = scratch_of(tuple(x.shape), num_bytes)
         hidden.copy_(x)
         places = (
-            (c_void_p * len(pointers))(*pointers),
+            (c_void_p * num_rows)(*pointers),
             (c_int64 * num_rows)(*lengths),
-            (c_int64 * num_rows)(*(row.room for row in rows)),
+            (c_int64 * num_rows)(*rooms),
         )
         with share_of_threads() as threads:
             self.compiled.native_step(
-                stack, hidden.data_ptr(), angles.data_ptr(), *places, num_rows,
-                scratch.data_ptr(), threads,
+                stack, hidden.data_ptr(), self.angles.data_ptr(), *places, num_rows, scratch,
+                threads,
             )  # fmt: skip
-        return hidden.to(x.dtype, copy=True)
+        y.copy_(hidden)
 
 
 class _Position(NamedTuple):
-    """A new position of a row: where the row's caches lie, how much is before it, how much fits."""
+    """A new position of a row: where the pointers to the row's entries lie, how much is before it,
+    how much fits."""
 
-    pointers: Sequence[int]
+    pointers: int
     length: int
     room: int
 
 
-def _rows(pointers: Sequence[int], num_rows: int) -> Iterator[Sequence[int]]:
-    """A cache's pointers, row by row."""
-    size = len(pointers) // num_rows
-    return (pointers[n : n + size] for n in range(0, len(pointers), size))
+def _rows(cache: KVCache) -> range:
+    """Where the pointers to each row's entries lie."""
+    size = cache.pointers.nbytes // cache.num_rows
+    return range(cache.pointers.data_ptr(), cache.pointers.data_ptr() + cache.pointers.nbytes, size)
 
 
 def native_form(layer: nn.Module) -> NativeLinear:

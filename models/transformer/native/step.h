@@ -1,19 +1,10 @@
 // One decode step: the positions of some rows through a stack of blocks.
 
-static void norm(const float *x, const bf16 *weight, int64_t dim, float eps, float *y) {
-    float squares = 0;
-#pragma omp simd reduction(+ : squares)
-    for (int64_t i = 0; i < dim; i++) squares += x[i] * x[i];
-    float factor = 1 / sqrtf(squares / dim + eps);
-#pragma omp simd
-    for (int64_t i = 0; i < dim; i++) y[i] = x[i] * factor * to_float(weight[i]);
-}
-
 typedef struct {
     const Stack *stack;
     float *x;
     const float *angles;
-    bf16 *const *caches;
+    bf16 *const *const *caches;
     const int64_t *lengths, *rooms;
     int64_t rows, longest;
     float *normed, *heads, *change, *gates, *scores;
@@ -68,8 +59,8 @@ static void step_task(void *data, int thread, int threads) {
             int64_t r = pair / kv_heads, head = pair % kv_heads;
             float *k = heads + (r * num_heads + stack->heads + head) * size;
             float *v = k + kv_heads * size;
-            rotate(k, angles + r * size, size);
-            bf16 *keys = task->caches[r * stack->num_blocks + b] + head * rooms[r] * size;
+            rotate(k, angles + lengths[r] * size, size);
+            bf16 *keys = task->caches[r][b] + head * rooms[r] * size;
             bf16 *values = keys + kv_heads * rooms[r] * size;
             for (int64_t i = 0; i < size; i++) {
                 keys[lengths[r] * size + i] = to_bf16(k[i]);
@@ -80,8 +71,9 @@ static void step_task(void *data, int thread, int threads) {
         for (int64_t pair = thread; pair < rows * kv_heads; pair += threads) {
             int64_t r = pair / kv_heads, head = pair % kv_heads;
             float *q = heads + (r * num_heads + head * queries) * size;
-            for (int64_t n = 0; n < queries; n++) rotate(q + n * size, angles + r * size, size);
-            const bf16 *keys = task->caches[r * stack->num_blocks + b] + head * rooms[r] * size;
+            for (int64_t n = 0; n < queries; n++)
+                rotate(q + n * size, angles + lengths[r] * size, size);
+            const bf16 *keys = task->caches[r][b] + head * rooms[r] * size;
             const bf16 *values = keys + kv_heads * rooms[r] * size;
             float *own = scores + thread * scores_of(longest);
             float *y = normed + r * dim + head * queries * size;
@@ -113,12 +105,13 @@ static void step_task(void *data, int thread, int threads) {
 // Rows with the same caches are positions of one conversation, one after another. What a row gives
 // does not depend on the others, but for those before it in the same caches.
 //
-// angles: [rows, head_dim / 2, 2]. caches: of each row and block, bf16 [2 * kv_heads, room,
-// head_dim], keys first. lengths: of each row, positions that are before it; rooms: that its caches
-// can hold. Scratch: 64-byte aligned, native_scratch(stack, rows, longest length, threads) bytes.
+// angles: of all positions, [positions, head_dim / 2, 2]. caches: of each row those of the blocks,
+// bf16 [2 * kv_heads, room, head_dim], keys first. lengths: of each row, positions that are before
+// it; rooms: that its caches can hold. Scratch: 64-byte aligned, native_scratch(stack, rows, longest
+// length, threads) bytes.
 void native_step(
-    const Stack *stack, float *x, const float *angles, bf16 *const *caches, const int64_t *lengths,
-    const int64_t *rooms, int64_t rows, char *scratch, int threads
+    const Stack *stack, float *x, const float *angles, bf16 *const *const *caches,
+    const int64_t *lengths, const int64_t *rooms, int64_t rows, char *scratch, int threads
 ) {
     int64_t dim = stack->dim, num_heads = stack->heads + 2 * stack->kv_heads, longest = 0;
     for (int64_t r = 0; r < rows; r++) longest = lengths[r] > longest ? lengths[r] : longest;

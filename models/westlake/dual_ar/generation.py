@@ -119,20 +119,22 @@ class Reply:
 
         return restore
 
-    def lean(self, logits: Tensor) -> None:
-        """Add the next frame's leaning, if it has one, to its text logits [vocab], in place."""
-        leaning = self.leanings.get(len(self.columns))
-        if leaning is not None:
-            logits += leaning
+    @property
+    def leaning(self) -> Tensor | None:
+        """What is added to the next frame's text logits [vocab]."""
+        return self.leanings.get(len(self.columns))
 
-    def choose_text(self, sampled: int, logits: Tensor) -> int:
-        """The next frame's text token: the forced one, if there is one, else the sampled one, or
-        where nothing is left to chance the likeliest of its logits [vocab]."""
+    @property
+    def is_settled(self) -> bool:
+        """The next frame's text token is not left to chance, but the likeliest."""
+        return len(self.columns) in self.settled
+
+    def choose_text(self, found: int) -> int:
+        """The next frame's text token: the forced one, if there is one, else that which was found,
+        the sampled or the likeliest one."""
         column = len(self.columns)
         forced = self.forced[column] if column < len(self.forced) else None
-        text = sampled if forced is None else forced
-        if forced is None and column in self.settled:
-            text = int(logits.argmax())
+        text = found if forced is None else forced
         is_too_fast = forced is None and self._hurries(text)
         if is_too_fast or text in self.marks and column - self.num_spoken >= MAX_MARKS:
             return self._semantic_id
@@ -248,12 +250,7 @@ def next_frames(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | 
 def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(engine, replies)
     drawing = _Drawing(replies)
-    logits = engine.text_logits(hidden)
-    for row, reply in zip(logits, replies, strict=True):
-        reply.lean(row)
-    window, points = drawing.window[:, 0], drawing.points[:, 0]
-    sampled = engine.draw(logits, window, drawing.settings, points).tolist()
-    texts = [reply.choose_text(*row) for reply, *row in zip(replies, sampled, logits, strict=True)]
+    texts = _find_texts(engine, replies, hidden, drawing)
     for reply, text in zip(replies, texts, strict=True):
         reply.ended = text == reply.end_id
 
@@ -266,39 +263,63 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
             drawing.keep(spoken)
         windows, points = drawing.window[:, 1:], drawing.points[:, 1:]
         codes = engine.draw_codes(hidden, windows, drawing.settings, points)
-        for row, frame_codes in zip(spoken, codes, strict=True):
-            frames[row] = replies[row].add(torch.cat([codes.new_tensor([texts[row]]), frame_codes]))
+        tokens = codes.new_tensor([[texts[row]] for row in spoken])
+        for row, frame in zip(spoken, torch.cat([tokens, codes], dim=1), strict=True):
+            frames[row] = replies[row].add(frame)
     for row in live:
         if texts[row] in replies[row].marks:
             frames[row] = replies[row].add_mark(texts[row])
     return frames
 
 
+def _find_texts(
+    engine: EagerEngine, replies: Sequence[Reply], hidden: Tensor, drawing: _Drawing
+) -> list[int]:
+    """The text token of each reply's next frame, after hidden [B, dim]."""
+    logits = engine.text_logits(hidden)
+    for row, reply in enumerate(replies):
+        if reply.leaning is not None:
+            logits[row] += reply.leaning
+    window, points = drawing.window[:, 0], drawing.points[:, 0]
+    found = engine.draw(logits, window, drawing.settings, points).tolist()
+    for row, reply in enumerate(replies):
+        if reply.is_settled:
+            found[row] = int(logits[row].argmax())
+    return [reply.choose_text(token) for reply, token in zip(replies, found, strict=True)]
+
+
 @torch.inference_mode()
 def _read(engine: EagerEngine, replies: Sequence[Reply]) -> Tensor:
     """Let the slow stack read what each reply has not yet; returns the last hidden [B, dim]."""
-    hidden: dict[int, Tensor] = {}
-    single = []
-    for row, reply in enumerate(replies):
-        if reply.unread.shape[1] == 1:
-            single.append(row)
-        else:
-            hidden[row] = engine.read(reply.unread[None], [reply.cache])[0, -1]
-    if single:
-        columns = torch.stack([replies[row].unread for row in single])
-        stepped = engine.read(columns, [replies[row].cache for row in single])[:, -1]
-        for row, row_hidden in zip(single, stepped, strict=True):
-            hidden[row] = row_hidden
-    return torch.stack([hidden[row] for row in range(len(replies))])
+    prompts = {
+        row: engine.read(reply.unread[None], [reply.cache])[:, -1]
+        for row, reply in enumerate(replies)
+        if reply.unread.shape[1] > 1
+    }
+    single = [reply for row, reply in enumerate(replies) if row not in prompts]
+    if not single:
+        return torch.cat(list(prompts.values()))
+    columns = torch.stack([reply.unread for reply in single])
+    stepped = engine.read(columns, [reply.cache for reply in single])[:, -1]
+    if not prompts:
+        return stepped
+    steps = iter(stepped.split(1))
+    return torch.cat([prompts[n] if n in prompts else next(steps) for n in range(len(replies))])
 
 
 class _Drawing:
     """The settings, windows and points of several replies, side by side for one frame."""
 
     def __init__(self, replies: Sequence[Reply]):
-        settings = [(r.sampling.temperature, r.sampling.kept_mass, r.penalty) for r in replies]
+        settings = [
+            [
+                max(LEAST_SETTING, x)
+                for x in (r.sampling.temperature, r.sampling.kept_mass, r.penalty)
+            ]
+            for r in replies
+        ]
         self.window = torch.stack([reply.window for reply in replies])  # [B, 1+K, W]
-        self.settings = torch.tensor(settings, device=self.window.device).clamp(min=LEAST_SETTING)
+        self.settings = torch.tensor(settings, device=self.window.device)
         self.points = draw_points([reply.generator for reply in replies], self.window.shape[1])
 
     def keep(self, rows: Sequence[int]) -> None:

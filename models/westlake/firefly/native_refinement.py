@@ -83,6 +83,6 @@ class NativeRefinement(NativeLayers):
         with share_of_threads() as threads:
             self.compiled.native_refinement(
                 blocks, frames.data_ptr(), pointers, hidden.data_ptr(), *sizes,
-                scratch_of((0,), num_bytes)[1].data_ptr(), threads,
+                scratch_of((0,), num_bytes)[1], threads,
             )  # fmt: skip
         return hidden.mT

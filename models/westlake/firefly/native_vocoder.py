@@ -107,7 +107,7 @@ class NativeVocoder(NativeLayers):
         with share_of_threads() as threads:
             self.compiled.native_vocoder(
                 vocoder, hidden.data_ptr(), pointers, wave.data_ptr(), num_rows, num_steps,
-                scratch_of((0,), num_bytes)[1].data_ptr(), threads,
+                scratch_of((0,), num_bytes)[1], threads,
             )  # fmt: skip
         return wave
 

@@ -1,7 +1,7 @@
-"""The engine in C, for quantised models: columns through the layers, the text head, a draw, a
-frame's codes.
+"""The engine in C, for quantised models: columns that are embedded and go through the layers, the
+text head, a draw, a frame's codes.
 
-For single positions PyTorch's own overhead is the most; here each of the four is one call.
+For single positions PyTorch's own overhead is the most; here each of the five is one call.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from torch import Tensor
 from ....logits import NOT_FINITE
 from ....transformer import KVCache, Stack
 from ....transformer.native import (
+    EmbeddingStruct,
     HeadStruct,
+    LinearStruct,
     NativeLinear,
     NativeStack,
     native_form,
@@ -26,6 +28,7 @@ from ....transformer.native import (
     share_of_threads,
     without_torch_threads,
 )
+from ....transformer.quantised import Int8Embedding
 from ..model import DualARTransformer
 from .eager import EagerEngine
 
@@ -44,6 +47,7 @@ class NativeEngine(EagerEngine):
 
     def __init__(self, model: DualARTransformer, library: CDLL) -> None:
         super().__init__(model)
+        self._embed = NativeEmbedding(library, model)
         self._layers = NativeStack(library, model.layers)
         self._text_head = native_form(model.lm_head)
         self._draw = NativeDraw(library)
@@ -59,10 +63,10 @@ class NativeEngine(EagerEngine):
         return without_torch_threads()
 
     def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
-        return self._layers(self.model.embed(grid), caches)
+        return self._layers(self._embed(grid), caches)
 
     def text_logits(self, hidden: Tensor) -> Tensor:
-        return self._text_head.kept(self.model.normed(hidden))
+        return self._text_head.kept(hidden, self.model.norm)
 
     def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
         return self._draw(logits, window, settings, points)
@@ -71,6 +75,45 @@ class NativeEngine(EagerEngine):
         self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor
     ) -> Tensor:
         return self._draw_codes(hidden, windows, settings, points)
+
+
+class NativeEmbedding:
+    """`DualARTransformer.embed`, to the bit.
+
+    Args:
+        library: from `load_library`.
+        model: of bfloat16 embeddings, or one that its head of 8 bits is tied to.
+    """
+
+    def __init__(self, library: CDLL, model: DualARTransformer) -> None:
+        config, tokens = model.config, model.embed_tokens
+        is_tied = isinstance(tokens, Int8Embedding)
+        self.compiled, self.model = library, model
+        self.struct = EmbeddingStruct(
+            native_form(model.lm_head).struct if is_tied else LinearStruct(),
+            None if is_tied else pointer_of(tokens.weight),
+            pointer_of(model.codebook_embeddings.weight),
+            config.vocab_size,
+            config.num_codebooks,
+            config.codebook_size,
+            config.dim,
+            model.semantic_id,
+        )
+
+    def __call__(self, grid: Tensor) -> Tensor:
+        """See `DualARTransformer.embed`.
+
+        Raises:
+            IndexError: what is no token or code.
+        """
+        grid, dim = grid.contiguous(), self.struct.dim
+        x = torch.empty(len(grid), grid.shape[2], dim, dtype=torch.bfloat16)
+        _, scratch = scratch_of((0,), 4 * dim)
+        if not self.compiled.native_embed(
+            addressof(self.struct), grid.data_ptr(), *x.shape[:2], x.data_ptr(), scratch
+        ):
+            raise IndexError("the columns hold what is no token or code of the model")
+        return x
 
 
 class NativeDraw:
@@ -92,15 +135,15 @@ class NativeDraw:
         logits, window, points = (x.contiguous() for x in (logits.float(), window, points))
         num_rows, vocab_size = logits.shape
         num_bytes = self.compiled.native_draw_scratch(vocab_size, min(num_rows, num_threads()))
-        _, scratch = scratch_of(logits.shape, num_bytes)  # behind `text_logits`
+        _, scratch = scratch_of(tuple(logits.shape), num_bytes)  # behind `text_logits`
         drawn = torch.empty(len(logits), dtype=torch.long)
         with share_of_threads() as threads:
             self.compiled.native_draw(
                 logits.data_ptr(), window.data_ptr(), settings.data_ptr(), points.data_ptr(),
-                num_rows, vocab_size, window.shape[1], drawn.data_ptr(), scratch.data_ptr(),
+                num_rows, vocab_size, window.shape[1], drawn.data_ptr(), scratch,
                 threads,
             )  # fmt: skip
-        if NO_TOKEN in drawn:
+        if NO_TOKEN in drawn.tolist():
             raise FloatingPointError(NOT_FINITE)
         return drawn
 
@@ -137,7 +180,7 @@ class NativeCodes:
         codes = torch.empty(points.shape, dtype=torch.long)
         head = addressof(self.struct)
         x, scratch = scratch_of(
-            hidden.shape,
+            tuple(hidden.shape),
             self.compiled.native_codes_scratch(head, *codes.shape, num_threads()),
         )
         x.copy_(hidden)
@@ -145,6 +188,6 @@ class NativeCodes:
             self.compiled.native_codes(
                 head, x.data_ptr(), self.stack.angles.data_ptr(), windows.data_ptr(),
                 settings.data_ptr(), points.data_ptr(), *windows.shape, codes.data_ptr(),
-                scratch.data_ptr(), threads,
+                scratch, threads,
             )  # fmt: skip
         return codes
