@@ -1,11 +1,11 @@
 // What the slow stack reads of columns of a token and codes.
 
 typedef struct {
-    Linear head;          // of 8 bits, whose rows embed tokens too; without weights:
-    const bf16 *tokens;   // [vocab, dim]
-    const bf16 *codes;    // [num_books * book_size, dim]
+    Linear head;        // of 8 bits, whose rows embed tokens too; without weights:
+    const bf16 *tokens; // [vocab, dim]
+    const bf16 *codes;  // [num_books * book_size, dim]
     int64_t vocab, num_books, book_size, dim;
-    int64_t spoken;       // the token whose codes are read
+    int64_t spoken; // the token whose codes are read
 } Embedding;
 
 static INLINE float rounded_to_bf16(float x) { return to_float(to_bf16(x)); }
