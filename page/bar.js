@@ -39,7 +39,7 @@ window.addEventListener("leave", () => {
 window.addEventListener("status", ({ detail: { kind } }) => {
   if (kind !== "busy") queueMicrotask(() => loading && window.pageStatus("busy", "uploading", {}, true));
 });
-window.addEventListener("refused", ({ detail }) => detail === "load" && window.pageStatus(""));
+window.addEventListener("refused", ({ detail: { name } }) => name === "load" && window.pageStatus(""));
 
 // How far down the conversation begins, for page.css: it takes the rest of the window.
 const card = document.querySelector("#card");

@@ -114,4 +114,4 @@ function showSettings(where, { styles, voices, fields }, { settings }) {
 }
 
 window.pageOffered = (offer) => offered?.(offer);
-window.addEventListener("refused", ({ detail }) => detail === "offer" && closePanel());
+window.addEventListener("refused", ({ detail: { name } }) => name === "offer" && closePanel());

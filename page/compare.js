@@ -72,6 +72,6 @@ window.testsHeard = (answer) => {
 };
 // What waits for its answer ends as by a fault, which a notice has told.
 window.addEventListener("refused", ({ detail }) => {
-  const [, to] = /^_tests_(.*)/.exec(detail) ?? [];
+  const [, to] = /^_tests_(.*)/.exec(detail.name) ?? [];
   heard[to]?.({ to, fault: { [language]: "" } });
 });

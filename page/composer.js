@@ -14,7 +14,9 @@ const uploads = {}; // what is on its way to be attached, by kind: {told}, the k
 let isTold = false; // the status says that something is on its way
 let sending = null; // what waits for uploads to be sent: {since, before}
 let asked = null; // what was sent, as JSON, until the server has taken or refused it
-let busy = false; // a reply waits or is made
+let lastSent = 0; // the number of the last call for an answer that was not refused
+let lastTold = 0; // of the last call of which the server has told what goes on
+let busy = false; // a reply waits or is made, as it was told then
 let local = ""; // the kind of the status, where the page itself has said it
 let recording = null; // {pieces, rate}
 
@@ -189,7 +191,7 @@ function deliver() {
   const said = text.value.trim();
   const given = { ...shown(), ...(attached.audio && { audio: { path: attached.audio.path } }) };
   if (!said && !Object.keys(given).length) {
-    if (!busy) window.pageStatus("fault", "error_nothing_given");
+    if (!busy && !isSent()) window.pageStatus("fault", "error_nothing_given");
     return;
   }
   const what = JSON.stringify([said, given]);
@@ -198,7 +200,7 @@ function deliver() {
   tell("silence");
   window.pageAsked = since;
   ask.answer({ text: said, ...given });
-  busy = true;
+  lastSent = window.pageCalls;
   showStop();
 }
 
@@ -214,18 +216,24 @@ function stop() {
   ask.stop({ ...heard, ends });
 }
 
+// The server has told nothing yet of what was sent.
+function isSent() {
+  return lastTold < lastSent;
+}
+
 // There is what Stop would end: a reply that is made or heard, an upload, hands-free talk.
 function isStoppable() {
   const { state } = element.querySelector(".round").dataset;
   const isTalking = state !== "idle" && state !== "error";
-  return busy || local === "busy" || isUploading() || isTalking || window.pagePlayer?.isSpeaking() === true;
+  return busy || isSent() || local === "busy" || isUploading() || isTalking || window.pagePlayer?.isSpeaking() === true;
 }
 
 function showStop() {
   element.querySelector(".composer").classList.toggle("stoppable", isStoppable());
 }
 
-// Only what was taken leaves the composer: not what was typed or recorded since.
+// Only what was taken leaves the composer: not what was typed or recorded since, nor what was sent
+// once more, with something else, before this came.
 function receive() {
   const given = JSON.parse(props.value || "{}");
   if (given.saved) {
@@ -235,6 +243,7 @@ function receive() {
     link.click();
     return;
   }
+  if (given.asked < lastSent) return;
   asked = null;
   if (given.text && text.value.trim().startsWith(given.text)) write(text.value.trimStart().slice(given.text.length).trimStart());
   const taken = [given.audio, given.image, given.video];
@@ -293,17 +302,17 @@ window.addEventListener("leave", () => {
   if (local && local !== "fault") tellUploads(); // what else it told of has ended
 });
 window.addEventListener("refused", ({ detail }) => {
-  if (detail !== "answer") return;
+  if (detail.name !== "answer" || detail.asked !== lastSent) return;
   asked = null;
-  busy = false;
+  lastSent = 0;
   showStop();
 });
 window.addEventListener("spoken", showStop);
-window.addEventListener("status", ({ detail: { kind, by } }) => {
+window.addEventListener("status", ({ detail: { kind, by, asked: number } }) => {
   isTold = false;
   local = by === "page" ? kind : "";
-  if (by === "reply") busy = kind === "busy";
-  if (!busy) asked = null;
+  if (by === "reply") [busy, lastTold] = [kind === "busy", number];
+  if (!busy && !isSent()) asked = null;
   if (isUploading() && (!kind || kind === "fault")) tellUploads(true); // else nothing would be said of it
   showStop();
 });

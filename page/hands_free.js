@@ -133,7 +133,7 @@ window.addEventListener("status", ({ detail: { kind, by } }) => {
     setTimeout(() => state === "thinking" && !window.pagePlayer.heard() && show("listening"), 300);
   }
 });
-window.addEventListener("refused", ({ detail: name }) => {
+window.addEventListener("refused", ({ detail: { name } }) => {
   const refused = name === (number < 0 ? "open_microphone" : "hear") ? calling : null;
   if (refused) setTimeout(() => calling === refused && (number < 0 ? ask.open({ open: true, number }) : sendCall()), 500);
   if (name !== "answer_heard" || !unanswered) return;

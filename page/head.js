@@ -25,7 +25,7 @@
       throw error;
     });
     if (isCall) {
-      if (!response.ok) window.pageTell("refused", nameOf(options.body));
+      if (!response.ok) window.pageTell("refused", callOf(options.body));
       await closed(response.headers.get("X-Stream"));
     }
     if (response.ok || !url.pathname.endsWith("/upload")) return response;
@@ -41,10 +41,11 @@
     return Response.json({ detail: words.unreachable }, { status: 502 });
   }
 
-  // Of what handles a call on the server.
-  function nameOf(body) {
-    const { fn_index } = JSON.parse(body);
-    return window.gradio_config.dependencies.find(({ id }) => id === fn_index)?.api_name;
+  // The name of what handles a call on the server, and the call's number where it has one.
+  function callOf(body) {
+    const { fn_index, data } = JSON.parse(body);
+    const { api_name: name } = window.gradio_config.dependencies.find(({ id }) => id === fn_index) ?? {};
+    return { name, asked: data?.[0]?.asked };
   }
 
   // Gradio's client opens a stream of events for a call unless one is open, as far as it has read: it

@@ -122,7 +122,7 @@ function running(is) {
   if (is) bar.removeAttribute("value");
 }
 
-window.addEventListener("refused", ({ detail }) => detail === "_look" && show({ done: true }));
+window.addEventListener("refused", ({ detail }) => detail.name === "_look" && show({ done: true }));
 
 // The value is the number of what was asked, and a line of JSON for each step so far.
 let asked = null;

@@ -16,7 +16,7 @@ from .archive import read_archive, write_archive
 from .calls import visitor_of
 from .chat import chat_value
 from .session import Session
-from .showing import Showing, object_of, path_of
+from .showing import Showing, numbered, object_of, path_of
 from .told import fault_of
 
 ARCHIVE = "conversation.zip"
@@ -67,8 +67,9 @@ class Saving:
             value = chat_value(session, session.turns, all_turns=True)
             values = self.showing.settings.restored(settings) or unchanged
         except Exception as error:
-            return gr.skip(), self.showing.fault(error)[self.showing.status], *unchanged
-        return value, words.status("note", "loaded"), *values
+            told = words.fault_status(fault_of(error))
+            return gr.skip(), numbered(told, given), *unchanged
+        return value, numbered(words.status("note", "loaded"), given), *values
 
     def _load(self, visitor: str, path: str) -> tuple[Session, dict[str, Any]]:
         session, files = self.sessions.open(visitor), self.sessions.files

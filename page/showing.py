@@ -89,14 +89,20 @@ class Showing:
     def asked_for(
         self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
     ) -> Steps:
-        """The steps of a reply, as `told`; what ends or replaces it tells what goes on then."""
-        yield from self.told(self._asked_for(request, given, steps))
+        """The steps of a reply, as `told`, numbered as the call for it.
+
+        What ends or replaces it tells what goes on then.
+        """
+        with closing(self.told(self._asked_for(request, given, steps))) as told:
+            for step in told:
+                keys = [key for key in (self.status, self.taken) if key in step]
+                yield step | {key: numbered(step[key], given) for key in keys}
 
     def _asked_for(
         self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
     ) -> Steps:
         name, asked = request.session_hash or "", asked_of(given)
-        nothing = {self.status: gr.skip()}  # {} would be a fault to Gradio
+        nothing = {self.chat: gr.skip()}  # {} would be a fault to Gradio
         with self.asked.reply(name, asked) as is_over:
             with closing(self.told(steps(is_over))) as told:
                 for step in told:
@@ -151,7 +157,8 @@ class Showing:
                 if turn.last is None and not turn.ended:
                     begun = now
                     status = words.status("busy", "thinking")
-                    yield {**shown, self.taken: _taken(turn), self.status: status}
+                    taken = {} if turn.again_of else {self.taken: _taken(turn)}
+                    yield {**shown, **taken, self.status: status}
                 elif turn.last and not turn.ended:
                     is_ahead = turn.seconds - (now - begun) > AHEAD_SECONDS
                     if is_ahead and now - shown_at < SPARSE_SECONDS:
@@ -176,6 +183,11 @@ def asked_of(given: object) -> int:
     """The number of a call among those of its page; 0 if it has none."""
     number = object_of(given).get("asked")
     return number if type(number) is int else 0
+
+
+def numbered(told: str, given: object) -> str:
+    """What the page is told, an object as JSON, with the number of the call that it answers."""
+    return json.dumps({**json.loads(told), "asked": asked_of(given)})
 
 
 def path_of(file: object) -> object:

@@ -1,7 +1,7 @@
 // What goes on, in one line: said by the server of a "reply", in a "notice" of anything else, or by
 // the "page" itself through pageStatus. A fault stays until something else begins: a reply that was
 // under way goes on and ends beside it. The event "status" tells which of the three has spoken: of a
-// reply the first alone knows.
+// reply the first alone knows, and which call of the page it answers.
 const language = window.pageLanguage;
 const said = element.querySelector("[role=status]");
 const fault = element.querySelector("[role=alert]");
@@ -23,7 +23,7 @@ function show(told, by) {
     time.textContent = `${progress.done.toFixed(1)} / ${Math.round(progress.max)} s`;
   }
   element.querySelector(".status").dataset.kind = kind;
-  window.dispatchEvent(new CustomEvent("status", { detail: { kind: told.kind, by } }));
+  window.dispatchEvent(new CustomEvent("status", { detail: { kind: told.kind, by, asked: told.asked } }));
 }
 
 // Beside what only `goesOn`, a fault stays.

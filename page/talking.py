@@ -15,7 +15,7 @@ from .checks import check_text
 from .limiter import Readers
 from .once_more import again
 from .session import Session
-from .showing import SHOWN_KINDS, IsOver, Showing, Steps, asked_of, object_of
+from .showing import SHOWN_KINDS, IsOver, Showing, Steps, asked_of, numbered, object_of
 
 
 class Talking:
@@ -101,7 +101,8 @@ class Talking:
             turns = session.turns if session else []
             under_way = next((turn.name for turn in turns if turn not in over), None)
             ends = under_way or are_any or object_of(given).get("ends") is True
-            status = {self.status: words.status(*(("note", "stopped") if ends else ()))}
+            told = words.status(*(("note", "stopped") if ends else ()))
+            status = {self.status: numbered(told, given)}
             if session is None:
                 return status
             if under_way and is_own and object_of(given).get("turn") != under_way:
@@ -145,8 +146,9 @@ class Talking:
                     session.reset()
                     name = session.transcript.name
         except UserError as error:
-            return {self.chat: gr.skip(), **self.showing.fault(error)}
-        return {self.chat: cleared_value(name), self.status: words.status()}
+            told = self.showing.fault(error)[self.status]
+            return {self.chat: gr.skip(), self.status: numbered(told, given)}
+        return {self.chat: cleared_value(name), self.status: numbered(words.status(), given)}
 
     def restore(self, request: gr.Request) -> str:
         """What was said before the page was loaded again."""

@@ -24,6 +24,7 @@ from sounds import voice, written
 
 import app
 from models.errors import UserError
+from page.session import Session
 
 pytestmark = MARKS
 ATTACHED = "#composer .attached[data-kind={}]:not([hidden])"
@@ -42,6 +43,20 @@ PRESS = """([key, options, times]) => {
   const text = document.querySelector("#text");
   const given = { key, bubbles: true, cancelable: true, ...options };
   for (let i = 0; i < times; i++) text.dispatchEvent(new KeyboardEvent("keydown", given));
+}"""
+# What the server tells of its calls is read once it may be.
+LATE = """{
+const send = window.fetch;
+window.fetch = async (what, options) => {
+  const response = await send(what, options);
+  if (!String(what.url ?? what).includes("/queue/data")) return response;
+  const transform = async (piece, read) => {
+    await window.late;
+    read.enqueue(piece);
+  };
+  return new Response(response.body.pipeThrough(new TransformStream({ transform })), response);
+};
+window.holdBack = () => { window.late = new Promise((read) => { window.read = read; }); };
 }"""
 IS_SEEN_WHOLE = """() => {
   const { clientHeight, scrollHeight } = document.querySelector("#text");
@@ -102,6 +117,26 @@ class Uploads:
     def let_go(self, number: int = 1) -> None:
         for route in self.wait(number):
             route.continue_()
+
+
+def session_with_turn(page: playwright.Page, served: app.Page) -> Session:
+    """The session that was opened last, once something was said in it."""
+    for _ in range(500):
+        sessions = list(served.sessions._sessions.values())
+        if sessions and sessions[-1].turns:
+            break
+        page.wait_for_timeout(20)
+    assert sessions[-1].turns
+    return sessions[-1]
+
+
+def wait_until_ended(page: playwright.Page, session: Session) -> None:
+    for _ in range(500):
+        if not session.is_busy:
+            break
+        page.wait_for_timeout(20)
+    page.wait_for_timeout(100)  # it is told
+    assert not session.is_busy
 
 
 def test_stop_ends_what_waits_for_an_upload(open_page: Pages, sound: Path, tmp_path: Path):
@@ -442,6 +477,72 @@ def test_what_is_sent_twice_is_answered_once(open_page: Pages, model: FakeModel)
     write(page, "hello")
     page.wait_for_selector("#chat .user-row >> nth=1")
     assert page.query_selector("#chat .bot-row .cut")
+
+
+@pytest.mark.parametrize("late", ["taken", "end"])
+def test_what_is_told_late_of_a_reply_is_not_told_of_the_one_that_was_sent_since(
+    open_page: Pages, ours: tuple[app.Page, str], model: FakeModel, late: str
+):
+    page, calls = open_page("en-US", script=LATE), []
+    model.num_frames = 3
+    with ExitStack() as until_it_is_late:
+        until_it_is_late.enter_context(held(model))
+        if late == "taken":
+            page.evaluate("window.holdBack()")
+        write(page, "hello")
+        session = session_with_turn(page, ours[0])
+        if late == "end":
+            wait_for_value(page, "#text", "")
+            page.evaluate("window.holdBack()")
+            until_it_is_late.close()
+            wait_until_ended(page, session)
+        page.route("**/queue/join*", lambda call: calls.append(call))
+        write(page, "hello again")
+        page.evaluate("window.read()")
+        page.wait_for_selector("#chat .bot-row" if late == "taken" else "#chat .actions")
+        page.wait_for_timeout(100)
+        assert page.input_value("#text") == "hello again" and page.is_visible("#stop")
+        page.evaluate(PRESS, ["Enter", {}, 1])
+        page.wait_for_timeout(100)
+        assert sum('"hello again"' in call.request.post_data for call in calls) == 1
+        with page.expect_response("**/queue/join*"):
+            page.unroute("**/queue/join*")  # which lets all of them go
+    wait_for_reply(page, 2)
+    wait_for_value(page, "#text", "")
+    page.wait_for_selector("#stop", state="hidden")
+    assert len(bubbles(page, "user")) == 2
+
+
+def test_a_refused_question_leaves_the_reply_before_it_to_be_stopped(
+    open_page: Pages, ours: tuple[app.Page, str], model: FakeModel
+):
+    page = open_page("en-US")
+    with held(model):
+        write(page, "hello")
+        wait_for_value(page, "#text", "")
+        ours[0].calls.is_ending = True
+        write(page, "hello again")
+        page.wait_for_selector(".toast-message-text")
+        ours[0].calls.is_ending = False
+        assert page.is_visible("#stop")
+        page.click("#stop")
+        page.wait_for_timeout(100)
+    page.wait_for_selector("#status .said:has-text('Stopped')")
+    page.wait_for_selector("#stop", state="hidden")
+    assert page.input_value("#text") == "hello again"
+
+
+def test_a_reply_that_is_made_once_more_takes_nothing_from_the_composer(
+    open_page: Pages, model: FakeModel
+):
+    page = open_page("en-US")
+    model.num_frames = 3
+    write(page, "hello")
+    wait_for_reply(page)
+    page.fill("#text", "hello again")
+    page.click(".bot-row .again")
+    wait_for_reply(page, 2)
+    assert page.input_value("#text") == "hello again"
 
 
 def test_what_is_attached_together_is_kept_together(open_page: Pages, sound: Path):

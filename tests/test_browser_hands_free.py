@@ -187,7 +187,7 @@ def test_a_microphone_that_is_left_is_not_opened_again_by_a_refusal(open_page: P
           await null;
           {end};
           window.setTimeout = (run, _, ...given) => run(...given);
-          window.pageTell("refused", "open_microphone");
+          window.pageTell("refused", {{ name: "open_microphone" }});
           return opened;
         }}"""
     )
@@ -205,7 +205,8 @@ def test_what_was_refused_alone_is_sent_again(open_page: Pages):
           await null;
           const { setTimeout } = window;
           window.setTimeout = (run, _, ...given) => run(...given);
-          for (const name of ["rate", "hear", "open_microphone"]) window.pageTell("refused", name);
+          for (const name of ["rate", "hear", "open_microphone"])
+            window.pageTell("refused", { name });
           window.setTimeout = setTimeout;
           window.pageTell("leave");
           return opened;
