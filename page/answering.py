@@ -33,6 +33,7 @@ def reply_to(
     again: OnceMore | None = None,
     patient: bool = False,
     since: float | None = None,
+    asked: tuple[str, int] = ("", 0),
     shown: Mapping[str, str] | None = None,
     **options,
 ) -> Generator[ShownTurn | None]:
@@ -45,6 +46,7 @@ def reply_to(
         again: where the turn was answered before.
         patient: wait long for a slot; None comes while it waits.
         since: when the turn was complete, by time.monotonic; None for now.
+        asked: see `ShownTurn`.
         shown: paths of what a `source` that is a turn already holds, by kind.
     """
     turn, model, conversation = None, session.model, session.conversation
@@ -71,6 +73,7 @@ def reply_to(
                 turn = ShownTurn(text, audio, model.sample_rate, _seconds(source))
                 seen = shown or options
                 turn.image, turn.video = seen.get("image"), seen.get("video")
+                turn.asked = asked
                 turn.settings, turn.model = _settings(options), label_of(model)
                 if again:
                     again.mark(turn)

@@ -85,10 +85,10 @@ class Asked:
         page = self._pages.get(name)
         return page is not None and 0 < asked < page.ended
 
-    def has_before(self, name: str, asked: int) -> bool:
-        """Whether a page's reply is under way that it asked for before."""
+    def last_before(self, name: str, asked: int) -> int:
+        """The number of the last call of a page's before for a reply under way; 0 if none is."""
         page = self._pages.get(name)
-        return page is not None and page.has_before(asked)
+        return max((reply for reply in page.replies if reply < asked), default=0) if page else 0
 
     def is_current(self, name: str, asked: int) -> bool:
         """Whether a page has neither ended a reply, nor asked for a later one that is under way."""

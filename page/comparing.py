@@ -18,7 +18,7 @@ from .calls import called_at
 from .checks import reply_options
 from .once_more import beside
 from .shelf import Shelf, offer_of
-from .showing import IsOver, Showing, Steps, object_of
+from .showing import IsOver, Showing, Steps, call_of, object_of
 from .told import fault_of
 
 
@@ -59,7 +59,7 @@ class Comparing:
             raise UserError("error_model_must_load", name=name)
         model = self.shelf.get(name)
         options = self._options(model, wish, self.showing.settings.kept(settings))
-        options["since"] = called_at(request)
+        options |= {"since": called_at(request), "asked": call_of(request, wish)}
         yield {self.showing.status: words.status("busy", "thinking")}
         yield from self.showing.reply(
             session, lambda: beside(session, wish.get("turn"), model, name, **options), is_over

@@ -13,7 +13,7 @@ from models.errors import UserError
 from . import words
 from .calls import called_at, visitor_of
 from .ears import Ears, read_piece
-from .showing import SHOWN_KINDS, IsOver, Showing, Steps, object_of
+from .showing import SHOWN_KINDS, IsOver, Showing, Steps, call_of, object_of
 
 NEAR_SECONDS = 15  # of room left in a turn: from here on it is said
 
@@ -74,13 +74,15 @@ class HandsFree:
 
     def answer_heard(self, request: gr.Request, given, *settings) -> Steps:
         """Answer what the open microphone heard."""
-        steps = partial(self._answer_heard, request, settings)
+        steps = partial(self._answer_heard, request, call_of(request, given), settings)
         yield from self.showing.asked_for(request, given, steps)
 
-    def _answer_heard(self, request: gr.Request, settings: tuple, is_over: IsOver) -> Steps:
+    def _answer_heard(
+        self, request: gr.Request, call: tuple[str, int], settings: tuple, is_over: IsOver
+    ) -> Steps:
         options, session = self.settings.options(settings), self.showing.session(request)
         if session:
-            answer = partial(session.answer_heard, since=called_at(request), **options)
+            answer = partial(session.answer_heard, since=called_at(request), asked=call, **options)
             yield from self.showing.reply(session, answer, is_over)
         else:
             yield {self.showing.status: words.status("note", "lost_conversation")}

@@ -101,7 +101,7 @@ class Showing:
     def _asked_for(
         self, request: gr.Request, given: object, steps: Callable[[IsOver], Steps]
     ) -> Steps:
-        name, asked = request.session_hash or "", asked_of(given)
+        name, asked = call_of(request, given)
         nothing = {self.chat: gr.skip()}  # {} would be a fault to Gradio
         with self.asked.reply(name, asked) as is_over:
             with closing(self.told(steps(is_over))) as told:
@@ -126,7 +126,7 @@ class Showing:
             if session := self.session(request):
                 session.interrupt()
 
-        name, asked = request.session_hash or "", asked_of(given)
+        name, asked = call_of(request, given)
         with self.asked.ended(name, asked, interrupt, begun=begun) as are_any:
             num_waited = from_thread.run_sync(
                 withdraw, self._blocks, name, lambda call: self.asked.is_over(name, asked_of(call))
@@ -183,6 +183,11 @@ def asked_of(given: object) -> int:
     """The number of a call among those of its page; 0 if it has none."""
     number = object_of(given).get("asked")
     return number if type(number) is int else 0
+
+
+def call_of(request: gr.Request, given: object) -> tuple[str, int]:
+    """The page that calls, and the call's number."""
+    return request.session_hash or "", asked_of(given)
 
 
 def numbered(told: str, given: object) -> str:

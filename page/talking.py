@@ -15,7 +15,7 @@ from .checks import check_text
 from .limiter import Readers
 from .once_more import again
 from .session import Session
-from .showing import SHOWN_KINDS, IsOver, Showing, Steps, asked_of, numbered, object_of
+from .showing import SHOWN_KINDS, IsOver, Showing, Steps, call_of, numbered, object_of
 
 
 class Talking:
@@ -44,8 +44,8 @@ class Talking:
         if not (files or text):
             raise UserError("error_nothing_given")
         audio, image, video = map(files.get, ("audio", *SHOWN_KINDS))
-        since = called_at(request)
-        options = self.settings.options(settings) | {"image": image, "since": since}
+        options = self.settings.options(settings) | {"image": image, "since": called_at(request)}
+        options["asked"] = call_of(request, given)
         if not self.readers.is_read(request.session_hash or ""):
             return
         session = self.sessions.open(visitor, self.settings.system_of(settings))
@@ -81,32 +81,35 @@ class Talking:
         if session is None:
             raise UserError("error_no_such_turn")
         yield {self.status: words.status("busy", "thinking")}
-        name = object_of(given).get("turn")
-        answer = partial(again, session, name, since=called_at(request), **options)
+        name, call = object_of(given).get("turn"), call_of(request, given)
+        answer = partial(again, session, name, since=called_at(request), asked=call, **options)
         yield from self.showing.reply(session, answer, is_over)
 
     def stop(self, request: gr.Request, given) -> dict:
         """End what is under way, here or on the page; keep of the reply what was heard.
 
-        A reply that another page of the visitor has asked for is kept as far as it was made.
+        One that the page has replaced, or another page of the visitor's has asked for, is kept as
+        far as it was made.
         """
         session = self.showing.session(request)
         over = [turn for turn in session.turns if turn.ended] if session else []
-        is_own = self.showing.asked.has_before(request.session_hash or "", asked_of(given))
+        name, asked = call_of(request, given)
+        last = name, self.showing.asked.last_before(name, asked)
         with self.showing.ended(request, given) as are_any:
             if are_any is None:
                 return self.cut(request, given)
             if session := self.showing.session(request):
                 session.wait()
             turns = session.turns if session else []
-            under_way = next((turn.name for turn in turns if turn not in over), None)
+            under_way = [turn for turn in turns if turn not in over]
             ends = under_way or are_any or object_of(given).get("ends") is True
             told = words.status(*(("note", "stopped") if ends else ()))
             status = {self.status: numbered(told, given)}
             if session is None:
                 return status
-            if under_way and is_own and object_of(given).get("turn") != under_way:
-                given = {"turn": under_way, "seconds": 0}  # nothing was heard of it
+            own = next((turn.name for turn in under_way if turn.asked == last), None)
+            if own and object_of(given).get("turn") != own:
+                given = {"turn": own, "seconds": 0}  # nothing was heard of it
             return {**self._cut(session, given), **status}
 
     def cut(self, request: gr.Request, given) -> dict:

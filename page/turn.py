@@ -29,6 +29,7 @@ class ShownTurn:
         sample_rate: of the reply, in Hz.
         reply: the reply's text so far.
         reply_audio: the path of its wav file, once the reply has ended or was stopped.
+        asked: the page that asked for the reply, and the number of its call.
         last: the last chunk that came.
         ended: nothing more will come.
         stopped: the user ended or left the reply before its end.
@@ -55,6 +56,7 @@ class ShownTurn:
     name: str = field(default_factory=lambda: uuid4().hex[:12])
     reply: str = ""
     reply_audio: str | None = None
+    asked: tuple[str, int] = ("", 0)
     last: ReplyChunk | None = None
     ended: bool = False
     stopped: bool = False

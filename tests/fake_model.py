@@ -149,12 +149,17 @@ class FakeModel:
 
 
 @contextmanager
-def held(model: FakeModel) -> Iterator[None]:
-    """No frame is made meanwhile."""
-    free, before = Event(), model.on_frame
-    model.on_frame = lambda frame: free.wait(60)
+def held(model: FakeModel) -> Iterator[Event]:
+    """No frame is made meanwhile; gives what is set once one would be."""
+    free, is_reached, before = Event(), Event(), model.on_frame
+
+    def wait(frame: int) -> None:
+        is_reached.set()
+        free.wait(60)
+
+    model.on_frame = wait
     try:
-        yield
+        yield is_reached
     finally:
         model.on_frame = before
         free.set()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 
 import pytest
-from fake_model import FakeModel
+from fake_model import FakeModel, held
 from page_client import Visitor, function
 from strangers import full, wait_until, written
 
@@ -82,7 +82,10 @@ def test_a_reply_that_another_replaces_tells_nothing_after_it(
     events = visitor.events()
     first = next(each for each in events if each["msg"] == "process_generating")["event_id"]
     model.num_frames = 5
-    ask(visitor, page, "answer", written("你好"), 2)
+    with held(model) as is_reached:  # so that none of its steps is on its way to be told
+        assert is_reached.wait(10)
+        ask(visitor, page, "answer", written("你好"), 2)
+        wait_until(lambda: num_under_way(page) == 2)
     told = list(events)
     assert len(ends(told)) == 2 and all(each["success"] for each in ends(told))
     begun = next(
@@ -111,3 +114,26 @@ def test_what_another_tab_of_the_visitor_hears_is_kept_where_it_is_ended(
     (session,) = page.sessions._sessions.values()
     (turn,) = session.turns
     assert turn.stopped and bool(turn.reply) == bool(turn.seconds) == (not is_own)
+
+
+@pytest.mark.parametrize("is_own", [True, False])
+def test_a_stop_keeps_what_was_made_of_a_reply_that_the_page_has_just_replaced(
+    url: str, page: app.Page, model: FakeModel, is_own: bool
+):
+    model.num_frames, model.frame_seconds = 400, 0.01
+    wait_until(lambda: len(page.sessions) == 0)
+    first = Visitor(url)
+    second = first if is_own else Visitor(url, first.name)
+    ask(first, page, "answer", written("你好"), 1)
+    events = first.events()
+    assert any("16000" in str(each) for each in events)
+    with held(model) as is_reached:
+        assert is_reached.wait(10)
+        ask(second, page, "answer", written("再见"), 2)
+        wait_until(lambda: num_under_way(page) == 2)
+        ask(second, page, "stop", [{}], 3)
+        wait_until(lambda: num_under_way(page) == 1)
+    assert list(events) and is_own or list(second.events())
+    (session,) = page.sessions._sessions.values()
+    (turn,) = session.turns
+    assert turn.stopped and turn.reply and turn.seconds
