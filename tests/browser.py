@@ -24,6 +24,7 @@ MARKS = [
     pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium on the path"),
 ]
 EXAMPLE = Path(__file__).parent.parent / "examples" / "4-family.wav"
+ATTACHED = "#composer .attached[data-kind={}]:not([hidden])"
 PAUSE_SECONDS = 4.0
 PERMISSIONS = ["microphone", "clipboard-read", "clipboard-write"]
 NUM_KEPT = 6  # browsers of people who have left
