@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future
 from threading import Condition
+from traceback import extract_tb
 from typing import Generic, TypeVar
 
+from loguru import logger
 from torch import Tensor
 
 Reply = TypeVar("Reply")
@@ -18,7 +20,8 @@ class Stepper(Generic[Reply]):
     """Steps the replies of several threads together; each thread asks for its own ones' frames.
 
     Whoever asks while a step is under way waits for it, and then all who wait are stepped at once.
-    If that fails, each is stepped alone, so that only those whose fault it is are told.
+    If that fails, each is stepped alone, so that only those whose fault it is are told. If none of
+    them fails then, a warning tells the fault, once.
 
     Args:
         step: makes the next frame of each of some replies of one model.
@@ -34,7 +37,7 @@ class Stepper(Generic[Reply]):
         self.step, self.snapshot = step, snapshot
         self._waiting: dict[Reply, Future] = {}
         self._going: set[Reply] = set()
-        self._stepping = False
+        self._stepping = self._has_warned = False
         self._changed = Condition()
 
     def next_frames(self, replies: Sequence[Reply]) -> list[Tensor | None]:
@@ -62,7 +65,7 @@ class Stepper(Generic[Reply]):
                 )
                 batch, self._waiting = self._waiting, {}
             self._step_all(batch)
-        except Exception as error:
+        except Exception as error:  # raised again where the frames are asked for
             fault = error
         finally:
             for future in batch.values():
@@ -78,7 +81,7 @@ class Stepper(Generic[Reply]):
             restores = [self.snapshot(reply) for reply in batch]
         try:
             frames = self.step(list(batch))
-        except Exception:
+        except Exception as fault:  # whatever a step may raise
             if not restores:
                 raise
             for restore in restores:
@@ -86,11 +89,23 @@ class Stepper(Generic[Reply]):
             for reply, future in batch.items():
                 try:
                     future.set_result(*self.step([reply]))
-                except Exception as error:
+                except Exception as error:  # raised again where the frames are asked for
                     future.set_exception(error)
+            if not any(future.exception() for future in batch.values()):
+                self._warn(len(batch), fault)
             return
         for future, frame in zip(batch.values(), frames, strict=True):
             future.set_result(frame)
+
+    def _warn(self, num_replies: int, fault: Exception) -> None:
+        """Tell once that replies can't be stepped together, which makes them slow."""
+        if not self._has_warned:
+            *_, place = extract_tb(fault.__traceback__)
+            logger.warning(
+                f"{num_replies} replies are stepped one by one, as together they fail: "
+                f"{type(fault).__name__} at {place.filename}:{place.lineno}"
+            )
+        self._has_warned = True
 
     def leave(self, reply: Reply) -> None:
         """No step waits for this reply any more."""

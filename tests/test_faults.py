@@ -20,11 +20,12 @@ import pytest
 import torch
 from fake_model import FakeModel
 from page_client import API, Visitor, function, served
-from replying import COLD, meet
+from replying import COLD, log_lines, meet
 from small import rigged, small_model
 
 import app
 from generate import generate_long
+from models.stepping import Stepper
 from models.westlake.dual_ar import SamplingConfig
 from strings import say
 
@@ -108,6 +109,26 @@ def test_a_fault_in_a_shared_step_ends_only_the_reply_whose_it_is(
     assert isinstance(results[2], RuntimeError if fault == "raises" else FloatingPointError)
     for index in (0, 1, 3):
         np.testing.assert_array_equal(results[index], alone[index])
+
+
+@pytest.mark.parametrize("is_alone", [True, False])
+def test_a_fault_that_replies_have_only_together_is_told_once(is_alone: bool):
+    def step(replies: list[str]) -> list[torch.Tensor]:
+        if len(replies) > 1 or is_alone and replies == ["b"]:
+            raise RuntimeError("what a user said")
+        return [torch.zeros(9)]
+
+    stepper = Stepper(step, lambda reply: lambda: None)
+    with log_lines() as lines:
+        for _ in range(2):
+            if is_alone:
+                with pytest.raises(RuntimeError, match="said"):
+                    stepper.next_frames(["a", "b"])
+            else:
+                assert len(stepper.next_frames(["a", "b"])) == 2
+    told = [line for line in lines if "2 replies are stepped one by one" in line]
+    assert len(told) == (not is_alone)
+    assert all("RuntimeError at" in line and "said" not in line for line in told)
 
 
 def test_a_conversation_goes_on_after_numbers_that_are_not_finite(model):
