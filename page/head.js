@@ -36,7 +36,9 @@
   };
 
   // For a call that did not come through, Gradio's client would load the page anew, and with that
-  // all would go that was chosen and written in it: the call alone has failed.
+  // all would go that was chosen and written in it: the call alone has failed. A stream of events that
+  // breaks off is left to it: the server has dropped what waits to be told there, and a server that
+  // was started anew may have another page.
   function unreachable() {
     return Response.json({ detail: words.unreachable }, { status: 502 });
   }
