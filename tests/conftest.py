@@ -54,8 +54,10 @@ def needs_browsers(item: pytest.Item) -> bool:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Browsers, which take longest and can't be shared among processes, come first."""
-    items.sort(key=lambda item: not needs_browsers(item))
+    """What can't be shared among processes comes first, so that all end at about the same time:
+    browsers, which take longest, then folders."""
+    folder = Path(__file__).parent
+    items.sort(key=lambda item: (not needs_browsers(item), item.path.parent == folder))
 
 
 @pytest.hookimpl(trylast=True)
