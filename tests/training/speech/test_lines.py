@@ -25,7 +25,7 @@ def test_every_user_line_is_said_in_voices_of_its_own(shipped: Dialogues):
     assert len({line.seed for line in lines}) > 0.999 * len(lines)
     assert {line.manner for line in lines} == set(EMOTIONS)
     assert not any(line.heldout for line in lines)
-    assert lines == user_lines(shipped, 2, seed=3) != user_lines(shipped, 2, seed=4)
+    assert lines[:half] == user_lines(shipped, 1, seed=3) != user_lines(shipped, 1, seed=4)
     assert {line.manner for line in user_lines(shipped, 1, seed=3, plain=True)} == {PLAIN}
 
 

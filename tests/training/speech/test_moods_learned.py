@@ -42,7 +42,8 @@ def resampler() -> Iterator[None]:
 def learned(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("moods") / MOODS_FILE
     moods = [*EMOTIONS, UNTOLD]
-    train_moods([sung(mood, seed) for mood in moods for seed in range(8)], [sung("sad", 9)], path)
+    recordings = [sung(mood, seed) for mood in moods for seed in range(8)]
+    train_moods(recordings, [sung("sad", 9)], path, steps=600)
     return path
 
 
