@@ -23,7 +23,7 @@ from models.contract import SpeechModel
 from page.limits import Limits
 
 API, MCP = "/gradio_api", "/mcp"
-TOLD_SECONDS = 2.0  # in which browsers are told how a call ended; who has left, is not
+TOLD_SECONDS = 2.0  # in which browsers are told how a call ended
 # Where Gradio begins to look for a free port: each process of tests at a place of its own.
 http_server.INITIAL_PORT_VALUE += 100 * int(os.environ.get("PYTEST_XDIST_WORKER", "gw0")[2:])
 
@@ -54,9 +54,13 @@ def served(
             model, limits, data_folder=data_folder, compare_with=compare_with, **(made or {})
         )
         yield page, page.launch(quiet=True, **options)
-        # A browser would take it for a fault that it is not told how its last call ended.
-        pending, end = page.demo._queue.pending_event_ids_session, time.monotonic() + TOLD_SECONDS
-        while any(pending.values()) and time.monotonic() < end:
+        # A browser would take it for a fault that it is not told how its last call ended; who has
+        # left reads nothing any more.
+        pending, is_read = page.demo._queue.pending_event_ids_session, page.calls.readers.is_open
+        end = time.monotonic() + TOLD_SECONDS
+        while time.monotonic() < end:
+            if not any(ids and is_read(session) for session, ids in list(pending.items())):
+                break
             time.sleep(0.01)
         page.close()
 
