@@ -18,6 +18,7 @@ from ..conversations import drawn_seed
 from ..errors import UserError, shown
 from .dual_ar import Reply, SamplingConfig, make_frames, mark_room
 from .speech import SpeechDecoder, Transcript, shown_frames
+from .told_moods import told_leaning
 from .topics import HEARD, WRITTEN, characters
 
 if TYPE_CHECKING:
@@ -93,8 +94,9 @@ def _settled_places(checkpoint: Checkpoint) -> set[int]:
 
 
 def _leanings(checkpoint: Checkpoint, turn: UserTurn) -> dict[int, Tensor]:
-    """What a turn's voice says of the emotion, and its words of the topic, by the places where
-    these are written. Of noise, which is heard as words of no topic, the voice tells nothing."""
+    """What a turn's voice, or else what is written, says of the emotion, and its words of the
+    topic, by the places where these are written. Of noise, which is heard as words of no topic, the
+    voice tells nothing."""
     kind, symbols = (
         (WRITTEN, characters(turn.text)) if turn.text else (HEARD, (turn.heard or "").split())
     )
@@ -103,9 +105,13 @@ def _leanings(checkpoint: Checkpoint, turn: UserTurn) -> dict[int, Tensor]:
     if topics is not None and symbols:
         leanings[TOPIC_PLACE] = topics(kind, symbols)
         is_known = topics.knows(kind, symbols)
-    if moods is not None and is_known and (manner := turn.manner) is not None:
-        leanings[EMOTION_PLACE] = moods(manner)
-    return leanings
+    told = None
+    if not turn.num_samples:
+        ids, vocab_size = checkpoint.emotion_ids, checkpoint.model.config.vocab_size
+        told = told_leaning(turn.text, ids, vocab_size)
+    elif moods is not None and is_known and (manner := turn.manner) is not None:
+        told = moods(manner)
+    return leanings if told is None else {**leanings, EMOTION_PLACE: told}
 
 
 def stream_reply(turn: UserTurn, options: ReplyOptions) -> Generator[ReplyChunk, None, None]:

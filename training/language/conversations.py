@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from models.westlake.dual_ar.prompt import PromptTokens, text_columns, turn_grid
+from models.westlake.told_moods import told_emotion
 
 from ..dialogues import (
     NO_EMOTION,
@@ -27,7 +28,6 @@ from ..speech.pinyin import PUNCTUATION, plain_syllables, syllables
 from .corpus import Spoken
 from .example import Example, join
 from .mishearing import Mishearing
-from .moods import told_emotion
 from .splicing import Splicer, spoken_syllables, stretch
 from .tokenizer import emotion_token, heard_syllables, heard_token, topic_token
 from .wording import as_said, pieces, reword

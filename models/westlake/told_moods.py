@@ -1,13 +1,19 @@
-"""What mood the words of a line tell."""
+"""What mood the words of a line tell: written alone, it has no voice that would tell another."""
 
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor
+
+SAY = 6.0  # added to the logit of the emotion that the words tell
 
 # What somebody says who feels so.
 MOOD_WORDS = {
     "happy": "开心(?!果)|高兴|(?<![日节年])快乐|激动|兴奋|太棒|太好了|乐坏|乐开花|乐疯|幸福|美滋滋"
-    "|喜出望外|哈哈(?!镜)",
+    "|喜出望外|哈哈(?!镜)|心情(?:[很真超大挺蛮]|特别|非常|相当|格外|超级)好|心情不错|心情好(?:极了|多了)|笑得合不拢嘴",
     "sad": "难过|伤心|想哭|心碎|心酸|悲伤|失落|委屈|沮丧|绝望|心痛|孤单|孤独|心里堵|心凉",
     "angry": "气死|生气|气人|(?<!空)气炸|气坏|火大|窝火|恼火|愤怒|可恶|太过分|(?<!麻)烦死"
     "|忍无可忍|岂有此理",
@@ -33,3 +39,22 @@ def told_emotion(text: str) -> str | None:
         return None
     told = [mood for mood, words in MOOD_WORDS.items() if re.search(TOLD.format(words), text)]
     return told[0] if len(told) == 1 else None
+
+
+def told_leaning(text: str, emotion_ids: Mapping[str, int], vocab_size: int) -> Tensor | None:
+    """What written words add to the text logits where the emotion is written.
+
+    Args:
+        text: of a turn.
+        emotion_ids: the text token of each emotion that the model writes.
+        vocab_size: of the text tokens.
+
+    Returns:
+        [vocab] float32; None where they tell none of these.
+    """
+    emotion = told_emotion(text)
+    if emotion not in emotion_ids:
+        return None
+    leaning = torch.zeros(vocab_size)
+    leaning[emotion_ids[emotion]] = SAY
+    return leaning
