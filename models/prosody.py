@@ -20,6 +20,8 @@ VOICED = 0.55  # of the normalised autocorrelation
 FIRST_PEAK = 0.9  # of the highest one: an earlier peak that high is the period itself
 AUDIBLE_DB = 35.0  # below the loudest
 FLOOR_DB = -90.0
+PICTURE_DB = 80.0  # from a picture's darkest to its brightest
+DARKEST_DB = -120.0  # of a full-scale sine; the rounding to 16 bits is hardly louder
 BLOCK = 256  # frames that are looked at together
 NUM_BANDS = 64  # of a picture
 NUM_COLOURS = 16
@@ -142,7 +144,10 @@ def outline(samples: np.ndarray, num_points: int) -> np.ndarray:
 
 
 def mel_picture(samples: np.ndarray, sample_rate: int) -> np.ndarray:
-    """A log-mel spectrogram [bands, columns] uint8, low bands first; 80 dB from 0 to 255."""
+    """A log-mel spectrogram [bands, columns] uint8, low bands first.
+
+    From 0 to 255 are `PICTURE_DB`, up to the loudest, but no quieter than `DARKEST_DB`.
+    """
     size = 1 << round(math.log2(0.032 * sample_rate))
     step = max(round(STEP_SECONDS * sample_rate), math.ceil(len(samples) / MAX_COLUMNS))
     padded = np.pad(samples.astype(np.float32), (size // 2, size))
@@ -153,8 +158,10 @@ def mel_picture(samples: np.ndarray, sample_rate: int) -> np.ndarray:
         bank @ (np.abs(np.fft.rfft(frames[at : at + BLOCK] * window)) ** 2).T
         for at in _starts(frames)
     ]
-    power = 10 * np.log10(np.concatenate(columns, axis=1) + 1e-10)
-    return (np.clip((power - power.max() + 80) / 80, 0, 1) * 255).astype(np.uint8)
+    full_scale = (window.sum() / 2) ** 2
+    power = 10 * np.log10(np.concatenate(columns, axis=1) / full_scale + 1e-15)
+    darkest = max(power.max() - PICTURE_DB, DARKEST_DB)
+    return (np.clip((power - darkest) / PICTURE_DB, 0, 1) * 255).astype(np.uint8)
 
 
 def _starts(frames: np.ndarray) -> range:

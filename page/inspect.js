@@ -186,7 +186,7 @@ function figure(key, picture) {
 }
 
 function lively(given) {
-  if (!given) return make("p", { className: "hint" }, words.inspect_no_pitch);
+  if (!given) return make("p", { className: "hint" }, words.inspect_no_liveliness);
   const values = { hz: given.median_hz.toFixed(0), spread: given.spread.toFixed(1), pace: given.pace.toFixed(1), score: given.score.toFixed(1) };
   return make("div", { className: "lively" }, make("p", {}, make("strong", {}, words[`inspect_${given.word}`]), ` ${words[`inspect_${given.word}_as`]}`),
     make("p", { className: "hint" }, filled(words.inspect_lively_from, values)));

@@ -112,3 +112,16 @@ def test_the_spectrogram_shows_where_a_tone_is(rate: int):
     assert low.dtype == np.uint8 and low.shape[0] == 64
     assert low[:, 50].argmax() < high[:, 50].argmax()
     assert mel_picture(np.zeros(60 * 8000), 8000).shape[1] <= MAX_COLUMNS
+
+
+def test_silence_and_the_rounding_of_samples_are_dark():
+    rate = 16_000
+    t = np.arange(rate) / rate
+    rounding = np.random.default_rng(0).uniform(-0.5, 0.5, rate) / 32768
+    tone = 0.3 * np.sin(2 * np.pi * 440 * t)
+    assert mel_picture(np.zeros(rate), rate).max() == 0
+    assert mel_picture(rounding, rate).max() < 50
+    loud, softer, quiet = (mel_picture(gain * tone + rounding, rate) for gain in (1, 0.5, 0.001))
+    assert loud.max() == softer.max() == 255  # the loudest, whatever it is
+    assert 100 < quiet.max() < 200
+    assert np.median(quiet) < 20

@@ -70,6 +70,28 @@ def test_inspect_shows_a_sound_its_copy_and_the_turn(context, tiny, speech: Path
             assert page.request.get(url.rstrip("/") + path).body()[:4] == b"RIFF"
 
 
+@pytest.mark.parametrize(
+    ("seconds", "loudness", "told"),
+    [
+        (0.1, 0.2, ["How lively it is can't be told: less than a third of a second of it"]),
+        (1.0, 0.0, ["None of it has a pitch.", "How lively it is can't be told: less than"]),
+    ],
+)
+def test_inspect_tells_what_a_sound_has_too_little_of(
+    context, tmp_path: Path, seconds: float, loudness: float, told: list[str]
+):
+    wave = loudness * np.sin(2 * np.pi * 200 * np.arange(int(16_000 * seconds)) / 16_000)
+    soundfile.write(tmp_path / "short.wav", wave, 16_000)
+    with served(FakeModel(num_frames=8)) as (_, url):
+        page = opened(context(), url, "inspect")
+        page.set_input_files("#inspect input[type=file]", tmp_path / "short.wav")
+        page.wait_for_selector(".inspect .hint:has-text('short.wav')")
+        page.click("text=Look at the sound")
+        page.wait_for_selector(".sound .hint:has-text('How lively')")
+        hints = page.locator(".sound .hint").all_inner_texts()[2:]
+        assert [hint[: len(begin)] for hint, begin in zip(hints, told, strict=True)] == told
+
+
 def test_inspect_does_without_a_codec(context, speech: Path):
     model = FakeModel(num_frames=8)
     model.heard = "jin tian"
