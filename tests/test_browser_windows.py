@@ -1,0 +1,86 @@
+"""The page in windows of every size."""
+
+from __future__ import annotations
+
+import pytest
+from browser import MARKS, Pages, attach_recording, playwright, wait_for_reply, write
+from fake_model import FakeModel
+
+pytestmark = MARKS
+WIDTHS = 320, 360, 380, 480, 639, 640, 768, 800, 834, 899, 900, 1000, 1023, 1024, 1280
+# How far the buttons stand out of their row, the card is scrolled, and the page is too wide, once
+# the last button is focused; and the buttons that are cut off.
+OVER = """() => {
+  const [card, keys] = ["#card", ".keys"].map((name) => document.querySelector(name));
+  const edge = card.getBoundingClientRect().right;
+  document.querySelector("#send").focus();
+  const isCut = (each) => each.getBoundingClientRect().right > edge;
+  return [
+    keys.scrollWidth - keys.clientWidth, card.scrollLeft,
+    document.documentElement.scrollWidth - innerWidth,
+    ...[...card.querySelectorAll("button")].filter(isCut).map((each) => each.id || each.className),
+  ];
+}"""
+BOTTOMS = """() => {
+  const bottom = (name) => document.querySelector(name).getBoundingClientRect().bottom + scrollY;
+  return [bottom("#send"), bottom("#card"), document.querySelector("#chat").clientHeight];
+}"""
+# Those of page.css that Gradio has put where they match nothing.
+LOST_RULES = """() => {
+  const rules = [...document.styleSheets].flatMap(({ cssRules }) => [...cssRules]);
+  const confined = rules.filter((rule) => rule.media).flatMap(({ cssRules }) => [...cssRules]);
+  const lost = /\\.contain +(\\.gradio-container|:root|body|html|footer)(?![-\\w])/;
+  const names = confined.flatMap((rule) => rule.selectorText?.split(",") ?? []);
+  return names.filter((name) => lost.test(name));
+}"""
+
+
+@pytest.fixture(scope="module")
+def model() -> FakeModel:
+    return FakeModel(num_frames=8)
+
+
+def resize(page: playwright.Page, width: int, height: int) -> None:
+    """Give the window another size, and wait until the page has taken it."""
+    page.set_viewport_size({"width": width, "height": height})
+    page.evaluate("new Promise((done) => requestAnimationFrame(() => setTimeout(done, 60)))")
+
+
+@pytest.mark.parametrize("locale", ["zh-CN", "en-US"])
+def test_what_one_answers_with_has_room_in_every_width(open_page: Pages, locale: str):
+    page = open_page(locale)
+    found = {}
+    for state in "writing", "hands-free":
+        if state == "hands-free":
+            page.click("#hands-free")
+            page.wait_for_selector("#hands-free[data-state=listening]")
+        for width in WIDTHS:
+            resize(page, width, 900)
+            found[state, width] = page.evaluate(OVER)
+    page.keyboard.press("Escape")
+    assert {key: over for key, over in found.items() if over != [0, 0, 0]} == {}
+
+
+@pytest.mark.parametrize("locale", ["zh-CN", "en-US"])
+def test_what_one_answers_with_is_in_sight_in_a_short_window(open_page: Pages, locale: str):
+    page = open_page(locale)
+    write(page, "你好")
+    wait_for_reply(page)
+    for width, height in (844, 390), (667, 375), (568, 320), (640, 400), (1280, 510), (320, 568):
+        resize(page, width, height)
+        send, card, log = page.evaluate(BOTTOMS)
+        assert send < card <= height and log > 110, (width, height)
+        assert page.evaluate(OVER) == [0, 0, 0]
+    attach_recording(page)
+    page.fill("#text", "好\n" * 9)
+    for width, height in (844, 390), (320, 256), (1280, 510), (360, 500):
+        resize(page, width, height)
+        send, card, log = page.evaluate(BOTTOMS)
+        assert send < card and log > 40, (width, height)  # at worst, the page scrolls to it
+
+
+def test_what_depends_on_the_window_reaches_what_it_is_about(open_page: Pages):
+    page = open_page(width=390)
+    assert page.evaluate(LOST_RULES) == []
+    padding = "getComputedStyle(document.querySelector('.gradio-container .main')).paddingLeft"
+    assert page.evaluate(padding) == "10px"
