@@ -1,6 +1,8 @@
-"""The page in windows of every size."""
+"""The page in windows of every size, and on paper."""
 
 from __future__ import annotations
+
+import re
 
 import pytest
 from browser import MARKS, Pages, attach_recording, playwright, wait_for_reply, write
@@ -33,6 +35,9 @@ LOST_RULES = """() => {
   const names = confined.flatMap((rule) => rule.selectorText?.split(",") ?? []);
   return names.filter((name) => lost.test(name));
 }"""
+SHOWN_CONTROLS = """() => [...document.querySelectorAll("button, textarea, a, input")]
+  .filter((each) => each.checkVisibility() && each.offsetWidth > 1)
+  .map((each) => each.className).filter((name) => name !== "seed")"""
 
 
 @pytest.fixture(scope="module")
@@ -84,3 +89,28 @@ def test_what_depends_on_the_window_reaches_what_it_is_about(open_page: Pages):
     assert page.evaluate(LOST_RULES) == []
     padding = "getComputedStyle(document.querySelector('.gradio-container .main')).paddingLeft"
     assert page.evaluate(padding) == "10px"
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_the_whole_conversation_is_printed_and_no_controls(open_page: Pages, theme: str):
+    page = open_page(height=500, theme=theme)
+    for number in range(1, 13):
+        write(page, "你好")
+        wait_for_reply(page, number)
+    page.click("#chat .compare >> nth=0")
+    pages = len(re.findall(rb"/Type /Page\b", page.pdf()))
+    assert pages >= 2
+    page.emulate_media(media="print")
+    assert page.evaluate(SHOWN_CONTROLS) == []
+    assert not page.is_visible("[role=tablist]")
+    assert page.is_visible("#chat .row >> nth=0") and page.is_visible("#chat .row >> nth=-1")
+    cut = """() => {
+      const cut = [];
+      for (let at = document.querySelector("#chat .log"); at; at = at.parentElement)
+        if (getComputedStyle(at).overflowY !== "visible") cut.push(at.className);
+      return cut;
+    }"""
+    assert page.evaluate(cut) == []
+    colours = """["color", "backgroundColor"].map((name, i) =>
+      getComputedStyle(document.querySelector(["#chat .text", "body"][i]))[name])"""
+    assert page.evaluate(colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
