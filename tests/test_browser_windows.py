@@ -1,12 +1,15 @@
-"""The page in windows of every size, and on paper."""
+"""The page in windows of every size, on paper, and in the reader's own colours."""
 
 from __future__ import annotations
 
+import io
 import re
 
+import numpy as np
 import pytest
 from browser import MARKS, Pages, attach_recording, playwright, wait_for_reply, write
 from fake_model import FakeModel
+from PIL import Image
 
 pytestmark = MARKS
 WIDTHS = 320, 360, 380, 480, 639, 640, 768, 800, 834, 899, 900, 1000, 1023, 1024, 1280
@@ -35,6 +38,10 @@ LOST_RULES = """() => {
   const names = confined.flatMap((rule) => rule.selectorText?.split(",") ?? []);
   return names.filter((name) => lost.test(name));
 }"""
+BARE_BUTTONS = """() => [...document.querySelectorAll("main button, a.action")]
+  .filter((each) => each.checkVisibility({ visibilityProperty: true }) && each.offsetWidth > 1)
+  .filter((each) => getComputedStyle(each).borderTopWidth === "0px")
+  .map((each) => each.className)"""
 SHOWN_CONTROLS = """() => [...document.querySelectorAll("button, textarea, a, input")]
   .filter((each) => each.checkVisibility() && each.offsetWidth > 1)
   .map((each) => each.className).filter((name) => name !== "seed")"""
@@ -114,3 +121,35 @@ def test_the_whole_conversation_is_printed_and_no_controls(open_page: Pages, the
     colours = """["color", "backgroundColor"].map((name, i) =>
       getComputedStyle(document.querySelector(["#chat .text", "body"][i]))[name])"""
     assert page.evaluate(colours) == ["rgb(0, 0, 0)", "rgb(255, 255, 255)"]
+
+
+@pytest.mark.parametrize("theme", ["light", "dark"])
+def test_all_is_seen_in_the_readers_own_colours(open_page: Pages, theme: str):
+    page = open_page(theme=theme)
+    page.emulate_media(color_scheme=theme, forced_colors="active")
+    assert page.evaluate(BARE_BUTTONS) == []
+    example = page.locator(".examples.sounds button").first.bounding_box()
+    assert contrast(page, {**example, "width": 24}) > 100  # its mark, before what it is called
+    write(page, "你好")
+    wait_for_reply(page)
+    assert page.evaluate(BARE_BUTTONS) == []
+    for name in ".upload i", ".record i", "#hands-free i", ".sound .icon", ".action.copy svg":
+        assert contrast(page, page.locator(name).first.bounding_box()) > 100, name
+    backgrounds = """() => [...document.querySelectorAll("[role=tablist] [role=tab]")]
+      .map((tab) => [tab.ariaSelected, getComputedStyle(tab).backgroundColor])"""
+    (_, chosen), *others = page.evaluate(backgrounds)
+    assert all(background != chosen for _, background in others[:2])
+    tones = "[...document.querySelectorAll('#style label')].map((x) => getComputedStyle(x).color)"
+    assert len(set(page.evaluate(tones))) == 2  # the chosen one's, and the others'
+
+
+def contrast(page: playwright.Page, box: dict[str, float]) -> int:
+    """Between the lightest and the darkest pixel of a part of the window, 255 at most."""
+    inner = {
+        "x": box["x"] + 3,
+        "y": box["y"] + 3,
+        "width": box["width"] - 6,
+        "height": box["height"] - 6,
+    }
+    grey = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=inner))).convert("L"))
+    return int(grey.max()) - int(grey.min())
