@@ -1,4 +1,4 @@
-"""The page in windows of every size, on paper, and in the reader's own colours."""
+"""The page in windows of every size, on paper, in the reader's own colours, and without motion."""
 
 from __future__ import annotations
 
@@ -153,3 +153,42 @@ def contrast(page: playwright.Page, box: dict[str, float]) -> int:
     }
     grey = np.asarray(Image.open(io.BytesIO(page.screenshot(clip=inner))).convert("L"))
     return int(grey.max()) - int(grey.min())
+
+
+def test_nothing_moves_for_who_wants_less_motion(open_page: Pages, model: FakeModel):
+    page = open_page()
+    page.emulate_media(reduced_motion="reduce")
+    tab = "document.querySelector('#compare-tab-button').click()"
+    moving = "document.getAnimations().map((each) => each.effect.target.className)"
+    assert page.evaluate(f"({tab}, new Promise(requestAnimationFrame).then(() => {moving}))") == []
+    page.click("#talk-tab-button")
+    model.num_frames = 80
+    write(page, "你好")
+    page.wait_for_function("window.pagePlayer.isSpeaking()")
+    shapes = page.evaluate("""async () => {
+      const [bar, drawn, seen] = [document.querySelector(".bars i"), new Set(), new Set()];
+      while (drawn.size < 3) {
+        await new Promise(requestAnimationFrame);
+        drawn.add(bar.style.transform);
+        if (bar.checkVisibility()) seen.add(getComputedStyle(bar).transform);
+      }
+      return [...seen];
+    }""")
+    assert shapes == ["matrix(1, 0, 0, 0.6, 0, 0)"]
+    page.keyboard.press("Escape")
+    wait_for_reply(page)
+
+
+def test_the_focus_of_a_tab_is_seen_whole(open_page: Pages):
+    page = open_page()
+    page.focus("#talk-tab-button")
+    page.keyboard.press("Shift+Tab")
+    page.keyboard.press("Tab")
+    inside = """() => {
+      const tab = document.activeElement;
+      const { outlineStyle, outlineWidth, outlineOffset } = getComputedStyle(tab);
+      const [outer, inner] = [tab.parentElement, tab].map((each) => each.getBoundingClientRect());
+      const reach = parseFloat(outlineWidth) + parseFloat(outlineOffset);
+      return [outlineStyle, inner.top - reach >= outer.top, inner.left - reach >= outer.left];
+    }"""
+    assert page.evaluate(inside) == ["solid", True, True]
