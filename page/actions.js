@@ -70,6 +70,7 @@ function actions(turn) {
       window.pageTell("silence");
       window.pageAsked = performance.now();
       window.pageAsk.again({ turn: name });
+      window.pageStatus("busy", "sending");
     }, words.again_word), action("compare", words.beside, () => openPanel(turn), words.beside_word));
   }
   if (reply.text) bar.append(action("copy", words.copy, (event) => copy(event.currentTarget, reply.text)));

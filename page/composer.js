@@ -12,8 +12,8 @@ const MAX_SECONDS = props.max_seconds;
 const attached = {}; // what will be sent, by kind: {path, name, content, url}; a recording not uploaded yet has no path
 const uploads = {}; // what is on its way to be attached, by kind: {told}, the key of what is said of it
 let isTold = false; // the status says that something is on its way
-let sending = null; // what waits for uploads to be sent: {since, before}
-let asked = null; // what was sent, as JSON, until the server has taken or refused it
+let sending = null; // what waits for uploads to be sent: {since}
+let sent = []; // what the server has not taken yet: {number, text, files, isBack}, the last one last
 let lastSent = 0; // the number of the last call for an answer that was not refused
 let lastTold = 0; // of the last call of which the server has told what goes on
 let busy = false; // a reply waits or is made, as it was told then
@@ -29,9 +29,11 @@ function grow() {
   text.style.height = `${Math.min(text.scrollHeight, 132)}px`;
 }
 
+// What was sent and not taken precedes what was written since.
 function draft() {
+  const left = sent.filter(({ isBack }) => !isBack).map((one) => one.text);
   try {
-    sessionStorage.setItem("draft", text.value);
+    sessionStorage.setItem("draft", [...left, text.value].filter(Boolean).join("\n"));
   } catch {} // storage is blocked: a reload loses it
 }
 
@@ -53,8 +55,12 @@ function attach(kind, what) {
   if (what) shown.src = attached[kind].url;
   else shown.removeAttribute("src");
   if (kind === "image") shown.alt = what?.name ?? "";
-  const isAlone = Object.keys(attached).length === 1 && !text.value.trim();
-  if (kind === "audio" && what?.path && isAlone && !sending) ask.prepare({ audio: { path: what.path } });
+}
+
+// A recording that will be sent alone is read before.
+function prepare() {
+  const { audio, ...others } = attached;
+  if (audio?.path && !Object.keys(others).length && !text.value.trim() && !sending) ask.prepare({ audio: { path: audio.path } });
 }
 
 // What a file is, where pictures and videos are seen; sound where they aren't. That phones and
@@ -69,16 +75,17 @@ function isUploading() {
 }
 
 // Says what is on its way, or nothing; a fault stays beside what goes on.
-function tellUploads(goesOn = false) {
-  const key = Object.values(uploads).at(-1)?.told ?? "";
-  window.pageStatus(key && "busy", key, {}, goesOn);
+function tellUnderWay(goesOn = false) {
+  const key = Object.values(uploads).at(-1)?.told ?? (isSent() ? "sending" : "");
+  if (key) window.pageStatus("busy", key, {}, goesOn);
+  else window.pageNotice({ kind: "", goes_on: goesOn }); // a reply that is under way is told again
   isTold = Boolean(key);
 }
 
 // Nothing of this kind is on its way any more. What waited for that alone is sent.
 function settle(kind) {
   delete uploads[kind];
-  if (isTold) tellUploads(true);
+  if (isTold) tellUnderWay(true);
   if (sending && !isUploading()) deliver();
   showStop();
 }
@@ -87,11 +94,12 @@ function settle(kind) {
 // Nothing is sent of which a part did not come.
 async function bring(kind, told, coming, fail) {
   const mine = (uploads[kind] = { told });
-  tellUploads();
+  tellUnderWay();
   const { what, error } = await coming.then((came) => ({ what: came }), (fault) => ({ error: fault }));
   if (mine !== uploads[kind]) return false;
   if (what) attach(kind, what);
   else sending = null;
+  if (what && kind === "audio") prepare();
   settle(kind);
   if (!what) fail(error);
   return Boolean(what);
@@ -175,33 +183,48 @@ function shown() {
 function send() {
   const since = performance.now();
   const isHeard = !recording || finishRecording(); // before `leave`, which forgets a recording
-  const before = asked;
   tell("leave", "reply"); // which forgets that, too; what is spoken is heard until this is sent
   if (!isHeard) return;
-  sending = { since, before };
+  sending = { since };
   const { audio } = attached;
   if (audio && !audio.path && !uploads.audio) take(audio.content, audio.name, true);
-  if (isUploading()) tellUploads();
+  if (isUploading()) tellUnderWay();
   else deliver();
 }
 
 function deliver() {
-  const { since, before } = sending;
+  const { since } = sending;
   sending = null;
   const said = text.value.trim();
-  const given = { ...shown(), ...(attached.audio && { audio: { path: attached.audio.path } }) };
-  if (!said && !Object.keys(given).length) {
+  const files = { ...attached };
+  if (!said && !Object.keys(files).length) {
     if (!busy && !isSent()) window.pageStatus("fault", "error_nothing_given");
     return;
   }
-  const what = JSON.stringify([said, given]);
-  asked = what;
-  if (asked === before) return; // pressed twice
   tell("silence");
   window.pageAsked = since;
-  ask.answer({ text: said, ...given });
+  ask.answer({ text: said, ...shown(), ...(files.audio && { audio: { path: files.audio.path } }) });
   lastSent = window.pageCalls;
+  sent = [...sent.filter(({ isBack }) => !isBack), { number: lastSent, text: said, files }];
+  for (const kind of Object.keys(files)) attach(kind, null);
+  write("");
+  tellUnderWay();
   showStop();
+}
+
+// What is sent and was not taken returns to the composer, before what was written there since.
+function giveBack(which) {
+  const lost = sent.filter((one) => !one.isBack && which(one));
+  if (!lost.length) return;
+  for (const one of lost) one.isBack = true;
+  const words = lost.map((one) => one.text).filter(Boolean).join("\n");
+  const [typed, from, to] = [text.value, text.selectionStart, text.selectionEnd];
+  write([words, typed].filter(Boolean).join("\n"));
+  const added = text.value.length - typed.length;
+  text.setSelectionRange(from + added, to + added);
+  for (const [kind, what] of lost.flatMap(({ files }) => Object.entries(files))) {
+    if (!attached[kind] && !uploads[kind]) attach(kind, what);
+  }
 }
 
 function stop() {
@@ -232,8 +255,8 @@ function showStop() {
   element.querySelector(".composer").classList.toggle("stoppable", isStoppable());
 }
 
-// Only what was taken leaves the composer: not what was typed or recorded since, nor what was sent
-// once more, with something else, before this came.
+// What was taken has left the composer, or leaves it now; what was sent before it and is not taken
+// was replaced by it.
 function receive() {
   const given = JSON.parse(props.value || "{}");
   if (given.saved) {
@@ -243,11 +266,15 @@ function receive() {
     link.click();
     return;
   }
-  if (given.asked < lastSent) return;
-  asked = null;
-  if (given.text && text.value.trim().startsWith(given.text)) write(text.value.trimStart().slice(given.text.length).trimStart());
-  const taken = [given.audio, given.image, given.video];
-  for (const [kind, { path }] of Object.entries(attached)) if (taken.includes(path)) attach(kind, null);
+  const taken = sent.filter(({ number }) => given.taken?.includes(number));
+  sent = sent.filter((one) => !taken.includes(one));
+  for (const one of taken) {
+    if (one.isBack && text.value.startsWith(one.text)) write(text.value.slice(one.text.length).trimStart());
+  }
+  const paths = [given.audio, given.image, given.video];
+  for (const [kind, { path }] of Object.entries(attached)) if (paths.includes(path)) attach(kind, null);
+  giveBack(({ number }) => number < given.asked);
+  draft();
 }
 
 // The key is for what writes Chinese, not for the page.
@@ -298,13 +325,14 @@ element.addEventListener("drop", (event) => {
 });
 window.addEventListener("leave", () => {
   cancelRecording();
-  sending = asked = null;
-  if (local && local !== "fault") tellUploads(); // what else it told of has ended
+  sending = null;
+  if (local && local !== "fault") tellUnderWay(); // what else it told of has ended
 });
 window.addEventListener("refused", ({ detail }) => {
-  if (detail.name !== "answer" || detail.asked !== lastSent) return;
-  asked = null;
-  lastSent = 0;
+  if (!["answer", "again", "compare"].includes(detail.name)) return;
+  giveBack(({ number }) => number === detail.asked);
+  if (detail.asked === lastSent) lastSent = 0;
+  tellUnderWay(true);
   showStop();
 });
 window.addEventListener("spoken", showStop);
@@ -312,8 +340,9 @@ window.addEventListener("status", ({ detail: { kind, by, asked: number } }) => {
   isTold = false;
   local = by === "page" ? kind : "";
   if (by === "reply") [busy, lastTold] = [kind === "busy", number];
-  if (!busy && !isSent()) asked = null;
-  if (isUploading() && (!kind || kind === "fault")) tellUploads(true); // else nothing would be said of it
+  if (by === "reply" && !busy) giveBack((one) => one.number <= number);
+  const isOver = !kind || kind === "fault"; // and nothing would be said of what is on its way
+  if ((isUploading() && isOver) || (isSent() && (isOver || by === "reply"))) tellUnderWay(true);
   showStop();
 });
 

@@ -157,7 +157,7 @@ class Showing:
                 if turn.last is None and not turn.ended:
                     begun = now
                     status = words.status("busy", "thinking")
-                    taken = {} if turn.again_of else {self.taken: _taken(turn)}
+                    taken = {} if turn.again_of else {self.taken: _taken(session, turn)}
                     yield {**shown, **taken, self.status: status}
                 elif turn.last and not turn.ended:
                     is_ahead = turn.seconds - (now - begun) > AHEAD_SECONDS
@@ -200,9 +200,12 @@ def path_of(file: object) -> object:
     return file.get("path") if isinstance(file, dict) else file
 
 
-def _taken(turn: ShownTurn) -> str:
+def _taken(session: Session, turn: ShownTurn) -> str:
+    """The files of a turn, and the numbers of the page's calls that have become turns."""
     given = {"audio": turn.audio, "image": turn.image, "video": turn.video}
-    return json.dumps({"text": turn.text, **given, "turn": turn.name})
+    asked = [other.asked for other in session.turns]
+    taken = [number for page, number in asked if page == turn.asked[0]]
+    return json.dumps({**given, "taken": taken})
 
 
 def _making(turn: ShownTurn) -> str:

@@ -44,6 +44,10 @@ window.fetch = async (what, options) => {
 };
 window.holdBack = () => { window.late = new Promise((read) => { window.read = read; }); };
 }"""
+SEND_AND_WRITE = """words => {
+  document.querySelector("#send").click();
+  document.querySelector("#text").value += words;
+}"""
 IS_SEEN_WHOLE = """() => {
   const { clientHeight, scrollHeight } = document.querySelector("#text");
   return clientHeight > 30 && clientHeight >= scrollHeight - 4;
@@ -109,10 +113,11 @@ def test_what_the_page_says_itself_ends_no_reply(open_page: Pages, model: FakeMo
     page.click("#send")
     page.set_input_files("#composer input[type=file]", EXAMPLE)
     page.wait_for_selector(ATTACHED.format("audio"))
-    assert said(page) == "" and page.is_visible("#stop")
+    assert said(page) == "Sending" and page.is_visible("#stop")
     page.click("#composer .attached[data-kind=audio] .remove")
     page.click("#send")
     page.wait_for_timeout(100)
+    assert said(page) == "Sending"
     assert sum('"once"' in call.request.post_data for call in calls) == 1
     page.unroute("**/queue/join*")  # which lets all of them go
     wait_for_reply(page, 2)
@@ -190,7 +195,8 @@ def test_what_is_told_late_of_a_reply_is_not_told_of_the_one_that_was_sent_since
         page.evaluate("window.read()")
         page.wait_for_selector("#chat .bot-row" if late == "taken" else "#chat .actions")
         page.wait_for_timeout(100)
-        assert page.input_value("#text") == "hello again" and page.is_visible("#stop")
+        assert said(page) == "Sending" and page.is_visible("#stop")
+        assert page.input_value("#text") == ""
         page.evaluate(PRESS, ["Enter", {}, 1])
         page.wait_for_timeout(100)
         assert sum('"hello again"' in call.request.post_data for call in calls) == 1
@@ -219,6 +225,80 @@ def test_a_refused_question_leaves_the_reply_before_it_to_be_stopped(
     page.wait_for_selector("#status .said:has-text('Stopped')")
     page.wait_for_selector("#stop", state="hidden")
     assert page.input_value("#text") == "hello again"
+
+
+@pytest.mark.parametrize(("locale", "told"), [("en-US", "Sending"), ("zh-CN", "正在发送")])
+def test_what_is_sent_leaves_the_composer_once_and_at_once(
+    open_page: Pages, model: FakeModel, sound: Path, locale: str, told: str
+):
+    page, calls = open_page(locale), []
+    model.num_frames = 3
+    page.set_input_files("#composer input[type=file]", sound)
+    page.wait_for_selector(ATTACHED.format("audio"))
+    page.route("**/queue/join*", lambda call: calls.append(call))
+    write(page, "one")
+    assert page.input_value("#text") == "" and said(page) == told
+    assert page.query_selector(ATTACHED.format("audio")) is None
+    write(page, "two")
+    page.fill("#text", "three")
+    assert said(page) == told and page.evaluate("sessionStorage.draft") == "one\ntwo\nthree"
+    calls.pop(0).continue_()
+    page.wait_for_selector("#chat .user-row")
+    assert page.input_value("#text") == "three" and said(page) == told
+    page.unroute("**/queue/join*")  # which lets all of them go
+    wait_for_reply(page, 2)
+    assert [page.inner_text(f".user-row >> nth={row} >> .text") for row in (0, 1)] == ["one", "two"]
+    assert page.input_value("#text") == "three" == page.evaluate("sessionStorage.draft")
+    assert said(page) == ""
+    page.click(".bot-row .again >> nth=1")
+    assert said(page) == told
+    wait_for_reply(page, 3)
+
+
+@pytest.mark.parametrize("end", ["refused", "unreachable", "fault", "stop", "new"])
+def test_what_was_sent_and_not_taken_returns_to_the_composer(
+    open_page: Pages, ours: tuple[app.Page, str], sound: Path, end: str
+):
+    page, sessions = open_page("en-US"), ours[0].sessions
+    page.set_input_files("#composer input[type=file]", sound)
+    page.wait_for_selector(ATTACHED.format("audio"))
+    with ExitStack() as places:
+        for _ in range(sessions.limits.max_replies):
+            places.enter_context(sessions.limiter.reply())
+        ours[0].calls.is_ending = end == "refused"
+        if end == "unreachable":
+            page.route("**/queue/join*", lambda call: call.abort())
+        one = "x" * (sessions.limits.max_text_characters + 1) if end == "fault" else "one"
+        page.fill("#text", one)
+        page.evaluate(SEND_AND_WRITE, "two")
+        if end in ("stop", "new"):
+            page.wait_for_selector("#status :text-is('Listening')")
+            page.click(f"#{end}")
+        wait_for_value(page, "#text", f"{one}\ntwo")
+        ours[0].calls.is_ending = False
+        page.unroute("**/queue/join*")
+        assert page.is_visible(ATTACHED.format("audio"))
+        page.wait_for_function("document.querySelector('#status .status').dataset.kind !== 'busy'")
+        page.wait_for_selector("#stop", state="hidden")
+    page.fill("#text", "three")
+    page.click("#send")
+    wait_for_reply(page)
+    assert bubbles(page, "user")[0].startswith("three") and page.input_value("#text") == ""
+
+
+def test_what_another_question_replaced_before_it_was_taken_returns_to_the_composer(
+    open_page: Pages, ours: tuple[app.Page, str]
+):
+    page, sessions = open_page("en-US"), ours[0].sessions
+    with ExitStack() as places:
+        for _ in range(sessions.limits.max_replies):
+            places.enter_context(sessions.limiter.reply())
+        write(page, "one")
+        page.wait_for_selector("#status :text-is('Listening')")
+        write(page, "two")
+        page.wait_for_timeout(300)
+    wait_for_reply(page)
+    assert page.inner_text(".user-row .text") == "two" and page.input_value("#text") == "one"
 
 
 def test_a_reply_that_is_made_once_more_takes_nothing_from_the_composer(
