@@ -2,6 +2,7 @@
 // Follows chat.js, in whose scope it runs.
 let panel = null; // where it is asked for; one at a time
 let offered = null; // what to do with a model's settings once they come
+let compared = 0; // the number of the call for the reply that the panel has asked for; 0 for none
 
 function putBeside(reply, row) {
   let pair = reply.closest(".pair");
@@ -44,6 +45,7 @@ function closePanel() {
   window.pagePassFocus(panel, rows.get(panel.dataset.turn)?.bot.querySelector(".compare") ?? log);
   panel.remove();
   panel = null;
+  compared = 0;
 }
 
 function openPanel({ name, reply }) {
@@ -81,11 +83,13 @@ function openPanel({ name, reply }) {
   model.onchange = load;
   asked.onsubmit = (event) => {
     event.preventDefault();
+    if (compared) return;
     window.pageTell("leave");
     window.pageTell("silence");
     window.pageAsked = performance.now();
     window.pageAsk.compare({ turn: name, model: model.value, seed: seed.value === "" ? null : Number(seed.value), ...read() });
-    closePanel();
+    compared = window.pageCalls;
+    window.pageStatus("busy", "sending");
   };
   asked.onkeydown = (event) => {
     if (event.key !== "Escape") return;
@@ -114,4 +118,11 @@ function showSettings(where, { styles, voices, fields }, { settings }) {
 }
 
 window.pageOffered = (offer) => offered?.(offer);
-window.addEventListener("refused", ({ detail: { name } }) => name === "offer" && closePanel());
+window.addEventListener("refused", ({ detail: { name } }) => {
+  if (name === "offer") closePanel();
+  if (name === "compare") compared = 0;
+});
+// What was filled in can be changed and sent again, unless a reply has begun, which closes the panel.
+window.addEventListener("status", ({ detail: { kind, by, asked } }) => {
+  if (by === "reply" && kind !== "busy" && asked >= compared) compared = 0;
+});

@@ -149,7 +149,10 @@ function show(turn) {
   if (!rows.has(turn.name)) {
     const pair = { user: turn.again ? null : make("div", "row user-row"), bot: make("div", "row bot-row") };
     rows.set(turn.name, pair);
-    if (rows.has(turn.beside)) putBeside(rows.get(turn.beside).bot, pair.bot);
+    if (rows.has(turn.beside)) {
+      putBeside(rows.get(turn.beside).bot, pair.bot);
+      if (compared && panel.dataset.turn === turn.beside) closePanel();
+    }
     else if (turn.again && rows.has(turn.again)) {
       const family = [...rows.values()].filter((other) => other.turn?.again === turn.again || other.turn?.name === turn.again);
       const last = family.at(-1).bot;

@@ -11,6 +11,7 @@ from generate import known, num_frames
 from listening.definition import is_unicode
 from models.contract import SamplingField, SpeechModel
 from models.errors import UserError
+from strings import STRINGS, Text
 
 from .limits import SHORTEST_REPLY, Limits
 
@@ -97,6 +98,12 @@ def reply_options(
 def _number(field: SamplingField, value: object) -> float:
     number = value if isinstance(value, (int, float)) else math.nan
     if isinstance(value, bool) or not field.low <= number <= field.high:  # NaN is never within
-        given, low, high = repr(value)[:40], field.low, field.high
-        raise UserError("error_setting", name=field.name, value=given, low=low, high=high)
+        name = Text(field.name) if field.name in STRINGS["en"] else field.name
+        low, high = map(_whole, (field.low, field.high))
+        raise UserError("error_setting", name=name, value=repr(value)[:40], low=low, high=high)
     return number
+
+
+def _whole(limit: float) -> float:
+    """A limit as it is written: without a fraction where it has none."""
+    return int(limit) if float(limit).is_integer() else limit

@@ -128,9 +128,15 @@ def test_codes_of_a_sound_and_the_sound_of_codes(client: Client):
     [
         ({}, "neither speech nor text"),
         ({"text": "你好", "style": "loud"}, "unknown style 'loud': allowed are warm"),
-        ({"text": "你好", "seed": -2}, "the setting seed is -2, allowed are -1 to"),
+        (
+            {"text": "你好", "seed": -2},
+            "the setting “Seed” is -2, allowed are -1 to 9007199254740991",
+        ),
         ({"text": "你好", "sampling": {"top_k": 3}}, "no setting top_k"),
-        ({"text": "你好", "sampling": {"temperature": 9}}, "temperature is 9, allowed are 0.05 to"),
+        (
+            {"text": "你好", "sampling": {"temperature": 9}},
+            "“Temperature” is 9, allowed are 0.05",
+        ),
         ({"text": "你好", "sampling": [1]}, "sampling came as list"),
         ({"text": "你好", "conversation": "a b"}, "the name of a conversation must be"),
     ],

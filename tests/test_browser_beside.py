@@ -96,6 +96,37 @@ def test_other_settings_and_the_same_seed(open_page: Pages, ours: tuple[app.Page
     ours[0].sessions._sessions.clear()
 
 
+@pytest.mark.parametrize(
+    ("locale", "told"),
+    [
+        ("en-US", "the setting “Seed” is -5, allowed are -1 to 9007199254740991"),
+        ("zh-CN", "设置“随机种子”是 -5，允许 -1 到 9007199254740991。"),
+    ],
+)
+def test_what_was_filled_in_stays_until_the_reply_begins(open_page: Pages, locale: str, told: str):
+    page = open_page(locale)
+    write(page, "第一句")
+    wait_for_reply(page)
+    page.click(".bot-row .compare")
+    page.wait_for_selector(".panel .primary:not(:disabled)")
+    page.select_option(".panel select >> nth=1", "calm")
+    page.fill(".panel input >> nth=0", "-5")
+    page.route("**/queue/join*", lambda call: call.abort())
+    page.click(".panel .primary")
+    page.wait_for_selector(".toast-message-text")
+    page.unroute("**/queue/join*")
+    page.click(".panel .primary")
+    page.wait_for_selector("#status .fault:not(:empty)")
+    assert page.inner_text("#status .fault").casefold() == told.casefold()
+    assert page.input_value(".panel input >> nth=0") == "-5"
+    assert page.input_value(".panel select >> nth=1") == "calm"
+    page.fill(".panel input >> nth=0", "5")
+    page.click(".panel .primary")
+    wait_for_reply(page, 2)
+    assert page.query_selector(".panel") is None
+    assert "5" in page.inner_text(".pair .bot-row >> nth=1 >> .seed")
+
+
 def test_a_model_that_is_not_offered_is_told(open_page: Pages):
     page = open_page("en-US")
     write(page, "第一句")
