@@ -3,7 +3,8 @@
 The rule looks at frames of 30 ms. There is speech where some frames are loud enough, and louder
 than the steady noise around them. Its level is the mean power of the frames near the loudest. A
 level below `TARGET_LEVEL` is raised to it by at most `MAX_GAIN`; louder speech is left as it is,
-for how loudly one speaks tells of the mood.
+for how loudly one speaks tells of the mood. A sound shorter than half a second, or with no more
+frames of speech than a click has, is refused: a word takes longer.
 """
 
 from __future__ import annotations
@@ -24,6 +25,7 @@ STEADY_LEVEL = -35.0  # dBFS; louder sound counts as speech, however steady
 STEADY_RANGE = 8.0  # dB from the quietest tenth of the frames to speech
 LOUDEST = 4  # frames that don't count, in a second: a click is louder than speech, but shorter
 SPEECH_RANGE = 15.0  # dB below it: frames that make the level
+MIN_FRAMES = 16  # of a sound that is answered, half a second
 MIN_STEADY_FRAMES = 17  # half a second; a shorter clip may be a single steady syllable
 GAIN_SLOPE = 60.0  # dB a second, in a stream
 
@@ -38,22 +40,16 @@ def speech_level(samples: Tensor, sample_rate: int) -> float | None:
     Returns:
         Its level in dBFS; None if there is only silence or steady noise.
     """
-    size = round(FRAME_SECONDS * sample_rate)
-    if len(samples) < size:
-        samples = torch.nn.functional.pad(samples, (0, size - len(samples)))
-    return _speech_level(_frame_levels(samples[: len(samples) // size * size], size))
+    return _speech_level(_levels_of(samples, sample_rate))
 
 
 def level_speech(clip: AudioClip) -> AudioClip:
     """Raise quiet speech to `TARGET_LEVEL`; one gain for the whole clip, and none for loud speech.
 
     Raises:
-        UserError: there is no speech in it.
+        UserError: there is no speech in it, or too little.
     """
-    level = speech_level(clip.samples, clip.sample_rate)
-    if level is None:
-        raise UserError("error_silent")
-    gain = _gain(level)
+    gain = _gain(_checked_level(_levels_of(clip.samples, clip.sample_rate)))
     if gain == 0:
         return clip
     samples = (clip.samples * 10 ** (gain / 20)).clamp(-1, 1)
@@ -77,10 +73,13 @@ class StreamLeveller:
         self._gain = 0.0  # dB, at the end of the last frame
         self._pending = torch.zeros(0)
 
-    @property
-    def heard_speech(self) -> bool:
-        """Whether there was speech in what was pushed, but for the frame that is held back."""
-        return _speech_level(self._levels) is not None
+    def check(self) -> None:
+        """Refuse what was pushed, but for the frame that is held back, as `level_speech` does.
+
+        Raises:
+            UserError: there was no speech in it, or too little.
+        """
+        _checked_level(self._levels)
 
     def push(self, samples: Tensor) -> Tensor:
         """Take the next samples [n] float in -1..1; returns those [m] whose gain is known."""
@@ -118,7 +117,39 @@ def _frame_levels(samples: Tensor, size: int) -> Tensor:
     return 10 * torch.log10(power.clamp(min=1e-12))
 
 
+def _levels_of(samples: Tensor, sample_rate: int) -> Tensor:
+    """Those of a whole sound's frames, at least one."""
+    size = round(FRAME_SECONDS * sample_rate)
+    if len(samples) < size:
+        samples = torch.nn.functional.pad(samples, (0, size - len(samples)))
+    return _frame_levels(samples[: len(samples) // size * size], size)
+
+
+def _checked_level(levels: Tensor) -> float:
+    """The level of enough speech.
+
+    Raises:
+        UserError: there is none, or too little.
+    """
+    speech = _speech(levels)
+    if speech is None:
+        raise UserError("error_silent")
+    if len(levels) < MIN_FRAMES or len(speech) <= LOUDEST:
+        raise UserError("error_nothing_heard")
+    return _mean_level(speech)
+
+
 def _speech_level(levels: Tensor, min_steady_frames: int = MIN_STEADY_FRAMES) -> float | None:
+    speech = _speech(levels, min_steady_frames)
+    return None if speech is None else _mean_level(speech)
+
+
+def _mean_level(levels: Tensor) -> float:
+    return float(10 * torch.log10((10 ** (levels / 10)).mean()))
+
+
+def _speech(levels: Tensor, min_steady_frames: int = MIN_STEADY_FRAMES) -> Tensor | None:
+    """The levels of the frames of speech, none above the loudest that counts; None without any."""
     if len(levels) == 0:
         return None
     ordered = levels.sort(descending=True).values
@@ -127,5 +158,4 @@ def _speech_level(levels: Tensor, min_steady_frames: int = MIN_STEADY_FRAMES) ->
     steady = len(levels) >= min_steady_frames and loudest - quietest < STEADY_RANGE
     if loudest < SILENCE_LEVEL or (steady and loudest < STEADY_LEVEL):
         return None
-    power = 10 ** (levels[levels >= loudest - SPEECH_RANGE].clamp(max=loudest) / 10)
-    return float(10 * torch.log10(power.mean()))
+    return levels[levels >= loudest - SPEECH_RANGE].clamp(max=loudest)

@@ -226,8 +226,7 @@ class Listener:
         if self._turn is None:
             raise UserError("error_nothing_heard")
         if self._leveller:
-            if not self._leveller.heard_speech:
-                raise UserError("error_silent")
+            self._leveller.check()
             self._turn.push(self._leveller.finish())
 
     def _hear(self, clip: AudioClip) -> None:
@@ -268,6 +267,6 @@ def read_speech(path: str, limits: Limits) -> AudioClip:
     """A sound file's speech, its level raised if it is quiet.
 
     Raises:
-        UserError: as `load_audio`, or there is no speech in it.
+        UserError: as `load_audio` and `level_speech`.
     """
     return level_speech(load_audio(path, limits.max_audio_seconds, limits.max_upload_bytes))

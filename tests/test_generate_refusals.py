@@ -33,6 +33,10 @@ BAD = {
     "NaN": ({"audio": (RATE, np.full(100, np.nan))}, "NaN"),
     "odd rate": ({"audio": (1, np.zeros(100, np.int16))}, "8000 to 192000"),
     "silence": ({"audio": (RATE, np.zeros(RATE, np.int16))}, "no speech was heard"),
+    "a tenth of a second": (
+        {"audio": (RATE, speech(0.1).samples.numpy())},
+        "at least half a second",
+    ),
     "too long speech": ({"audio": (RATE, np.zeros(2 * RATE, np.int16)), "max_seconds": 1}, "2.0 s"),
     "too long for the context": (
         {"audio": speech(12)},

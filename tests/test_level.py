@@ -115,7 +115,7 @@ def streamed(samples: Tensor, rate: int, sizes: int | list[int]) -> tuple[Tensor
 def test_a_stream_does_not_depend_on_its_pieces(rate):
     samples = speech(2, rate, -60)
     whole, leveller = streamed(samples, rate, len(samples))
-    assert leveller.heard_speech
+    leveller.check()
     assert whole.shape == samples.shape
     for size in (rate // 2, rate // 7, 101):
         torch.testing.assert_close(streamed(samples, rate, size)[0], whole, atol=1e-7, rtol=1e-5)
@@ -152,7 +152,7 @@ def test_between_samples_the_gain_moves_by_its_slope_at_most():
 def test_the_examples_are_streamed_as_they_are(path):
     clip = load_audio(path)
     result, leveller = streamed(clip.samples, clip.sample_rate, clip.sample_rate // 2)
-    assert leveller.heard_speech
+    leveller.check()
     # The beginning of a sentence may be softer than the whole, and is raised a little.
     assert 20 * math.log10(result.norm() / clip.samples.norm()) == pytest.approx(0, abs=0.5)
 
@@ -160,13 +160,45 @@ def test_the_examples_are_streamed_as_they_are(path):
 def test_a_stream_of_silence_has_no_speech_and_no_gain():
     samples = noise(3, 22050, -60)
     result, leveller = streamed(samples, 22050, 11025)
-    assert not leveller.heard_speech
+    with pytest.raises(UserError, match="no speech"):
+        leveller.check()
     assert torch.equal(result, samples)
 
 
 def test_a_stream_that_ends_within_a_frame():
     leveller = StreamLeveller(22050)
-    assert not leveller.heard_speech
+    with pytest.raises(UserError, match="no speech"):
+        leveller.check()
     assert len(leveller.finish()) == 0
     assert len(leveller.push(torch.zeros(5))) == 0
     assert len(leveller.finish()) == 5
+
+
+@pytest.mark.parametrize("rate", RATES)
+@pytest.mark.parametrize("before", [0, 0.2])
+@pytest.mark.parametrize(
+    ("seconds", "after", "is_answered"),
+    [(0.1, 0, False), (0.1, 0.5, False), (0.4, 0, False), (0.5, 0, True), (0.3, 0.4, True)],
+)
+def test_less_than_a_word_is_refused(rate, before, seconds, after, is_answered):
+    silence = [torch.zeros(round(length * rate)) for length in (before * (after > 0), after)]
+    spoken = noise(seconds, rate, -20)
+    samples = torch.cat([silence[0], spoken, silence[1]])
+    leveller = StreamLeveller(rate)
+    leveller.push(samples)
+    for check in (lambda: level_speech(AudioClip(samples, rate)), leveller.check):
+        if is_answered:
+            check()
+            continue
+        with pytest.raises(UserError) as caught:
+            check()
+        assert caught.value.code == "error_nothing_heard"
+
+
+@pytest.mark.parametrize("path", EXAMPLES, ids=lambda path: path.stem)
+def test_a_word_of_half_a_second_is_answered(path):
+    clip = load_audio(path)
+    size = clip.sample_rate // 2
+    powers = clip.samples.unfold(0, size, size // 10).square().mean(dim=1)
+    first = int(powers.argmax()) * (size // 10)
+    level_speech(AudioClip(clip.samples[first : first + size], clip.sample_rate))

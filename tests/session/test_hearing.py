@@ -53,6 +53,18 @@ def test_a_microphone_that_gave_nothing(session: Session):
     say(session, "你好")
 
 
+def test_less_than_half_a_second_is_told_and_no_turn_is_kept(session: Session):
+    path = recording(session, 0.1)
+    for prepare in (lambda: None, lambda: session.prepare(path), lambda: listen(session, 0.1)):
+        prepare()
+        heard = session.hearing.is_open
+        with pytest.raises(UserError) as told:
+            list(session.answer_heard() if heard else session.answer(path, ""))
+        assert told.value.code == "error_nothing_heard"
+    assert session.turns == [] and not session.is_busy
+    assert len(list(session.answer(recording(session, 0.5), ""))) > 1
+
+
 @pytest.mark.parametrize("amplitude", [0, 1e-5])
 def test_silence_is_told_and_no_turn_is_kept(session: Session, amplitude: float):
     path = recording(session, amplitude=amplitude)
