@@ -201,8 +201,8 @@ def test_codes_of_a_sound_and_the_sound_of_codes(url: str):
     [
         ("speak", {}, "neither speech nor text"),
         ("speak", {"text": "你好", "style": "loud"}, "unknown style 'loud': allowed are warm"),
-        ("speak", {"text": "你好", "seed": -2}, "the setting “Seed” is -2, allowed are -1 to"),
-        ("speak", {"text": "你好", "seed": "5"}, "the setting “Seed” is '5', allowed are -1 to"),
+        ("speak", {"text": "你好", "seed": -2}, "the setting Seed is -2, allowed are -1 to"),
+        ("speak", {"text": "你好", "seed": "5"}, "the setting Seed is '5', allowed are -1 to"),
         ("speak", {"text": "好" * 101}, "has 101 characters, allowed are up to 100"),
         ("speak", {"text": 5}, "text came as int"),
         ("speak", {"text": "你好", "sampling": {"top_k": 3}}, "no setting top_k"),

@@ -99,7 +99,7 @@ def test_other_settings_and_the_same_seed(open_page: Pages, ours: tuple[app.Page
 @pytest.mark.parametrize(
     ("locale", "told"),
     [
-        ("en-US", "the setting “Seed” is -5, allowed are -1 to 9007199254740991"),
+        ("en-US", "the setting Seed is -5, allowed are -1 to 9007199254740991"),
         ("zh-CN", "设置“随机种子”是 -5，允许 -1 到 9007199254740991。"),
     ],
 )
