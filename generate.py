@@ -189,6 +189,8 @@ def _logged(
                     bar = tqdm(total=chunk.max_frames)
                     if chunk.total_frames:
                         logger.info(f"First Token: {chunk.first_frame_seconds:.4f}")
+                if chunk.is_whole:
+                    bar.total = chunk.total_frames
                 bar.update(chunk.total_frames - num_frames)
                 num_frames = chunk.total_frames
                 texts.append(chunk.new_text)

@@ -31,7 +31,7 @@ class _NoBar:
 
 def test_log_lines_of_speech_and_text(model, tmp_path):
     path = tmp_path / "question.wav"
-    soundfile.write(path, speech(0.4).samples.numpy(), RATE)
+    soundfile.write(path, speech(0.5).samples.numpy(), RATE)
     tokens = model.checkpoint.tokenizer.encode("嗯,好")
     with log_lines() as lines:
         reply_to(speaking(model, tokens), audio=path, text="你好")
@@ -69,6 +69,13 @@ def test_the_progress_bar(model, capsys):
     assert "12/12 [" in bar and "it/s" in bar
 
 
+def test_the_progress_bar_of_a_reply_that_ends_before_its_longest_is_full(model, capsys):
+    tokens = model.checkpoint.tokenizer.encode("嗯,好")
+    reply_to(speaking(model, tokens), text="你好")
+    bar = capsys.readouterr().err.rpartition("\r")[2]
+    assert "100%|" in bar and f"{len(tokens)}/{len(tokens)} [" in bar
+
+
 def test_a_logged_line_is_one_line(model):
     forged = "好\n2026-01-01 | INFO | >> Input: forged\x1b[31m\r\u2028\u202e　"
     with log_lines() as lines:
@@ -80,7 +87,7 @@ def test_a_logged_line_is_one_line(model):
 
 def test_words_and_names_may_be_kept_out_of_the_log(model, tmp_path):
     path = tmp_path / "secret.wav"
-    soundfile.write(path, speech(0.4).samples.numpy(), RATE)
+    soundfile.write(path, speech(0.5).samples.numpy(), RATE)
     tokens = model.checkpoint.tokenizer.encode("嗯,好")
     with log_lines() as lines:
         reply_to(speaking(model, tokens), audio=path, text="你好", log_content=False)

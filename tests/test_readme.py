@@ -35,10 +35,9 @@ RUN = [line for line in shell_lines() if not any(part in line for part in NOT_RU
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
-    """A checkout that a snippet may write into, with a recording and a player."""
+    """A checkout that a snippet may write into, with a player."""
     for path in ROOT.iterdir():
         (tmp_path / path.name).symlink_to(path)
-    (tmp_path / "in.wav").symlink_to(ROOT / "examples" / "2-job.wav")
     player = tmp_path / "bin" / "aplay"
     player.parent.mkdir()
     player.write_text("#!/bin/sh\ncat > played\n")
