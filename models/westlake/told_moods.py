@@ -53,7 +53,7 @@ def told_leaning(text: str, emotion_ids: Mapping[str, int], vocab_size: int) -> 
         [vocab] float32; None where they tell none of these.
     """
     emotion = told_emotion(text)
-    if emotion not in emotion_ids:
+    if emotion is None or emotion not in emotion_ids:
         return None
     leaning = torch.zeros(vocab_size)
     leaning[emotion_ids[emotion]] = SAY
