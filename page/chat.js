@@ -227,6 +227,7 @@ function showEmpty() {
 }
 
 log.classList.add("empty");
+log.ariaLabel = words.chat;
 watch("value", receive);
 window.addEventListener("silence", ({ detail }) => {
   if (detail !== playing) playing?.pause();

@@ -15,12 +15,6 @@ from .checks import check_text, reply_options
 from .limits import Limits
 
 SYSTEM_LINES = 2
-# Gradio's accordion makes its fields when it is opened, and then sets them once more to what the
-# server sent: what was typed at once would be lost.
-DISCLOSE = """const button = element.querySelector(".disclosure");
-button.onclick = () => {
-  button.ariaExpanded = String(button.ariaExpanded !== "true");
-};"""
 
 
 class Settings:
@@ -39,7 +33,7 @@ class Settings:
         with gr.HTML(
             "",
             html_template=words.disclosure("advanced") + "@children",
-            js_on_load=DISCLOSE,
+            js_on_load=words.asset("settings.js"),
             elem_id="advanced",
             apply_default_css=False,
         ):

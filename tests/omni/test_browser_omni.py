@@ -226,7 +226,7 @@ def test_speech_by_fewer_evaluations(open_page: Pages, ours: tuple[app.Page, str
     page = open_page("en-US")
     set_seed(page)
     for place, evaluations in enumerate(("1", "0"), 1):
-        field = page.get_by_label("number input for Euler evaluations")
+        field = page.get_by_role("spinbutton", name="Euler evaluations")
         field.fill(evaluations)
         field.press("Tab")
         write(page, LONG)
