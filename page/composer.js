@@ -57,10 +57,12 @@ function attach(kind, what) {
   if (kind === "image") shown.alt = what?.name ?? "";
 }
 
-// A recording that will be sent alone is read before.
+// What can't be answered of a recording is told before it is sent; one that will be sent alone is
+// read by then.
 function prepare() {
   const { audio, ...others } = attached;
-  if (audio?.path && !Object.keys(others).length && !text.value.trim() && !sending) ask.prepare({ audio: { path: audio.path } });
+  const alone = !Object.keys(others).length && !text.value.trim();
+  if (audio.path && !sending) ask.prepare({ audio: { path: audio.path }, alone });
 }
 
 // What a file is, where pictures and videos are seen; sound where they aren't. That phones and
@@ -346,8 +348,8 @@ window.addEventListener("status", ({ detail: { kind, by, asked: number } }) => {
   showStop();
 });
 
-// An example's recording, to be attached.
-async function example({ path, name }) {
+// An example's recording, to be attached by what is said in it.
+async function example({ path, name: { [window.pageLanguage]: name } }) {
   const response = await fetch(window.pageAddress(path));
   if (!response.ok) throw new Error(response.statusText);
   return { path, name, content: await response.blob() };
@@ -359,7 +361,8 @@ window.addEventListener("example", ({ detail }) => {
     text.focus();
     return;
   }
-  bring("audio", "fetching_example", example(detail), () => window.pageStatus("fault", "example_failed"));
+  const fail = () => window.pageStatus("fault", "example_failed");
+  bring("audio", "fetching_example", example(detail), fail).then((came) => came && sendButton.focus());
 });
 watch("value", receive);
 try {

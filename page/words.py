@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from html import escape
 from itertools import count
 from pathlib import Path
+from typing import Any
 
 from gradio import I18n
 from gradio.i18n import I18nData
@@ -18,17 +19,17 @@ from strings import LANGUAGES, STRINGS, say
 from .glosses import EXAMPLES
 
 FOLDER = Path(__file__).parent
-# Of a recording whose name ends so: its topic, and in English what is said.
+# Of a recording whose name ends so: what is said, in short.
 RECORDINGS = {
-    "bad-mood": ("心情不好", "I feel low lately, can we talk?"),
-    "job": ("不喜欢的工作", "I don't like my job"),
-    "esports": ("想打电竞", "I want to be an esports player"),
-    "family": ("家里人不同意", "My family is against esports"),
-    "assistant": ("助手", "Hello, what's your name?"),
-    "customer-service": ("客服", "Why isn't my parcel here yet?"),
-    "education": ("学习", "Tomorrow is my exam, I'm nervous"),
-    "health": ("健康", "I can't sleep lately"),
-    "entertainment": ("娱乐", "Recommend me a good film"),
+    "bad-mood": ("心情不好，能聊聊吗？", "I feel low lately, can we talk?"),
+    "job": ("我并不喜欢现在的工作", "I don't like my job"),
+    "esports": ("我想成为一名电竞选手", "I want to be an esports player"),
+    "family": ("家里人不同意我去当电竞选手", "My family is against esports"),
+    "assistant": ("你好，你叫什么名字呀？", "Hello, what's your name?"),
+    "customer-service": ("我的快递怎么还没到？", "Why isn't my parcel here yet?"),
+    "education": ("明天要考试了，我好紧张", "Tomorrow is my exam, I'm nervous"),
+    "health": ("我最近总是睡不着", "I can't sleep lately"),
+    "entertainment": ("给我推荐一部好看的电影吧", "Recommend me a good film"),
 }
 PICTURES = "image/png,image/jpeg,image/webp,image/bmp,image/gif"
 _numbers = count()  # of what goes on: the same twice is shown twice
@@ -152,7 +153,7 @@ def examples(model: SpeechModel, recordings: Sequence[Path]) -> str:
     )
     sounds = "".join(
         _example(
-            {"path": str(path), "name": path.name},
+            {"path": str(path), "name": recording(path.stem)},
             "".join(
                 f'<span class="{language}" lang="{language}">{escape(name)}</span>'
                 for language, name in recording(path.stem).items()
@@ -178,7 +179,7 @@ def _written(language: str, texts: dict[str, str], spoken: Sequence[str]) -> str
     return _example({"text": texts[language]}, said, language if len(spoken) > 1 else "")
 
 
-def _example(given: dict[str, str], content: str, only: str = "") -> str:
+def _example(given: dict[str, Any], content: str, only: str = "") -> str:
     data = escape(json.dumps(given))
     return f'<button type="button" class="{only}" data-example="{data}">{content}</button>'
 

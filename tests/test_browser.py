@@ -201,6 +201,47 @@ def test_no_chinese_browser_ever_sees_english(open_page: Pages, locale: str):
     assert page.evaluate("window.english") == []
 
 
+@pytest.mark.parametrize(
+    ("locale", "label"), [("en-US", "I don't like my job"), ("zh-CN", "我并不喜欢现在的工作")]
+)
+def test_an_example_recording_is_attached_by_what_is_said_and_waits_to_be_sent(
+    open_page: Pages, locale: str, label: str
+):
+    page = open_page(locale)
+    example = page.locator(".examples.sounds button >> nth=1")
+    assert example.inner_text() == label
+    example.click()
+    page.wait_for_function("document.activeElement.id === 'send'")
+    assert page.inner_text("#composer .attached:not([hidden]) .name") == label
+    page.keyboard.press("Enter")
+    wait_for_reply(page)
+
+
+@pytest.mark.parametrize(
+    ("locale", "tone", "chat", "parts"),
+    [
+        ("en-US", "Tone of the reply", "Conversation", ("Temperature", "Back to the default")),
+        ("zh-CN", "回复的语气", "对话", ("温度", "恢复默认值")),
+    ],
+)
+def test_tone_and_settings_are_named_and_moved_in_by_arrows(
+    open_page: Pages, locale: str, tone: str, chat: str, parts: tuple[str, str]
+):
+    page = open_page(locale)
+    assert page.get_by_role("log", name=chat, exact=True).count() == 1
+    tones = page.get_by_role("radiogroup", name=tone, exact=True).get_by_role("radio")
+    tones.first.focus()
+    page.keyboard.press("ArrowDown")
+    assert tones.nth(1).is_checked() and not tones.first.is_checked()
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.type") != "radio"
+    page.click("#advanced .disclosure")
+    for role in ("spinbutton", "slider"):
+        assert page.get_by_role(role, name=parts[0], exact=True).is_visible()
+    assert page.get_by_role("button", name=parts[1], exact=True).count() > 1
+    assert page.query_selector("#side [aria-label*='number input'], [aria-label^=Reset]") is None
+
+
 def test_examples_are_taken(open_page: Pages):
     page = open_page("en-US")
     page.click("text=I don't really like my present job.")
