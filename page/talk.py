@@ -22,6 +22,7 @@ from .shelf import Shelf
 from .showing import Showing
 from .talking import Talking
 
+MAX_LOOKS = 4  # at recordings at once, which are decoded for it
 EXAMPLE_FOLDER = Path(__file__).parent.parent / "examples"
 
 
@@ -131,7 +132,8 @@ class TalkTab:
         self._ask("cut", talking.cut, [], [self.chat], **QUICK)
         self._ask("rate", talking.rate, [], [self.chat], **QUICK)
         self._ask("save", saving.save, settings, [self.composer, self.notice], **QUICK)
-        self._ask("prepare", talking.prepare, system, [self.notice], **QUICK)
+        looking: dict[str, Any] = {"concurrency_id": "look", "concurrency_limit": MAX_LOOKS}
+        self._ask("prepare", talking.prepare, system, [self.notice], **looking)
         self._ask("open", hands_free.open_microphone, system, [self.heard, self.notice], **QUICK)
         hearing: dict[str, Any] = {
             "concurrency_id": "hear",

@@ -13,9 +13,11 @@ from .calls import called_at, visitor_of
 from .chat import chat_value, cleared_value, nothing_value
 from .checks import check_text
 from .limiter import Readers
+from .listener import read_speech
 from .once_more import again
 from .session import Session
 from .showing import SHOWN_KINDS, IsOver, Showing, Steps, call_of, numbered, object_of
+from .told import fault_of
 
 
 class Talking:
@@ -61,14 +63,19 @@ class Talking:
             yield from self.showing.reply(session, answer, is_over)
 
     def prepare(self, request: gr.Request, given, *system) -> str | dict:
-        """Read a recording while the user has not sent it yet."""
+        """Look at a recording that the user has not sent yet, and read it if it is `alone`.
+
+        That nothing can be answered in it is told at once.
+        """
         try:
-            visitor = visitor_of(request.session_hash)
-            if files := self.showing.files_of(object_of(given), ["audio"], visitor):
-                told = self.settings.system(*system)
-                self.sessions.open(visitor, told).prepare(files["audio"])
-        except UserError as error:
-            return words.fault_status(error)
+            visitor, said = visitor_of(request.session_hash), object_of(given)
+            if files := self.showing.files_of(said, ["audio"], visitor):
+                if said.get("alone") is True:
+                    told = self.settings.system(*system)
+                    self.sessions.open(visitor, told).prepare(files["audio"])
+                read_speech(files["audio"], self.sessions.limits)
+        except Exception as error:
+            return words.fault_status(fault_of(error))
         return gr.skip()
 
     def again(self, request: gr.Request, given, *settings) -> Steps:

@@ -176,7 +176,7 @@ def bombs(server: Server) -> list[Callable[[], object]]:
     def prepared() -> object:
         visitor = Visitor(server.url, timeout=30)
         file = {"path": visitor.upload_path(sound)}
-        return visitor.join(server.events["prepare"], [{"audio": file}])[0]
+        return visitor.join(server.events["prepare"], [{"audio": file, "alone": True}])[0]
 
     return [answered, prepared] * 8
 
@@ -205,7 +205,7 @@ def traversal(server: Server) -> list[Callable[[], object]]:
             visitor.call([file, ""])[0],
             visitor.call([{"path": name}, ""])[0],
             visitor.join(server.events["answer"], [{"text": "", "audio": file}, *SETTINGS])[0],
-            visitor.join(server.events["prepare"], [{"audio": file}])[0],
+            visitor.join(server.events["prepare"], [{"audio": file, "alone": True}])[0],
             visitor.join(server.events["load"], [{"file": file}])[0],
         ]
         assert set(answers) == {403}

@@ -73,6 +73,29 @@ def test_every_format_is_heard(ours: tuple[app.Page, str], page: playwright.Page
     assert heard == pytest.approx(dict.fromkeys(KINDS, SECONDS), abs=0.15)
 
 
+@pytest.mark.parametrize("text", ["", "你好"])
+def test_what_can_not_be_answered_is_told_before_it_is_sent(
+    page: playwright.Page, tmp_path: Path, text: str
+):
+    page.fill("#text", text)
+    sounds = {
+        "text.wav": (b"hello" * 1000, "text.wav"),
+        "long.wav": (written(voice(61), "WAV"), "61.0"),
+        "silent.wav": (written(0 * voice(3), "WAV"), "静音"),
+        "short.wav": (written(voice(0.1), "WAV"), "半秒"),
+        "empty.wav": (b"", "empty.wav"),
+    }
+    for name, (content, told) in sounds.items():
+        path = tmp_path / name
+        path.write_bytes(content)
+        page.set_input_files("#composer input[type=file]", path)
+        page.wait_for_selector(f"#status .fault:has-text('{told}')", timeout=20_000)
+    path.write_bytes(written(voice(1), "WAV"))
+    upload(page, path)
+    wait_for_reply(page)
+    assert said(page) == ""
+
+
 def test_what_is_sent_while_events_are_read_late_is_heard(open_page: Pages, tmp_path: Path):
     """The page learns that the stream in which the sound was prepared is closed after it sent."""
     page, path = open_page(script=READS_LATE), tmp_path / "speech.wav"

@@ -59,7 +59,7 @@ def test_a_path_is_one_of_the_visitors_own_uploads(url: str, page: app.Page, tmp
             answers.add(
                 visitor.join(function(page, "answer"), [{"text": "", "audio": file}, *SETTINGS])
             )
-            answers.add(visitor.join(function(page, "prepare"), [{"audio": file}]))
+            answers.add(visitor.join(function(page, "prepare"), [{"audio": file, "alone": True}]))
             answers.add(visitor.join(function(page, "load"), [{"file": file}]))
     answers.add(visitor.call([{"url": "http://127.0.0.1:1/a.wav"}, ""]))
     assert answers == {(403, json.dumps({"detail": FOREIGN}, separators=(",", ":")))}

@@ -36,7 +36,7 @@ TALK = {
     "cut": {"turn": "a", "seconds": 1},
     "rate": {"turn": "a", "rating": 1},
     "save": {},
-    "prepare": {"audio": None},
+    "prepare": {"audio": None, "alone": True},
     "open_microphone": {"open": True, "number": -1},
     "compare": {
         "turn": "a", "model": "fake:float32", "style": "", "voice": "", "seed": 1,
