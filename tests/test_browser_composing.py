@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from contextlib import ExitStack
+from pathlib import Path
 
 import pytest
 from browser import (
@@ -20,6 +21,7 @@ from browser import (
     write,
 )
 from fake_model import FakeModel, held
+from sounds import voice, written
 
 import app
 from page.session import Session
@@ -73,6 +75,13 @@ def model() -> FakeModel:
 @pytest.fixture(autouse=True)
 def as_it_was(model: FakeModel) -> None:
     model.__init__(num_frames=25, frame_seconds=0.01)
+
+
+@pytest.fixture
+def sound(tmp_path: Path) -> Path:
+    path = tmp_path / "speech.wav"
+    path.write_bytes(written(voice(1), "WAV"))
+    return path
 
 
 def session_with_turn(page: playwright.Page, served: app.Page) -> Session:
