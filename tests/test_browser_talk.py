@@ -249,5 +249,5 @@ def test_wrong_settings_are_told_in_the_pages_language(open_page: Pages):
     page.fill("#seed input", "-5")
     page.press("#seed input", "Tab")
     write(page, "你好")
-    page.wait_for_selector("#status .fault:has-text('seed')")
+    page.wait_for_selector("#status .fault:has-text('随机种子')")
     assert "允许" in said(page) and bubbles(page, "user") == []
