@@ -9,7 +9,7 @@ const recordButton = element.querySelector(".record");
 const file = element.querySelector("input[type=file]");
 const slots = Object.fromEntries([...element.querySelectorAll(".attached")].map((slot) => [slot.dataset.kind, slot]));
 const MAX_SECONDS = props.max_seconds;
-const attached = {}; // what will be sent, by kind: {path, name, content, url}; a recording not uploaded yet has no path
+const attached = {}; // what will be sent, by kind: {path, name, content, url, look}, the number of the call that looks at it; a recording not uploaded yet has no path
 const uploads = {}; // what is on its way to be attached, by kind: {told}, the key of what is said of it
 let isTold = false; // the status says that something is on its way
 let sending = null; // what waits for uploads to be sent: {since}
@@ -62,8 +62,15 @@ function attach(kind, what) {
 function prepare() {
   const { audio, ...others } = attached;
   const alone = !Object.keys(others).length && !text.value.trim();
-  if (audio.path && !sending) ask.prepare({ audio: { path: audio.path }, alone });
+  if (!audio.path || sending) return;
+  ask.prepare({ audio: { path: audio.path }, alone });
+  audio.look = window.pageCalls;
 }
+
+// What is said of a recording that was removed, replaced or sent meanwhile comes too late.
+window.pageUnusable = (told) => {
+  if (attached.audio?.look === told.asked) window.pageNotice(told);
+};
 
 // What a file is, where pictures and videos are seen; sound where they aren't. That phones and
 // browsers record sound in files that are called videos, the server finds out.

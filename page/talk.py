@@ -78,6 +78,7 @@ class TalkTab:
             self.status = self._html("status", words.status_line())
         self.heard, self.offered = self._told("pageHeard"), self._told("pageOffered")
         self.notice = self._told("pageNotice")  # the status of what is no reply, and ends none
+        self.unusable = self._told("pageUnusable")  # the same, of what was not sent yet
         seconds = min(self.limits.max_audio_seconds, self.model.max_input_seconds)
         script = words.asset("composer.js") + words.asset("hands_free.js")
         self.composer = self._html(
@@ -133,7 +134,7 @@ class TalkTab:
         self._ask("rate", talking.rate, [], [self.chat], **QUICK)
         self._ask("save", saving.save, settings, [self.composer, self.notice], **QUICK)
         looking: dict[str, Any] = {"concurrency_id": "look", "concurrency_limit": MAX_LOOKS}
-        self._ask("prepare", talking.prepare, system, [self.notice], **looking)
+        self._ask("prepare", talking.prepare, system, [self.unusable], **looking)
         self._ask("open", hands_free.open_microphone, system, [self.heard, self.notice], **QUICK)
         hearing: dict[str, Any] = {
             "concurrency_id": "hear",

@@ -75,7 +75,7 @@ class Talking:
                     self.sessions.open(visitor, told).prepare(files["audio"])
                 read_speech(files["audio"], self.sessions.limits)
         except Exception as error:
-            return words.fault_status(fault_of(error))
+            return numbered(words.fault_status(fault_of(error)), given)
         return gr.skip()
 
     def again(self, request: gr.Request, given, *settings) -> Steps:

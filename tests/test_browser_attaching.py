@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from pathlib import Path
 
 import pytest
@@ -19,6 +20,7 @@ from browser import (
 )
 from fake_model import FakeModel, held
 from sounds import voice, written
+from strangers import wait_until
 
 import app
 from models.errors import UserError
@@ -353,16 +355,44 @@ def test_what_is_attached_together_is_kept_together(open_page: Pages, sound: Pat
     for kind in ("audio", "image", "video"):
         page.wait_for_selector(ATTACHED.format(kind))
     assert said(page) == ""
-    page.evaluate(DROP, [["one.wav", "audio/wav"], ["two.wav", "audio/wav"]])
+    page.evaluate(DROP, [["one.mp4", "video/mp4"], ["two.mp4", "video/mp4"]])
     uploads.let_go()
     page.wait_for_selector("#status .fault:has-text('one file of a kind')")
-    page.wait_for_selector(f"{ATTACHED.format('audio')}:has-text('two.wav')")
+    page.wait_for_selector(f"{ATTACHED.format('video')}:has-text('two.mp4')")
     page.evaluate(DROP, [["c.png", "image/png"], ["d.png", "image/png"]])
     (upload,) = uploads.wait()
     upload.fulfill(status=413, body="too large")
     page.wait_for_selector("#status .fault:has-text('413')")
     page.wait_for_timeout(100)
     assert "413" in said(page)
+
+
+@pytest.mark.parametrize("after", ["it was removed", "it was replaced", "nothing"])
+def test_that_nothing_can_be_answered_in_a_recording_is_told_while_it_is_attached(
+    open_page: Pages, sound: Path, monkeypatch, after: str
+):
+    looked, end = [], threading.Event()
+
+    def look(*given) -> None:
+        looked.append(given)
+        if len(looked) == 1:
+            end.wait(60)
+            raise UserError("error_silent")
+
+    monkeypatch.setattr("page.talking.read_speech", look)
+    page = open_page("en-US")
+    page.set_input_files("#composer input[type=file]", sound)
+    wait_until(lambda: looked)
+    if after == "it was removed":
+        page.click("#composer .attached[data-kind=audio] .remove")
+    elif after == "it was replaced":
+        page.set_input_files("#composer input[type=file]", sound)
+        wait_until(lambda: len(looked) == 2)
+    end.set()
+    if after == "nothing":
+        page.wait_for_selector("#status .fault:has-text('no speech was heard')")
+    page.wait_for_timeout(300)
+    assert bool(said(page)) is (after == "nothing")
 
 
 def test_a_microphone_that_was_taken_away_is_told(open_page: Pages):
