@@ -14,6 +14,7 @@ from small import marking, rigged, small_model
 
 from generate import generate_long
 from models.transformer.native import (
+    at_work,
     num_threads,
     share_of_threads,
     without_torch_threads,
@@ -209,11 +210,11 @@ def shares(num_main, num_beside):
     def compute(is_beside):
         if is_beside:
             work_beside()
-        with share_of_threads():
+        with at_work():
             everyone.wait()
-            with share_of_threads() as within:
+            with share_of_threads() as share:
                 everyone.wait()
-                return within
+                return share
 
     with ThreadPoolExecutor(num_main + num_beside) as pool:
         return list(pool.map(compute, [False] * num_main + [True] * num_beside))
@@ -228,6 +229,44 @@ def test_threads_are_shared_out_between_those_who_compute(set_threads):
     assert shares(1, 5) == [1] * 6
     with share_of_threads() as again:
         assert again == 4
+
+
+@pytest.mark.parametrize("is_beside", [True, False])
+def test_who_comes_amid_a_call_of_several_threads_waits_for_its_end(set_threads, is_beside):
+    """Were it to begin at once, those threads would lose a turn of the scheduler wherever they
+    wait for each other: a step of the language model would last as long as the sound beside it."""
+    set_threads(2)
+    begun, inside, done = Event(), Event(), Event()
+
+    def compute():
+        if is_beside:
+            work_beside()
+        with at_work():
+            begun.set()
+            with share_of_threads() as share:
+                inside.set()
+                assert done.wait(60)
+                return share
+
+    with ThreadPoolExecutor(1) as pool, at_work():
+        with share_of_threads() as alone:
+            other = pool.submit(compute)
+            assert begun.wait(60)
+            assert not inside.wait(0.2)
+        with share_of_threads() as together:
+            assert inside.wait(60), "a call of one thread leaves it the other core"
+            with ThreadPoolExecutor(1) as more:
+                third = more.submit(lambda: list(shares_of_calls(2)))
+                assert third.result(60) == [1, 1], "single threads wait for nobody"
+        done.set()
+        assert (alone, together, other.result(60)) == (2, 1, 1)
+
+
+def shares_of_calls(number):
+    """Of calls one after another, which nothing else is done between."""
+    for _ in range(number):
+        with share_of_threads() as share:
+            yield share
 
 
 def test_a_forked_process_speaks_as_well(plain, set_threads):

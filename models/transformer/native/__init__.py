@@ -17,7 +17,13 @@ from .linear import NativeLinear
 from .memory import HugePages
 from .panels import PANEL
 from .stack import MAX_HEAD, NativeStack, native_form
-from .threads import num_threads, share_of_threads, without_torch_threads, work_beside
+from .threads import (
+    at_work,
+    num_threads,
+    share_of_threads,
+    without_torch_threads,
+    work_beside,
+)
 
 __all__ = [
     "ISA_SWITCH",
@@ -29,6 +35,7 @@ __all__ = [
     "LinearStruct",
     "NativeLinear",
     "NativeStack",
+    "at_work",
     "compile_library",
     "isa_of",
     "load_library",

@@ -4,49 +4,72 @@ from __future__ import annotations
 
 import os
 import threading
-from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from ctypes import CDLL
 from functools import cache
-from threading import Lock, get_ident
+from threading import Condition, get_ident
 
 import torch
 
-_lock = Lock()
-_running: Counter[int] = Counter()  # of each Python thread, how deep it is in work
+_changed = Condition()
+_working: set[int] = set()  # Python threads that share the threads
 _beside: set[int] = set()  # those of them that work beside the others
+_taken: dict[int, int] = {}  # by those in C: how many threads each has
 _own = threading.local()
 
 
 def work_beside() -> None:
-    """From now on this Python thread's work takes a single thread, and the others' one less."""
+    """From now on this Python thread's calls in C have a single thread, and the others one less."""
     _own.is_beside = True
 
 
 @contextmanager
-def share_of_threads() -> Iterator[int]:
-    """PyTorch's threads for some work, or fewer where other Python threads are at work: threads
-    that are more than cores wait for each other.
-
-    Work within it has what is then left. Of several who do not work beside, one at a time has more
-    than its own thread in C (see `team.h`).
-    """
-    own, is_beside = get_ident(), getattr(_own, "is_beside", False)
-    with _lock:
-        _running[own] += 1
-        if is_beside:
+def at_work() -> Iterator[None]:
+    """Within it this Python thread has its share between its calls in C as well."""
+    own = get_ident()
+    with _changed:
+        is_outermost = own not in _working
+        _working.add(own)
+        if getattr(_own, "is_beside", False):
             _beside.add(own)
-        left = num_threads() - len(_beside)
-        share = 1 if is_beside else max(1, left // (len(_running) - len(_beside)))
     try:
-        yield share
+        yield
     finally:
-        with _lock:
-            _running[own] -= 1
-            if not _running[own]:
-                del _running[own]
+        if is_outermost:
+            with _changed:
+                _working.discard(own)
                 _beside.discard(own)
+
+
+@contextmanager
+def share_of_threads() -> Iterator[int]:
+    """PyTorch's threads for a call in C, or fewer where other Python threads are at work.
+
+    Threads that do a task together often wait for each other; were they more than cores, they would
+    lose a turn of the scheduler each time. So whoever comes while all cores are taken, and not by
+    single threads, waits for a call to end: the next ones then have fewer. Of several who do not
+    work beside, one at a time has more than its own thread in C (see `team.h`).
+    """
+    own = get_ident()
+    with at_work():
+        with _changed:
+            _changed.wait_for(lambda: _num_free() > 0 or max(_taken.values()) == 1)
+            share = 1
+            if own not in _beside:
+                left = num_threads() - len(_beside)
+                share = max(1, min(left // (len(_working) - len(_beside)), _num_free()))
+            _taken[own] = share
+        try:
+            yield share
+        finally:
+            with _changed:
+                del _taken[own]
+                _changed.notify_all()
+
+
+def _num_free() -> int:
+    return num_threads() - sum(_taken.values())
 
 
 @contextmanager
@@ -82,10 +105,10 @@ def num_threads() -> int:
 
 def _begin_anew() -> None:
     """A forked process has none of the other threads."""
-    global _lock
-    _lock = Lock()
-    _running.clear()
-    _beside.clear()
+    global _changed
+    _changed = Condition()
+    for known in (_working, _beside, _taken):
+        known.clear()
 
 
 if hasattr(os, "register_at_fork"):

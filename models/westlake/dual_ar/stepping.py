@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from torch import Tensor
 
 from ... import stepping
-from ...transformer.native import share_of_threads
+from ...transformer.native import at_work
 from .engines import EagerEngine
 from .generation import Reply, next_frames
 
@@ -24,7 +24,7 @@ class Stepper(stepping.Stepper[Reply]):
         self.engine = engine
 
     def _next_frames(self, replies: Sequence[Reply]) -> list[Tensor | None]:
-        with share_of_threads():  # between its calls in C as well
+        with at_work():
             return next_frames(self.engine, replies)
 
 
