@@ -82,6 +82,7 @@ class HandsFree:
     ) -> Steps:
         options, session = self.settings.options(settings), self.showing.session(request)
         if session:
+            session.settings = self.settings.kept(settings)
             answer = partial(session.answer_heard, since=called_at(request), asked=call, **options)
             yield from self.showing.reply(session, answer, is_over)
         else:

@@ -58,7 +58,7 @@ class Saving:
 
     def load(self, request: gr.Request, given) -> tuple:
         """Go on with a conversation from a file; gives chat, status and the settings."""
-        unchanged = [gr.skip()] * len(self.showing.settings.components)
+        unchanged = self.showing.settings.unchanged
         try:
             visitor = visitor_of(request.session_hash)
             path = self.sessions.files.check(path_of(object_of(given).get("file")), visitor)
@@ -86,6 +86,7 @@ class Saving:
             for file in made:
                 files.add(file, visitor, kept=True)
             session.restore(conversation, turns, state)
+            session.settings = settings
         except BaseException:
             for file in made:
                 files.remove(str(file))

@@ -7,6 +7,7 @@ from collections.abc import Generator, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from threading import Event
+from typing import Any
 
 from models.audio import AudioClip
 from models.contract import Conversation, SpeechModel, SystemPrompts
@@ -33,6 +34,7 @@ class Session:
         hearing: the microphone, and a recording that is read before it is sent.
         floor: whose turn is under way.
         opened: when it was asked for last, by time.monotonic.
+        settings: of the page when it last asked for an answer, as `Settings.kept` gives them.
 
     Args:
         owner: the visitor, as `files` knows them.
@@ -52,6 +54,7 @@ class Session:
     ) -> None:
         self.owner, self.model, self.files = owner, model, files
         self.limiter, self.limits, self.log_content = limiter, limits, log_content
+        self.settings: dict[str, Any] = {}
         self.system: str | None = ""  # how the model shall be; None if it isn't known
         self.transcript = Transcript(owner, files)
         self.floor = Floor(model.new_conversation())

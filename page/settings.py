@@ -90,6 +90,11 @@ class Settings:
             component.info = words.label(f"{name}_info")
         return made
 
+    @property
+    def unchanged(self) -> list:
+        """What leaves the components as they are."""
+        return [gr.skip()] * len(self.components)
+
     def kept(self, values: Sequence) -> dict[str, Any]:
         """The components' values as they are saved with a conversation.
 

@@ -146,7 +146,7 @@ class TalkTab:
         demo.load(
             talking.restore,
             None,
-            self.chat,
+            [self.chat, *settings],
             show_progress="hidden",
             api_visibility="private",
             **QUICK,

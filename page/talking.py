@@ -51,6 +51,7 @@ class Talking:
         if not self.readers.is_read(request.session_hash or ""):
             return
         session = self.sessions.open(visitor, self.settings.system_of(settings))
+        session.settings = self.settings.kept(settings)
         if not session.is_prepared(audio, text, image, video):  # else there is nothing to wait for
             yield {self.status: words.status("busy", "listening")}
         try:
@@ -160,9 +161,10 @@ class Talking:
             return {self.chat: gr.skip(), self.status: numbered(told, given)}
         return {self.chat: cleared_value(name), self.status: numbered(words.status(), given)}
 
-    def restore(self, request: gr.Request) -> str:
-        """What was said before the page was loaded again."""
+    def restore(self, request: gr.Request) -> tuple:
+        """What was said before the page was loaded again, and the settings of that time."""
         session = self.showing.session(request)
-        if session and session.turns:
-            return chat_value(session, session.turns, all_turns=True)
-        return nothing_value()
+        if session is None or not session.turns:
+            return nothing_value(), *self.settings.unchanged
+        settings = self.settings.restored(session.settings) or self.settings.unchanged
+        return chat_value(session, session.turns, all_turns=True), *settings

@@ -243,6 +243,23 @@ def test_what_is_set_as_soon_as_the_settings_open_counts(open_page: Pages):
     assert page.input_value("#seed input") == "7"
 
 
+def test_what_was_set_is_there_after_a_reload(open_page: Pages):
+    page = open_page()
+    page.click("#style label:has-text('沉静')")
+    page.click("#advanced button")
+    page.fill("#seed input", "7")
+    page.press("#seed input", "Tab")
+    write(page, "你好")
+    wait_for_reply(page)
+    page.reload()
+    page.wait_for_selector("#style label:has-text('沉静') input:checked")
+    page.click("#advanced button")
+    wait_for_value(page, "#seed input", "7")
+    write(page, "再来")
+    wait_for_reply(page, 2)
+    assert page.inner_text(".bot-row:last-child .seed").endswith(" 7")
+
+
 def test_wrong_settings_are_told_in_the_pages_language(open_page: Pages):
     page = open_page()
     page.click("#advanced button")
