@@ -68,8 +68,8 @@ def give_speeds(monkeypatch: pytest.MonkeyPatch, memory: float, cache: float) ->
     ("isa", "memory", "cache", "expected", "told"),
     [
         ("avx512", 70, 70, "int8", "auto takes int8: memory reads 70 GB/s"),
-        ("avx512", 36, 36, "int8", "would take 0.84"),
-        ("avx512", 27, 48, "int8", "would take 0.86"),
+        ("avx512", 36, 36, "int8", "would take 0.74"),
+        ("avx512", 27, 48, "int8", "would take 0.76"),
         ("avx512", 25, 25, "int4", "auto takes int4: memory reads 25 GB/s"),
         ("avx2", 36, 36, "int4", "would take 1.09"),
         ("amx", 16, 16, "int4", "of work in int8, at most 0.9 are wanted"),
