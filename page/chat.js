@@ -1,11 +1,13 @@
-// The conversation. The value is one JSON object: the name of the conversation, and those of its
-// turns that have changed since; so what a turn costs doesn't depend on how many there were.
+// The conversation. The value is one JSON object: its number, the name of the conversation, and those
+// of its turns that have changed since; so what a turn costs doesn't depend on how many there were.
+// What is older than what is shown, by number, is not: a call's values may come after a later call's.
 // Everything that a user or the model said becomes text, never HTML.
 const language = window.pageLanguage;
 const words = window.pageWords[language];
-const rows = new Map(); // turn -> {user, bot, turn}
+const rows = new Map(); // turn -> {user, bot, turn, number}
 const sounds = new Map(); // replies' sounds -> their buttons, which play on while their rows change
 let conversation = null;
+let begun = 0; // the number of the value that it began with
 let playing = null;
 
 function make(tag, className, text) {
@@ -145,7 +147,7 @@ function refill(row, parts) {
   (row.contains(held) ? held : row.querySelector(alike) ?? log).focus({ preventScroll: true });
 }
 
-function show(turn) {
+function show(turn, number) {
   if (!rows.has(turn.name)) {
     const pair = { user: turn.again ? null : make("div", "row user-row"), bot: make("div", "row bot-row") };
     rows.set(turn.name, pair);
@@ -161,6 +163,8 @@ function show(turn) {
     if (!log.classList.contains("restoring")) clearFaults();
   }
   const row = rows.get(turn.name);
+  if (number < row.number) return false;
+  row.number = number;
   const content = JSON.stringify(turn);
   if (row.content === content) return false;
   const before = row.turn;
@@ -201,13 +205,14 @@ function begin(value) {
   rows.clear();
   sounds.clear();
   if (isNew) log.append(make("p", "break", words.new_conversation));
-  conversation = value.conversation;
+  [conversation, begun] = [value.conversation, value.number];
 }
 
 function receive() {
   if (!props.value) return;
   const numRows = rows.size;
   const value = JSON.parse(props.value);
+  if (value.number < begun) return;
   if (value.restored) {
     if (wasTalking()) log.append(make("p", "break", words.lost_conversation));
     remember(null);
@@ -216,7 +221,7 @@ function receive() {
   }
   if (value.conversation !== conversation || value.cleared) begin(value);
   remember(value.turns.length ? conversation : null);
-  const changed = value.turns.map(show).some(Boolean);
+  const changed = value.turns.map((turn) => show(turn, value.number)).some(Boolean);
   const isNew = rows.size > numRows && value.turns.at(-1)?.reply.growing;
   showEmpty();
   if (changed && (isAtEnd || isNew)) toEnd();

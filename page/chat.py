@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from .glosses import gloss_of
 from .session import Session
 from .turn import ShownTurn
-from .words import each
+from .words import each, next_number
 
 SHOWN_TURNS = 2  # always sent; a page that skipped a value finds the last one there
 
@@ -80,5 +80,5 @@ def _settings(turn: ShownTurn) -> dict:
 
 
 def _json(value: dict) -> str:
-    """As JSON in which nothing looks like a tag, whatever was said."""
-    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
+    """As JSON with its number, in which nothing looks like a tag, whatever was said."""
+    return json.dumps({**value, "number": next_number()}, allow_nan=False).replace("<", "\\u003c")

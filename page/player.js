@@ -18,7 +18,8 @@ let turn = null;
 let silenced = null;
 let over = 0; // the number of the last call for what is not to be heard, however late it comes
 let numLines = 0;
-let begin = 0; // of this turn's speech, in samples of the context's clock
+let begin = 0; // of what sounds without a gap, in samples of the context's clock
+let before = 0; // samples of this turn that sounded before it
 let next = 0; // where the next piece goes
 let lead = MIN_LEAD;
 let late = false;
@@ -42,8 +43,7 @@ function wake() {
 // Seconds of the turn's speech that have been heard; gaps don't count.
 function seconds() {
   if (!turn || !total) return 0;
-  const left = Math.max(0, next - Math.max(begin, context.currentTime * rate));
-  return Math.max(0, (total - left) / rate);
+  return Math.min(total, before + Math.max(0, context.currentTime * rate - begin)) / rate;
 }
 
 function silence() {
@@ -91,8 +91,8 @@ function schedule(samples) {
       late = true;
       lead = Math.min(MAX_LEAD, 2 * lead + 0.1);
     }
-    next = Math.ceil(now + lead * rate);
-    if (numLines === 0) begin = next;
+    begin = next = Math.ceil(now + lead * rate);
+    before = total;
   }
   const buffer = context.createBuffer(1, samples.length, rate);
   buffer.copyToChannel(samples, 0);

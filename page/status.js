@@ -8,6 +8,7 @@ const fault = element.querySelector("[role=alert]");
 const bar = element.querySelector("progress");
 const time = element.querySelector(".time");
 let reply = null; // what was said last of one that waits or is made
+let number = 0; // of what the server told last
 
 function show(told, by) {
   const isFault = told.kind === "fault";
@@ -35,6 +36,8 @@ window.pageStatus = (kind, key, values = {}, goesOn = false) => {
 watch("value", () => {
   if (!props.value) return;
   const told = JSON.parse(props.value);
+  if (told.number < number) return; // of a call that this one has ended or replaced
+  number = told.number;
   reply = told.kind === "busy" ? told : null;
   show(told, "reply");
 });

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Sequence
 from html import escape
 from itertools import count
@@ -32,7 +33,7 @@ RECORDINGS = {
     "entertainment": ("给我推荐一部好看的电影吧", "Recommend me a good film"),
 }
 PICTURES = "image/png,image/jpeg,image/webp,image/bmp,image/gif"
-_numbers = count()  # of what goes on: the same twice is shown twice
+_numbers = count(time.time_ns() // 1000)  # larger than those before a restart
 PREFIX = "page_"  # Gradio has keys of its own, "audio" among them
 LOCALES = {
     locale: {PREFIX + key: text for key, text in STRINGS[name].items()}
@@ -239,6 +240,12 @@ def status_line() -> str:
     )
 
 
+def next_number() -> int:
+    """Of what pages are told, in order: a browser may come to an older one later, as it takes what
+    each call is told by itself. Never the same, so that the same told twice is seen twice."""
+    return next(_numbers)
+
+
 def status(
     kind: str = "",
     key: str = "",
@@ -257,7 +264,7 @@ def status(
     """
     text = each(key, **values) if key else {}
     shown = {"kind": kind, "text": text, "progress": progress, "goes_on": goes_on}
-    return json.dumps({**shown, "number": next(_numbers)})
+    return json.dumps({**shown, "number": next_number()})
 
 
 def fault_status(error: UserError) -> str:

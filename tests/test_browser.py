@@ -20,6 +20,7 @@ from browser import (
     new_window,
     playwright,
     said,
+    text_of,
     wait_for_reply,
     wait_for_value,
     wait_until_ready,
@@ -72,6 +73,60 @@ def test_stop_silences_and_a_further_turn_works(
     wait_for_reply(page, 2)
     assert len(bubbles(page, "user")) == 2
     assert len(page.evaluate("window.played")) > num_pieces
+
+
+def test_what_was_heard_does_not_shrink_where_speech_comes_slower_than_it_sounds(
+    open_page: Pages, page_of_ours: app.Page, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(page_of_ours.sessions.model, "frame_seconds", 0.2)
+    monkeypatch.setattr(page_of_ours.sessions.model, "num_frames", 10)
+    page = open_page()
+    page.evaluate(
+        """() => {
+          window.heard = [];
+          setInterval(() => window.heard.push(window.pagePlayer.heard()?.seconds ?? 0), 10);
+        }"""
+    )
+    write(page, "最近心情不好，能聊聊吗？")
+    wait_for_reply(page)
+    heard = np.trim_zeros(page.evaluate("window.heard"))
+    assert np.all(np.diff(heard) >= 0) and len(np.unique(heard)) > 10
+
+
+# What the page is told of the next reply reaches it half a second late, as where a slow machine has
+# more to show of it than it can: Gradio's client takes what each call is told by itself.
+HOLD_BACK = """() => {
+  const later = window.setTimeout;
+  let held = null;
+  window.numHeld = 0;
+  window.setTimeout = (what, milliseconds, ...given) => {
+    const { event_id: call, msg: kind } = given[0] ?? {};
+    if (kind === "process_generating") held ??= call;
+    if (!call || call !== held) return later(what, milliseconds, ...given);
+    window.numHeld += 1;
+    return later(() => { what(...given); window.numHeld -= 1; }, 500);
+  };
+}"""
+
+
+def test_what_a_slow_page_comes_to_late_does_not_replace_what_it_was_told_since(
+    open_page: Pages, page_of_ours: app.Page, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(page_of_ours.sessions.model, "num_frames", 400)
+    page = open_page()
+    page.evaluate(HOLD_BACK)
+    write(page, "最近心情不好，能聊聊吗？")
+    page.wait_for_function("window.pagePlayer.heard()?.seconds > 0.2")
+    page.click("#stop")
+    page.wait_for_selector("#status [data-kind=note]")
+    assert page.evaluate("window.numHeld") > 0
+    cut = text_of(page)
+    page.wait_for_function("window.numHeld === 0")
+    page.wait_for_timeout(2000)  # for so long the text follows what was heard
+    assert (said(page), text_of(page)) == ("已停止", cut)
+    monkeypatch.setattr(page_of_ours.sessions.model, "num_frames", 25)
+    write(page, "我并不喜欢现在的工作。")
+    wait_for_reply(page, 2)
 
 
 def test_a_second_tab_keeps_its_conversation(open_page: Pages):
