@@ -1,9 +1,9 @@
 // Plays a reply while it is being made, sample by sample as the server made it.
 //
 // The value is "call turn rate\n", where the call is the number of the page's that asked for it, then
-// a line "index base64 of int16 PCM\n" for each piece, and in the end the first line, the last ones
-// once more, and "END number of lines\n". Pieces follow one another without a gap: each starts at the
-// very sample at which the one before it ends.
+// a line "index base64 of int16 PCM\n" for each piece: for a while the value grows, then it begins
+// anew with the last ones, so that it stays short. In the end "END number of pieces\n" follows. Pieces
+// follow one another without a gap: each starts at the very sample at which the one before it ends.
 const MIN_LEAD = 0.06; // seconds between a piece's arrival and its sound
 const MAX_LEAD = 1.0; // after a gap, where pieces come slower than they sound
 const MAX_FIRST_LEAD = 0.25; // at the beginning of a turn, if the one before it had a gap

@@ -25,6 +25,8 @@ from .turn import ShownTurn
 SHOWN_KINDS = ("image", "video")
 AHEAD_SECONDS = 1.0  # of sound made and not yet heard: then a reply's growth is shown less often
 SPARSE_SECONDS = 0.1
+MAX_LINES = 24  # of speech that the page is told with a step, or as many as have come since
+REPEATED_LINES = 4  # of them that it was told before: it may skip a step
 
 Steps = Generator[dict[Any, Any]]
 IsOver = Callable[[], bool]  # whether the page has ended what it asked for
@@ -146,7 +148,7 @@ class Showing:
         if is_over():
             return
         begun = shown_at = time.monotonic()
-        num_shown, turn = 0, None
+        first, num_shown, turn = 0, 0, None  # pieces of speech: that begins a step, were told
         with closing(answer()) as turns:
             for turn in turns:
                 now = time.monotonic()
@@ -163,12 +165,14 @@ class Showing:
                     is_ahead = turn.seconds - (now - begun) > AHEAD_SECONDS
                     if is_ahead and now - shown_at < SPARSE_SECONDS:
                         continue
+                    if turn.num_pieces > first + MAX_LINES:
+                        first = _repeated(num_shown)
                     shown_at, num_shown = now, turn.num_pieces
-                    yield {**shown, self.player: turn.stream, self.status: _making(turn)}
+                    yield {**shown, self.player: turn.stream(first), self.status: _making(turn)}
                 else:
                     end = ("note", "too_long") if turn.cut_off else ()
                     if num_shown or not turn.stopped:
-                        shown[self.player] = turn.stream_end(num_shown)
+                        shown[self.player] = turn.stream(_repeated(num_shown))  # sent twice
                     yield {**shown, self.status: words.status(*end, goes_on=True)}
         if turn is None and not session.hearing.is_open:
             yield {}
@@ -206,6 +210,11 @@ def _taken(session: Session, turn: ShownTurn) -> str:
     asked = [other.asked for other in session.turns]
     taken = [number for page, number in asked if page == turn.asked[0]]
     return json.dumps({**given, "taken": taken})
+
+
+def _repeated(num_shown: int) -> int:
+    """The piece of speech that a step begins with which repeats the last of those before."""
+    return max(0, num_shown - REPEATED_LINES)
 
 
 def _making(turn: ShownTurn) -> str:

@@ -16,8 +16,6 @@ from models.audio_output import write_pcm16
 from models.contract import ReplyChunk
 from models.weights import whole_file
 
-REPEATED_LINES = 4  # of the speech, at its end: a page that skipped a value finds them there
-
 
 @dataclass(eq=False)
 class ShownTurn:
@@ -34,7 +32,6 @@ class ShownTurn:
         ended: nothing more will come.
         stopped: the user ended or left the reply before its end.
         seconds, emotion, style, heard, seed: of the reply so far, as its last chunk says them.
-        stream: the speech so far for the page's player; see player.js.
         marks: (characters, seconds) after each chunk: how much of the text is said until when.
         settings: that the reply was made with; the seed is the chunk's.
         rating: 1 for a good reply, -1 for a bad one, 0 for none.
@@ -64,7 +61,6 @@ class ShownTurn:
     emotion: str | None = None
     style: str | None = None
     heard: str | None = None
-    stream: str = ""
     marks: list[tuple[int, float]] = field(default_factory=list)
     settings: dict[str, Any] = field(default_factory=dict)
     seed: int | None = None
@@ -96,7 +92,6 @@ class ShownTurn:
         self.marks.append((len(self.reply), chunk.total_seconds))
         if len(chunk.new_audio):
             self._pcm.append(to_pcm16(chunk.new_audio))
-            self.stream = (self.stream or self._head) + self._line(len(self._pcm) - 1)
 
     @property
     def has_sound(self) -> bool:
@@ -104,28 +99,21 @@ class ShownTurn:
 
     @property
     def num_pieces(self) -> int:
-        """Pieces of speech so far, each a line of `stream`."""
+        """Pieces of speech so far."""
         return len(self._pcm)
 
-    def stream_end(self, num_shown: int) -> str:
-        """What ends `stream` for the page's player: short, as it is sent once more.
+    def stream(self, first: int = 0) -> str:
+        """The speech so far for the page's player; see player.js.
 
         Args:
-            num_shown: pieces that the page was sent before.
+            first: the piece to begin with.
         """
-        num_lines = len(self._pcm)
-        lines = map(
-            self._line, range(max(0, min(num_shown, num_lines) - REPEATED_LINES), num_lines)
-        )
-        return f"{self._head}{''.join(lines)}END {num_lines}\n"
-
-    @property
-    def _head(self) -> str:
-        return f"{self.name} {self.sample_rate}\n"
-
-    def _line(self, index: int) -> str:
-        pcm = self._pcm[index].astype("<i2").tobytes()
-        return f"{index} {base64.b64encode(pcm).decode()}\n"
+        lines = [f"{self.name} {self.sample_rate}"]
+        for index, pcm in enumerate(self._pcm[first:], first):
+            lines.append(f"{index} {base64.b64encode(pcm.astype('<i2').tobytes()).decode()}")
+        if self.ended:
+            lines.append(f"END {len(self._pcm)}")
+        return "".join(f"{line}\n" for line in lines)
 
     def write(self, path: Path) -> None:
         """Write the speech so far as a wav file."""
@@ -170,4 +158,4 @@ class ShownTurn:
 
     def forget_sound(self) -> None:
         """Free the speech, which a file holds."""
-        self._pcm, self.stream = [], ""
+        self._pcm = []

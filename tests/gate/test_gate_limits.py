@@ -317,6 +317,30 @@ def test_a_reply_made_fast_is_shown_seldom_and_sent_whole(
     assert last == "END 50"
 
 
+def test_speech_comes_in_steps_that_stay_short_and_lose_nothing(
+    url: str, page: app.Page, model: FakeModel, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr("page.showing.SPARSE_SECONDS", 0)
+    model.num_frames = 100
+    visitor = Visitor(url)
+    visitor.join(function(page, "answer"), written("你好"))
+    value, steps = "", []
+    for message in visitor.events():
+        told = message["output"]["data"][1] if message["msg"] == "process_generating" else None
+        for kind, _, text in told if isinstance(told, list) else ():
+            value = value + text if kind == "append" else text
+            if isinstance(value, str):
+                steps.append([line.split()[0] for line in value.split("\n")[1:-1]])
+    assert len(steps) > 50 and max(map(len, steps)) < 40
+    for come in (steps, steps[::2], steps[1::2]):  # a page may skip one
+        num_pieces = 0
+        for step in come:
+            for index in step:
+                num_pieces += index == str(num_pieces)
+        assert num_pieces == 100
+    assert steps[-1][-1] == "END"
+
+
 def piece(number: int, seconds: float = 0.5) -> dict:
     """A piece of the microphone's sound, which is no speech."""
     pcm = np.zeros(int(seconds * 16_000), "<i2").tobytes()
