@@ -134,6 +134,26 @@ static void call_draw(int threads) {
     put(drawn, rows * 8);
 }
 
+static void call_text(int threads) {
+    Linear head = get_linear();
+    float *x = memory(), eps;
+    bf16 *norm = memory();
+    get(&eps, 4);
+    int64_t rows = number(), width = number(), *drawn = room(rows * 8);
+    const float **leanings = room(rows * sizeof(float *));
+    for (int64_t r = 0; r < rows; r++) leanings[r] = memory();
+    char *settled = memory();
+    int64_t *window = memory();
+    float *settings = memory();
+    double *points = memory();
+    char *scratch = room(native_text_scratch(&head, rows, threads));
+    native_text(
+        &head, x, norm, eps, leanings, settled, window, settings, points, rows, width, drawn,
+        scratch, threads
+    );
+    put(drawn, rows * 8);
+}
+
 static void call_step(int threads) {
     Stack stack = get_stack();
     float *x = memory(), *angles = memory();
@@ -253,7 +273,7 @@ static void call_refinement(int threads) {
 int main(void) {
     void (*calls[])(int) = {call_product, call_quantise, call_draw,   call_step,
                             call_codes,   call_correct,  call_panels, call_vocoder,
-                            call_refinement, call_embed};
+                            call_refinement, call_embed, call_text};
     for (;;) {
         void (*call)(int) = calls[number()];
         call(number());

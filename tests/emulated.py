@@ -20,7 +20,7 @@ from models.westlake.firefly.native_vocoder import VocoderStruct
 
 COMPILER, EMULATOR = "aarch64-linux-gnu-gcc", "qemu-aarch64"
 FLAGS = ("-O3", "-march=armv8.2-a+dotprod", "-fno-math-errno", "-fopenmp-simd", "-static")
-PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT, PANELS, VOCODER, REFINEMENT, EMBED = range(10)
+PRODUCT, QUANTISE, DRAW, STEP, CODES, CORRECT, PANELS, VOCODER, REFINEMENT, EMBED, TEXT = range(11)
 
 
 class EmulatedLibrary:
@@ -47,6 +47,7 @@ class EmulatedLibrary:
 
     native_scratch = native_codes_scratch = native_draw_scratch = native_product_scratch
     native_vocoder_scratch = native_refinement_scratch = native_product_scratch
+    native_text_scratch = native_product_scratch
 
     def native_width(self) -> int:
         return 4
@@ -102,6 +103,19 @@ class EmulatedLibrary:
         inputs += _memory(settings, 12 * rows), _memory(points, 8 * rows)
         self._send(DRAW, threads, *inputs, rows, size, width)
         self._receive(drawn, 8 * rows)
+
+    def native_text(
+        self, head, x, norm, eps, leanings, settled, window, settings, points, rows, width, drawn,
+        scratch, threads,
+    ) -> None:  # fmt: skip
+        struct = LinearStruct.from_address(head)
+        dim, size = struct.inputs, struct.outputs
+        parts = _memory(x, 4 * rows * dim), _memory(norm, 2 * dim), bytearray(c_float(eps))
+        added = [_memory(leaning, 4 * size) if leaning else b"" for leaning in leanings]
+        inputs = bytes(settled), _memory(window, 8 * rows * width)
+        inputs += _memory(settings, 12 * rows), _memory(points, 8 * rows)
+        self._send(TEXT, threads, *_linear(struct), *parts, rows, width, *added, *inputs)
+        self._receive(addressof(drawn), 8 * rows)
 
     def native_step(self, stack, x, angles, caches, lengths, rooms, rows, scratch, threads) -> None:
         struct = StackStruct.from_address(stack)

@@ -147,22 +147,49 @@ def test_the_codes_of_a_frame_are_drawn_as_by_pytorch(model, dtype, num_rows, na
         seen[..., 3] = codes
 
 
+@pytest.mark.parametrize("is_tied", [True, False])
 @pytest.mark.parametrize("num_rows", [1, 3])
-def test_text_logits_stay_while_a_token_is_drawn_from_them(model, num_rows, native):
-    engine = quantised(model, "int8", native)
+def test_texts_follow_the_logits_of_the_head(num_rows, is_tied, native):
+    engine = quantised(plain_model(replace(CONFIG, tie_word_embeddings=is_tied)), "int8", native)
     generator = torch.Generator().manual_seed(3)
-    hidden = torch.randn(num_rows, CONFIG.dim, generator=generator).bfloat16()
-    logits = engine.text_logits(hidden)
-    before = logits.clone()
-    expected = engine.model.text_logits(hidden)  # of a norm that may round otherwise
-    torch.testing.assert_close(before, expected, rtol=0, atol=1e-3 * expected.abs().max().item())
-    logits = engine.text_logits(hidden)
     settings = torch.tensor([[0.7, 0.7, 1.2]]).expand(num_rows, -1).contiguous()
-    points = torch.rand(num_rows, generator=generator, dtype=torch.float64)
-    window = torch.zeros(num_rows, 16, dtype=torch.long)
-    drawn = engine.draw(logits, window, settings, points)
-    assert torch.equal(logits, before)
-    assert torch.equal(drawn, engine.draw(before, window, settings, points))
+    leanings: list[torch.Tensor | None] = [None] * num_rows
+    leanings[-1] = torch.randn(CONFIG.vocab_size, generator=generator)
+    settled = [False] * num_rows
+    for _ in range(20):
+        hidden = torch.randn(num_rows, CONFIG.dim, generator=generator).bfloat16()
+        window = torch.randint(CONFIG.vocab_size, (num_rows, 16), generator=generator)
+        points = torch.rand(num_rows, generator=generator, dtype=torch.float64)
+        found = engine.find_texts(hidden, leanings, settled, window, settings, points)
+        logits = engine.model.text_logits(hidden)  # after a norm that may round otherwise
+        logits[-1] += leanings[-1]
+        penalised = penalise(logits, window, settings[:, 2:])
+        ids, probs = candidates(penalised, settings[:, :1], settings[:, 1:2])
+        shares = torch.zeros_like(logits).scatter(1, ids, probs).double()
+        drawn = torch.tensor(found)[:, None]
+        end = shares.cumsum(1).gather(1, drawn)
+        begin = end - shares.gather(1, drawn)
+        assert ((points[:, None] > begin - BORDER) & (points[:, None] < end + BORDER)).all()
+        settled_too = engine.find_texts(
+            hidden, leanings, [True] * num_rows, window, settings, points
+        )
+        likeliest = logits.gather(1, torch.tensor(settled_too)[:, None])[:, 0]
+        torch.testing.assert_close(likeliest, logits.amax(1), rtol=0, atol=0.01)
+        mixed = engine.find_texts(hidden, leanings, [True] + settled[1:], window, settings, points)
+        assert mixed == settled_too[:1] + found[1:]
+
+
+@pytest.mark.parametrize("row, value", [(0, torch.nan), (2, torch.inf), (1, -torch.inf)])
+def test_texts_of_logits_that_are_not_finite_are_refused(row, value, model, native):
+    engine = quantised(model, "int8", native)
+    hidden = torch.randn(3, CONFIG.dim, generator=torch.Generator().manual_seed(3)).bfloat16()
+    leanings: list[torch.Tensor | None] = [None] * 3
+    leanings[row] = torch.zeros(CONFIG.vocab_size).index_fill(0, torch.tensor(5), value)
+    window, settings = torch.zeros(3, 16, dtype=torch.long), torch.tensor([[0.7, 0.7, 1.2]] * 3)
+    points = torch.full((3,), 0.5, dtype=torch.float64)
+    for settled in ([False] * 3, [True] * 3):
+        with pytest.raises(FloatingPointError, match="not finite"):
+            engine.find_texts(hidden, leanings, settled, window, settings, points)
 
 
 @pytest.mark.parametrize("value", [torch.nan, torch.inf])

@@ -245,6 +245,9 @@ def _declared(library: CDLL) -> CDLL:
     library.native_embed.argtypes = [c_void_p] * 2 + [c_int64] * 2 + [c_void_p] * 2
     library.native_step.argtypes = [c_void_p] * 6 + [c_int64, c_void_p, c_int]
     library.native_draw.argtypes = [c_void_p] * 4 + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
+    library.native_text.argtypes = [
+        *[c_void_p] * 3, c_float, *[c_void_p] * 5, *[c_int64] * 2, *[c_void_p] * 2, c_int,
+    ]  # fmt: skip
     library.native_panels.argtypes = [c_void_p] + [c_int64] * 2 + [c_void_p] * 2 + [c_int]
     library.native_quantise.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 2 + [c_int]
     library.native_correct.argtypes = [c_void_p] + [c_int64] * 3 + [c_void_p] * 3 + [c_int]
@@ -259,6 +262,7 @@ def _declared(library: CDLL) -> CDLL:
         (library.native_product_scratch, [c_int64]),
         (library.native_scratch, [c_int64, c_int64, c_int]),
         (library.native_codes_scratch, [c_int64, c_int64, c_int]),
+        (library.native_text_scratch, [c_int64, c_int]),
     ):
         scratch.argtypes = [c_void_p, *sizes]
         scratch.restype = c_int64

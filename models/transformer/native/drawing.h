@@ -128,6 +128,15 @@ static int64_t draw_row(
     return drawn;
 }
 
+static int64_t likeliest(const float *logits, int64_t size) {
+    float largest = logits[0];
+#pragma omp simd reduction(max : largest)
+    for (int64_t i = 0; i < size; i++) largest = logits[i] > largest ? logits[i] : largest;
+    int64_t first = 0;
+    while (logits[first] != largest) first++;
+    return first;
+}
+
 typedef struct {
     float *logits;
     const int64_t *window;
@@ -135,6 +144,8 @@ typedef struct {
     const double *points;
     int64_t rows, size, width, *drawn;
     float *scratch;
+    const float *const *leanings; // NULL, or what is added to each row's logits first, or NULL
+    const char *settled;          // NULL, or whether each row's likeliest is taken
 } Draw;
 
 static void draw_task(void *data, int thread, int threads) {
@@ -142,8 +153,13 @@ static void draw_task(void *data, int thread, int threads) {
     int64_t size = task->size, width = task->width;
     for (int64_t r = thread; r < task->rows; r += threads) {
         float *logits = task->logits + r * size;
+        const float *leaning = task->leanings ? task->leanings[r] : NULL;
+        if (leaning)
+            for (int64_t i = 0; i < size; i++) logits[i] += leaning[i];
         task->drawn[r] = NO_TOKEN;
-        if (are_finite(logits, size))
+        if (!are_finite(logits, size)) continue;
+        if (task->settled && task->settled[r]) task->drawn[r] = likeliest(logits, size);
+        else
             task->drawn[r] = draw_row(
                 logits, size, task->window + r * width, width, task->settings + 3 * r,
                 task->points[r], task->scratch + thread * draw_numbers(size)
@@ -165,3 +181,42 @@ void native_draw(
 }
 
 int64_t native_draw_scratch(int64_t size, int threads) { return threads * draw_numbers(size) * 4; }
+
+typedef struct {
+    Product product;
+    Draw draw;
+} Text;
+
+static void text_task(void *data, int thread, int threads) {
+    Text *task = data;
+    product_task(&task->product, thread, threads);
+    meet();
+    draw_task(&task->draw, thread, threads);
+}
+
+// The text token of each row that follows hidden states x [rows, dim], or NO_TOKEN where a logit is
+// not finite: a norm, the head's product, and a draw.
+//
+// leanings: for each row NULL, or [vocab] that is added to its logits. settled: for each row whether
+// its likeliest token is taken. Else as for native_draw. Scratch: 64-byte aligned,
+// native_text_scratch(head, rows, threads) bytes.
+void native_text(
+    const Linear *head, const float *x, const bf16 *norm, float eps, const float *const *leanings,
+    const char *settled, const int64_t *window, const float *settings, const double *points,
+    int64_t rows, int64_t width, int64_t *drawn, char *scratch, int threads
+) {
+    int64_t size = head->outputs;
+    float *logits = take(&scratch, rows * size * sizeof(float));
+    float *normed = take(&scratch, rows * head->inputs * sizeof(float));
+    float *chances = take(&scratch, native_draw_scratch(size, threads));
+    Text task = {
+        {head, x, norm, eps, logits, normed, take_inputs(&scratch, rows, head->inputs)},
+        {logits, window, settings, points, rows, size, width, drawn, chances, leanings, settled},
+    };
+    together(text_task, &task, threads);
+}
+
+int64_t native_text_scratch(const Linear *head, int64_t rows, int threads) {
+    return rows * head->outputs * 4 + native_draw_scratch(head->outputs, threads) + 2 * 64 +
+           native_product_scratch(head, rows);
+}

@@ -8,7 +8,6 @@ from ctypes import CDLL, addressof
 import torch
 from torch import Tensor
 
-from ..blocks import RMSNorm
 from .compiled import LinearStruct, pointer_of, scratch_of
 from .memory import HugePages
 from .panels import PANEL, from_panels, to_panels
@@ -88,28 +87,18 @@ class NativeLinear:
             if to.dtype == torch.float32:
                 self._multiply(rows, to)
             else:
-                to.copy_(self.kept(rows))
+                to.copy_(self._multiply(rows, None))
         return result
 
-    def kept(self, x: Tensor, norm: RMSNorm | None = None) -> Tensor:
-        """The same in float32, in the memory of `scratch_of`, for few rows: in fresh memory a
-        vocabulary's logits cost as much as a draw from them.
-
-        Args:
-            x: [N, in].
-            norm: with a bfloat16 weight, that comes before.
-        """
-        return self._multiply(x, None, norm)
-
-    def _multiply(self, x: Tensor, to: Tensor | None, norm: RMSNorm | None = None) -> Tensor:
+    def _multiply(self, x: Tensor, to: Tensor | None) -> Tensor:
+        """The same of few rows, in float32; without `to` in the memory of `scratch_of`."""
         inputs, linear = x.float().contiguous(), addressof(self.struct)
         shape = (0,) if to is not None else (len(x), self.num_outputs)
         num_bytes = self.compiled.native_product_scratch(linear, len(x))
         own, scratch = scratch_of(shape, num_bytes)
         y = own if to is None else to
-        before = (None, 0.0) if norm is None else (pointer_of(norm.weight), norm.eps)
         with share_of_threads() as threads:
             self.compiled.native_product(
-                linear, inputs.data_ptr(), *before, y.data_ptr(), len(x), scratch, threads
+                linear, inputs.data_ptr(), None, 0.0, y.data_ptr(), len(x), scratch, threads
             )
         return y

@@ -250,7 +250,15 @@ def next_frames(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | 
 def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
     hidden = _read(engine, replies)
     drawing = _Drawing(replies)
-    texts = _find_texts(engine, replies, hidden, drawing)
+    found = engine.find_texts(
+        hidden,
+        [reply.leaning for reply in replies],
+        [reply.is_settled for reply in replies],
+        drawing.window[:, 0],
+        drawing.settings,
+        drawing.points[:, 0],
+    )
+    texts = [reply.choose_text(token) for reply, token in zip(replies, found, strict=True)]
     for reply, text in zip(replies, texts, strict=True):
         reply.ended = text == reply.end_id
 
@@ -270,22 +278,6 @@ def _step(engine: EagerEngine, replies: Sequence[Reply]) -> list[Tensor | None]:
         if texts[row] in replies[row].marks:
             frames[row] = replies[row].add_mark(texts[row])
     return frames
-
-
-def _find_texts(
-    engine: EagerEngine, replies: Sequence[Reply], hidden: Tensor, drawing: _Drawing
-) -> list[int]:
-    """The text token of each reply's next frame, after hidden [B, dim]."""
-    logits = engine.text_logits(hidden)
-    for row, reply in enumerate(replies):
-        if reply.leaning is not None:
-            logits[row] += reply.leaning
-    window, points = drawing.window[:, 0], drawing.points[:, 0]
-    found = engine.draw(logits, window, drawing.settings, points).tolist()
-    for row, reply in enumerate(replies):
-        if reply.is_settled:
-            found[row] = int(logits[row].argmax())
-    return [reply.choose_text(token) for reply, token in zip(replies, found, strict=True)]
 
 
 @torch.inference_mode()

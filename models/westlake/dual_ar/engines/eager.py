@@ -45,22 +45,41 @@ class EagerEngine:
         """
         return self.model.forward_hidden(grid, caches)
 
-    def text_logits(self, hidden: Tensor) -> Tensor:
-        """Predict the next frame's text token from hidden [B, dim].
+    def find_texts(
+        self,
+        hidden: Tensor,
+        leanings: Sequence[Tensor | None],
+        settled: Sequence[bool],
+        window: Tensor,
+        settings: Tensor,
+        points: Tensor,
+    ) -> list[int]:
+        """Draw the next frame's text token of each row.
 
-        Returns:
-            [B, vocab], which stay as they are over a `draw` from them, but over no other call.
-        """
-        return self.model.text_logits(hidden)
-
-    def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
-        """Draw a token [B] long for each row; see `sampling.sample`.
+        Args:
+            hidden: [B, dim].
+            leanings: for each row what is added to its logits, [vocab] float32.
+            settled: for each row whether its likeliest token is taken.
+            window: [B, W] long, the text tokens generated last.
+            settings: [B, 3] float32, see `sampling.sample`.
+            points: [B] float64, see `sampling.sample`.
 
         Raises:
             FloatingPointError: logits that are not finite.
         """
+        logits = self.text_logits(hidden)
+        for row, leaning in enumerate(leanings):
+            if leaning is not None:
+                logits[row] += leaning
         check_logits(logits)
-        return sample(logits, window, settings, points)
+        drawn = sample(logits, window, settings, points).tolist()
+        for row in (row for row, is_settled in enumerate(settled) if is_settled):
+            drawn[row] = int(logits[row].argmax())
+        return drawn
+
+    def text_logits(self, hidden: Tensor) -> Tensor:
+        """The logits [B, vocab] of the text token after hidden [B, dim]."""
+        return self.model.text_logits(hidden)
 
     def draw_codes(
         self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor

@@ -1,14 +1,14 @@
 """The engine in C, for quantised models: columns that are embedded and go through the layers, the
-text head, a draw, a frame's codes.
+text token, a frame's codes.
 
-For single positions PyTorch's own overhead is the most; here each of the five is one call.
+For single positions PyTorch's own overhead is the most; here each of the four is one call.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from ctypes import CDLL, addressof
+from ctypes import CDLL, addressof, c_bool, c_int64, c_void_p
 
 import torch
 from torch import Tensor
@@ -49,8 +49,9 @@ class NativeEngine(EagerEngine):
         super().__init__(model)
         self._embed = NativeEmbedding(library, model)
         self._layers = NativeStack(library, model.layers)
-        self._text_head = native_form(model.lm_head)
-        self._draw = NativeDraw(library)
+        self._text = NativeText(
+            library, native_form(model.lm_head), model.norm.weight, model.norm.eps
+        )
         self._draw_codes = NativeCodes(
             library,
             model.fast_layers,
@@ -65,11 +66,16 @@ class NativeEngine(EagerEngine):
     def read(self, grid: Tensor, caches: Sequence[KVCache]) -> Tensor:
         return self._layers(self._embed(grid), caches)
 
-    def text_logits(self, hidden: Tensor) -> Tensor:
-        return self._text_head.kept(hidden, self.model.norm)
-
-    def draw(self, logits: Tensor, window: Tensor, settings: Tensor, points: Tensor) -> Tensor:
-        return self._draw(logits, window, settings, points)
+    def find_texts(
+        self,
+        hidden: Tensor,
+        leanings: Sequence[Tensor | None],
+        settled: Sequence[bool],
+        window: Tensor,
+        settings: Tensor,
+        points: Tensor,
+    ) -> list[int]:
+        return self._text(hidden, leanings, settled, window, settings, points)
 
     def draw_codes(
         self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor
@@ -116,6 +122,48 @@ class NativeEmbedding:
         return x
 
 
+class NativeText:
+    """`EagerEngine.find_texts`.
+
+    Args:
+        library: from `load_library`.
+        head: the text head's `native` form.
+        norm, eps: bfloat16 [dim], the weight of the norm before it, and its epsilon.
+    """
+
+    def __init__(self, library: CDLL, head: NativeLinear, norm: Tensor, eps: float) -> None:
+        self.compiled, self.head, self.norm, self.eps = library, head, norm, eps
+
+    def __call__(
+        self,
+        hidden: Tensor,
+        leanings: Sequence[Tensor | None],
+        settled: Sequence[bool],
+        window: Tensor,
+        settings: Tensor,
+        points: Tensor,
+    ) -> list[int]:
+        """See `EagerEngine.find_texts`."""
+        window, points = window.contiguous(), points.contiguous()
+        num_rows, head = len(hidden), addressof(self.head.struct)
+        num_bytes = self.compiled.native_text_scratch(head, num_rows, num_threads())
+        x, scratch = scratch_of(tuple(hidden.shape), num_bytes)
+        x.copy_(hidden)
+        added = [None if leaning is None else leaning.data_ptr() for leaning in leanings]
+        drawn = (c_int64 * num_rows)()
+        with share_of_threads() as threads:
+            self.compiled.native_text(
+                head, x.data_ptr(), pointer_of(self.norm), self.eps,
+                (c_void_p * num_rows)(*added), (c_bool * num_rows)(*settled),
+                window.data_ptr(), settings.data_ptr(), points.data_ptr(), *window.shape, drawn,
+                scratch, threads,
+            )  # fmt: skip
+        tokens = list(drawn)
+        if NO_TOKEN in tokens:
+            raise FloatingPointError(NOT_FINITE)
+        return tokens
+
+
 class NativeDraw:
     """`sampling.sample`.
 
@@ -135,7 +183,7 @@ class NativeDraw:
         logits, window, points = (x.contiguous() for x in (logits.float(), window, points))
         num_rows, vocab_size = logits.shape
         num_bytes = self.compiled.native_draw_scratch(vocab_size, min(num_rows, num_threads()))
-        _, scratch = scratch_of(tuple(logits.shape), num_bytes)  # behind `text_logits`
+        _, scratch = scratch_of((0,), num_bytes)
         drawn = torch.empty(len(logits), dtype=torch.long)
         with share_of_threads() as threads:
             self.compiled.native_draw(
