@@ -241,8 +241,11 @@ def status_line() -> str:
 
 
 def next_number() -> int:
-    """Of what pages are told, in order: a browser may come to an older one later, as it takes what
-    each call is told by itself. Never the same, so that the same told twice is seen twice."""
+    """The number of the next value that pages are told, larger than all before.
+
+    A browser takes what each call is told by itself, so it may come to an older value of one call
+    after a newer one of another. And as no two are the same, what is told twice is seen twice.
+    """
     return next(_numbers)
 
 

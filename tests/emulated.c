@@ -136,8 +136,8 @@ static void call_draw(int threads) {
 
 static void call_text(int threads) {
     Linear head = get_linear();
-    float *x = memory(), eps;
-    bf16 *norm = memory();
+    bf16 *hidden = memory(), *norm = memory();
+    float eps;
     get(&eps, 4);
     int64_t rows = number(), width = number(), *drawn = room(rows * 8);
     const float **leanings = room(rows * sizeof(float *));
@@ -148,7 +148,7 @@ static void call_text(int threads) {
     double *points = memory();
     char *scratch = room(native_text_scratch(&head, rows, threads));
     native_text(
-        &head, x, norm, eps, leanings, settled, window, settings, points, rows, width, drawn,
+        &head, hidden, norm, eps, leanings, settled, window, settings, points, rows, width, drawn,
         scratch, threads
     );
     put(drawn, rows * 8);
@@ -156,7 +156,8 @@ static void call_text(int threads) {
 
 static void call_step(int threads) {
     Stack stack = get_stack();
-    float *x = memory(), *angles = memory();
+    bf16 *x = memory();
+    float *angles = memory();
     int64_t *lengths = memory(), *rooms = memory(), rows = number(), longest = 0;
     bf16 **places = room(rows * stack.num_blocks * sizeof(bf16 *));
     bf16 ***caches = room(rows * sizeof(bf16 **));
@@ -170,7 +171,7 @@ static void call_step(int threads) {
     native_step(
         &stack, x, angles, (bf16 *const *const *)caches, lengths, rooms, rows, scratch, threads
     );
-    put(x, rows * stack.dim * 4);
+    put(x, rows * stack.dim * 2);
     for (int64_t n = 0; n < rows * stack.num_blocks; n++)
         put(places[n], 2 * stack.kv_heads * rooms[n / stack.num_blocks] * stack.head_dim * 2);
 }
@@ -180,14 +181,15 @@ static void call_codes(int threads) {
     head.output = get_linear();
     head.norm = memory();
     head.embedding = memory();
-    float *x = memory(), *angles = memory();
+    bf16 *hidden = memory();
+    float *angles = memory();
     int64_t *windows = memory();
     float *settings = memory();
     double *points = memory();
     int64_t rows = number(), count = number(), width = number(), *codes = room(rows * count * 8);
     char *scratch = room(native_codes_scratch(&head, rows, count, threads));
     native_codes(
-        &head, x, angles, windows, settings, points, rows, count, width, codes, scratch, threads
+        &head, hidden, angles, windows, settings, points, rows, count, width, codes, scratch, threads
     );
     put(codes, rows * count * 8);
 }

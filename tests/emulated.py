@@ -110,7 +110,7 @@ class EmulatedLibrary:
     ) -> None:  # fmt: skip
         struct = LinearStruct.from_address(head)
         dim, size = struct.inputs, struct.outputs
-        parts = _memory(x, 4 * rows * dim), _memory(norm, 2 * dim), bytearray(c_float(eps))
+        parts = _memory(x, 2 * rows * dim), _memory(norm, 2 * dim), bytearray(c_float(eps))
         added = [_memory(leaning, 4 * size) if leaning else b"" for leaning in leanings]
         inputs = bytes(settled), _memory(window, 8 * rows * width)
         inputs += _memory(settings, 12 * rows), _memory(points, 8 * rows)
@@ -129,12 +129,12 @@ class EmulatedLibrary:
         given = [0 if is_known else cache for is_known, cache in zip(known, caches)]
         num_positions = 1 + max(lengths)
         inputs = (
-            _memory(x, 4 * rows * struct.dim),
+            _memory(x, 2 * rows * struct.dim),
             _memory(angles, 4 * num_positions * struct.head_dim),
         )
         inputs += bytes(lengths), bytes(rooms), rows
         self._send(STEP, threads, *_stack(struct), *inputs, *map(_memory, given, sizes))
-        self._receive(x, 4 * rows * struct.dim)
+        self._receive(x, 2 * rows * struct.dim)
         for cache, size in zip(caches, sizes):
             self._receive(cache, size)
 
@@ -145,7 +145,7 @@ class EmulatedLibrary:
         struct = HeadStruct.from_address(head)
         dim, num_codes = struct.stack.dim, struct.output.outputs
         parts = *_stack(struct.stack), *_linear(struct.output), _memory(struct.norm, 2 * dim)
-        parts += _memory(struct.embedding, 2 * dim * num_codes), _memory(x, 4 * rows * dim)
+        parts += _memory(struct.embedding, 2 * dim * num_codes), _memory(x, 2 * rows * dim)
         parts += (
             _memory(angles, 4 * count * struct.stack.head_dim),
             _memory(windows, 8 * rows * count * width),

@@ -300,6 +300,7 @@ class _Kept(threading.local):
     each operation of PyTorch's costs as much as a draw."""
 
     memory = torch.empty(0)
+    size = 0  # numbers in it
     address = 0  # of its first number at an address that 64 divides
 
     def __init__(self) -> None:
@@ -314,12 +315,12 @@ def scratch_of(shape: tuple[int, ...], num_bytes: int) -> tuple[Tensor, int]:
     that 64 divides; both until this thread's next call, the tensor over one for the same shape."""
     own = (math.prod(shape) + 15) // 16 * 16
     needed = own + num_bytes // 4 + 32
-    with torch.inference_mode(False):  # else it could not be written outside of that mode
-        if len(_kept.memory) < needed:
-            _kept.memory = torch.empty(needed)
-            _kept.views.clear()
-            _kept.address = (_kept.memory.data_ptr() + 63) // 64 * 64
-        if shape not in _kept.views:
+    if _kept.size < needed or shape not in _kept.views:
+        with torch.inference_mode(False):  # else it could not be written outside of that mode
+            if _kept.size < needed:
+                _kept.memory, _kept.size = torch.empty(needed), needed
+                _kept.views.clear()
+                _kept.address = (_kept.memory.data_ptr() + 63) // 64 * 64
             first = (_kept.address - _kept.memory.data_ptr()) // 4
             _kept.views[shape] = _kept.memory[first : first + math.prod(shape)].view(shape)
     return _kept.views[shape], _kept.address + 4 * own

@@ -194,29 +194,31 @@ static void text_task(void *data, int thread, int threads) {
     draw_task(&task->draw, thread, threads);
 }
 
-// The text token of each row that follows hidden states x [rows, dim], or NO_TOKEN where a logit is
+// The text token of each row that follows hidden states [rows, dim], or NO_TOKEN where a logit is
 // not finite: a norm, the head's product, and a draw.
 //
 // leanings: for each row NULL, or [vocab] that is added to its logits. settled: for each row whether
 // its likeliest token is taken. Else as for native_draw. Scratch: 64-byte aligned,
 // native_text_scratch(head, rows, threads) bytes.
 void native_text(
-    const Linear *head, const float *x, const bf16 *norm, float eps, const float *const *leanings,
+    const Linear *head, const bf16 *hidden, const bf16 *norm, float eps, const float *const *leanings,
     const char *settled, const int64_t *window, const float *settings, const double *points,
     int64_t rows, int64_t width, int64_t *drawn, char *scratch, int threads
 ) {
     int64_t size = head->outputs;
     float *logits = take(&scratch, rows * size * sizeof(float));
+    float *x = take(&scratch, rows * head->inputs * sizeof(float));
     float *normed = take(&scratch, rows * head->inputs * sizeof(float));
     float *chances = take(&scratch, native_draw_scratch(size, threads));
     Text task = {
         {head, x, norm, eps, logits, normed, take_inputs(&scratch, rows, head->inputs)},
         {logits, window, settings, points, rows, size, width, drawn, chances, leanings, settled},
     };
+    widen(hidden, rows * head->inputs, x);
     together(text_task, &task, threads);
 }
 
 int64_t native_text_scratch(const Linear *head, int64_t rows, int threads) {
-    return rows * head->outputs * 4 + native_draw_scratch(head->outputs, threads) + 2 * 64 +
-           native_product_scratch(head, rows);
+    return rows * (head->inputs + head->outputs) * 4 + native_draw_scratch(head->outputs, threads) +
+           native_product_scratch(head, rows) + 3 * 64;
 }

@@ -79,6 +79,10 @@ static bf16 to_bf16(float x) {
     return (bits + 0x7fff + (bits >> 16 & 1)) >> 16;
 }
 
+static void widen(const bf16 *x, int64_t size, float *y) {
+    for (int64_t i = 0; i < size; i++) y[i] = to_float(x[i]);
+}
+
 // e^x to float32's precision, in a form that compilers make vector code of.
 static inline float exponential(float x) {
     x = x < -87 ? -87 : x > 88 ? 88 : x;
@@ -185,19 +189,20 @@ void native_panels(
 #include "rounding.h"
 #include "drawing.h"
 
-// The codes [rows, count] of a frame, drawn one after another. x [rows, dim], what the first one
-// follows from, is replaced.
+// The codes [rows, count] of a frame, drawn one after another; the first one follows hidden states
+// [rows, dim].
 //
 // angles: [count, head_dim / 2, 2]. windows: [rows, count, width] and points: [rows, count]; else as
 // for native_draw. Scratch: 64-byte aligned, native_codes_scratch(head, rows, count, threads) bytes.
 void native_codes(
-    const Head *head, float *x, const float *angles, const int64_t *windows, const float *settings,
-    const double *points, int64_t rows, int64_t count, int64_t width, int64_t *codes, char *scratch,
-    int threads
+    const Head *head, const bf16 *hidden, const float *angles, const int64_t *windows,
+    const float *settings, const double *points, int64_t rows, int64_t count, int64_t width,
+    int64_t *codes, char *scratch, int threads
 ) {
     const Stack *stack = &head->stack;
     int64_t dim = stack->dim, size = head->output.outputs, num_blocks = stack->num_blocks;
     int64_t cache_size = 2 * stack->kv_heads * count * stack->head_dim;
+    float *x = take(&scratch, rows * dim * sizeof(float));
     float *logits = take(&scratch, rows * size * sizeof(float));
     float *draws = take(&scratch, draw_numbers(size) * sizeof(float));
     bf16 ***caches = take(&scratch, rows * sizeof(bf16 **));
@@ -210,11 +215,10 @@ void native_codes(
     }
     for (int64_t n = 0; n < rows * num_blocks; n++)
         places[n] = take(&scratch, cache_size * sizeof(bf16));
+    widen(hidden, rows * dim, x);
     for (int64_t k = 0; k < count; k++) {
         for (int64_t r = 0; r < rows; r++) lengths[r] = k;
-        native_step(
-            stack, x, angles, (bf16 *const *const *)caches, lengths, rooms, rows, scratch, threads
-        );
+        step(stack, x, angles, (bf16 *const *const *)caches, lengths, rooms, rows, scratch, threads);
         native_product(
             &head->output, x, head->norm, stack->eps, logits, rows, scratch, threads
         );
@@ -233,9 +237,9 @@ void native_codes(
 int64_t native_codes_scratch(const Head *head, int64_t rows, int64_t count, int threads) {
     const Stack *stack = &head->stack;
     int64_t cache = 2 * stack->kv_heads * count * stack->head_dim * sizeof(bf16) + 64 + sizeof(bf16 *);
-    int64_t row = head->output.outputs * 4 + stack->num_blocks * cache + sizeof(bf16 **) +
-                  2 * sizeof(int64_t);
-    return rows * row + draw_numbers(head->output.outputs) * 4 + 6 * 64 +
+    int64_t row = (stack->dim + head->output.outputs) * 4 + stack->num_blocks * cache +
+                  sizeof(bf16 **) + 2 * sizeof(int64_t);
+    return rows * row + draw_numbers(head->output.outputs) * 4 + 7 * 64 +
            native_scratch(stack, rows, count, threads);
 }
 

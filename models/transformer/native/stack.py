@@ -63,11 +63,11 @@ class NativeStack:
         A position gives the same, to the bit, whatever is read beside it.
 
         Args:
-            x: [B, T, dim].
+            x: [B, T, dim], bfloat16.
             caches: bfloat16, of B rows in all, to which the T new positions are appended.
 
         Returns:
-            [B, T, dim].
+            [B, T, dim], bfloat16.
 
         Raises:
             ValueError: more positions than a cache has room for.
@@ -80,21 +80,24 @@ class NativeStack:
             for row in _rows(cache)
             for position in range(num_new)
         ]
-        y = torch.empty_like(x)
-        parts = zip(*(each.flatten(0, 1).split(PIECE) for each in (x, y)), strict=True)
-        for n, (part, to) in enumerate(parts):
-            self._run(part, rows[n * PIECE : (n + 1) * PIECE], to)
+        y = x.clone(memory_format=torch.contiguous_format)
+        start, size = pointer_of(y), y.element_size() * y.shape[-1]
+        for first in range(0, len(rows), PIECE):
+            self._run(start + size * first, rows[first : first + PIECE])
         for cache in caches:
             cache.advance(num_new)
         return y
 
-    def _run(self, x: Tensor, rows: Sequence[_Position], y: Tensor) -> None:
-        """Run positions [N, dim], those of one row in their order, to y [N, dim]."""
+    def _run(self, x: int, rows: Sequence[_Position]) -> None:
+        """Run positions, those of one row in their order.
+
+        Args:
+            x: where they lie, bfloat16 [N, dim], which are replaced.
+        """
         pointers, lengths, rooms = zip(*rows)
         num_rows, stack = len(rows), addressof(self.struct)
         num_bytes = self.compiled.native_scratch(stack, num_rows, max(lengths), num_threads())
-        hidden, scratch = scratch_of(tuple(x.shape), num_bytes)
-        hidden.copy_(x)
+        _, scratch = scratch_of((0,), num_bytes)
         places = (
             (c_void_p * num_rows)(*pointers),
             (c_int64 * num_rows)(*lengths),
@@ -102,10 +105,8 @@ class NativeStack:
         )
         with share_of_threads() as threads:
             self.compiled.native_step(
-                stack, hidden.data_ptr(), self.angles.data_ptr(), *places, num_rows, scratch,
-                threads,
-            )  # fmt: skip
-        y.copy_(hidden)
+                stack, x, self.angles.data_ptr(), *places, num_rows, scratch, threads
+            )
 
 
 class _Position(NamedTuple):

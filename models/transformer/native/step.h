@@ -100,16 +100,8 @@ static void step_task(void *data, int thread, int threads) {
     }
 }
 
-// One position of each row through all blocks; x [rows, dim] float32 is replaced.
-//
-// Rows with the same caches are positions of one conversation, one after another. What a row gives
-// does not depend on the others, but for those before it in the same caches.
-//
-// angles: of all positions, [positions, head_dim / 2, 2]. caches: of each row those of the blocks,
-// bf16 [2 * kv_heads, room, head_dim], keys first. lengths: of each row, positions that are before
-// it; rooms: that its caches can hold. Scratch: 64-byte aligned, native_scratch(stack, rows, longest
-// length, threads) bytes.
-void native_step(
+// As `native_step`, with x in float32.
+static void step(
     const Stack *stack, float *x, const float *angles, bf16 *const *const *caches,
     const int64_t *lengths, const int64_t *rooms, int64_t rows, char *scratch, int threads
 ) {
@@ -126,9 +118,29 @@ void native_step(
     together(step_task, &task, threads);
 }
 
+// One position of each row through all blocks; x [rows, dim] is replaced.
+//
+// Rows with the same caches are positions of one conversation, one after another. What a row gives
+// does not depend on the others, but for those before it in the same caches.
+//
+// angles: of all positions, [positions, head_dim / 2, 2]. caches: of each row those of the blocks,
+// bf16 [2 * kv_heads, room, head_dim], keys first. lengths: of each row, positions that are before
+// it; rooms: that its caches can hold. Scratch: 64-byte aligned, native_scratch(stack, rows, longest
+// length, threads) bytes.
+void native_step(
+    const Stack *stack, bf16 *x, const float *angles, bf16 *const *const *caches,
+    const int64_t *lengths, const int64_t *rooms, int64_t rows, char *scratch, int threads
+) {
+    int64_t size = rows * stack->dim;
+    float *wide = take(&scratch, size * sizeof(float));
+    widen(x, size, wide);
+    step(stack, wide, angles, caches, lengths, rooms, rows, scratch, threads);
+    for (int64_t i = 0; i < size; i++) x[i] = to_bf16(wide[i]);
+}
+
 int64_t native_scratch(const Stack *stack, int64_t rows, int64_t longest, int threads) {
-    int64_t floats = 2 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
+    int64_t floats = 3 * stack->dim + (stack->heads + 2 * stack->kv_heads) * stack->head_dim +
                      2 * stack->hidden;
     return rows * floats * 4 + threads * scores_of(longest) * 4 +
-           inputs_bytes(rows, stack->dim) + inputs_bytes(rows, stack->hidden) + 5 * 64;
+           inputs_bytes(rows, stack->dim) + inputs_bytes(rows, stack->hidden) + 6 * 64;
 }

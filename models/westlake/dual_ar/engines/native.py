@@ -144,16 +144,15 @@ class NativeText:
         points: Tensor,
     ) -> list[int]:
         """See `EagerEngine.find_texts`."""
-        window, points = window.contiguous(), points.contiguous()
+        hidden, window, points = (x.contiguous() for x in (hidden, window, points))
         num_rows, head = len(hidden), addressof(self.head.struct)
         num_bytes = self.compiled.native_text_scratch(head, num_rows, num_threads())
-        x, scratch = scratch_of(tuple(hidden.shape), num_bytes)
-        x.copy_(hidden)
+        _, scratch = scratch_of((0,), num_bytes)
         added = [None if leaning is None else leaning.data_ptr() for leaning in leanings]
         drawn = (c_int64 * num_rows)()
         with share_of_threads() as threads:
             self.compiled.native_text(
-                head, x.data_ptr(), pointer_of(self.norm), self.eps,
+                head, pointer_of(hidden), pointer_of(self.norm), self.eps,
                 (c_void_p * num_rows)(*added), (c_bool * num_rows)(*settled),
                 window.data_ptr(), settings.data_ptr(), points.data_ptr(), *window.shape, drawn,
                 scratch, threads,
@@ -224,17 +223,14 @@ class NativeCodes:
 
     def __call__(self, hidden: Tensor, windows: Tensor, settings: Tensor, points: Tensor) -> Tensor:
         """See `EagerEngine.draw_codes`."""
-        windows, points = windows.contiguous(), points.contiguous()
+        hidden, windows, points = (x.contiguous() for x in (hidden, windows, points))
         codes = torch.empty(points.shape, dtype=torch.long)
         head = addressof(self.struct)
-        x, scratch = scratch_of(
-            tuple(hidden.shape),
-            self.compiled.native_codes_scratch(head, *codes.shape, num_threads()),
-        )
-        x.copy_(hidden)
+        num_bytes = self.compiled.native_codes_scratch(head, *codes.shape, num_threads())
+        _, scratch = scratch_of((0,), num_bytes)
         with share_of_threads() as threads:
             self.compiled.native_codes(
-                head, x.data_ptr(), self.stack.angles.data_ptr(), windows.data_ptr(),
+                head, pointer_of(hidden), self.stack.angles.data_ptr(), windows.data_ptr(),
                 settings.data_ptr(), points.data_ptr(), *windows.shape, codes.data_ptr(),
                 scratch, threads,
             )  # fmt: skip
